@@ -1,12 +1,12 @@
-"""Installs the coding agent by npm where the machine has none, at the version that is locked.
+"""Install the coding agent with npm, at its locked version, where the machine has none.
 
 `up` runs it beside its other processes: `python -m bootloader.agent_install --target DATA/agent`.
-Standard library only. In the target folder it leaves
+Standard library only. The target folder then holds
 
-    <mark of the lock>/node_modules/…   the packages, among them a Node that the agent needs
+    <digest of the lock>/node_modules/… the packages, among them a Node that the agent needs
     pi                                  a link to a small script that runs the agent on that Node
     installed.json                      {"version", "node", "cli", "lock"}; written last
-    problem.txt                         in place of success: why not, and how to mend it
+    problem.txt                         after a failure: its reason and the remedy
 """
 
 from __future__ import annotations
@@ -40,33 +40,33 @@ NPM_OPTIONS = (
     "--no-update-notifier",
     "--loglevel=http",
 )
-Say = Callable[[str], object]
+Report = Callable[[str], object]
 
 
 class InstallError(Exception):
-    """Why the agent is not installed, in sentences that say how to mend it."""
+    """The agent is not installed; the message names the remedy."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A folder with a package.json and its lock, and the package in it that is the agent."""
+    """Folder with a package.json and its lock, and the name of the package that is the agent."""
 
     source: Path
     package: str
 
     @property
     def lock(self) -> Path:
-        """What names every version and hash."""
+        """Path of the npm lock file."""
         return self.source / "package-lock.json"
 
     def mark(self) -> str:
-        """A short mark of what the lock says."""
+        """Return a short digest of the lock file."""
         return hashlib.sha256(self.lock.read_bytes()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Installed:
-    """An agent that is ready: its program, its version, the Node it runs on."""
+    """An installed agent: its program, its version, the Node it runs on, its script."""
 
     pi: Path
     version: str
@@ -78,7 +78,7 @@ PINNED = Recipe(CHECKOUT / "lieutenants" / "agent", "@earendil-works/pi-coding-a
 
 
 def installed(recipe: Recipe, target: Path) -> Installed | None:
-    """What an earlier run has installed, if it is what the recipe wants and still there."""
+    """Return the agent that an earlier run installed, if it fits the recipe and still exists."""
     try:
         facts = json.loads((target / "installed.json").read_text())
         node, cli = Path(facts["node"]), Path(facts["cli"])
@@ -90,50 +90,50 @@ def installed(recipe: Recipe, target: Path) -> Installed | None:
     return Installed(pi, version, node, cli) if fits and os.access(pi, os.X_OK) else None
 
 
-def ensure(recipe: Recipe, target: Path, say: Say) -> Installed:
-    """The agent, installed now unless it is there. Raise InstallError."""
-    if there := installed(recipe, target):
-        return there
+def ensure(recipe: Recipe, target: Path, report: Report) -> Installed:
+    """Install the agent unless it is installed already. Raise InstallError."""
+    if existing := installed(recipe, target):
+        return existing
     try:
         target.mkdir(parents=True, exist_ok=True)
-        # Agents that run as users of their own must get in.
+        # Agents that run as users of their own need access.
         target.chmod(0o755)
-        with _alone(target, say):
-            return installed(recipe, target) or _install(recipe, target, say)
+        with _locked(target, report):
+            return installed(recipe, target) or _install(recipe, target, report)
     except OSError as error:
         raise InstallError(f"The agent could not be installed in {target}: {error}.") from None
 
 
-def ensure_or_note(recipe: Recipe, target: Path, say: Say) -> bool:
-    """As `ensure`; why the agent is not there, or not yet, is left in `problem.txt` for pages."""
+def ensure_or_note(recipe: Recipe, target: Path, report: Report) -> bool:
+    """Do as `ensure`, but return False on failure and write the reason to `problem.txt`."""
     try:
         if not installed(recipe, target):
-            _note(target, "It is being installed right now; this takes a minute.")
-        done = ensure(recipe, target, say)
+            _write_problem(target, "It is being installed right now; this takes a minute.")
+        done = ensure(recipe, target, report)
     except InstallError as error:
-        say(str(error))
-        _note(target, str(error))
+        report(str(error))
+        _write_problem(target, str(error))
         return False
     except (SystemExit, KeyboardInterrupt):
-        _note(target, "Its installation was interrupted; the next start of reef begins it anew.")
+        _write_problem(target, "Its installation was interrupted; the next start repeats it.")
         raise
     (target / "problem.txt").unlink(missing_ok=True)
-    say(f"the agent is ready: {done.pi} {done.version}")
+    report(f"the agent is ready: {done.pi} {done.version}")
     return True
 
 
-def _note(target: Path, why: str) -> None:
-    """Leave a sentence for whoever looks for the agent."""
+def _write_problem(target: Path, why: str) -> None:
+    """Write a sentence to `problem.txt`, which pages show."""
     with contextlib.suppress(OSError):
         target.mkdir(parents=True, exist_ok=True)
         (target / "problem.txt").write_text(f"{why}\n")
 
 
 @contextlib.contextmanager
-def _alone(target: Path, say: Say) -> Iterator[None]:
+def _locked(target: Path, report: Report) -> Iterator[None]:
     lock = locks.FileLock(target / "install.lock")
     if not lock.try_take():
-        say("another process is installing the agent; waiting for it")
+        report("another process is installing the agent; waiting for it")
         lock.take()
     try:
         yield
@@ -141,31 +141,31 @@ def _alone(target: Path, say: Say) -> Iterator[None]:
         lock.release()
 
 
-def _install(recipe: Recipe, target: Path, say: Say) -> Installed:
+def _install(recipe: Recipe, target: Path, report: Report) -> Installed:
     npm = shutil.which("npm")
     if not npm:
         raise InstallError(
             "The agent is not installed, because npm is missing on this machine. "
-            f"Mend it with `{apt_install('npm')}` and start reef again."
+            f"Fix it with `{apt_install('npm')}` and start reef again."
         )
     mark = recipe.mark()
-    folder, half = target / mark, target / f"{mark}.half"
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir()
-    half.chmod(0o755)
+    folder, unfinished = target / mark, target / f"{mark}.half"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    unfinished.chmod(0o755)
     for name in ("package.json", "package-lock.json"):
-        shutil.copyfile(recipe.source / name, half / name)
-    say(f"installing the agent ({recipe.package}) by npm into {target}; once, about 350 MB")
-    _run_npm(npm, half, say)
+        shutil.copyfile(recipe.source / name, unfinished / name)
+    report(f"installing the agent ({recipe.package}) by npm into {target}; once, about 350 MB")
+    _run_npm(npm, unfinished, report)
     shutil.rmtree(folder, ignore_errors=True)
-    half.rename(folder)
+    unfinished.rename(folder)
     done = _make_ready(recipe, target, folder)
     _remove_old(target, folder)
     return done
 
 
-def _run_npm(npm: str, folder: Path, say: Say) -> None:
-    """`npm ci`, telling how far it is. Raise InstallError with the end of what it said."""
+def _run_npm(npm: str, folder: Path, report: Report) -> None:
+    """Run `npm ci` and report progress. Raise InstallError with the end of its output."""
     process = subprocess.Popen(
         [npm, "ci", *NPM_OPTIONS],
         cwd=folder,
@@ -178,20 +178,20 @@ def _run_npm(npm: str, folder: Path, say: Say) -> None:
     )
     assert process.stdout is not None
     try:
-        output = _watch(process.stdout, say)
+        output = _read_output(process.stdout, report)
         code = process.wait()
     finally:
         process.kill()
     if code:
-        said = "\n".join(output[-8:])
+        last_lines = "\n".join(output[-8:])
         raise InstallError(
-            f"The agent is not installed, because npm failed (exit code {code}). Mend what it "
-            f"complains about and start reef again. npm said:\n{said}"
+            f"The agent is not installed, because npm failed (exit code {code}). Fix what it "
+            f"complains about and start reef again. npm said:\n{last_lines}"
         )
 
 
-def _watch(lines: Iterable[str], say: Say) -> list[str]:
-    """Read npm's output to its end; return the lines that are no mere progress."""
+def _read_output(lines: Iterable[str], report: Report) -> list[str]:
+    """Read npm's output to its end; return the lines that are not mere progress."""
     fetched, kept = 0, []
     for line in lines:
         if not line.startswith("npm http"):
@@ -199,33 +199,33 @@ def _watch(lines: Iterable[str], say: Say) -> list[str]:
         elif ".tgz" in line:
             fetched += 1
             if fetched % 40 == 0:
-                say(f"  {fetched} packages fetched")
+                report(f"  {fetched} packages fetched")
     return kept
 
 
 def _make_ready(recipe: Recipe, target: Path, folder: Path) -> Installed:
-    """Put the program in its place; from here on `installed` finds it."""
+    """Link the program and write the stamp; from here on `installed` finds the agent."""
     home = folder / "node_modules" / recipe.package
     facts = json.loads((home / "package.json").read_text())
     cli, node = home / str(facts["bin"]["pi"]), _node(folder)
-    # It lies inside the package, so that its version is found as for any other installation.
+    # Inside the package, so that its version is found as for any other installation.
     script = home / "reef-pi"
     script.write_text(f'#!/bin/sh\nexec {shlex.quote(str(node))} {shlex.quote(str(cli))} "$@"\n')
     script.chmod(0o755)
     _check(script, recipe)
-    fresh = target / "pi.new"
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(script)
-    fresh.replace(target / "pi")
-    noted = {"version": facts["version"], "node": str(node), "cli": str(cli)}
+    new_link = target / "pi.new"
+    new_link.unlink(missing_ok=True)
+    new_link.symlink_to(script)
+    new_link.replace(target / "pi")
+    stamp_facts = {"version": facts["version"], "node": str(node), "cli": str(cli)}
     stamp = target / "installed.json.new"
-    stamp.write_text(json.dumps({**noted, "lock": recipe.mark()}, indent=1) + "\n")
+    stamp.write_text(json.dumps({**stamp_facts, "lock": recipe.mark()}, indent=1) + "\n")
     stamp.replace(target / "installed.json")
     return Installed(target / "pi", str(facts["version"]), node, cli)
 
 
 def _node(folder: Path) -> Path:
-    """The Node that came along, else the machine's own. Raise InstallError without either."""
+    """Return the Node of the packages, else the machine's own. Raise InstallError without one."""
     package = NODE_PACKAGES.get(platform.machine(), "none")
     ours = folder / "node_modules" / package / "bin" / "node"
     if ours.is_file():
@@ -237,7 +237,7 @@ def _node(folder: Path) -> Path:
 
 
 def _check(script: Path, recipe: Recipe) -> None:
-    """Start the agent once, as far as its version. Raise InstallError if it does not come."""
+    """Run the agent with `--version` once. Raise InstallError if that fails."""
     env = {**os.environ, "PI_OFFLINE": "1", "PI_SKIP_VERSION_CHECK": "1"}
     try:
         answer = subprocess.run(
@@ -256,7 +256,7 @@ def _check(script: Path, recipe: Recipe) -> None:
 
 
 def _remove_old(target: Path, current: Path) -> None:
-    """Remove what earlier versions left, except where an agent still runs from it."""
+    """Remove the folders of earlier versions, except those that a running agent uses."""
     running = set()
     for exe in Path("/proc").glob("[0-9]*/exe"):
         with contextlib.suppress(OSError):
@@ -268,22 +268,22 @@ def _remove_old(target: Path, current: Path) -> None:
 
 
 def apt_install(*packages: str) -> str:
-    """The command that installs Debian packages, for whoever reads it."""
+    """Return the shell command that installs Debian packages, for messages."""
     sudo = "" if os.geteuid() == 0 else "sudo "
     return f"{sudo}apt install {' '.join(packages)}"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Install the pinned agent; what happens is said on stdout."""
+    """Install the pinned agent and report on stdout."""
     parser = argparse.ArgumentParser(description="install the coding agent by npm")
     parser.add_argument("--target", type=Path, required=True)
-    # Ended by `up`: leave at once, and npm with us. The next run begins anew.
+    # `up` ends this process: exit at once, and npm with it. The next run starts over.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
-    def say(line: str) -> None:
+    def report(line: str) -> None:
         print(line, flush=True)  # noqa: T201
 
-    return 0 if ensure_or_note(PINNED, parser.parse_args(argv).target.absolute(), say) else 1
+    return 0 if ensure_or_note(PINNED, parser.parse_args(argv).target.absolute(), report) else 1
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Wiring of the project: settings, routes, the processes. No rule about a fleet lives here."""
+"""Wiring of the project: settings, routes, processes. Rules about the fleet live in the apps."""

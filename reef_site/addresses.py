@@ -1,6 +1,6 @@
-"""Addresses of clients, and how many connections each may have.
+"""Client addresses, trusted proxies, and limits on connections.
 
-The address is that of the connection. X-Forwarded-For counts only if a trusted proxy sent it.
+A client's address is its connection's. X-Forwarded-For counts only if a trusted proxy sent it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _WITH_PORT = re.compile(r"\[(.+)\](?::\d+)?|([\d.]+):\d+")
 
 @functools.lru_cache(maxsize=10_000)
 def client_key(host: str) -> str:
-    """What one client cannot change about its address: an IPv4 address, or the /64 of an IPv6."""
+    """Return the part of an address that a client cannot vary: the IPv4 address or the IPv6 /64."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -35,7 +35,7 @@ def client_key(host: str) -> str:
 
 @functools.lru_cache(maxsize=10_000)
 def is_loopback(key: str) -> bool:
-    """Whether this is our own machine, where a proxy may stand in front of many clients."""
+    """Return whether this is our own machine, where a proxy may serve many clients."""
     try:
         return ipaddress.ip_network(key, strict=False).is_loopback
     except ValueError:
@@ -43,7 +43,7 @@ def is_loopback(key: str) -> bool:
 
 
 class TrustedProxies:
-    """The proxies whose X-Forwarded-For counts."""
+    """Networks of the proxies whose X-Forwarded-For counts."""
 
     def __init__(self, networks: Iterable[Network] = ()) -> None:
         self._networks = tuple(networks)
@@ -52,20 +52,20 @@ class TrustedProxies:
         """Return whether a proxy at this address is trusted."""
         if not self._networks:
             return False
-        address = _parsed(host)
+        address = _parse(host)
         return address is not None and any(address in network for network in self._networks)
 
     def client(self, peer: str, forwarded: Sequence[bytes]) -> str:
-        """Return the last address before the trusted proxies; of no trusted peer, the peer.
+        """Return the last address before the trusted proxies; the peer if it is not trusted.
 
-        `forwarded` are the values of X-Forwarded-For, in the order of the headers. Whatever stands
-        before the last untrusted address was sent by that client, so it says nothing.
+        `forwarded` are the values of X-Forwarded-For, in the order of the headers. Entries before
+        the last untrusted address were sent by that client, so they prove nothing.
         """
         if peer not in self:
             return peer
         client = peer
         for hop in reversed(b",".join(forwarded).decode("latin-1").split(",")):
-            address = _parsed(hop.strip())
+            address = _parse(hop.strip())
             if address is None:
                 return client
             client = str(address)
@@ -74,7 +74,7 @@ class TrustedProxies:
         return client
 
 
-def _parsed(host: str) -> Address | None:
+def _parse(host: str) -> Address | None:
     """Return the address in this text, without a port or zone; None if there is none."""
     if match := _WITH_PORT.fullmatch(host):
         host = match[1] or match[2]
@@ -86,14 +86,14 @@ def _parsed(host: str) -> Address | None:
 
 
 class ConnectionLimits:
-    """Counts the open connections of each client."""
+    """Counter of the open connections of each client."""
 
     def __init__(self, per_address: int, loopback: int) -> None:
         self._per_address, self._loopback = per_address, loopback
         self._open: Counter[str] = Counter()
 
     def take(self, key: str, *, is_proxy: bool = False) -> bool:
-        """Count one more connection; False if the client has too many already."""
+        """Count one more connection; return False if the client has too many already."""
         is_shared = is_proxy or is_loopback(key)
         limit = self._loopback if is_shared else self._per_address
         if self._open[key] >= limit:
@@ -102,7 +102,7 @@ class ConnectionLimits:
         return True
 
     def release(self, key: str) -> None:
-        """Count one less."""
+        """Count one connection less."""
         self._open[key] -= 1
         if self._open[key] <= 0:
             del self._open[key]

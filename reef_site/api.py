@@ -1,4 +1,4 @@
-"""The one DRF router, and how errors are answered."""
+"""The one DRF router, and the exception handler of the API."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from reef_site.withheld import TRY_AGAIN, was_withheld
 logger = logging.getLogger(__name__)
 
 router = SimpleRouter()
-# A trailing slash works like none.
+# A trailing slash is optional.
 router.trailing_slash = "/?"
 router.register("lieutenant/lieutenants", LieutenantViewSet, basename="lieutenant")
 
 
 def answer_error(error: Exception, context: dict[str, Any]) -> Response:
-    """Every error as `{"error": "<what is wrong>"}` with a status that fits."""
+    """Render any exception as `{"error": "<problem>"}` with its HTTP status."""
     if isinstance(error, Forbidden):
         request = context["request"]
         # Quoted: paths and ids come from the caller.
@@ -44,11 +44,11 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response:
         return Response({"error": "method not allowed"}, status=405)
     if isinstance(error, exceptions.APIException):
         return Response({"error": str(error.detail)}, status=error.status_code)
-    return _answer_accident(error)
+    return _answer_unexpected(error)
 
 
-def _answer_accident(error: Exception) -> Response:
-    """The response to what neither the caller nor a rule of ours brought about."""
+def _answer_unexpected(error: Exception) -> Response:
+    """Render an error that neither the caller nor one of our rules caused."""
     if problem := disk.problem_of(error):
         logger.error("%s (%s)", problem, error)
         return Response({"error": problem}, status=507)

@@ -1,4 +1,4 @@
-"""App configuration of the site itself: commands and template tags."""
+"""App configuration of the site itself: system checks, commands, template tags."""
 
 import os
 from importlib import import_module
@@ -21,14 +21,14 @@ APPS = {
 
 
 @checks.register()
-def settings_have_names_that_exist(**_: object) -> list[checks.CheckMessage]:
-    """What `up` says at its start, for those who start the processes one by one."""
-    return [checks.Warning(doubt, id="reef.W001") for doubt in env.doubts(os.environ)]
+def check_setting_names(**_: object) -> list[checks.CheckMessage]:
+    """Warn about misspelt variables, as `up` does, if the processes are started one by one."""
+    return [checks.Warning(warning, id="reef.W001") for warning in env.warnings_for(os.environ)]
 
 
 @checks.register()
-def configured_values_can_be(**_: object) -> list[checks.CheckMessage]:
-    """What stops `up`, for those who start the processes one by one."""
+def check_config_values(**_: object) -> list[checks.CheckMessage]:
+    """Refuse invalid values, as `up` does, if the processes are started one by one."""
     problems = import_module("versconfig.config").problems_of_environment()
     return [checks.Error(problem, id="reef.E001") for problem in problems]
 
@@ -38,15 +38,15 @@ class ReefSiteConfig(AppConfig):
     verbose_name = "reef"
 
     def ready(self) -> None:
-        """Make our Celery app the one that `shared_task` rings, in every process."""
+        """Load our Celery app, which `shared_task` binds to, in every process."""
         import_module("reef_site.celery")
-        env.know(import_module("versconfig.keys").ALL)
-        _leave_out_admins()
-        connection_created.connect(_without_compiling, dispatch_uid="reef-without-compiling")
+        env.register_names(import_module("versconfig.keys").ALL)
+        _unregister_admins()
+        connection_created.connect(_disable_jit, dispatch_uid="reef-without-compiling")
 
 
-def _leave_out_admins() -> None:
-    """Have no admin pages of organs that this reef has not; the admin has found all by now."""
+def _unregister_admins() -> None:
+    """Unregister the admin pages of organs that this reef does not have."""
     from django.conf import settings
     from django.contrib import admin
 
@@ -57,10 +57,10 @@ def _leave_out_admins() -> None:
                     admin.site.unregister(model)
 
 
-def _without_compiling(connection: Any, **_: object) -> None:
-    """Have PostgreSQL run our queries as they are.
+def _disable_jit(connection: Any, **_: object) -> None:
+    """Turn off PostgreSQL's just-in-time compilation for this connection.
 
-    It takes recursive ones for long and compiles them first: 450 ms for one of 50 ms.
+    It overestimates recursive queries and compiles them first: 450 ms for a query of 50 ms.
     """
     if connection.vendor == "postgresql":
         with connection.connection.cursor() as cursor:

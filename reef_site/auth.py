@@ -1,4 +1,4 @@
-"""Who is at the door: agents by bearer token, operators by session, sign-in links."""
+"""Authentication: bearer tokens, permissions of nodes, sign-in links, the operator's account."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vmtree import authority, tokens
 from vmtree.models import Node
 
 if TYPE_CHECKING:
-    # At run time this would be a circle: its classes are made with the settings' defaults.
+    # At run time this would be circular: DRF's classes read the settings' defaults.
     from rest_framework.views import APIView
 
 NO_HEADER = "Unauthorized — missing Authorization header"
@@ -34,10 +34,10 @@ OPERATOR = "admin"
 
 @dataclass(frozen=True)
 class Caller:
-    """An agent that showed a good token."""
+    """Caller of the API with a valid token."""
 
     name: str
-    # The node of the tree that the token belongs to; None is the root token.
+    # The tree node that the token belongs to; None for the root token.
     node: Node | None = None
     is_authenticated: bool = True
     is_active: bool = True
@@ -47,10 +47,10 @@ class Caller:
 
 
 class BearerAuthentication(BaseAuthentication):
-    """`Authorization: Bearer <token>`; the scheme in any case, one or more spaces."""
+    """Authenticate by `Authorization: Bearer <token>`; any case, one or more spaces."""
 
     def authenticate(self, request: Request) -> tuple[Caller, str] | None:
-        """The caller; None without the header, so that an operator's session may do."""
+        """Return caller and kind of token; None without the header, then a session may do."""
         header = request.META.get("HTTP_AUTHORIZATION")
         if header is None:
             return None
@@ -61,29 +61,29 @@ class BearerAuthentication(BaseAuthentication):
         return caller, "root" if caller.node is None else "node"
 
     def authenticate_header(self, request: Request) -> str:
-        """What a 401 asks for."""
+        """Return the challenge of a 401."""
         return "Bearer"
 
 
 class NodesAreAsked(BasePermission):
-    """Nodes change things only where the view asks the rule (`asks_authority = True`).
+    """Let nodes change things only where the view checks permissions (`asks_authority = True`).
 
-    So a door that forgets to ask `vmtree.authority` is shut to them, not open. Accounts that are no
-    operators change nothing anywhere.
+    So a view that forgets to call `vmtree.authority` is closed to them, not open. Accounts
+    that are not operators change nothing anywhere.
     """
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        """True for reading, for views that ask, and for everybody who is no node."""
-        asks = getattr(view, "asks_authority", False)
+        """Return True for safe methods and checking views; else raise without the rights."""
+        checks = getattr(view, "asks_authority", False)
         if request.method not in SAFE_METHODS and (
-            not asks or authority.is_read_only_account(request.user)
+            not checks or authority.is_read_only_account(request.user)
         ):
             authority.check(request.user, "command", None)
         return True
 
 
 def caller_of(token: str) -> Caller | None:
-    """Whose token this is; None if it opens nothing."""
+    """Return the caller with this token; None if the token is invalid."""
     if is_root_token(token):
         return Caller("root token")
     node = tokens.node_of(token)
@@ -91,25 +91,25 @@ def caller_of(token: str) -> Caller | None:
 
 
 def root_token() -> str:
-    """The token that may do all that the API offers."""
+    """Return the token that has every permission of the API."""
     return settings.ROOT_TOKEN
 
 
 def is_root_token(token: str) -> bool:
-    """Compared in constant time."""
+    """Compare with the root token in constant time."""
     return hmac.compare_digest(token.encode("utf-8", "replace"), settings.ROOT_TOKEN.encode())
 
 
 def actor_of(user: object) -> str:
-    """How moves and messages name whoever asked for them."""
+    """Return the name by which status transitions and messages record their author."""
     return str(user)[:200]
 
 
 def page_url(url: str) -> str:
-    """Return the address at which browsers open pages: loopback addresses get reef's own name.
+    """Return the URL at which browsers open pages: loopback addresses get reef's own host name.
 
-    So the cookies do not go to other web servers of this machine. The name stands for 127.0.0.1
-    and ::1, and for no other address of the loopback.
+    So the cookies do not reach other web servers of this machine. The name stands for 127.0.0.1
+    and ::1 only, not for other loopback addresses.
     """
     parts = urlsplit(url)
     if not settings.OWN_HOST or parts.hostname not in ("127.0.0.1", "localhost", "::1"):
@@ -119,10 +119,10 @@ def page_url(url: str) -> str:
 
 
 def make_signin_link(base_url: str) -> str:
-    """A link that signs in the operator, once, within 15 minutes.
+    """Return a link that signs in the operator, once, within 15 minutes.
 
-    It is kept as a row of the sessions' table: its key is the hash of the link's secret, and
-    using the link removes the row, so only one of two users of it gets in.
+    It is stored as a row of the session table: the key is the hash of the link's secret. Using the
+    link deletes the row, so only one of two concurrent uses succeeds.
     """
     make_operator()
     secret = secrets.token_urlsafe(24)
@@ -135,16 +135,16 @@ def make_signin_link(base_url: str) -> str:
 
 
 def use_signin_link(secret: str) -> User | None:
-    """The operator, if this link is good; it is not any more after this."""
-    good = Session.objects.filter(
+    """Return the operator if the link is valid, and invalidate it; else None."""
+    valid_links = Session.objects.filter(
         session_key=_link_key(secret), session_data="", expire_date__gt=timezone.now()
     )
-    deleted, _ = good.delete()
+    deleted, _ = valid_links.delete()
     return make_operator() if deleted else None
 
 
 def make_operator() -> User:
-    """The operator's account; it has no password until it gets one in the admin."""
+    """Return the operator's account, created without a password if there is none."""
     users = get_user_model()
     operator, made = users.objects.get_or_create(
         username=OPERATOR, defaults={"is_staff": True, "is_superuser": True}

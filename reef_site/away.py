@@ -1,7 +1,7 @@
-"""The page that a browser gets while the web process is away; it loads itself again.
+"""The page that a browser gets while the web process is unavailable; it reloads itself.
 
-Styles and scripts come from the process that is away, so the page has none: the browser follows the
-`Refresh` header.
+Styles and scripts come from that process, so the page has none: the browser follows the `Refresh`
+header.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from html import escape
 Headers = list[tuple[bytes, bytes]]
 
 RELOAD_SECONDS = 2
-# Headers of our scripts, which show the sentence themselves.
+# Request headers of our scripts, which show the sentence themselves.
 SCRIPTS = frozenset({b"reef-script", b"hx-request"})
 POLICY = b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'"
 _PAGE = """<!doctype html>
@@ -27,13 +27,13 @@ _PAGE = """<!doctype html>
 
 
 def is_navigation(headers: Headers) -> bool:
-    """Whether a browser wants to show the answer as a page."""
+    """Return whether a browser will show the response as a page."""
     names = dict(headers)
     return b"text/html" in names.get(b"accept", b"") and not SCRIPTS & names.keys()
 
 
 def page(text: str, *, reloads: bool) -> tuple[Headers, bytes]:
-    """Return headers and body of the page that says this sentence."""
+    """Return headers and body of a page with this sentence."""
     following = (
         f"This page loads again every {RELOAD_SECONDS} seconds. Lieutenants keep working."
         if reloads

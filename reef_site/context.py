@@ -1,4 +1,4 @@
-"""What every template may use of the site: `reef.version`, `.demo`, `.emulated`, `.organs`, …"""
+"""Context processor for all templates: `reef.version`, `.demo`, `.emulated`, `.organs`, …"""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from lieutenants import agents
 from lieutenants.isolation import modes
 from vmtree import authority
 
-_LOOK_SECONDS = 10.0
+_CACHE_SECONDS = 10.0
 
 
 @dataclass
-class _Known:
-    """When the host was last looked at for an agent, and what was missing."""
+class _Cached:
+    """Result and monotonic time of the last search for an agent on this host."""
 
     problem: str = ""
-    looked_at: float = -_LOOK_SECONDS
+    checked_at: float = -_CACHE_SECONDS
 
 
-_known = _Known()
+_cached = _Cached()
 
 
 def agent_problem() -> str:
-    """Why no lieutenant can start here; empty when one can. At most ten seconds old."""
-    if time.monotonic() - _known.looked_at >= _LOOK_SECONDS:
-        _known.problem, _known.looked_at = agents.agent_problem(), time.monotonic()
-    return _known.problem
+    """Return why no lieutenant can start here, empty if one can; cached for ten seconds."""
+    if time.monotonic() - _cached.checked_at >= _CACHE_SECONDS:
+        _cached.problem, _cached.checked_at = agents.agent_problem(), time.monotonic()
+    return _cached.problem
 
 
 def forget() -> None:
-    """Look again at the next question."""
-    _known.looked_at = -_LOOK_SECONDS
+    """Drop the cached result."""
+    _cached.checked_at = -_CACHE_SECONDS
 
 
 def _is_read_only(request: HttpRequest) -> bool:
-    """Return whether the account is read-only; then pages offer nothing that it cannot do."""
+    """Return whether the account is read-only; pages then hide what it cannot do."""
     user = getattr(request, "user", None)
     return bool(user and user.is_authenticated and authority.is_read_only_account(user))
 
 
 def site(request: HttpRequest) -> dict[str, Any]:
-    """Facts about the site. The agent is looked for only by templates that ask for it."""
+    """Return facts about the site. The agent is searched for only if a template uses it."""
     return {
         "reef": {
             "version": settings.VERSION,
@@ -57,7 +57,7 @@ def site(request: HttpRequest) -> dict[str, Any]:
             "agent_problem": agent_problem,
             "isolation_warning": modes.warning,
             "read_only": _is_read_only(request),
-            # Browsers' clocks go wrong: ages are counted from the server's.
+            # Ages are counted from the server's clock, since browsers' clocks may be wrong.
             "now": time.time_ns() // 1_000_000,
         }
     }

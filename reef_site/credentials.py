@@ -1,8 +1,8 @@
-"""Whether the head of a request shows good credentials; asked before its body is read.
+"""Check the credentials in a request's headers before its body is read.
 
-Good are the root token, the token of a living node, and the session of an active user. The rows are
-asked each time, so a token that was revoked opens nothing from the next request on. What the caller
-may do with them is for web to say.
+Valid are the root token, the token of an active node, and the session of an active user. The rows
+are read each time, so a revoked token is rejected from the next request on. Django decides what
+the caller may do.
 """
 
 from __future__ import annotations
@@ -23,42 +23,42 @@ from reef_site.bodies import MOST_BODY, BodyLimit, Scope, TryLater, declared
 from registry.groups import Group
 from registry.hotpath import credentials, holders_of
 
-# Bodies that are read from anybody: sign-in forms, and routes for tokens that only web knows.
+# Bodies that are read without credentials: sign-in forms, and routes whose tokens only web knows.
 MAX_OPEN_BODY = 64 << 10
 OPEN_ROUTES = re.compile(r"/signin/?|/admin/login/?|/bootloader/(?:join|report)/?")
 
 
 class Shown(NamedTuple):
-    """What a request shows: the hash of a node's token, a session's key, or both."""
+    """Credentials of a request: the hash of a node token, a session id, or both."""
 
     digest: str | None
     session: str
 
 
 class Credentials:
-    """Looks credentials up in a thread of its own, many at a time."""
+    """Batched look-up of credentials in a thread of its own."""
 
     def __init__(self) -> None:
         self._group: Group[Shown, bool] = Group("reef-credentials", look_up)
 
     async def body_limit(self, scope: Scope) -> BodyLimit:
-        """Return how many bytes this request may send, by what its head shows; 0 for none.
+        """Return how many bytes this request may send, by its credentials; 0 for none.
 
-        Raises TryLater if the database does not answer, unless anybody may send this body.
+        Raises TryLater if the database does not answer, unless the body needs no credentials.
         """
-        anybody = MAX_OPEN_BODY if OPEN_ROUTES.fullmatch(scope["path"]) else 0
-        good = await self._are_good(scope["headers"])
-        if good is None and not 0 < declared(scope) <= anybody:
+        open_limit = MAX_OPEN_BODY if OPEN_ROUTES.fullmatch(scope["path"]) else 0
+        is_valid = await self._are_valid(scope["headers"])
+        if is_valid is None and not 0 < declared(scope) <= open_limit:
             raise TryLater(503, "the database does not answer; try again soon")
-        return BodyLimit(MOST_BODY) if good else BodyLimit(anybody, is_anonymous=True)
+        return BodyLimit(MOST_BODY) if is_valid else BodyLimit(open_limit, is_anonymous=True)
 
-    async def _are_good(self, headers: Sequence[tuple[bytes, bytes]]) -> bool | None:
-        """Whether these headers show good credentials; None if the database does not answer."""
+    async def _are_valid(self, headers: Sequence[tuple[bytes, bytes]]) -> bool | None:
+        """Return whether the credentials are valid; None if the database does not answer."""
         authorization = next((value for key, value in headers if key == b"authorization"), b"")
         plausible, digest = credentials(authorization) if authorization else (False, None)
         if plausible and digest is None:
             return True
-        shown = Shown(digest if plausible else None, _session_of(headers))
+        shown = Shown(digest if plausible else None, _session_id(headers))
         if shown.digest is None and not shown.session:
             return False
         return await self._group.ask(shown)
@@ -69,7 +69,7 @@ class Credentials:
 
 
 def look_up(shown: Sequence[Shown]) -> list[bool]:
-    """Whether each of these is good."""
+    """Return for each of these whether it is valid."""
     holders = holders_of({each.digest for each in shown if each.digest is not None})
     sessions = {each.session for each in shown if each.session and each.digest not in holders}
     active = {key for key in sessions if user_of_session(key) is not None}
@@ -77,7 +77,7 @@ def look_up(shown: Sequence[Shown]) -> list[bool]:
 
 
 def user_of_session(key: str) -> AbstractBaseUser | None:
-    """The active user of an unexpired session; nothing is written, unlike in a request."""
+    """Return the active user of an unexpired session, without writing anything; else None."""
     session: Mapping[str, str] = import_module(settings.SESSION_ENGINE).SessionStore(key)
     backend = session.get(BACKEND_SESSION_KEY, "")
     if backend not in settings.AUTHENTICATION_BACKENDS:
@@ -89,10 +89,10 @@ def user_of_session(key: str) -> AbstractBaseUser | None:
     if user is None or not getattr(user, "is_active", False):
         return None
     shown = session.get(HASH_SESSION_KEY, "")
-    good = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
-    return user if any(constant_time_compare(shown, each) for each in good) else None
+    is_valid = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
+    return user if any(constant_time_compare(shown, each) for each in is_valid) else None
 
 
-def _session_of(headers: Sequence[tuple[bytes, bytes]]) -> str:
-    said = "; ".join(value.decode("latin-1") for key, value in headers if key == b"cookie")
-    return parse_cookie(said).get(settings.SESSION_COOKIE_NAME, "") if said else ""
+def _session_id(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    cookies = "; ".join(value.decode("latin-1") for key, value in headers if key == b"cookie")
+    return parse_cookie(cookies).get(settings.SESSION_COOKIE_NAME, "") if cookies else ""

@@ -1,9 +1,9 @@
-"""VMs for `up --demo`: the emulator of the VM platform, where this machine can run it.
+"""VMs for `up --demo`: the emulator of the VM platform, if this machine can run it.
 
-It belongs to the tests and is a program of its own; the processes of reef get nothing of it but
-addresses and a key in their environment, as for the real platform. Where the operator has named a
-platform, there are no demo VMs. Where it cannot run, there are none of the platform's either: a
-key that is stored for real work is not a demo's to use.
+It belongs to the tests and is a separate program; reef's processes only get addresses and a key in
+their environment, as for the real platform. If the operator has configured a platform, there are no
+demo VMs. If the emulator cannot run, the demo has no VMs at all: it must not use a key that is
+stored for real work.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from django.conf import settings
 
 FOLDER = "emulator"
 PROGRAM = Path("tests") / "emulator"
-# Naming any of these is naming a platform.
+# Setting any of these configures a platform.
 PLATFORM = ("VERS_API_KEY", "VERS_BASE_URL")
 SECONDS = 30.0
-# What the emulator ends with while another one holds its folder.
+# Exit code of the emulator while another one holds its folder.
 TAKEN = 75
-# Where VMs find the demo model.
+# Port at which VMs find the demo model.
 MODEL_PORT = 4141
 
 
 @dataclass(frozen=True)
 class DemoVms:
-    """The emulator as it will run: its command line, and what points reef at it."""
+    """The emulator: its command line and address, and the environment that makes reef use it."""
 
     argv: list[str]
     address: str
@@ -42,25 +42,25 @@ class DemoVms:
 
 @dataclass(frozen=True)
 class NoDemoVms:
-    """Why there are none."""
+    """The reason why the demo has no VMs."""
 
     why: str
-    # Whether the operator has named a platform, which reef then uses.
+    # Whether the operator has configured a platform, which reef then uses.
     named: bool = False
 
     @property
     def environment(self) -> dict[str, str]:
-        """What keeps reef from a platform that nobody has named for this demo."""
+        """Variables that keep reef from using a stored key, unless a platform is configured."""
         text = f"this demo has no VMs ({self.why}); without --demo reef uses the platform"
         return {} if self.named else {"REEF_NO_VMS": text}
 
 
 def prepare(
-    data: Path, port: int, *, on_loopback: bool, tell: Callable[[str], None] = lambda _: None
+    data: Path, port: int, *, on_loopback: bool, report: Callable[[str], None] = lambda _: None
 ) -> DemoVms | NoDemoVms:
-    """Try it. `port` is reef's own: VMs find it at the address that they reach.
+    """Try to prepare the emulator. `port` is reef's own, which VMs call at the bridge address.
 
-    A reef that listens only `on_loopback` is passed on to there by the emulator.
+    If reef listens only `on_loopback`, the emulator relays connections to it.
     """
     if named := [name for name in PLATFORM if os.environ.get(name, "").strip()]:
         return NoDemoVms(f"{named[0]} is set", named=True)
@@ -69,20 +69,20 @@ def prepare(
     argv = [sys.executable, "-m", ".".join(PROGRAM.parts), "--state", str(data / FOLDER)]
     argv += ["--mode", "namespaces"]
     try:
-        done = _try(argv, tell)
+        done = _prepare(argv, report)
         facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
     except subprocess.TimeoutExpired:
         return NoDemoVms(f"the emulator did not come up within {SECONDS:.0f} seconds")
     except ValueError:
         facts = {}
     if done.returncode or "url" not in facts:
-        return NoDemoVms(_last_words(done.stderr))
-    return _as_told(argv, facts, data, port, on_loopback=on_loopback)
+        return NoDemoVms(_last_line(done.stderr))
+    return _demo_vms(argv, facts, data, port, on_loopback=on_loopback)
 
 
-def _try(argv: list[str], tell: Callable[[str], None]) -> subprocess.CompletedProcess[str]:
-    """What it says of itself; one of before may still be on its way out. Raises TimeoutExpired."""
-    end, told = time.monotonic() + SECONDS, False
+def _prepare(argv: list[str], report: Callable[[str], None]) -> subprocess.CompletedProcess[str]:
+    """Run `--prepare`, repeatedly while an earlier emulator still ends. Raises TimeoutExpired."""
+    end, is_reported = time.monotonic() + SECONDS, False
     while True:
         done = subprocess.run(
             [*argv, "--prepare"],
@@ -95,24 +95,24 @@ def _try(argv: list[str], tell: Callable[[str], None]) -> subprocess.CompletedPr
         )
         if done.returncode != TAKEN or time.monotonic() > end - 1.0:
             return done
-        if not told:
-            tell("waiting for the emulator of an earlier demo, which still clears up")
-        told = True
+        if not is_reported:
+            report("waiting for the emulator of an earlier demo, which still clears up")
+        is_reported = True
         time.sleep(0.5)
 
 
-def _last_words(text: str) -> str:
+def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
     return lines[-1].removeprefix("emulator: ") if lines else "the emulator does not say why"
 
 
-def _as_told(
+def _demo_vms(
     argv: list[str], facts: dict[str, Any], data: Path, port: int, *, on_loopback: bool
 ) -> DemoVms:
     api_port = facts["url"].rpartition(":")[2]
     address: str = facts["bridge_address"]
     model_port = MODEL_PORT if port != MODEL_PORT else MODEL_PORT + 1
-    # The demo model writes its port into a file.
+    # The demo model writes its port to this file.
     argv = [*argv, "--port", api_port, "--gateway-port", str(facts["gateway_port"])]
     argv += ["--address", address, "--relay", f"{model_port}={data / 'demo' / 'port'}"]
     argv += ["--relay", f"{port}={port}"] if on_loopback else []

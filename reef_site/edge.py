@@ -1,10 +1,10 @@
-"""The public port: event streams and waits are answered here, all else is passed on to Django.
+"""The public port: serves event streams and the fast path, and proxies all else to Django.
 
-A raw ASGI application. No body is read before the head has shown good credentials: without them web
-gets the head alone, marked as such, and refuses it in its usual words. A body is read whole before
-web is asked, so that a slow client never holds up one of its few threads; answers are passed on as
-streams. Sizes and times are limited; when the web process is away, it says so in words. Who may
-hear a stream is asked of Django once, at its start.
+A raw ASGI application. No body is read before the headers have shown valid credentials: without
+them the web process gets the headers alone, marked as such, and refuses the request as usual. A
+body is read completely before web is called, so that a slow client never blocks one of its few
+threads; responses are streamed. Sizes and times are limited; while the web process is unavailable,
+clients are told so. Django decides once, at its start, whether a caller may read a stream.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ logger = logging.getLogger("reef.edge")
 
 Headers = list[tuple[bytes, bytes]]
 
-WEB_SECONDS = 90.0
-SMALL_BODY = 16 << 10
-# Until the settings are read.
+WEB_TIMEOUT_SECONDS = 90.0
+MAX_SMALL_BODY = 16 << 10
+# Used until the settings are read.
 DEFAULT_BUDGET = 256 << 20
 TRANSCRIPT = re.compile(r"/lieutenant/lieutenants/[^/]+/stream/?")
 LISTING = re.compile(r"/events/?")
-# Headers that belong to one hop, and those that this hop sets itself.
-HOP = frozenset(
+# Hop-by-hop headers, and those that the edge sets itself.
+HOP_BY_HOP = frozenset(
     {
         *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te"),
         *(b"trailer", b"transfer-encoding", b"upgrade", b"x-forwarded-for", b"x-forwarded-host"),
@@ -70,25 +70,25 @@ HOP = frozenset(
 )
 
 
-# Headers between us and web, which no client may set.
+# Headers between edge and web, which no client may set.
 INTERNAL = frozenset(
     name.encode() for name in (handover.TAKES, gateway.KEY_HEADER, gateway.WITHHELD_HEADER)
 )
-# Headers of which two would be understood differently by different readers.
+# Headers that different readers would understand differently if they came twice.
 SINGLE = (b"host", b"authorization")
 
 
 class BadRequest(Exception):
-    """Not a request that can be passed on; the text says why."""
+    """The request cannot be forwarded; the message says why."""
 
 
 class Edge:
-    """The ASGI application."""
+    """The ASGI application of the edge."""
 
     def __init__(self) -> None:
         self._web: httpx.AsyncClient | None = None
         self._streams: Any = None
-        self._hot: Any = None
+        self._fast_path: Any = None
         self._credentials: Any = None
         self._refusals: Any = None
         self._budget = BodyBudget(DEFAULT_BUDGET, DEFAULT_BUDGET // 4)
@@ -97,7 +97,7 @@ class Edge:
         self._ending = asyncio.Event()
 
     def end_streams(self) -> None:
-        """We are about to stop: end what would go on for ever, or for long."""
+        """End streams and long waits, because the server is about to stop."""
         self._ending.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,8 +115,8 @@ class Edge:
                 self._start()
                 await send({"type": "lifespan.startup.complete"})
             elif event["type"] == "lifespan.shutdown":
-                if self._hot:
-                    await self._hot.close()
+                if self._fast_path:
+                    await self._fast_path.close()
                 await self._credentials.close()
                 await self._refusals.close()
                 await self._streams.close()
@@ -145,7 +145,7 @@ class Edge:
         self._web = httpx.AsyncClient(
             transport=transport,
             base_url="http://web",
-            timeout=httpx.Timeout(WEB_SECONDS, connect=3.0, pool=30.0),
+            timeout=httpx.Timeout(WEB_TIMEOUT_SECONDS, connect=3.0, pool=30.0),
             follow_redirects=False,
         )
         self._key = settings.EDGE_KEY.encode()
@@ -156,8 +156,8 @@ class Edge:
         self._refusals = EdgeRefusals()
         self._streams = Streams()
         if "registry" in settings.ORGANS:
-            self._hot = HotRoutes()
-        # What is there now stays: looking through it for garbage would hold up all beats each time.
+            self._fast_path = HotRoutes()
+        # All of this is permanent: scanning it for garbage would delay heartbeats each time.
         gc.collect()
         gc.freeze()
 
@@ -169,14 +169,14 @@ class Edge:
             _check(scope)
             await self._route(scope, exchange.receive, send)
         except BadRequest as error:
-            await _say(send, 400, str(error))
+            await _send_error(send, 400, str(error))
         except BodyTooLarge as error:
-            await _say(send, 413, str(error))
+            await _send_error(send, 413, str(error))
         except TryLater as error:
             close = [(b"connection", b"close")] if error.closes else []
-            await _say(send, error.status, str(error), (b"retry-after", b"2"), *close)
+            await _send_error(send, error.status, str(error), (b"retry-after", b"2"), *close)
         except TimeoutError:
-            await _say(send, 408, "body: did not come in time", (b"connection", b"close"))
+            await _send_error(send, 408, "body: did not come in time", (b"connection", b"close"))
         except ClientGone:
             logger.info("%s %.1000s: the client hung up", scope["method"], scope["path"])
 
@@ -190,40 +190,44 @@ class Edge:
             await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the body, if its sender may send one, and answer here or by web."""
-        hot = self._hot and self._hot.route(scope)
+        """Read the body, if its sender may send one, and respond by the fast path or by web."""
+        route = self._fast_path and self._fast_path.route(scope)
         with Body(self._budget, client_of(scope)) as body:
-            # Hot routes look at the token as they write, so what is here already need not wait.
-            early = bool(hot) and _is_small_and_here(scope)
+            # The fast path checks the token as it writes, so a body that has arrived need not wait.
+            early = bool(route) and _small_body_has_arrived(scope)
             if early:
                 await body.take_in(receive, declared(scope), has_arrived=True)
-            good = early or await self._read_body(scope, receive, body)
-            answered = await self._answer_hot(hot, scope, body if good else None) if hot else None
-            if answered is None:
+            is_authenticated = early or await self._read_body(scope, receive, body)
+            response = (
+                await self._answer_on_fast_path(route, scope, body if is_authenticated else None)
+                if route
+                else None
+            )
+            if response is None:
                 if early:
-                    good = await self._read_body(scope, receive, body)
+                    is_authenticated = await self._read_body(scope, receive, body)
                 try:
-                    answer = await self._ask_web(scope, body, withheld=not good)
+                    answer = await self._call_web(scope, body, withheld=not is_authenticated)
                 except httpx.HTTPError as error:
                     log = "%s %.1000s: web is away (%s)"
                     logger.warning(log, scope["method"], scope["path"], error)
-                    await _say_away(scope, send, error)
+                    await _send_unavailable(scope, send, error)
                     return
-        if answered is not None:
-            self._note_refusal(scope, answered)
-            await _send_all(send, answered.status, answered.headers, answered.body)
+        if response is not None:
+            self._note_refusal(scope, response)
+            await _send_all(send, response.status, response.headers, response.body)
         else:
-            await self._pass_back(scope, answer, send)
+            await self._send_response(scope, answer, send)
 
     async def _read_body(self, scope: Scope, receive: Receive, body: Body) -> bool:
-        """Read the body, unless that was done; False if its sender shows no good credentials."""
+        """Read the body unless that was done; return False if the credentials are not valid."""
         if not has_body(scope):
             return True
         limit = await self._credentials.body_limit(scope)
         if not limit.size:
             body.drop()
-            # What still comes is dropped, rather than held while web answers.
-            scope.get(DISCARD, _nothing)()
+            # The rest of the body is dropped, rather than held until web responds.
+            scope.get(DISCARD, _do_nothing)()
         elif body.is_whole:
             pass
         elif limit.is_anonymous:
@@ -233,49 +237,53 @@ class Edge:
             await body.take_in(receive, declared(scope), limit.size)
         return bool(limit.size)
 
-    # -- hot routes ---------------------------------------------------------------------------
+    # -- fast path ----------------------------------------------------------------------------
 
-    def at_once(self, scope: Scope, tell: Callable[[Answer | None], None]) -> bool:
-        """Begin to answer without a task of its own, as `door.AtOnce` describes it."""
-        route = self._hot and self._hot.route(scope)
+    def at_once(self, scope: Scope, callback: Callable[[Answer | None], None]) -> bool:
+        """Begin to respond without a task, as `door.AtOnce` describes; return whether it does."""
+        route = self._fast_path and self._fast_path.route(scope)
         if not route:
             return False
         headers = dict(_trimmed(scope["headers"]))
-        twice = len(headers) < len(scope["headers"])
-        if twice or b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0":
+        has_duplicates = len(headers) < len(scope["headers"])
+        if (
+            has_duplicates
+            or b"transfer-encoding" in headers
+            or headers.get(b"content-length", b"0") != b"0"
+        ):
             return False
 
-        def noted(answer: Answer | None) -> None:
+        def record_and_call_back(answer: Answer | None) -> None:
             if answer is not None:
                 self._note_refusal(scope, answer)
-            tell(answer)
+            callback(answer)
 
-        begun: bool = self._hot.begin(route, headers, noted)
+        begun: bool = self._fast_path.begin(route, headers, record_and_call_back)
         return begun
 
     def _note_refusal(self, scope: Scope, answer: Answer) -> None:
-        """Have the audit log record an answer that refuses the request."""
+        """Record a 401 or 403 of the fast path in the audit log."""
         if answer.status not in (401, 403):
             return
         reason = str(json.loads(answer.body).get("error", ""))
         where = (client_of(scope), scope["method"], scope["path"])
         self._refusals.note(*where, answer.status, reason)
 
-    async def _answer_hot(
+    async def _answer_on_fast_path(
         self, route: tuple[str, str], scope: Scope, body: Body | None
     ) -> Answer | None:
-        """The answer of a hot route, where the body may be read; None to have web asked."""
+        """Return the response of a fast-path route; None to call web instead."""
         headers = dict(scope["headers"])
         answer: Answer | None
         if body is None:
-            answer = self._hot.rejection(headers)
+            answer = self._fast_path.rejection(headers)
         else:
-            answer = await self._hot.answer(route, headers, body.whole())
+            answer = await self._fast_path.answer(route, headers, body.whole())
         return answer
 
-    # -- passing on ---------------------------------------------------------------------------
+    # -- proxying -----------------------------------------------------------------------------
 
-    async def _ask_web(
+    async def _call_web(
         self,
         scope: Scope,
         body: Body | None,
@@ -283,9 +291,9 @@ class Edge:
         *,
         withheld: bool = False,
     ) -> httpx.Response:
-        """The web process's answer, its body not read yet; tried again where that is harmless.
+        """Return web's response with its body unread; retry where that is harmless.
 
-        `withheld` tells web that there is a body that nobody has read.
+        `withheld` tells web that there is a body that the edge has not read.
         """
         assert self._web is not None
         query = scope["query_string"] if path is None else b""
@@ -293,7 +301,7 @@ class Edge:
         url = httpx.URL("http://web").copy_with(raw_path=raw + (b"?" + query if query else b""))
         method = scope["method"] if path is None else "GET"
         body = body if body and body.size else None
-        headers = _forwarded(scope, body.size if body else 0)
+        headers = _request_headers(scope, body.size if body else 0)
         headers.append((gateway.KEY_HEADER.encode(), self._key))
         if withheld:
             headers.append((gateway.WITHHELD_HEADER.encode(), b"yes"))
@@ -308,48 +316,48 @@ class Edge:
             try:
                 return await self._web.send(request, stream=True)
             except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
-                # Where nothing was sent, or nothing but a question, nothing can be done twice.
-                harmless = isinstance(error, httpx.ConnectError) or method in {"GET", "HEAD"}
-                if attempt == 5 or not harmless:
+                # If nothing was sent, or the method is safe, a retry cannot repeat an effect.
+                is_safe = isinstance(error, httpx.ConnectError) or method in {"GET", "HEAD"}
+                if attempt == 5 or not is_safe:
                     raise
                 await asyncio.sleep(0.1 * (attempt + 1))
         raise AssertionError("not reached")
 
-    async def _pass_back(self, scope: Scope, answer: httpx.Response, send: Send) -> None:
-        """Give the client what web has answered."""
+    async def _send_response(self, scope: Scope, answer: httpx.Response, send: Send) -> None:
+        """Send web's response to the client."""
         try:
             if wait := answer.headers.get("reef-wait"):
-                await self._answer_later(scope, answer, wait, send)
+                await self._hold_response(scope, answer, wait, send)
             elif name := answer.headers.get(handover.FILE):
                 await answer.aclose()
-                await self._send_file(name, _returned(answer), send)
+                await self._send_file(name, _response_headers(answer), send)
             else:
                 await _stream_back(answer, send)
         finally:
             await answer.aclose()
 
-    async def _answer_later(
+    async def _hold_response(
         self, scope: Scope, answer: httpx.Response, header: str, send: Send
     ) -> None:
-        """Keep the answer back until what it waits for is over, then give what is true then."""
+        """Hold the response until its wait is over, then send the state at that time."""
         body = await answer.aread()
         wait = self._streams.wait_of(header)
-        await self._unless_ending(self._streams.until_over(wait))
+        await self._until_ending(self._streams.until_over(wait))
         state = await self._streams.state_of(wait)
-        said = json.loads(body)
-        path = waits.newer_path(wait, said)
-        newer = await self._newer(scope, path) if path else None
+        payload = json.loads(body)
+        path = waits.newer_path(wait, payload)
+        newer = await self._current_state(scope, path) if path else None
         body = json.dumps(
-            waits.completed(wait, said, newer, state), ensure_ascii=False, separators=(",", ":")
+            waits.completed(wait, payload, newer, state), ensure_ascii=False, separators=(",", ":")
         ).encode()
-        headers = [(k, v) for k, v in _returned(answer) if k != b"content-length"]
+        headers = [(k, v) for k, v in _response_headers(answer) if k != b"content-length"]
         headers.append((b"content-length", str(len(body)).encode()))
         await _send_all(send, answer.status_code, headers, body)
 
-    async def _newer(self, scope: Scope, path: str) -> dict[str, Any] | None:
-        """What web says to the same caller at this path; None if it says nothing good."""
+    async def _current_state(self, scope: Scope, path: str) -> dict[str, Any] | None:
+        """Return the JSON that the same caller gets from web at this path; None on failure."""
         try:
-            answer = await self._ask_web(scope, None, path.encode())
+            answer = await self._call_web(scope, None, path.encode())
             body = await answer.aread()
             await answer.aclose()
         except httpx.HTTPError as error:
@@ -359,40 +367,40 @@ class Edge:
         return found or None
 
     async def _send_file(self, name: str, headers: Headers, send: Send) -> None:
-        """A file that web has looked at and leaves to us to send, however slow the client is."""
+        """Send a file that web has checked, so that a slow client does not block web."""
         try:
             await handover.send_file(name, headers, send)
         except FileNotFoundError:
-            await _say(send, 404, "the file is not there any more")
+            await _send_error(send, 404, "the file is not there any more")
 
     # -- streams ------------------------------------------------------------------------------
 
-    async def _allowed(self, scope: Scope, send: Send) -> dict[str, Any] | None:
-        """What Django says of this stream; None if it refused and the client was told."""
+    async def _authorized(self, scope: Scope, send: Send) -> dict[str, Any] | None:
+        """Return Django's facts about this stream; None if it refused and the client was told."""
         try:
-            answer = await self._ask_web(scope, None)
+            answer = await self._call_web(scope, None)
             body = await answer.aread()
             await answer.aclose()
         except httpx.HTTPError as error:
-            await _say_away(scope, send, error)
+            await _send_unavailable(scope, send, error)
             return None
         if answer.status_code != 200:
-            await _send_all(send, answer.status_code, _returned(answer), body)
+            await _send_all(send, answer.status_code, _response_headers(answer), body)
             return None
         facts: dict[str, Any] = json.loads(body)
         return facts
 
     async def _transcript(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _check_room(scope)
-        facts = await self._allowed(scope, send)
+        _check_open_files(scope)
+        facts = await self._authorized(scope, send)
         if facts is not None:
             after = _last_event(scope)
             events = self._streams.transcript(facts["id"], after)
             await self._stream(events, scope, receive, send, vm_id=facts["id"])
 
     async def _listing(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _check_room(scope)
-        if await self._allowed(scope, send) is not None:
+        _check_open_files(scope)
+        if await self._authorized(scope, send) is not None:
             await self._stream(self._streams.listing(), scope, receive, send)
 
     async def _stream(
@@ -403,14 +411,14 @@ class Edge:
         send: Send,
         vm_id: str = "",
     ) -> None:
-        """Send the events while the caller may follow them; `vm_id` is whose transcript it is."""
+        """Send the events until the caller's access is revoked; `vm_id` owns the transcript."""
         cookies = b"; ".join(value for key, value in scope["headers"] if key == b"cookie")
         authorization = header(scope, b"authorization")
         revoked = self._streams.guard.until_revoked(authorization, cookies, vm_id)
-        await _stream_events(events, self._unless_ending(revoked), receive, send)
+        await _stream_events(events, self._until_ending(revoked), receive, send)
 
-    async def _unless_ending(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for this, or until we are about to stop."""
+    async def _until_ending(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait until this is done, or until the edge is about to stop."""
         working = asyncio.create_task(work)
         ending = asyncio.create_task(self._ending.wait())
         try:
@@ -427,12 +435,12 @@ class Edge:
 
 
 def _trimmed(headers: Headers) -> Headers:
-    """The same without the blanks around values, which belong to none (RFC 9110, 5.5)."""
+    """Strip the blanks around header values, which are not part of them (RFC 9110, 5.5)."""
     return [(key, value.strip(b" \t")) for key, value in headers]
 
 
 def _check(scope: Scope) -> None:
-    """Refuse what HTTP allows nobody to send, or what has no meaning here."""
+    """Raise BadRequest for requests that HTTP forbids or that are ambiguous."""
     if not scope["path"].startswith("/"):
         raise BadRequest("path: must start with a slash")
     names = [key for key, _ in scope["headers"]]
@@ -443,17 +451,17 @@ def _check(scope: Scope) -> None:
         raise BadRequest("host: is missing")
 
 
-def _check_room(scope: Scope) -> None:
-    """Refuse a stream that would take one of the last files."""
+def _check_open_files(scope: Scope) -> None:
+    """Raise TryLater for a stream that would take one of the last open files."""
     if why := open_files.why_no_stream(scope.get(open_files.FILE, 0)):
-        # Another connection may get a lower number.
+        # Another connection may get a lower file number.
         raise TryLater(503, why, closes=True)
 
 
-def _forwarded(scope: Scope, size: int) -> Headers:
-    """The client's headers, where it came from, and how long its body is."""
-    # With an underscore, a header could pose as another one behind the gateway interface.
-    drop = HOP | INTERNAL | {b"content-length"}
+def _request_headers(scope: Scope, size: int) -> Headers:
+    """Return the headers for web: the client's, its address, and the length of its body."""
+    # A name with an underscore could pose as another header in WSGI.
+    drop = HOP_BY_HOP | INTERNAL | {b"content-length"}
     kept = [(key, value) for key, value in scope["headers"] if key not in drop and b"_" not in key]
     if size or scope["method"] in {"POST", "PUT", "PATCH"}:
         kept.append((b"content-length", str(size).encode()))
@@ -468,7 +476,7 @@ def _forwarded(scope: Scope, size: int) -> Headers:
 
 
 def _last_event(scope: Scope) -> int | None:
-    """The change after which to go on: Last-Event-ID, else `?cursor=`; None is from now on."""
+    """Return the change to continue after: Last-Event-ID, else `?cursor=`; None for from now on."""
     given = header(scope, b"last-event-id").decode("latin-1")
     if (number := parse_number(given)) is not None:
         return number
@@ -481,21 +489,21 @@ def _last_event(scope: Scope) -> int | None:
     return None
 
 
-def _is_small_and_here(scope: Scope) -> bool:
-    """Whether all of a small body came together with the head."""
-    return 0 < declared(scope) <= SMALL_BODY and scope.get(ARRIVED, bool)()
+def _small_body_has_arrived(scope: Scope) -> bool:
+    """Return whether the whole of a small body arrived together with the headers."""
+    return 0 < declared(scope) <= MAX_SMALL_BODY and scope.get(ARRIVED, bool)()
 
 
-def _nothing() -> None:
-    """For servers that cannot drop what comes."""
+def _do_nothing() -> None:
+    """Do nothing, on servers that cannot drop a body."""
 
 
 # -- answers ----------------------------------------------------------------------------------
 
 
-def _returned(answer: httpx.Response) -> Headers:
-    """The web process's headers as they are; `raw` keeps an encoded body's length true."""
-    skip = HOP | {b"reef-wait", handover.FILE.encode()}
+def _response_headers(answer: httpx.Response) -> Headers:
+    """Return web's headers for the client; `raw` keeps the length of an encoded body right."""
+    skip = HOP_BY_HOP | {b"reef-wait", handover.FILE.encode()}
     return [(k.lower(), v) for k, v in answer.headers.raw if k.lower() not in skip]
 
 
@@ -504,14 +512,14 @@ async def _stream_back(answer: httpx.Response, send: Send) -> None:
         {
             "type": "http.response.start",
             "status": answer.status_code,
-            "headers": _returned(answer),
+            "headers": _response_headers(answer),
         }
     )
     try:
         async for chunk in answer.aiter_raw():
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     except httpx.HTTPError as error:
-        # Half an answer must not look like a whole one: hang up.
+        # A partial response must not look complete: hang up.
         logger.warning("web went away in the middle of an answer: %s", error)
         raise
     await send({"type": "http.response.body", "body": b""})
@@ -522,7 +530,7 @@ async def _send_all(send: Send, status: int, headers: Headers, body: bytes) -> N
     await send({"type": "http.response.body", "body": body})
 
 
-async def _say(send: Send, status: int, text: str, *more: tuple[bytes, bytes]) -> None:
+async def _send_error(send: Send, status: int, text: str, *more: tuple[bytes, bytes]) -> None:
     body = json.dumps({"error": text}, ensure_ascii=False, separators=(",", ":")).encode()
     headers = [
         (b"content-type", b"application/json"),
@@ -532,18 +540,18 @@ async def _say(send: Send, status: int, text: str, *more: tuple[bytes, bytes]) -
     await _send_all(send, status, headers, body)
 
 
-async def _say_away(scope: Scope, send: Send, error: httpx.HTTPError) -> None:
-    """Say in words that web did not answer: to a browser as a page that tries again by itself."""
-    status, text = _why_away(error)
+async def _send_unavailable(scope: Scope, send: Send, error: httpx.HTTPError) -> None:
+    """Report that web did not respond: to browsers by a page that reloads itself."""
+    status, text = _unavailable_reason(error)
     if away.is_navigation(scope["headers"]):
         headers, body = away.page(text, reloads=scope["method"] == "GET" and status != 400)
         await _send_all(send, status, headers, body)
     else:
         retry = ((b"retry-after", b"2"),) if status == 502 else ()
-        await _say(send, status, text, *retry)
+        await _send_error(send, status, text, *retry)
 
 
-def _why_away(error: httpx.HTTPError) -> tuple[int, str]:
+def _unavailable_reason(error: httpx.HTTPError) -> tuple[int, str]:
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
         return 502, "reef's web process is not there; nothing was done. Try again soon."
     if isinstance(error, httpx.LocalProtocolError):
@@ -559,7 +567,7 @@ async def _stream_events(
     receive: Receive,
     send: Send,
 ) -> None:
-    """Server-sent events until the client hangs up, the stream ends, or `shut` does."""
+    """Send server-sent events until the client hangs up, or the stream or `shut` ends."""
     await send(
         {
             "type": "http.response.start",
@@ -573,7 +581,7 @@ async def _stream_events(
     )
 
     async def pump() -> None:
-        # Closed at once, so that nobody goes on collecting events for a client that is gone.
+        # Closed at once, so that no more events are collected for a client that is gone.
         async with aclosing(events):
             async for chunk in events:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -602,7 +610,7 @@ app = Edge()
 
 
 def main() -> None:
-    """`python -m reef_site.edge --host H --port P`"""
+    """Run `python -m reef_site.edge --host H --port P`."""
     import uvicorn
 
     from reef_site import settings
@@ -632,11 +640,11 @@ def main() -> None:
         http=Protocol,
         ws="none",
         access_log=False,
-        # Its messages go where ours go, and look as they do.
+        # uvicorn's messages go through our own handler.
         log_config=None,
         log_level="warning",
         server_header=False,
-        # It would believe X-Forwarded-For of every program on this machine.
+        # uvicorn would trust X-Forwarded-For of every program on this machine.
         proxy_headers=False,
         timeout_graceful_shutdown=3,
         limit_concurrency=6000,

@@ -1,6 +1,6 @@
-"""Typed readers of the environment. Nonsense stops the start with one sentence.
+"""Typed readers of environment variables. An invalid value stops the start with one sentence.
 
-Each reader takes the variable's name and what holds when it is unset or empty.
+Each reader takes the variable's name and the default for an unset or empty one.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"0", "false", "no", "off"})
 
 
-# What reef itself sets: for its agents, its processes and its tests.
-_OURS = ("VERS_VM_ID", "VERS_AGENT_ROLE", "REEF_LIEUTENANT", "REEF_UP")
-_OUR_PREFIXES = ("REEF_TEST", "REEF_BENCH")
-# The names that were asked for so far.
+# Variables that reef itself sets: for its agents, its processes and its tests.
+_INTERNAL = ("VERS_VM_ID", "VERS_AGENT_ROLE", "REEF_LIEUTENANT", "REEF_UP")
+_INTERNAL_PREFIXES = ("REEF_TEST", "REEF_BENCH")
+# Names that were read so far.
 _known: set[str] = set()
 
 
 class SettingError(SystemExit):
-    """A setting that cannot be used; as a SystemExit it ends the start without a traceback."""
+    """An invalid setting; as a SystemExit it ends the start without a traceback."""
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"reef: {name}: {problem}")
 
 
 def text(name: str, default: str = "") -> str:
-    """The variable's text, trimmed."""
+    """Return the variable's text, trimmed."""
     _known.add(name)
     return os.environ.get(name, "").strip() or default
 
 
 def names(name: str, *, each: str = r"\S+") -> list[str]:
-    """A list of words, separated by commas or blanks, each of this form."""
+    """Return a list of words, separated by commas or blanks, that match the pattern `each`."""
     given = text(name).replace(",", " ").split()
     for word in given:
         if not re.fullmatch(each, word):
-            raise SettingError(name, f"'{word}' cannot be one of its words")
+            raise SettingError(name, f"'{word}' is not valid here")
     return given
 
 
 def networks(name: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-    """A list of IP addresses and networks, separated by commas or blanks."""
+    """Return a list of IP addresses and networks, separated by commas or blanks."""
     found = []
     for word in names(name):
         try:
@@ -61,7 +61,7 @@ def networks(name: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
 
 
 def fernet_keys(name: str) -> list[str]:
-    """Keys of 32 bytes in base64, separated by commas or blanks; no error repeats one."""
+    """Return keys of 32 bytes in base64, separated by commas or blanks; errors hide them."""
     given = text(name).replace(",", " ").split()
     for number, word in enumerate(given, 1):
         try:
@@ -74,15 +74,15 @@ def fernet_keys(name: str) -> list[str]:
 
 
 def matching(name: str, default: str, form: str) -> str:
-    """A text of this form, a regular expression; an empty one gives the default."""
+    """Return a text that matches the regular expression `form`; the default if it is empty."""
     given = text(name)
     if given and not re.fullmatch(form, given):
-        raise SettingError(name, f"'{given}' has characters that it cannot have")
+        raise SettingError(name, f"'{given}' has invalid characters")
     return given or default
 
 
 def integer(name: str, default: int, *, least: int, most: int) -> int:
-    """A whole number between `least` and `most`."""
+    """Return a whole number from `least` to `most`."""
     given = text(name)
     if not given:
         return default
@@ -96,7 +96,7 @@ def integer(name: str, default: int, *, least: int, most: int) -> int:
 
 
 def boolean(name: str, default: bool = False) -> bool:
-    """yes/no, on/off, true/false, 1/0."""
+    """Return the truth of yes/no, on/off, true/false or 1/0."""
     given = text(name).lower()
     if not given:
         return default
@@ -108,15 +108,15 @@ def boolean(name: str, default: bool = False) -> bool:
 
 
 def choice(name: str, default: str, valid: tuple[str, ...]) -> str:
-    """One of the `valid` words, in capitals."""
+    """Return one of the `valid` words, in upper case."""
     given = text(name, default).upper()
     if given not in valid:
-        raise SettingError(name, f"'{given}' is none of {', '.join(valid)}")
+        raise SettingError(name, f"'{given}' must be one of {', '.join(valid)}")
     return given
 
 
 def word(name: str, default: str, valid: tuple[str, ...]) -> str:
-    """One of the `valid` words, in small letters."""
+    """Return one of the `valid` words, in lower case."""
     given = text(name, default).lower()
     if given not in valid:
         raise SettingError(name, f"'{given}' must be one of {', '.join(valid)}")
@@ -124,17 +124,17 @@ def word(name: str, default: str, valid: tuple[str, ...]) -> str:
 
 
 def time_zone(name: str, default: str) -> str:
-    """The name of a time zone that this machine knows."""
+    """Return the name of a time zone that this machine knows."""
     given = text(name, default)
     try:
         ZoneInfo(given)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise SettingError(name, f"'{given}' is no time zone") from None
+        raise SettingError(name, f"'{given}' is not a time zone") from None
     return given
 
 
 def path(name: str, default: Path) -> Path:
-    """An absolute path; a relative one starts at the working directory."""
+    """Return an absolute path; a relative one starts at the working directory."""
     given = text(name)
     if "\0" in given:
         raise SettingError(name, "a path has no NUL byte")
@@ -142,7 +142,7 @@ def path(name: str, default: Path) -> Path:
 
 
 def url(name: str, default: str, schemes: tuple[str, ...]) -> str:
-    """A URL whose scheme is one of `schemes`."""
+    """Return a URL whose scheme is one of `schemes`."""
     given = text(name, default)
     try:
         parts = urlsplit(given)
@@ -155,24 +155,24 @@ def url(name: str, default: str, schemes: tuple[str, ...]) -> str:
     return given
 
 
-def know(names: Iterable[str]) -> None:
-    """These are asked for elsewhere: what versconfig resolves may come from the environment."""
+def register_names(names: Iterable[str]) -> None:
+    """Register names that are read elsewhere, such as the config keys of versconfig."""
     _known.update(names)
 
 
-def doubts(names: Iterable[str]) -> list[str]:
-    """A sentence for each of these names that looks like a setting and is none, for operators.
+def warnings_for(names: Iterable[str]) -> list[str]:
+    """Return a warning for each of these names that looks like a setting but is unknown.
 
-    To be asked when all settings have been read. Other programs have variables that begin with
-    VERS_, too: of those only what is nearly a name of ours is doubted.
+    To be called when all settings have been read. Other programs use variables that begin with
+    VERS_, too, so of those only near misses of our names are reported.
     """
-    found = []
-    for name in sorted(set(names) - _known - set(_OURS)):
-        if not name.startswith(("REEF_", "VERS_")) or name.startswith(_OUR_PREFIXES):
+    warnings = []
+    for name in sorted(set(names) - _known - set(_INTERNAL)):
+        if not name.startswith(("REEF_", "VERS_")) or name.startswith(_INTERNAL_PREFIXES):
             continue
         near = difflib.get_close_matches(name, sorted(_known), 1, 0.7 if name[0] == "R" else 0.85)
         if near:
-            found.append(f"{name} is no setting of reef; did you mean {near[0]}?")
+            warnings.append(f"{name} is not a setting of reef; did you mean {near[0]}?")
         elif name.startswith("REEF_"):
-            found.append(f"{name} is no setting of reef; the README lists them")
-    return found
+            warnings.append(f"{name} is not a setting of reef; the README lists them")
+    return warnings

@@ -1,8 +1,8 @@
-"""What stands around Django in the web process: only the edge comes in, and every body is read.
+"""WSGI wrapper around Django in the web process: admits only the edge, and reads every body.
 
-The edge shows a key that is kept in the data folder, because any program of the same user can reach
-the socket. Where the edge kept a body back, as its sender has no good credentials, reading it is an
-error, so that no view takes the request for one with an empty body.
+The edge authenticates with a key from the data folder, because any program of the same user can
+reach the socket. If the edge has withheld a body, because its sender has no valid credentials,
+reading it raises an error, so that no view takes the request for one with an empty body.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 # Headers between edge and web. The edge removes them from what clients send.
 KEY_HEADER, WITHHELD_HEADER = "reef-edge-key", "reef-body-withheld"
-# Whether the edge kept the body of this request back.
+# Environ key: whether the edge has withheld the body of this request.
 WITHHELD = "reef.body_withheld"
 _REFUSAL = b'{"error":"this socket is for reef\'s edge only"}'
 _CHUNK = 1 << 16
 
 
 class BodyWithheld(OSError):
-    """The body was not read, because its sender had no good credentials."""
+    """The body was not read, because its sender had no valid credentials."""
 
 
 class WithheldBody:
-    """Stands for a body that the edge did not read."""
+    """Stand-in for a body that the edge did not read."""
 
     def read(self, *_: object) -> NoReturn:
         """Raise BodyWithheld."""
@@ -53,12 +53,12 @@ class Gateway:
                 return _refuse(start_response)
             if withheld:
                 environ[WITHHELD] = True
-                # Anything but 0, at which nobody would try to read it.
+                # Not 0, or nothing would try to read it.
                 environ["CONTENT_LENGTH"] = "1"
                 environ["wsgi.input"] = WithheldBody()
             return self._application(environ, start_response)
         finally:
-            # After an answer to a body that was not read, the server cuts the next request off.
+            # If the body is not read, the server breaks off the next request.
             while body.read(_CHUNK):
                 pass
 

@@ -1,8 +1,8 @@
-"""Open streams end soon after their caller may no longer follow them.
+"""Revocation: end open streams soon after their caller's access has ended.
 
-The token of a node or the session of a person must still be good, and a node must still have the
-right to read the transcript: its lieutenant may have been moved elsewhere. The rows are read, not
-the news: they are true also while Redis is down.
+The node token or the session must still be valid, and a node must still be allowed to read the
+transcript: the lieutenant may have been moved elsewhere in the tree. The rows are polled, because
+events are lost while Redis is down.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ Result = TypeVar("Result")
 
 
 class Reader:
-    """One thread that runs queries, one after the other, with its own database connection."""
+    """A thread with its own database connection that runs queries one after the other."""
 
     def __init__(self, name: str) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
 
     def close(self) -> None:
-        """Run no further query."""
+        """Stop the thread; queued queries are cancelled."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def read(self, query: Callable[[], Result]) -> Result:
-        """Run a query in the thread, once more if the connection was gone."""
+        """Run a query in the thread; retry once if the connection was lost."""
 
         def run() -> Result:
             try:
@@ -58,39 +58,39 @@ class Reader:
 
 @dataclass
 class Opened:
-    """What one stream was opened with; the root token has neither."""
+    """Credentials of one stream: token or session; neither for the root token."""
 
     digest: str = ""
     session: str = ""
-    # Whose transcript it is; empty for the listing.
+    # Owner of the transcript; empty for the listing.
     vm_id: str = ""
-    # The account as the first look found it.
+    # The account as the first check found it.
     account: SignedIn | None = None
 
     def is_good(self, found: Found) -> bool:
-        """Return whether it would still open this stream."""
+        """Return whether these credentials would still open this stream."""
         if self.digest:
             return (self.digest, self.vm_id) in found.readable
         accounts = found.accounts
         now = accounts.get(self.session)
         if now is None:
             return False
-        first = self.account = self.account or now
-        demoted = now.is_superuser < first.is_superuser or now.is_staff < first.is_staff
-        return now.user_id == first.user_id and not demoted
+        first_seen = self.account = self.account or now
+        demoted = now.is_superuser < first_seen.is_superuser or now.is_staff < first_seen.is_staff
+        return now.user_id == first_seen.user_id and not demoted
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the rows say about the open streams."""
+    """State of the credentials of all open streams in the database."""
 
-    # Digests of good tokens, each with a transcript that its node may read.
+    # Pairs of the digest of a valid token and the VM id of a transcript that its node may read.
     readable: set[tuple[str, str]]
     accounts: dict[str, SignedIn]
 
 
 def opened_with(authorization: bytes, cookies: bytes, vm_id: str = "") -> Opened:
-    """Return what these headers open a stream with; a token goes before a session."""
+    """Return the credentials in these headers; a token takes precedence over a session."""
     if authorization:
         return Opened(digest=credentials(authorization)[1] or "", vm_id=vm_id)
     session_id = parse_cookie(cookies.decode("latin-1")).get(settings.SESSION_COOKIE_NAME)
@@ -98,64 +98,64 @@ def opened_with(authorization: bytes, cookies: bytes, vm_id: str = "") -> Opened
 
 
 def look_up(streams: Iterable[Opened]) -> Found:
-    """Read what the rows say about these streams; run in a thread."""
+    """Read the state of the credentials of these streams; runs in a thread."""
     wanted = {(each.digest, each.vm_id) for each in streams if each.digest}
     holders = holders_of({digest for digest, _ in wanted})
     nodes = Node.objects.in_bulk({holder.pk for holder in holders.values()})
     readable = {
         (digest, vm_id)
         for digest, vm_id in wanted
-        if digest in holders and _may_follow(nodes.get(holders[digest].pk), vm_id)
+        if digest in holders and _may_read(nodes.get(holders[digest].pk), vm_id)
     }
     return Found(readable, signed_in({each.session for each in streams if each.session}))
 
 
-def _may_follow(node: Node | None, vm_id: str) -> bool:
-    """Return whether this node may read the transcript; every living node may hear the listing."""
+def _may_read(node: Node | None, vm_id: str) -> bool:
+    """Return whether this node may read the transcript; every active node may read the listing."""
     if node is None or not vm_id:
         return node is not None
     return permissions.allows(node, Action.READ_TRANSCRIPT, vm_id)
 
 
 class Guard:
-    """Checks, while there are streams, whether what opened them is still good.
+    """Periodic check of the credentials of open streams.
 
-    It has a thread of its own: a long read for a transcript must not delay the end of a stream.
+    It has a thread of its own: a long query for a transcript must not delay the end of a stream.
     """
 
     def __init__(self) -> None:
         self._reader = Reader("reef-guard")
         self._open: dict[asyncio.Event, Opened] = {}
-        self._looking: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
 
     def close(self) -> None:
         """Stop checking."""
-        if self._looking:
-            self._looking.cancel()
+        if self._checking:
+            self._checking.cancel()
         self._reader.close()
 
     async def until_revoked(self, authorization: bytes, cookies: bytes, vm_id: str = "") -> None:
-        """Wait until these headers no longer open this stream; of the root token, for ever."""
+        """Wait until these headers no longer give access; for the root token, for ever."""
         opened, ended = opened_with(authorization, cookies, vm_id), asyncio.Event()
         if opened.digest or opened.session:
             self._open[ended] = opened
-            if self._looking is None or self._looking.done():
-                self._looking = asyncio.create_task(self._look())
+            if self._checking is None or self._checking.done():
+                self._checking = asyncio.create_task(self._check_loop())
         try:
             await ended.wait()
         finally:
             self._open.pop(ended, None)
 
-    async def _look(self) -> None:
+    async def _check_loop(self) -> None:
         while self._open:
             await asyncio.sleep(EVERY_SECONDS)
             checked = dict(self._open)
             try:
                 found = await self._reader.read(partial(look_up, list(checked.values())))
-                bad = [ended for ended, opened in checked.items() if not opened.is_good(found)]
+                revoked = [ended for ended, opened in checked.items() if not opened.is_good(found)]
             except Exception:
-                # Whatever it is: if this loop ended, no stream would end any more.
+                # The loop must survive any error, or no stream would end any more.
                 logger.exception("Cannot check the callers of open streams; trying again")
                 continue
-            for ended in bad:
+            for ended in revoked:
                 ended.set()

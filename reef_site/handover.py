@@ -1,7 +1,7 @@
-"""Files that web leaves to the edge: a slow client must not hold up one of its few threads.
+"""File offload: the edge sends files for web, whose few threads must not wait for slow clients.
 
-The edge says in a header of each request that it takes files. Web answers with the name of a
-snapshot's file in place of its bytes.
+The edge announces this in a header of each request; web then responds with the name of a snapshot
+file in place of its bytes.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from urllib.parse import unquote
 
 from reef_site.bodies import Send
 
-# The words of `vmtree.handing`, which can be imported only when Django is ready.
+# Same names as in `vmtree.handing`, which can be imported only when Django is ready.
 TAKES, FILE = "reef-takes-files", "reef-file"
 AT_ONCE = 1 << 18
 
 
 async def send_file(name: str, headers: list[tuple[bytes, bytes]], send: Send) -> None:
-    """Send a snapshot's file. Raises FileNotFoundError before anything was sent."""
+    """Send a snapshot file. Raises FileNotFoundError before anything is sent."""
     from vmtree.snapshots import files
 
     path = files.path_of(os.path.basename(unquote(name)))

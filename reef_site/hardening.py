@@ -1,8 +1,7 @@
-"""Keeps other processes of the same user out of reef's own: memory, environment, new files.
+"""Protect reef's processes from others of the same user: memory, environment, new files.
 
-Linux forgets the setting when a program is started, so each process asks for it by itself; a
-program that does not know reef is started through this one: `python -m reef_site.hardening granian
-…`. Standard library only.
+Linux resets the setting when a program is started, so each process sets it itself; other programs
+are started through this module: `python -m reef_site.hardening granian …`. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ _PR_SET_DUMPABLE = 4
 
 
 def harden_process() -> None:
-    """Make files private by default, and /proc/<pid>/environ and memory unreadable for others.
+    """Make new files private, and memory and /proc/<pid>/environ unreadable for others.
 
-    Root may still read them. A failure is logged: reef runs without it, too.
+    Root can still read them. A failure is logged only, since reef runs without it, too.
     """
     os.umask(UMASK)
     if not sys.platform.startswith("linux"):
@@ -38,7 +37,7 @@ def harden_process() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Harden this process and run a module in it, with all that follows as its arguments."""
+    """Harden this process and run the module argv[0] in it, with the rest as its arguments."""
     harden_process()
     sys.argv = argv
     runpy.run_module(argv[0], run_name="__main__", alter_sys=True)

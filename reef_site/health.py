@@ -1,4 +1,4 @@
-"""`GET /health`: whether the parts of reef are alive, and when each was last seen."""
+"""`GET /health`: the state of reef's components, and when each was last seen."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SERVICES = ["ui", *(organ for organ in organs.MODULES if organ in settings.ORGAN
 
 
 def _started_at() -> float:
-    """When the web server began, in seconds since the epoch: all its processes say the same."""
+    """Return when the web server started, in seconds since the epoch; same in all its processes."""
     pid = os.getppid() if os.getppid() > 1 else os.getpid()
     try:
         ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
@@ -33,9 +33,9 @@ def _started_at() -> float:
 _started = _started_at()
 
 
-@csrf_exempt  # so that a POST is told what it is: the wrong method
+@csrf_exempt  # so that a POST gets a 405
 def health(request: HttpRequest) -> HttpResponse:
-    """200 while requests can be served; `status` is `degraded` when a part is missing."""
+    """Respond 200 while requests can be served; `status` is `degraded` if a component fails."""
     if request.method not in ("GET", "HEAD"):
         refusal = json_answer({"error": "method not allowed"}, 405)
         refusal["Allow"] = "GET, HEAD"
@@ -56,7 +56,7 @@ def health(request: HttpRequest) -> HttpResponse:
 
 
 def _isolation() -> dict[str, str]:
-    """How agents of this host are kept away from reef, and what is weak about it."""
+    """Return the isolation mode of this host's agents, and a warning if it is weak."""
     try:
         mode = modes.configured().value
     except IsolationUnavailable:

@@ -1,4 +1,4 @@
-"""One reef a data folder: its lock, what a killed one left running, and the port. No Django."""
+"""One reef per data folder: the lock file, processes left by a killed `up`, the port. No Django."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from reef_site.common import locks
 
 # Every process that `up` starts carries this variable, with the data folder as its value.
 TAG = "REEF_UP"
-# In the data folder: those that lead sessions, with the time of their start.
+# File in the data folder with the session leaders and their start times.
 PROCESSES = "up.processes"
 
 
 def take_lock(path: Path, patience: float = 0.5) -> IO[str] | None:
-    """Take the lock of a data folder; None if another `up` has it.
+    """Take the lock of a data folder; return None if another `up` holds it.
 
-    The demo model looks now and then whether the lock is held, by taking it for a moment: hence
-    the patience, in seconds. The lock is free when the file is closed or its process has ended.
+    The demo model sometimes takes the lock for a moment to test it, hence `patience`, in seconds.
+    Closing the file or the end of the process releases the lock.
     """
     lock = locks.FileLock(path)
     return os.fdopen(lock.descriptor, "a") if lock.take(patience) else None
 
 
 def record_process(data_dir: Path, pid: int) -> None:
-    """Note a process that leads a session of its own, so that it is found without its environment.
+    """Record a session leader, so that it can be found without reading its environment.
 
-    Processes that are hardened show their environment to nobody but root. The folder is noted, too:
-    in a copy of it the note says nothing.
+    Only root can read the environment of hardened processes. The folder is recorded, too: in a
+    copy of the folder the record is void.
     """
     with contextlib.suppress(OSError):
-        line = f"{pid} {_stat(pid)[_STARTED]} {_place(data_dir)}\n"
+        line = f"{pid} {_stat(pid)[_STARTED]} {_folder_id(data_dir)}\n"
         descriptor = os.open(data_dir / PROCESSES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(line)
 
 
 def forget_processes(data_dir: Path) -> None:
-    """Forget all processes that were noted."""
+    """Delete the records of all processes."""
     (data_dir / PROCESSES).unlink(missing_ok=True)
 
 
 def tagged(data_dir: Path) -> list[int]:
-    """The pids of our processes that an `up` on this data folder has started, except our own."""
+    """Return the pids of processes that an `up` on this data folder has started, except ours."""
     mark = f"{TAG}={data_dir}".encode()
     leaders = _recorded(data_dir)
     found = []
@@ -59,7 +59,7 @@ def tagged(data_dir: Path) -> list[int]:
     return found
 
 
-# Places in /proc/<pid>/stat behind the program's name.
+# Positions in /proc/<pid>/stat after the program's name.
 _STATE, _SESSION, _STARTED = 0, 3, 19
 
 
@@ -75,28 +75,28 @@ def _is_tagged(entry: Path, mark: bytes) -> bool:
 
 
 def _recorded(data_dir: Path) -> dict[int, str]:
-    """When each recorded leader of a session was started, in ticks since the machine's start."""
+    """Map the recorded session leaders to their start times, in ticks since boot."""
     try:
         lines = (data_dir / PROCESSES).read_text().splitlines()
     except OSError:
         return {}
     found = [line.split() for line in lines]
-    own = _place(data_dir)
+    own = _folder_id(data_dir)
     return {
-        int(words[0]): words[1]
-        for words in found
-        if len(words) == 3 and words[0].isdigit() and words[2] == own
+        int(fields[0]): fields[1]
+        for fields in found
+        if len(fields) == 3 and fields[0].isdigit() and fields[2] == own
     }
 
 
-def _place(data_dir: Path) -> str:
-    """Return a mark of this very folder, which a copy of it does not have."""
+def _folder_id(data_dir: Path) -> str:
+    """Return an identifier of this folder that a copy of it does not share."""
     facts = data_dir.stat()
     return f"{facts.st_dev}:{facts.st_ino}"
 
 
 def _is_recorded(pid: int, leaders: dict[int, str]) -> bool:
-    """Whether this living process is in a session that was recorded."""
+    """Return whether this process belongs to a recorded session."""
     if not leaders:
         return False
     facts = _stat(pid)
@@ -105,18 +105,18 @@ def _is_recorded(pid: int, leaders: dict[int, str]) -> bool:
         return False
     if os.stat(f"/proc/{pid}/task").st_uid not in (os.getuid(), 0):
         return False
-    # The number belongs to somebody else by now if its process began at another time.
+    # A different start time means that the pid has been reused.
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return _stat(session)[_STARTED] == leaders[session]
     return True
 
 
 def clear(data_dir: Path, patience: float = 3.0) -> int:
-    """End what an `up` that was killed left running; return how many processes that were.
+    """End the processes that a killed `up` left running; return how many there were.
 
-    They are asked first and have `patience` seconds to go. Lieutenants are not among them.
+    They get SIGTERM first, and SIGKILL after `patience` seconds. Lieutenants are not among them.
     """
-    asked = tagged(data_dir)
+    found_pids = tagged(data_dir)
     for number in (signal.SIGTERM, signal.SIGKILL):
         left = tagged(data_dir)
         _signal(left, number)
@@ -125,7 +125,7 @@ def clear(data_dir: Path, patience: float = 3.0) -> int:
             time.sleep(0.05)
             left = tagged(data_dir)
     forget_processes(data_dir)
-    return len(asked)
+    return len(found_pids)
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:
@@ -135,7 +135,7 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
 
 
 def port_problem(host: str, port: int) -> str:
-    """Why we can't listen there, in a sentence; empty if we can."""
+    """Return why this address cannot be listened on, in a sentence; empty if it can."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -1,8 +1,8 @@
-r"""How log lines look: one line per record, at most 2 KB, no control or format characters.
+r"""Format of log lines: one line per record, at most 2 KB, no control or format characters.
 
-Whatever clients, agents and other programs say is shown with escapes (`\n`, `\x1b`, `\u202e`), so
-that it can neither begin a line of its own nor steer a terminal. All processes log through
-`LineFormatter`; `up` sends what its child processes print through `one_line`. Standard library.
+Text from clients, agents and other programs is escaped (`\n`, `\x1b`, `\u202e`), so that it can
+neither start a line of its own nor control a terminal. All processes log through `LineFormatter`;
+`up` passes the output of its child processes through `one_line`. Standard library only.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import re
 
 MAX_LINE_BYTES = 2048
 _ELLIPSIS = "…"
-# Continuation lines of tracebacks, which therefore cannot pass for records.
+# Prefix of traceback lines, which therefore cannot pass for records.
 _CONTINUED = "  | "
-# Longer texts are cut before they are escaped: an escape takes no less room than its character.
+# Candidates for an escape.
 _SUSPECT = re.compile(r"[^ -~]")
 
 
 def one_line(text: str) -> str:
     """Return `text` with all unprintable characters escaped, cut to MAX_LINE_BYTES."""
     too_long = len(text) > MAX_LINE_BYTES
+    # Cut before the escapes are made, none of which is shorter than its character.
     text = text[:MAX_LINE_BYTES]
     if not (text.isascii() and text.isprintable()):
         text = _SUSPECT.sub(_escaped, text)
@@ -33,7 +34,7 @@ def one_line(text: str) -> str:
 
 def _escaped(match: re.Match[str]) -> str:
     character = match[0]
-    # Spaces of other widths are harmless; line and paragraph separators are not spaces here.
+    # Spaces of other widths are harmless; line and paragraph separators are not.
     if character.isprintable() or (character.isspace() and character not in _BREAKS):
         return character
     return character.encode("unicode_escape").decode()
@@ -43,7 +44,7 @@ _BREAKS = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029")
 
 
 class LineFormatter(logging.Formatter):
-    """Formats records as single lines; the lines of a traceback follow, marked as such."""
+    """Format records as single lines; the lines of a traceback follow with a prefix."""
 
     def format(self, record: logging.LogRecord) -> str:
         record.message = record.getMessage()

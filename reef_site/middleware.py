@@ -1,4 +1,4 @@
-"""What every answer carries, and who may change something on a page."""
+"""Middleware: content security policy, disk problems, aliases of VM ids, read-only accounts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ POLICY = "; ".join(
 
 
 class ContentSecurityPolicyMiddleware:
-    """Sets the policy on all answers that have none of their own."""
+    """Set the policy on all responses that have none of their own."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -48,14 +48,14 @@ class ContentSecurityPolicyMiddleware:
 
 
 def answer_disk_problem(request: HttpRequest, problem: str) -> HttpResponse:
-    """507 in words: a page for people, JSON for agents."""
+    """Return a 507: a page for people, JSON for agents."""
     if "text/html" in request.headers.get("Accept", ""):
         return render(request, "507.html", {"problem": problem}, status=507)
     return json_answer({"error": problem}, status=507)
 
 
 class DiskProblemMiddleware:
-    """Answers what failed because the disk is full or read-only; the API does so by itself."""
+    """Respond to errors of a full or read-only disk; the API has its own handler."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -73,9 +73,9 @@ class DiskProblemMiddleware:
 
 
 class AliasesMiddleware:
-    """Takes a lieutenant's `vmId` wherever a path of the API has an id.
+    """Accept a lieutenant's `vmId` wherever a path of the API has an id.
 
-    Views whose paths have more such parts name them as `named_parts`, with what looks them up.
+    Views with further such path parameters map them to look-up functions in `named_parts`.
     """
 
     ID_PARTS = ("vm_id", "other")
@@ -98,14 +98,14 @@ class AliasesMiddleware:
                 try:
                     named[part] = find(named[part])
                 except DatabaseError as error:
-                    # The view meets the same, and says so.
+                    # The view meets the same error and reports it.
                     logger.info("the name %a cannot be looked up: %s", named[part], error)
 
 
 class OperatorsMiddleware:
-    """Accounts that are not operators are read-only: only the admin changes anything for them.
+    """Make accounts that are not operators read-only outside of the admin.
 
-    The API asks `reef_site.auth.NodesAreAsked`, the admin the permissions of the account.
+    `reef_site.auth.NodesAreAsked` does this for the API; the admin checks permissions itself.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
@@ -119,9 +119,11 @@ class OperatorsMiddleware:
         if request.method in SAFE_METHODS or hasattr(view, "cls"):
             return
         match = request.resolver_match
-        own = match is not None and ("admin" in match.app_names or match.view_name in _FOR_ALL)
+        is_allowed = match is not None and (
+            "admin" in match.app_names or match.view_name in _FOR_ALL
+        )
         if (
-            not own
+            not is_allowed
             and request.user.is_authenticated
             and authority.is_read_only_account(request.user)
         ):
@@ -129,5 +131,5 @@ class OperatorsMiddleware:
             raise PermissionDenied
 
 
-# The way in and out, and a POST that only reads.
+# Sign-in, sign-out, and a POST that only reads.
 _FOR_ALL = ("signin", "signin-again", "signout", "fleet:news")

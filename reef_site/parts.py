@@ -1,4 +1,4 @@
-"""Whether the parts of reef work, for `/health` and the overview."""
+"""State of reef's components, for `/health` and the overview."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from reef_site.common import broker, clock, disk
 from reef_site.common.models import Tick
 from reef_site.sqlite import log
 
-# Signs come every 5 (follower) and 10 (worker, through beat and broker) seconds.
+# Heartbeats come every 5 (follower) and 10 (worker, through beat and broker) seconds.
 LATE_SECONDS = {
     **({"worker": 35.0} if settings.HAS_WORK else {}),
     **({"follower": 20.0} if "lieutenant" in settings.ORGANS else {}),
 }
-# A tick is late after three periods and this: the fastest ones may wait for a busy worker.
+# A tick is late after three periods plus this slack, as ticks may wait for a busy worker.
 TICK_SLACK_SECONDS = 20.0
-# How much the clocks of this host and of the database may differ.
+# Tolerated difference between the clocks of this host and of the database.
 MAX_SKEW_SECONDS = 30.0
-# A mark this far in the future was written before the clock was set back.
+# A time further in the future than this was written before the clock was set back.
 TOLERANCE = timedelta(seconds=5)
 MAX_NAMES = 5
 _SET_BACK = "lies in the future: the clock was set back"
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part: whether it works, what is known of it, and what is wrong in words."""
+class Component:
+    """One component: whether it works, facts about it, and the problem in words."""
 
     name: str
     ok: bool
@@ -47,64 +47,64 @@ class Part:
 
     @property
     def json(self) -> dict[str, object]:
-        """Return what `/health` says of it."""
+        """Return the JSON object for `/health`."""
         return {"ok": self.ok, **self.facts, **({"why": self.why} if self.why else {})}
 
 
-def look() -> list[Part]:
-    """Return all parts, the database first; what only it knows is left out when it is away."""
+def look() -> list[Component]:
+    """Return all components, the database first; without it, others are incomplete."""
     try:
         database, rest = _database(), _from_rows()
     except DatabaseError as error:
-        wrong = type(error).__name__
-        database = Part("database", False, {"error": wrong}, "the database does not answer")
-        rest = [Part(name, False, {"ageSeconds": None}) for name in LATE_SECONDS]
+        problem = type(error).__name__
+        database = Component("database", False, {"error": problem}, "the database does not answer")
+        rest = [Component(name, False, {"ageSeconds": None}) for name in LATE_SECONDS]
     return [database, _broker(), *rest, _disk(), *_log()]
 
 
 def count_unknown_agents() -> int | None:
-    """Return how many agents run that nobody follows; None when the database is away."""
+    """Return the number of running agents without a follower; None without the database."""
     try:
         return UnknownAgent.objects.count()
     except DatabaseError:
         return None
 
 
-def _from_rows() -> list[Part]:
+def _from_rows() -> list[Component]:
     now = clock.database_now()
-    signs = [_sign(name, now) for name in LATE_SECONDS]
+    heartbeats = [_heartbeat(name, now) for name in LATE_SECONDS]
     lieutenants = [_hosts()] if "lieutenant" in settings.ORGANS else []
-    return [*signs, *lieutenants, *([_ticks(now)] if settings.HAS_WORK else []), _clock(now)]
+    return [*heartbeats, *lieutenants, *([_ticks(now)] if settings.HAS_WORK else []), _clock(now)]
 
 
-def _database() -> Part:
+def _database() -> Component:
     began = time.monotonic()
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
     took = round((time.monotonic() - began) * 1000, 2)
-    return Part("database", True, {"ms": took, "ageSeconds": 0})
+    return Component("database", True, {"ms": took, "ageSeconds": 0})
 
 
-def _broker() -> Part:
-    wrong, took = broker.ping()
-    if wrong:
-        return Part("broker", False, {"error": wrong}, "Redis does not answer")
-    return Part("broker", True, {"ms": took, "ageSeconds": 0})
+def _broker() -> Component:
+    problem, took = broker.ping()
+    if problem:
+        return Component("broker", False, {"error": problem}, "Redis does not answer")
+    return Component("broker", True, {"ms": took, "ageSeconds": 0})
 
 
-def _sign(who: str, now: datetime) -> Part:
-    seen = LifeSign.latest(who, until=now + TOLERANCE)
+def _heartbeat(name: str, now: datetime) -> Component:
+    seen = LifeSign.latest(name, until=now + TOLERANCE)
     if seen is None:
-        future = LifeSign.latest(who) is not None
+        future = LifeSign.latest(name) is not None
         why = f"its last sign {_SET_BACK}" if future else "never seen"
-        return Part(who, False, {"ageSeconds": 0 if future else None}, why)
+        return Component(name, False, {"ageSeconds": 0 if future else None}, why)
     age = round(clock.age_seconds(seen, now), 1)
-    ok = age < LATE_SECONDS[who]
-    return Part(who, ok, {"ageSeconds": age}, "" if ok else f"no sign for {age:.0f} s", seen)
+    ok = age < LATE_SECONDS[name]
+    return Component(name, ok, {"ageSeconds": age}, "" if ok else f"no sign for {age:.0f} s", seen)
 
 
-def _hosts() -> Part:
-    """Look at the follower of each data folder that lieutenants belong to."""
+def _hosts() -> Component:
+    """Check the follower of each data folder that has lieutenants."""
     found = hosts()
     missed = [host for host in found if host.is_missed]
     rivals = [host.rival for host in found if host.rival]
@@ -118,26 +118,28 @@ def _hosts() -> Part:
         }
         for host in missed
     ]
-    wrong = [*(f"host {host.name}: {host.what}" for host in missed), *rivals]
+    problems = [*(f"host {host.name}: {host.what}" for host in missed), *rivals]
     if names := strays.with_strays():
         shown = ", ".join(names[:MAX_NAMES])
-        wrong.append(f"agents run in another data folder, of {len(names)} lieutenants: {shown}")
-    why = "; ".join(wrong)
-    return Part("hosts", not why, {"followed": len(found) - len(missed), "silent": silent}, why)
+        problems.append(f"agents run in another data folder, of {len(names)} lieutenants: {shown}")
+    why = "; ".join(problems)
+    return Component(
+        "hosts", not why, {"followed": len(found) - len(missed), "silent": silent}, why
+    )
 
 
-def _ticks(now: datetime) -> Part:
+def _ticks(now: datetime) -> Component:
     begun = {tick.name: tick.begun_at for tick in Tick.objects.all() if tick.begun_at}
     past = [moment for moment in begun.values() if moment <= now + TOLERANCE]
     if not past:
         why = f"the newest tick {_SET_BACK}" if begun else "no periodic task has run yet"
-        return Part("ticks", False, {"ageSeconds": 0 if begun else None}, why)
+        return Component("ticks", False, {"ageSeconds": 0 if begun else None}, why)
     late = [
         entry["task"] for entry in app.conf.beat_schedule.values() if _is_late(entry, begun, now)
     ]
     age = round(clock.age_seconds(max(past), now), 1)
     why = f"late periodic tasks: {', '.join(late)}" if late else ""
-    return Part("ticks", not late, {"ageSeconds": age, "late": late}, why, max(past))
+    return Component("ticks", not late, {"ageSeconds": age, "late": late}, why, max(past))
 
 
 def _is_late(entry: dict[str, object], begun: dict[str, datetime], now: datetime) -> bool:
@@ -148,33 +150,35 @@ def _is_late(entry: dict[str, object], begun: dict[str, datetime], now: datetime
     return clock.age_seconds(moment, now) > limit
 
 
-def _clock(now: datetime) -> Part:
-    """Compare this host's clock with the database's, and with what was written before."""
+def _clock(now: datetime) -> Component:
+    """Compare this host's clock with the database's, and with the times of earlier rows."""
     skew = round((timezone.now() - now).total_seconds(), 1)
     if abs(skew) > MAX_SKEW_SECONDS:
         way = "ahead of" if skew > 0 else "behind"
         why = f"this host's clock is {abs(skew):.0f} s {way} the database's"
-        return Part("clock", False, {"skewSeconds": skew}, why)
+        return Component("clock", False, {"skewSeconds": skew}, why)
     ahead = Tick.objects.filter(sent_at__gt=now + TOLERANCE).exists()
     ahead = ahead or LifeSign.objects.filter(at__gt=now + TOLERANCE).exists()
     why = "the clock was set back: signs of life lie in the future" if ahead else ""
-    return Part("clock", not ahead, {"skewSeconds": skew}, why)
+    return Component("clock", not ahead, {"skewSeconds": skew}, why)
 
 
-def _disk() -> Part:
+def _disk() -> Component:
     try:
         space = disk.space()
     except OSError as error:
-        return Part("disk", False, why=f"the data folder cannot be looked at: {error.strerror}")
+        return Component(
+            "disk", False, why=f"the data folder cannot be looked at: {error.strerror}"
+        )
     facts: dict[str, object] = {"freeBytes": space.free_bytes, "freePercent": space.free_percent}
-    return Part("disk", not space.why, facts, space.why)
+    return Component("disk", not space.why, facts, space.why)
 
 
-def _log() -> list[Part]:
+def _log() -> list[Component]:
     found = log.look()
     if found is None:
         return []
     facts: dict[str, object] = {"bytes": found.size_bytes}
     if found.holders:
         facts["heldBy"] = [pid for pid, _ in found.holders]
-    return [Part("databaseLog", not found.why, facts, found.why)]
+    return [Component("databaseLog", not found.why, facts, found.why)]

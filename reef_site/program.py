@@ -1,4 +1,4 @@
-"""The command `reef` of an installed reef: what `manage.py` is in a checkout."""
+"""The command `reef` of an installed package, the counterpart of `manage.py`."""
 
 from __future__ import annotations
 

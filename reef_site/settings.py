@@ -20,44 +20,44 @@ from reef_site.common.ids import new_ulid
 from vmtree import organs
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-# Templates and locks: in a checkout beside the packages, else in a folder that came with them.
+# Templates and lock files: in a checkout beside the packages, else in a folder of the package.
 INSTALLED = (BASE_DIR / "reef_site" / "house").is_dir()
 HOUSE_DIR = BASE_DIR / "reef_site" / "house" if INSTALLED else BASE_DIR
 VERSION = "0.1.0"
 
 
 def _private_folder(folder: Path) -> Path:
-    """The folder, for us alone: made with mode 0700, or brought to it while it is still empty."""
+    """Create a folder with mode 0700, or set the mode of an empty one; return it."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # One with somebody's files in it, such as a home folder given by mistake, is left alone.
-        ours = (folder / "secret-key").exists() or not any(folder.iterdir())
-        facts = folder.stat()
-        # Others may pass through where agents are system users without a view of their own.
-        if ours and facts.st_uid == os.getuid() and facts.st_mode & 0o077 != 0o011:
+        # A folder with other files, such as a home folder given by mistake, keeps its mode.
+        is_ours = (folder / "secret-key").exists() or not any(folder.iterdir())
+        stat = folder.stat()
+        # Mode 0711 stays: agents that are system users need to pass through.
+        if is_ours and stat.st_uid == os.getuid() and stat.st_mode & 0o077 != 0o011:
             folder.chmod(0o700)
     except OSError as error:
         raise env.SettingError("REEF_DATA_DIR", f"cannot make {folder}: {error.strerror}") from None
     return folder
 
 
-def _kept_secret(path: Path) -> str:
-    """The secret in this file of mode 0600; made at the first start, by one of many starters."""
+def _stored_secret(path: Path) -> str:
+    """Return the secret in this file, created with mode 0600 by the first of concurrent starts."""
     try:
         return _read_or_make(path)
     except OSError as error:
         raise env.SettingError(path.name, f"cannot keep {path}: {error.strerror}") from None
 
 
-def _kept_identity(path: Path) -> str:
-    """Return the id of the data folder that this file is in; made once, it never changes."""
+def _stored_identity(path: Path) -> str:
+    """Return the id of the data folder in this file; created once, it never changes."""
     try:
-        kept = _read_or_make(path, new_ulid())
+        stored = _read_or_make(path, new_ulid())
     except OSError as error:
         raise env.SettingError(path.name, f"cannot keep {path}: {error.strerror}") from None
-    if not re.fullmatch(r"[0-9A-Za-z]{26}", kept):
+    if not re.fullmatch(r"[0-9A-Za-z]{26}", stored):
         raise env.SettingError(path.name, f"{path} must hold an id of 26 letters and digits")
-    return kept
+    return stored
 
 
 def _read_or_make(path: Path, new: str = "") -> str:
@@ -68,13 +68,13 @@ def _read_or_make(path: Path, new: str = "") -> str:
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
         draft.unlink()
-    if kept := path.read_text().strip():
-        return kept
+    if stored := path.read_text().strip():
+        return stored
     raise env.SettingError(path.name, f"{path} is empty; remove it to have a new one made")
 
 
 def _run_dir(data: Path) -> Path:
-    """Where Unix sockets lie: their paths must stay under 108 bytes."""
+    """Return the folder for Unix sockets, whose paths must be shorter than 108 bytes."""
     if len(bytes(data / "run" / "control.sock")) <= 100:
         return _private_folder(data / "run")
     mark = hashlib.sha256(bytes(data)).hexdigest()[:12]
@@ -85,8 +85,8 @@ def _run_dir(data: Path) -> Path:
 
 
 def _own_redis() -> str:
-    """The URL of the Redis that reef runs itself, with its password."""
-    password = _kept_secret(DATA_DIR / "redis-password")
+    """Return the URL of the embedded Redis, with its password."""
+    password = _stored_secret(DATA_DIR / "redis-password")
     return f"unix://:{password}@{quote(str(RUN_DIR / 'redis.sock'))}"
 
 
@@ -101,15 +101,15 @@ def _databases(url: str) -> dict[str, Any]:
         parsed: dict[str, Any] = dict(dj_database_url.parse(url))
     except (ValueError, KeyError) as error:
         raise env.SettingError("DATABASE_URL", f"cannot be read ({error})") from None
-    # One connection a thread, for good: connecting anew costs five times as much.
+    # Persistent connections, one a thread: connecting each time costs five times as much.
     parsed["CONN_MAX_AGE"] = None
     if parsed["ENGINE"].endswith("sqlite3"):
         parsed["ENGINE"] = "reef_site.sqlite"
         parsed["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,
-            # The edge folds the log in by itself, long before the limit set here. Without a store
-            # in memory each statement that changes many rows would make a file.
+            # The edge checkpoints the write-ahead log itself, long before this limit. Without
+            # temp_store=MEMORY, each statement that changes many rows would create a file.
             "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;"
             "PRAGMA journal_size_limit=67108864;PRAGMA wal_autocheckpoint=20000;"
             "PRAGMA temp_store=MEMORY;PRAGMA cache_size=-16000",
@@ -120,7 +120,7 @@ def _databases(url: str) -> dict[str, Any]:
     return {"default": parsed}
 
 
-# -- where things lie
+# -- folders
 _HOME = env.path("REEF_HOME", Path.home() / ".reef") if INSTALLED else BASE_DIR
 DATA_DIR = _private_folder(env.path("REEF_DATA_DIR", _HOME / "data")).resolve()
 RUN_DIR = _run_dir(DATA_DIR)
@@ -129,25 +129,25 @@ LIEUTENANTS_DIR = DATA_DIR / "lieutenants"
 AGENT_INSTALL_DIR = DATA_DIR / "agent"
 AGENT_CONFIG_DIR = DATA_DIR / "pi"
 ROOT_TOKEN_FILE = DATA_DIR / "root-token"
-# What belongs to this folder belongs to its id, whatever its path and its host are called.
-DATA_FOLDER_ID = _kept_identity(DATA_DIR / "identity")
+# Rows belong to this id, whatever the names of the folder's path and its host.
+DATA_FOLDER_ID = _stored_identity(DATA_DIR / "identity")
 
-# -- which of its modules this reef has
+# -- organs
 NAMED_ORGANS = env.names("REEF_ORGANS")
 if _unknown := organs.unknown(NAMED_ORGANS):
     raise env.SettingError(
         "REEF_ORGANS", f"'{_unknown[0]}' is no organ; known are {', '.join(organs.KNOWN)}"
     )
 ORGANS = organs.kept(NAMED_ORGANS)
-# Whether anything is to be done in the background.
+# Whether worker and beat are needed.
 HAS_WORK = bool(ORGANS)
 
-# -- who may come in
-SECRET_KEY = _kept_secret(DATA_DIR / "secret-key")
-ROOT_TOKEN = env.text("VERS_AUTH_TOKEN") or _kept_secret(ROOT_TOKEN_FILE)
-# What the edge shows to web, which refuses all requests without it.
-EDGE_KEY = _kept_secret(DATA_DIR / "edge-key")
-# What stored secrets are sealed with: the first key seals, all unseal; the file is made if needed.
+# -- secrets and access
+SECRET_KEY = _stored_secret(DATA_DIR / "secret-key")
+ROOT_TOKEN = env.text("VERS_AUTH_TOKEN") or _stored_secret(ROOT_TOKEN_FILE)
+# Key by which the edge authenticates to web, which refuses all other requests.
+EDGE_KEY = _stored_secret(DATA_DIR / "edge-key")
+# Keys that encrypt stored secrets: the first encrypts, all decrypt. The file is made if needed.
 CONFIG_KEYS = env.fernet_keys("REEF_CONFIG_KEYS")
 CONFIG_KEYS_FILE = DATA_DIR / "config-keys"
 if len(ROOT_TOKEN) < 8 or not ROOT_TOKEN.isprintable() or " " in ROOT_TOKEN:
@@ -158,21 +158,21 @@ ALLOWED_HOSTS = [
     "127.0.0.1",
     "[::1]",
 ]
-# The name under which browsers of this machine open reef: what other ports of 127.0.0.1 serve must
-# not get its cookies. Agents and scripts go on using the address.
+# Host name for browsers on this machine, so that servers on other ports of 127.0.0.1 do not get
+# reef's cookies. Agents and scripts use the address.
 OWN_HOST = "reef.localhost" if env.boolean("REEF_OWN_HOST", default=True) else ""
 if OWN_HOST:
     ALLOWED_HOSTS.append(OWN_HOST)
-# Proxies in front of the edge, whose X-Forwarded-For tells the client's address.
+# Proxies in front of the edge, whose X-Forwarded-For is trusted.
 TRUSTED_PROXIES = env.networks("REEF_TRUSTED_PROXIES")
-# What clients may use of the edge: connections, and bytes of bodies that are held at a time.
+# Limits of the edge: connections, and bytes of request bodies held at a time.
 MAX_CONNECTIONS_PER_ADDRESS = env.integer(
     "REEF_MAX_CONNECTIONS_PER_ADDRESS", 500, least=1, most=5000
 )
 MAX_LOOPBACK_CONNECTIONS = env.integer("REEF_MAX_LOOPBACK_CONNECTIONS", 5000, least=1, most=5900)
 MAX_BODY_MIB = env.integer("REEF_MAX_BODY_MIB", 256, least=24, most=1 << 16)
 MAX_BODY_MIB_PER_ADDRESS = env.integer("REEF_MAX_BODY_MIB_PER_ADDRESS", 64, least=16, most=1 << 16)
-# Where browsers reach reef, if a proxy stands in front: its TLS port and path count.
+# Public URL, if reef is behind a proxy; its port and path are used.
 PUBLIC_URL = env.url("REEF_PUBLIC_URL", "", ("", "http", "https")).rstrip("/")
 _PUBLIC = urlsplit(PUBLIC_URL)
 FORCE_SCRIPT_NAME = _PUBLIC.path or None
@@ -182,10 +182,10 @@ elif PUBLIC_URL:
     raise env.SettingError("REEF_PUBLIC_URL", "must be like https://reef.example:8443/path")
 PORT = env.integer("PORT", 3000, least=1, most=65535)
 SIGNIN_MINUTES = 15
-# Where agents find this reef.
+# Address at which agents reach this reef.
 INFRA_URL = env.url("VERS_INFRA_URL", f"http://127.0.0.1:{PORT}", ("http", "https")).rstrip("/")
 
-# -- what stands behind
+# -- database and broker
 DATABASES = _databases(
     env.url(
         "DATABASE_URL",
@@ -204,16 +204,16 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # -- lieutenants
 HOST = env.matching("REEF_HOST", socket.gethostname(), r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 PI_PATH = env.text("PI_PATH")
-# Set by `up`, which has looked at the `pi` on the PATH: that one is not used.
+# Set by `up` if the `pi` on the PATH cannot be used.
 OWN_AGENT = env.boolean("REEF_OWN_AGENT")
 DEMO = env.boolean("REEF_DEMO")
-# Whether the VM platform that is named is the emulator of this machine; pages say so.
+# Whether the configured VM platform is the emulator on this machine; shown on pages.
 EMULATED_VMS = env.boolean("REEF_VMS_EMULATED")
-# Why reef must not use the VM platform, whatever key is stored: a demo without VMs.
+# Reason why reef must not use the VM platform, even with a stored key: a demo without VMs.
 NO_VMS = env.text("REEF_NO_VMS")
 DEFAULT_MODEL = env.text("REEF_DEFAULT_MODEL", "reef-demo/demo" if DEMO else "")
 AGENT_NAME = env.matching("VERS_AGENT_NAME", "", r"[^\x00-\x1f\x7f]{0,200}")
-# Which variables of the server an agent may see beside those reef makes itself.
+# Variables of the server that agents get, beside those that reef sets itself.
 AGENT_ENV = [
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR", "TERM"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
@@ -222,7 +222,7 @@ AGENT_ENV = [
     *("OPENROUTER_API_KEY", "MISTRAL_API_KEY", "XAI_API_KEY", "CEREBRAS_API_KEY"),
     *env.names("REEF_AGENT_ENV", each=r"[A-Za-z_][A-Za-z0-9_]*"),
 ]
-# What keeps agents away from reef and from each other, and what else of this host they may use.
+# Isolation of agents from reef and from each other, and further folders that they may use.
 ISOLATION = env.word("REEF_ISOLATION", "auto", ("auto", "user", "landlock", "bubblewrap", "none"))
 AGENT_FOLDERS = env.names("REEF_AGENT_FOLDERS", each=r"/[^,\x00-\x1f]*")
 STALL_SECONDS = env.integer("REEF_STALL_SECONDS", 600, least=0, most=7 * 86400)
@@ -293,7 +293,7 @@ TEMPLATES = [
         },
     }
 ]
-# Changes whenever a style or a script of ours does, so that no browser mixes old and new.
+# Changes with each style or script of ours, so that no browser mixes old and new ones.
 ASSETS = _fingerprint(BASE_DIR / "reef_site" / "static" / "reef")
 STATIC_URL = f"{_PUBLIC.path}/static/{ASSETS}/"
 STATICFILES_DIRS = [BASE_DIR / "reef_site" / "static"]
@@ -301,7 +301,7 @@ WHITENOISE_USE_FINDERS = True
 WHITENOISE_MAX_AGE = 30 * 86400
 LOGIN_URL = "signin"
 LOGIN_REDIRECT_URL = "overview"
-# Two reefs on one host share its cookies: each has names of its own.
+# Two reefs on one host share cookies, so each has names of its own.
 _MARK = hashlib.sha256(f"cookies:{SECRET_KEY}".encode()).hexdigest()[:8]
 SESSION_COOKIE_NAME = f"reef-session-{_MARK}"
 CSRF_COOKIE_NAME = f"reef-csrf-{_MARK}"
@@ -311,15 +311,15 @@ SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = f"{_PUBLIC.path}/"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _PUBLIC.scheme == "https"
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_ENGINE = "reef_site.accounts.sessions"
-# How long a session lasts without being used, and how long altogether.
+# Lifetime of a session: without use, and in all.
 SESSION_COOKIE_AGE = env.integer("REEF_SESSION_HOURS", 12, least=1, most=24 * 30) * 3600
 SESSION_ABSOLUTE_AGE = env.integer("REEF_SESSION_DAYS", 7, least=1, most=90) * 86400
-# How old the proof of who somebody is may be when they destroy something.
+# Maximum age of the proof of identity for sensitive requests.
 PROOF_MINUTES = env.integer("REEF_PROOF_MINUTES", 30, least=1, most=7 * 1440)
 CSRF_FAILURE_VIEW = "reef_site.accounts.views.csrf_failure"
-# Only answers to requests over TLS carry it.
+# Sent only with responses to TLS requests.
 SECURE_HSTS_SECONDS = 30 * 86400
-# How long the audit log is kept: days, and rows.
+# Retention of the audit log: days, and rows.
 AUDIT_DAYS = env.integer("REEF_AUDIT_DAYS", 90, least=1, most=3650)
 AUDIT_ROWS = env.integer("REEF_AUDIT_ROWS", 1_000_000, least=1000, most=100_000_000)
 SECURE_REFERRER_POLICY = "same-origin"
@@ -329,7 +329,7 @@ CSRF_TRUSTED_ORIGINS = [
     f"https://{host}" for host in env.names("REEF_ALLOWED_HOSTS") if host != "*"
 ]
 if PUBLIC_URL:
-    # Many proxies pass the host without its port.
+    # Many proxies forward the host without its port.
     CSRF_TRUSTED_ORIGINS.append(f"{_PUBLIC.scheme}://{_PUBLIC.netloc}")
 USE_TZ = True
 TIME_ZONE = env.time_zone("REEF_TIME_ZONE", "UTC")
@@ -353,7 +353,7 @@ REST_FRAMEWORK = {
     "UNAUTHENTICATED_USER": None,
 }
 
-# -- Celery: a doorbell, never the truth
+# -- Celery: it notifies; the database is the truth
 CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://")
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_PUBLISH_RETRY = False
@@ -383,12 +383,12 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
         "django.request": {"level": "ERROR"},
-        # Whoever asks for a host that is not ours is told so; a traceback helps nobody.
+        # The client gets an explanation; a traceback in the log does not help.
         "django.security.DisallowedHost": {"level": "CRITICAL"},
         "httpx": {"level": "WARNING"},
-        # What it finds is raised, too, and told by whoever asked.
+        # Its errors are raised as well, and logged by the caller.
         "paramiko": {"level": "CRITICAL"},
-        # Each task's coming and going is of use only to whoever looks for a fault.
+        # Start and end of each task are of interest for debugging only.
         "celery.worker.strategy": {"level": "DEBUG" if LOG_LEVEL == "DEBUG" else "WARNING"},
         "celery.app.trace": {"level": "DEBUG" if LOG_LEVEL == "DEBUG" else "WARNING"},
         "celery.beat": {"level": "DEBUG" if LOG_LEVEL == "DEBUG" else "WARNING"},

@@ -1,8 +1,8 @@
-"""Event streams for the edge: one Redis subscription a process, fanned out to all clients.
+"""Event streams of the edge: one Redis subscription a process, fanned out to all clients.
 
-A piece of news says what changed; what it changed to is read from the database, once for all
-clients that follow the same transcript. So a client that comes back with the number of the last
-change it saw goes on without a gap, and without Redis the news are only later.
+An event says what changed; the new data is read from the database, once for all clients that follow
+the same transcript. So a client that reconnects with the number of the last change it saw continues
+without a gap, and without Redis events are only delayed.
 """
 
 from __future__ import annotations
@@ -37,40 +37,40 @@ logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
-# In this time each stream says that it is still there: its client takes silence for a failure.
+# Interval of pings: clients take silence for a failure.
 PING_SECONDS = 15.0
 LISTING_SECONDS = 0.25
-# Without news, rows are looked at in this time all the same: Redis may be down.
-LOOK_SECONDS = 2.0
-# What may wait for one client that reads slowly: events, and their bytes.
-MOST_WAITING = 500
-MOST_WAITING_BYTES = 8 << 20
-MOST_AT_ONCE = 1000
-# Of more VMs than these it is only said that they are many.
-MOST_NODES = 200
+# Rows are polled at this interval even without events, since Redis may be down.
+POLL_SECONDS = 2.0
+# Limits on the queue of a slow client: events, and their bytes.
+MAX_QUEUED = 500
+MAX_QUEUED_BYTES = 8 << 20
+BATCH_SIZE = 1000
+# Beyond this many VMs, an event says only that there are many.
+MAX_NODES = 200
 
 
 class Client:
-    """What waits for one client of a transcript."""
+    """Queue of one client of a transcript."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._bytes = 0
 
     def take(self, chunk: bytes) -> bool:
-        """False if too much is waiting already."""
-        if self._queue.qsize() >= MOST_WAITING or self._bytes + len(chunk) > MOST_WAITING_BYTES:
+        """Queue an event; return False if too much is queued already."""
+        if self._queue.qsize() >= MAX_QUEUED or self._bytes + len(chunk) > MAX_QUEUED_BYTES:
             return False
         self._bytes += len(chunk)
         self._queue.put_nowait(chunk)
         return True
 
     def end(self) -> None:
-        """No more will come; it is told to start over."""
+        """End the stream; the client is told to reload."""
         self._queue.put_nowait(None)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """What was taken, as it comes."""
+        """Yield queued events as they come."""
         while (chunk := await self._queue.get()) is not None:
             self._bytes -= len(chunk)
             yield chunk
@@ -78,7 +78,7 @@ class Client:
 
 
 class Channel:
-    """One transcript that clients follow, and how far it was read."""
+    """A transcript with its clients, and the number of the last change that was read."""
 
     def __init__(self, lieutenant_id: str, rev: int) -> None:
         self.lieutenant_id = lieutenant_id
@@ -88,57 +88,57 @@ class Channel:
         self.task: asyncio.Task[None] | None = None
 
     def tell(self, chunk: bytes) -> None:
-        """Give every client this; one that cannot keep up is told to start over."""
+        """Queue an event for every client; a client that cannot keep up is told to reload."""
         for client in list(self.clients):
             if not client.take(chunk):
                 self.clients.discard(client)
                 client.end()
 
     def end(self) -> None:
-        """There is nothing to follow any more."""
+        """End the streams of all clients."""
         for client in self.clients:
             client.end()
         self.clients.clear()
 
 
 class Listener:
-    """A client of the listing: whose facts changed since it was told last."""
+    """A client of the listing, with the ids that changed since its last event."""
 
     def __init__(self) -> None:
         self.changed: set[str] = set()
-        # VMs, in the tree or in the registry; None when there are too many to name them.
+        # VMs, in the tree or in the registry; None if there are too many to name.
         self.nodes: set[str] | None = set()
         self.provisionings: set[str] = set()
         self.news = asyncio.Event()
 
     def tell(self, lieutenant_ids: Iterable[str]) -> None:
-        """Note these; each stands here once, however often it changes."""
+        """Add the ids of changed lieutenants."""
         self.changed.update(lieutenant_ids)
         self.news.set()
 
     def tell_nodes(self, vm_ids: Iterable[str] | None) -> None:
-        """The same for VMs; None is: look at all of them again."""
+        """Add the ids of changed VMs; None means that any VM may have changed."""
         if vm_ids is None:
             self.nodes = None
         elif self.nodes is not None:
             self.nodes.update(vm_ids)
-            if len(self.nodes) > MOST_NODES:
+            if len(self.nodes) > MAX_NODES:
                 self.nodes = None
         self.news.set()
 
     def tell_provisionings(self, ids: Iterable[str]) -> None:
-        """The same for VMs that are coming up."""
+        """Add the ids of changed provisionings."""
         self.provisionings.update(ids)
         self.news.set()
 
     def take(self) -> bytes:
-        """The events that say all that was noted; nothing is noted any more."""
+        """Return the events for all collected ids, and clear them."""
         self.news.clear()
         changed, self.changed = self.changed, set()
         nodes, self.nodes = self.nodes, set()
-        coming, self.provisionings = self.provisionings, set()
+        provisionings, self.provisionings = self.provisionings, set()
         events = _event("lieutenants", {"ids": sorted(changed)}) if changed else b""
-        events += _event("provisionings", {"ids": sorted(coming)}) if coming else b""
+        events += _event("provisionings", {"ids": sorted(provisionings)}) if provisionings else b""
         if nodes is None:
             return events + _event("nodes", {"many": True})
         return events + (_event("nodes", {"ids": sorted(nodes)}) if nodes else b"")
@@ -151,14 +151,14 @@ class Streams:
         self._reader = Reader("reef-streams")
         self._channels: dict[str, Channel] = {}
         self._listeners: set[Listener] = set()
-        # Those who wait for something of a lieutenant.
-        self._rests: dict[str, set[asyncio.Event]] = {}
+        # Held responses that wait for a lieutenant, by its id.
+        self._waiters: dict[str, set[asyncio.Event]] = {}
         self._listening: asyncio.Task[None] | None = None
         self._catching_up: asyncio.Task[None] | None = None
         self.guard = Guard()
 
     async def close(self) -> None:
-        """End the subscription and let go of the thread."""
+        """End the subscription and the reading thread."""
         tasks = [channel.task for channel in self._channels.values()] + [
             self._listening,
             self._catching_up,
@@ -172,19 +172,19 @@ class Streams:
     async def transcript(
         self, lieutenant_id: str, after: int | None
     ) -> AsyncGenerator[bytes, None]:
-        """Events of one transcript from the change after `after` on."""
+        """Yield the events of one transcript from the change after `after` on."""
         self._listen()
         client = Client()
-        seen, first, more = await self._read(lambda: _first_events(lieutenant_id, after))
+        seen, first, more = await self._query(lambda: _first_events(lieutenant_id, after))
         yield first or b": welcome\n\n"
         while more:
-            seen, page, more = await self._read(partial(_events_after, lieutenant_id, seen))
+            seen, page, more = await self._query(partial(_events_after, lieutenant_id, seen))
             yield page
         channel = self._channel(lieutenant_id, seen)
         channel.clients.add(client)
         try:
-            # What came between the read above and joining the channel is read once more here.
-            seen, missed = await self._read(lambda: _events_and_facts(lieutenant_id, seen))
+            # Read again: changes may have come between the read above and joining the channel.
+            seen, missed = await self._query(lambda: _events_and_facts(lieutenant_id, seen))
             yield missed
             async for chunk in client.chunks():
                 if _rev_of(chunk) > seen:
@@ -194,7 +194,7 @@ class Streams:
             self._leave(channel)
 
     async def listing(self) -> AsyncGenerator[bytes, None]:
-        """Which lieutenants and VMs changed, at most four times a second."""
+        """Yield which lieutenants and VMs changed, at most four times a second."""
         self._listen()
         listener = Listener()
         self._listeners.add(listener)
@@ -218,35 +218,35 @@ class Streams:
 
     @staticmethod
     def wait_of(header: str) -> Wait:
-        """What an answer with this header waits for."""
+        """Parse the header of a response that is to be held."""
         return waits.parse(header)
 
     async def state_of(self, wait: Wait) -> dict[str, Any]:
-        """How the lieutenant is that was waited for."""
-        return await self._read(wait.state)
+        """Return the state of the lieutenant after a wait."""
+        return await self._query(wait.state)
 
     async def until_over(self, wait: Wait) -> None:
-        """Wait until what is waited for is over, or the time is."""
+        """Wait until the awaited condition holds, or its time is over."""
         self._listen()
         end, lieutenant_id = time.monotonic() + wait.seconds, wait.lieutenant
         news = asyncio.Event()
-        self._rests.setdefault(lieutenant_id, set()).add(news)
+        self._waiters.setdefault(lieutenant_id, set()).add(news)
         try:
             while time.monotonic() < end:
                 news.clear()
-                if await self._read(wait.is_over):
+                if await self._query(wait.is_over):
                     break
                 left = max(0.01, min(0.5, end - time.monotonic()))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(news.wait(), left)
         finally:
-            self._rests[lieutenant_id].discard(news)
-            if not self._rests[lieutenant_id]:
-                del self._rests[lieutenant_id]
+            self._waiters[lieutenant_id].discard(news)
+            if not self._waiters[lieutenant_id]:
+                del self._waiters[lieutenant_id]
 
-    # -- reading and telling ----------------------------------------------------------------
+    # -- reading and publishing -------------------------------------------------------------
 
-    async def _read(self, query: Callable[[], Answer]) -> Answer:
+    async def _query(self, query: Callable[[], Answer]) -> Answer:
         """Run a query in the reading thread."""
         return await self._reader.read(query)
 
@@ -264,12 +264,12 @@ class Streams:
                 channel.task.cancel()
 
     async def _follow(self, channel: Channel) -> None:
-        """Read what is new whenever there are news, and tell all clients at once."""
+        """Read new changes whenever there is an event, and send them to all clients."""
         facts = b""
         pinged = time.monotonic()
         while True:
             try:
-                rev, events, more, now = await self._read(lambda: _news(channel))
+                rev, events, more, now = await self._query(lambda: _new_events(channel))
                 if more:
                     channel.news.set()
                 channel.rev = rev
@@ -284,23 +284,23 @@ class Streams:
                 channel.end()
                 return
             except Exception:
-                # Whatever it is: the clients of this channel wait for what comes next.
+                # The loop must survive any error: the channel's clients depend on it.
                 logger.exception("a transcript cannot be read; trying again")
             if time.monotonic() - pinged > PING_SECONDS:
                 pinged = time.monotonic()
                 channel.tell(_event("ping", {}))
             try:
-                await asyncio.wait_for(channel.news.wait(), LOOK_SECONDS)
+                await asyncio.wait_for(channel.news.wait(), POLL_SECONDS)
             except TimeoutError:
                 continue
             channel.news.clear()
 
     def _listen(self) -> None:
         if self._listening is None or self._listening.done():
-            self._listening = asyncio.create_task(self._hear())
+            self._listening = asyncio.create_task(self._subscribe())
 
-    async def _hear(self) -> None:
-        """The one subscription of this process; without Redis it is tried again each second."""
+    async def _subscribe(self) -> None:
+        """Run the one subscription of this process; without Redis, retry each second."""
         lost_at: datetime | None = None
         while True:
             client = redis.asyncio.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=1)
@@ -313,7 +313,7 @@ class Streams:
                     while True:
                         news = await subscription.get_message(timeout=30.0)
                         if news:
-                            self._take(news["data"])
+                            self._on_event(news["data"])
             except (RedisError, OSError) as error:
                 lost_at = lost_at or timezone.now()
                 logger.info("no news from Redis (%s)", error)
@@ -325,15 +325,15 @@ class Streams:
             await asyncio.sleep(1.0)
 
     async def _catch_up(self, since: datetime) -> None:
-        """Redis is back: nobody knows what it would have said meanwhile, so look at everything."""
-        changed = await self._read(lambda: _living_or_ended(since))
+        """Check everything again, because events were lost while Redis was away."""
+        changed = await self._query(lambda: _active_or_ended(since))
         for listener in self._listeners:
             listener.tell(changed)
             listener.tell_nodes(None)
         for channel in self._channels.values():
             channel.news.set()
 
-    def _take(self, data: bytes) -> None:
+    def _on_event(self, data: bytes) -> None:
         try:
             news: dict[str, Any] = dict(json.loads(data))
         except (TypeError, ValueError):
@@ -344,19 +344,19 @@ class Streams:
             for lieutenant_id in news.get("revs", {}):
                 self._wake(lieutenant_id)
         elif topic == Topic.LIEUTENANTS:
-            self._take_lieutenant(str(news.get("id")))
+            self._on_lieutenant(str(news.get("id")))
         elif topic == Topic.PROVISIONINGS:
             for listener in self._listeners:
                 listener.tell_provisionings(news.get("ids", []))
         elif topic == Topic.MISSED:
-            self._missed(float(news.get("seconds", 0)))
+            self._on_missed(float(news.get("seconds", 0)))
         elif topic == Topic.NODES:
             vm_ids = None if news.get("all") else news.get("ids", [])
             for listener in self._listeners:
                 listener.tell_nodes(vm_ids)
 
-    def _missed(self, seconds: float) -> None:
-        """Redis was slow, and notifications of this long were dropped: look at everything."""
+    def _on_missed(self, seconds: float) -> None:
+        """Check everything again, because Redis was slow and dropped the events of `seconds`."""
 
         async def catch_up() -> None:
             try:
@@ -366,9 +366,9 @@ class Streams:
 
         self._catching_up = asyncio.create_task(catch_up())
 
-    def _take_lieutenant(self, lieutenant_id: str) -> None:
+    def _on_lieutenant(self, lieutenant_id: str) -> None:
         self._wake(lieutenant_id)
-        for waiting in self._rests.get(lieutenant_id, ()):
+        for waiting in self._waiters.get(lieutenant_id, ()):
             waiting.set()
         for listener in self._listeners:
             listener.tell([lieutenant_id])
@@ -378,21 +378,21 @@ class Streams:
             channel.news.set()
 
 
-# -- what the database says: run in the reading thread -------------------------------------------
+# -- queries: run in the reading thread ----------------------------------------------------------
 
 
 def _first_events(lieutenant_id: str, after: int | None) -> tuple[int, bytes, bool]:
-    """What a new client has missed; without a number it has missed nothing."""
+    """Return the changes that a new client has missed; without a number it has missed none."""
     if after is None:
         return _rev(lieutenant_id), b"", False
     if (rev := _rev(lieutenant_id)) < after:
-        # It has seen what never was, such as the changes of another database.
+        # The client has seen higher numbers, for example those of another database.
         return rev, _event("reload", {}, rev), False
     return _events_after(lieutenant_id, after)
 
 
 def _events_and_facts(lieutenant_id: str, after: int) -> tuple[int, bytes]:
-    """What is newer than `after`, and how the lieutenant is: facts have no number to miss."""
+    """Return the events after `after`, and the lieutenant's status, which has no number."""
     rev, events, more = _events_after(lieutenant_id, after)
     while more:
         rev, further, more = _events_after(lieutenant_id, rev)
@@ -400,8 +400,8 @@ def _events_and_facts(lieutenant_id: str, after: int) -> tuple[int, bytes]:
     return rev, events + _facts(Lieutenant.objects.get(pk=lieutenant_id))
 
 
-def _living_or_ended(since: datetime) -> list[str]:
-    """All living lieutenants, and those that were destroyed since then."""
+def _active_or_ended(since: datetime) -> list[str]:
+    """Return the ids of active lieutenants, and of those destroyed since then."""
     found = Lieutenant.objects.filter(~Q(status=Status.DESTROYED) | Q(status_since__gte=since))
     return list(found.values_list("pk", flat=True))
 
@@ -411,7 +411,7 @@ def _events_after(lieutenant_id: str, after: int) -> tuple[int, bytes, bool]:
     return rev, b"".join(events), more
 
 
-def _news(channel: Channel) -> tuple[int, list[bytes], bool, bytes]:
+def _new_events(channel: Channel) -> tuple[int, list[bytes], bool, bytes]:
     rev, events, more = _changes(channel.lieutenant_id, channel.rev)
     return rev, events, more, _facts(Lieutenant.objects.get(pk=channel.lieutenant_id))
 
@@ -421,22 +421,21 @@ def _rev(lieutenant_id: str) -> int:
 
 
 def _changes(lieutenant_id: str, after: int) -> tuple[int, list[bytes], bool]:
-    """Changes after this one, in their order, up to which number they go, and whether there are
-    more. Each event carries its number as its id.
+    """Return the last number read, the events after `after` in order, and whether there are more.
 
-    The lieutenant's number is read first: all rows up to it were committed with it, and what
-    changes while this reads has a higher one and comes the next time.
+    Each event carries its number as its id. The lieutenant's number is read first: all rows up to
+    it were committed with it, and changes during the read have higher numbers and come next time.
     """
     rev = _rev(lieutenant_id)
     if rev <= after:
         return after, [], False
     new: dict[str, Any] = {"lieutenant": lieutenant_id, "rev__gt": after, "rev__lte": rev}
-    entries = list(Entry.objects.filter(**new).order_by("rev")[: MOST_AT_ONCE + 1])
-    more = len(entries) > MOST_AT_ONCE
+    entries = list(Entry.objects.filter(**new).order_by("rev")[: BATCH_SIZE + 1])
+    more = len(entries) > BATCH_SIZE
     if more:
-        entries = entries[:MOST_AT_ONCE]
+        entries = entries[:BATCH_SIZE]
         rev = new["rev__lte"] = entries[-1].rev
-    # A block that is still being said has its text in chunks, all of them newer than itself.
+    # The text of an unfinished block is in chunks, all newer than the block.
     found = [(entry.rev, _event("entry", entry_json(entry), entry.rev)) for entry in entries]
     chunks = Chunk.objects.filter(**new).values_list("rev", "entry_id", "text")
     for number, entry_id, text in chunks:
@@ -467,7 +466,7 @@ def _event(kind: str, data: object, rev: int | None = None) -> bytes:
 
 
 def _rev_of(chunk: bytes) -> int:
-    """The change an event tells of; those without a number are always new."""
+    """Return the number of the event's change; events without one are always new."""
     if not chunk.startswith(b"id: "):
         return 1 << 62
     return int(chunk[4 : chunk.index(b"\n")])

@@ -1,8 +1,8 @@
-"""Runs the processes of one reef: starts them, shows what they say, restarts what dies, stops all.
+"""The supervisor: start reef's processes, show their output, restart and stop them.
 
-The command `up` prepares everything and then becomes this program, which needs no Django and so
-stays small. Its plan comes as JSON through an open file descriptor, its environment is what the
-processes get. Standard library only.
+The command `up` prepares everything and then becomes this program, which stays small because it
+needs no Django. It gets its plan as JSON through an open file descriptor, and passes its
+environment to the processes. Standard library only.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from reef_site.common.reaper import Reaper, become_subreaper
 from reef_site.hardening import UMASK, harden_process
 from reef_site.log_lines import one_line
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+FIRST_PAUSE, MAX_PAUSE = 0.5, 30.0
 HEALTHY_SECONDS = 60.0
-# After a request to stop: when those who have not gone are killed, and how long Redis has then.
+# At a stop: the time until remaining processes are killed, and then the time for Redis.
 KILL_AFTER, REDIS_GRACE = 8.0, 1.0
-# What is replaced has so long to end by itself.
-REPLACE_SECONDS = 3.0
-LARGEST_LOG = 10 << 20
-LONGEST_LINE = 4000
-# In the data folder; held by the `up` that runs on it.
+# Time for a process to end by itself before it is replaced.
+REPLACE_GRACE = 3.0
+MAX_LOG_BYTES = 10 << 20
+MAX_LINE = 4000
+# File in the data folder; locked by the `up` that runs on it.
 LOCK_FILE = "up.lock"
 PLAIN_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 COLOURS = {"edge": 36, "web": 32, "worker": 33, "beat": 35, "redis": 31, "agent": 34}
@@ -48,26 +48,26 @@ COLOURS |= {"demo": 95, "vms": 94}
 
 @dataclass(frozen=True)
 class Service:
-    """One process to keep running. `stale` are files to remove before each start."""
+    """A process to keep running. `stale` are files to remove before each start."""
 
     name: str
     argv: list[str]
     stale: list[str] = field(default_factory=list)
-    # "first" starts before the rest and stops after it; "late" starts when the pages answer.
-    turn: str = ""
-    # Run to its end and not again.
+    # "first" starts before the rest and stops after it; "late" starts when the pages respond.
+    start_phase: str = ""
+    # Run to its end and do not restart.
     once: bool = False
-    # Lines with one of these are for the log alone.
-    hush: list[str] = field(default_factory=list)
-    # For programs whose files others must be able to read.
+    # Lines that contain one of these texts go to the log only.
+    muted: list[str] = field(default_factory=list)
+    # Less strict for programs whose files others must be able to read.
     umask: int = UMASK
-    # False: it gets no settings and no keys, only what any program needs.
+    # False: only PLAIN_VARIABLES, without settings and keys.
     full_environment: bool = True
 
 
 @dataclass(frozen=True)
 class Demo:
-    """The demo model: it holds `lock` while it runs, and outlives us while somebody streams."""
+    """The demo model: it holds `lock` while it runs, and outlives us while agents use it."""
 
     argv: list[str]
     lock: str
@@ -75,7 +75,7 @@ class Demo:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run, and what to say when it answers. `health` is (host, port) to ask at."""
+    """Processes to run, and lines to print once they respond. `health` is (host, port)."""
 
     services: list[Service]
     logs: str
@@ -88,12 +88,12 @@ class Plan:
     forget: list[str] = field(default_factory=list)
 
     def dump(self) -> str:
-        """The plan as JSON."""
+        """Return the plan as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def load(cls, text: str) -> Plan:
-        """The plan that `dump` wrote."""
+        """Return the plan from the JSON of `dump`."""
         facts: dict[str, Any] = json.loads(text)
         facts["services"] = [Service(**one) for one in facts["services"]]
         facts["health"] = tuple(facts["health"])
@@ -101,11 +101,11 @@ class Plan:
         return cls(**facts)
 
 
-# -- where lines go
+# -- output
 
 
 class Terminal:
-    """Prints lines from a thread of its own, so that a stuck terminal never holds up reef."""
+    """Printer with a thread of its own, so that a stuck terminal never blocks reef."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -116,7 +116,7 @@ class Terminal:
         self._thread.start()
 
     def show(self, tag: str, line: str) -> None:
-        """Print one line with the name of who said it."""
+        """Print one line with the name of its process."""
         label = f"{tag:<6} |"
         if self._colours:
             label = f"\033[{COLOURS.get(tag, 1)}m{label}\033[0m"
@@ -126,7 +126,7 @@ class Terminal:
             self._dropped += 1
 
     def close(self) -> None:
-        """Print what is left, within a second."""
+        """Print the remaining lines, within a second."""
         with contextlib.suppress(queue.Full):
             self._lines.put_nowait(None)
         self._thread.join(1.0)
@@ -136,27 +136,27 @@ class Terminal:
             if self._dropped:
                 line = f"({self._dropped} lines are only in the logs)\n{line}"
                 self._dropped = 0
-            # A terminal that was closed is no reason to stop.
+            # A closed terminal is not a reason to stop.
             with contextlib.suppress(OSError, ValueError):
                 self._out.write(line + "\n")
                 self._out.flush()
 
 
 class Log:
-    """A log file; when it is large it becomes `<name>.log.1` and a new one begins."""
+    """Log file that is rotated to `<name>.log.1` when it is large."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = path.open("ab")
 
     def write(self, line: str) -> None:
-        """Add one line. A full disk loses it, no more."""
+        """Append one line; a full disk only loses the line."""
         with contextlib.suppress(OSError):
             if self._file.closed:
                 self._file = self._path.open("ab")
             self._file.write(line.encode("utf-8", "replace") + b"\n")
             self._file.flush()
-            if self._file.tell() > LARGEST_LOG:
+            if self._file.tell() > MAX_LOG_BYTES:
                 self._file.close()
                 self._path.replace(self._path.with_name(f"{self._path.name}.1"))
                 self._file = self._path.open("ab")
@@ -167,12 +167,12 @@ class Log:
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
-# A big text that was freed goes back to the system at once (glibc).
+# Return large freed blocks to the system at once (glibc).
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
 
 
 def die_with_parent(parent: int) -> Callable[[], None]:
-    """What a child calls before its program starts: it is asked to end when `parent` has died."""
+    """Return a function for the child before exec: it gets SIGTERM when `parent` dies."""
 
     def arrange() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
@@ -182,8 +182,8 @@ def die_with_parent(parent: int) -> Callable[[], None]:
     return arrange
 
 
-def how_it_ended(code: int) -> str:
-    """The end of a process in words."""
+def describe_exit(code: int) -> str:
+    """Describe an exit code in words."""
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -193,7 +193,7 @@ def how_it_ended(code: int) -> str:
 
 
 async def wait_for_end(process: subprocess.Popen[bytes]) -> int:
-    """The exit code, as soon as there is one; negative for a signal."""
+    """Wait for the exit code, which is negative for a signal."""
     try:
         handle = os.pidfd_open(process.pid)
     except OSError:  # an old kernel
@@ -211,7 +211,7 @@ async def wait_for_end(process: subprocess.Popen[bytes]) -> int:
 
 
 async def read_lines(process: subprocess.Popen[bytes], tell: Callable[[str], None]) -> None:
-    """Tell every line that the process prints, long ones cut."""
+    """Call `tell` with every line that the process prints; long lines are cut."""
     assert process.stdout is not None
     reader = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)
@@ -219,16 +219,16 @@ async def read_lines(process: subprocess.Popen[bytes], tell: Callable[[str], Non
     rest = b""
     while data := await reader.read(65536):
         *lines, rest = (rest + data).split(b"\n")
-        # What is longer is cut; its end may still come.
-        rest = rest[:LONGEST_LINE]
+        # Cut here already: the end of a long line may still come.
+        rest = rest[:MAX_LINE]
         for line in lines:
-            tell(line[:LONGEST_LINE].decode("utf-8", "replace").rstrip("\r"))
+            tell(line[:MAX_LINE].decode("utf-8", "replace").rstrip("\r"))
     if rest:
         tell(rest.decode("utf-8", "replace"))
 
 
 class Runner:
-    """Keeps one service running until it is told to stop."""
+    """Keeper of one service until reef stops."""
 
     def __init__(self, service: Service, reef: Supervisor) -> None:
         self.service = service
@@ -237,26 +237,26 @@ class Runner:
         self.process: subprocess.Popen[bytes] | None = None
 
     async def run(self) -> None:
-        """Start, watch, and start again with growing pauses."""
+        """Start the process, wait for its end, and restart it with growing pauses."""
         pause = FIRST_PAUSE
         while not self._reef.stopping.is_set():
             started = time.monotonic()
             try:
-                how = await self._run_once()
+                reason = await self._run_once()
             except Exception as error:  # noqa: BLE001
-                # Whatever it is: a service is not left without anybody who looks after it.
-                how = repr(error)
+                # The loop must survive any error, so that the service is restarted.
+                reason = repr(error)
                 self.signal(signal.SIGKILL)
             if self._reef.stopping.is_set() or self.service.once:
                 return
             if time.monotonic() - started >= HEALTHY_SECONDS:
                 pause = FIRST_PAUSE
-            self._reef.say(f"{self.service.name} ended ({how}); starting it again in {pause:g} s")
-            await self._reef.stop_or(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+            self._reef.say(f"{self.service.name} ended ({reason}); restarting it in {pause:g} s")
+            await self._reef.wait_or_stop(pause)
+            pause = min(pause * 2, MAX_PAUSE)
 
     def signal(self, number: signal.Signals) -> None:
-        """Signal the process; SIGKILL reaches its whole group."""
+        """Signal the process; SIGKILL goes to its whole group."""
         if self.process and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 if number == signal.SIGKILL:
@@ -278,15 +278,15 @@ class Runner:
         guard = asyncio.create_task(self._guard_sockets())
         code = await wait_for_end(self.process)
         guard.cancel()
-        # What it may have left behind would hold its socket, and our pipe.
+        # Children left behind would hold its socket and our pipe.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         await asyncio.wait({lines}, timeout=1.0)
         lines.cancel()
-        return how_it_ended(code)
+        return describe_exit(code)
 
     async def _guard_sockets(self) -> None:
-        """End the process when its socket file was removed: nobody can reach it any more."""
+        """Replace the process if its socket file is removed: it cannot be reached any more."""
         if not self.service.stale:
             return
         gone = await watchdog.until_socket_is_gone(self.service.stale)
@@ -294,10 +294,10 @@ class Runner:
             await self.replace(f"its socket {gone} was removed")
 
     async def replace(self, why: str) -> None:
-        """End the process, so that it is started anew."""
-        self._reef.say(f"{self.service.name}: {why}; starting it anew")
+        """End the process, so that it is started again."""
+        self._reef.say(f"{self.service.name}: {why}; restarting it")
         self.signal(signal.SIGTERM)
-        await asyncio.sleep(REPLACE_SECONDS)
+        await asyncio.sleep(REPLACE_GRACE)
         self.signal(signal.SIGKILL)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -318,11 +318,11 @@ class Runner:
     def _tell(self, line: str) -> None:
         line = one_line(line)
         self._log.write(line)
-        if not any(words in line for words in self.service.hush):
+        if not any(words in line for words in self.service.muted):
             self._reef.terminal.show(self.service.name, line)
 
 
-# -- all of them
+# -- all processes
 
 
 class Supervisor:
@@ -333,87 +333,87 @@ class Supervisor:
         self._lock = lock
         self.terminal = Terminal(out)
         self.stopping = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._kill_now = asyncio.Event()
         Path(plan.logs).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log = Log(Path(plan.logs) / "up.log")
         self._runners: dict[Runner, asyncio.Task[None]] = {}
-        self._others: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._demo: subprocess.Popen[bytes] | None = None
 
     def say(self, line: str) -> None:
-        """One line of our own."""
+        """Print and log one line of the supervisor itself."""
         line = one_line(line)
-        kept = line.replace(self.plan.link, "(a link)") if self.plan.link else line
-        self._log.write(one_line(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {kept}"))
+        shown = line.replace(self.plan.link, "(a link)") if self.plan.link else line
+        self._log.write(one_line(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shown}"))
         self.terminal.show("reef", line)
 
     def plain_environment(self) -> dict[str, str]:
-        """What a program gets that needs none of our settings."""
+        """Return the environment of a program that needs no settings."""
         names = (*PLAIN_VARIABLES, self.plan.tag)
         return {name: os.environ[name] for name in names if name in os.environ}
 
-    async def stop_or(self, seconds: float) -> bool:
-        """Wait so long, or until we are to stop; whether we are."""
+    async def wait_or_stop(self, seconds: float) -> bool:
+        """Wait until the stop or for `seconds`; return whether reef is stopping."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.stopping.wait(), seconds)
         return self.stopping.is_set()
 
     async def run(self) -> None:
-        """Everything, from the first start to the last end."""
+        """Start everything, wait for the stop, and stop everything."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._asked_to_stop)
+            loop.add_signal_handler(number, self._request_stop)
         self._start("first")
         if self.plan.demo:
-            self._keep(partial(self._keep_demo, self.plan.demo))
+            self._run_in_background(partial(self._keep_demo, self.plan.demo))
         self._start("")
-        self._keep(self._open_doors)
-        self._keep(self._reap)
-        self._keep(self._keep_lock)
+        self._run_in_background(self._announce_start)
+        self._run_in_background(self._reap)
+        self._run_in_background(self._keep_lock)
         await self.stopping.wait()
         await self._stop()
         self.terminal.close()
 
-    def _asked_to_stop(self) -> None:
+    def _request_stop(self) -> None:
         if self.stopping.is_set():
-            self._hurry.set()
+            self._kill_now.set()
         self.stopping.set()
 
-    def _keep(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do this work beside the others; after an error it is begun again."""
+    def _run_in_background(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run this work in the background; after an error, run it again."""
 
-        async def kept() -> None:
+        async def rerun_after_error() -> None:
             while not self.stopping.is_set():
                 try:
                     await work()
                 except Exception:  # noqa: BLE001
                     for line in traceback.format_exc().splitlines():
                         self.say(line)
-                    await self.stop_or(FIRST_PAUSE)
+                    await self.wait_or_stop(FIRST_PAUSE)
                 else:
                     return
 
-        task = asyncio.create_task(kept())
-        self._others.add(task)
-        task.add_done_callback(self._others.discard)
+        task = asyncio.create_task(rerun_after_error())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
-    def _start(self, turn: str) -> None:
+    def _start(self, start_phase: str) -> None:
         started = [runner.service for runner in self._runners]
         for service in self.plan.services:
-            if service.turn == turn and service not in started:
+            if service.start_phase == start_phase and service not in started:
                 runner = Runner(service, self)
                 self._runners[runner] = asyncio.create_task(runner.run())
 
-    async def _open_doors(self) -> None:
-        """Start the late ones and tell the address as soon as the pages answer."""
+    async def _announce_start(self) -> None:
+        """Start the late services and print the address as soon as the pages respond."""
         patience = time.monotonic() + 5.0
         late = False
-        while not (ready := await answers(*self.plan.health)):
+        while not (ready := await is_responding(*self.plan.health)):
             if not late and time.monotonic() > patience:
                 late = True
                 self.say("still starting…")
                 self._start("late")
-            if await self.stop_or(1.0 if late else 0.05):
+            if await self.wait_or_stop(1.0 if late else 0.05):
                 return
         if not late:
             self._start("late")
@@ -421,10 +421,10 @@ class Supervisor:
             for line in self.plan.ready:
                 self.say(line)
             if self.plan.open_browser:
-                self._browse()
-            self._keep(self._watch_health)
+                self._open_browser()
+            self._run_in_background(self._watch_health)
 
-    def _browse(self) -> None:
+    def _open_browser(self) -> None:
         if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             self.say("no display here; open the link yourself")
             return
@@ -433,25 +433,25 @@ class Supervisor:
         threading.Thread(target=webbrowser.open, args=(self.plan.link,), daemon=True).start()
 
     async def _watch_health(self) -> None:
-        """Say what is not well, as long as we run; start a web anew that does not answer."""
+        """Report problems of `/health`; restart a web process that does not respond."""
         watch = watchdog.HealthWatch(self.say)
-        # What has just been started is not complete yet.
+        # Processes that have just been started are not ready yet.
         pause = HEALTHY_SECONDS / 2
-        while not await self.stop_or(pause):
-            pause = watchdog.HEALTH_SECONDS
+        while not await self.wait_or_stop(pause):
+            pause = watchdog.HEALTH_INTERVAL_SECONDS
             if watch.take(*await watchdog.ask_health(*self.plan.health, seconds=10.0)):
                 for runner in [each for each in self._runners if each.service.name == "web"]:
                     await runner.replace("it does not answer")
 
     async def _reap(self) -> None:
-        """Collect dead orphans, each second."""
+        """Reap orphaned processes each second."""
         dead = Reaper()
-        while not await self.stop_or(1.0):
+        while not await self.wait_or_stop(1.0):
             dead.reap(self._own_pids())
 
     async def _keep_lock(self) -> None:
-        """Take the data folder's lock anew when its file was removed; stop if another has it."""
-        while self._lock and not await self.stop_or(locks.KEEP_SECONDS):
+        """Retake the data folder's lock if its file was removed; stop if another reef has it."""
+        while self._lock and not await self.wait_or_stop(locks.KEEP_SECONDS):
             if not self._lock.keep():
                 self.say(f"another reef has taken {self._lock.path}; leaving the data folder to it")
                 self.stopping.set()
@@ -461,13 +461,13 @@ class Supervisor:
         return {process.pid for process in (*processes, self._demo) if process is not None}
 
     async def _keep_demo(self, demo: Demo) -> None:
-        """Start the demo model whenever there is none; it ends by itself after we are gone."""
+        """Start the demo model whenever it does not run; it ends by itself after us."""
         env = {key: value for key, value in os.environ.items() if key != self.plan.tag}
         process: subprocess.Popen[bytes] | None = None
         while True:
             if not locks.is_held(demo.lock) and (process is None or process.poll() is not None):
                 if process is not None:
-                    self.say(f"demo ended ({how_it_ended(process.returncode)}); starting it again")
+                    self.say(f"demo ended ({describe_exit(process.returncode)}); restarting it")
                 with (Path(self.plan.logs) / "demo.log").open("ab") as log:
                     process = subprocess.Popen(
                         demo.argv,
@@ -478,15 +478,15 @@ class Supervisor:
                         env=env,
                     )
                 self._demo = process
-            if await self.stop_or(2.0):
+            if await self.wait_or_stop(2.0):
                 return
 
     async def _stop(self) -> None:
-        self.say("stopping; the lieutenants go on working")
-        last = [runner for runner in self._runners if runner.service.turn == "first"]
+        self.say("stopping; the lieutenants keep working")
+        last = [runner for runner in self._runners if runner.service.start_phase == "first"]
         await self._end([one for one in self._runners if one not in last], KILL_AFTER)
         await self._end(last, REDIS_GRACE)
-        for task in self._others:
+        for task in self._background:
             task.cancel()
         if data_dir := os.environ.get(self.plan.tag):
             leftovers.forget_processes(Path(data_dir))
@@ -495,13 +495,13 @@ class Supervisor:
         self.say("stopped")
 
     async def _end(self, runners: list[Runner], grace: float) -> None:
-        """Ask these to end, and insist after `grace` seconds, or at a second Ctrl-C."""
+        """Terminate these, and kill the rest after `grace` seconds or at a second Ctrl-C."""
         tasks = {self._runners[runner]: runner for runner in runners}
         for runner in runners:
             runner.signal(signal.SIGTERM)
-        hurry = asyncio.create_task(self._hurry.wait())
+        hurry = asyncio.create_task(self._kill_now.wait())
         left, end = set(tasks), time.monotonic() + grace
-        while left and not self._hurry.is_set() and (rest := end - time.monotonic()) > 0:
+        while left and not self._kill_now.is_set() and (rest := end - time.monotonic()) > 0:
             await asyncio.wait({*left, hurry}, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
             left = {task for task in left if not task.done()}
         hurry.cancel()
@@ -512,29 +512,29 @@ class Supervisor:
             await asyncio.wait(left, timeout=2.0)
 
 
-async def answers(host: str, port: int) -> bool:
-    """Whether `GET /health` is answered by the pages, well (200) or with a complaint (503)."""
+async def is_responding(host: str, port: int) -> bool:
+    """Return whether the web process answers `GET /health`, with 200 or 503."""
     status, _ = await watchdog.ask_health(host, port)
     return status in (200, 503)
 
 
 def main(argv: list[str]) -> int:
-    """`python -m reef_site.supervisor <fd of the plan> <fd of the lock>`."""
+    """Run `python -m reef_site.supervisor <fd of the plan> <fd of the lock>`."""
     harden_process()
     plan_fd, lock_fd = map(int, argv[1:3])
     with os.fdopen(plan_fd) as file:
         plan = Plan.load(file.read())
-    # Held until we end, however we end; and by no child.
+    # Held until this process ends, and not inherited by children.
     os.set_inheritable(lock_fd, False)
     become_subreaper()
 
     data_dir = os.environ.get(plan.tag)
     lock = locks.FileLock(Path(data_dir) / LOCK_FILE, lock_fd) if data_dir else None
 
-    async def everything() -> None:
+    async def run() -> None:
         await Supervisor(plan, sys.stdout, lock).run()
 
-    asyncio.run(everything())
+    asyncio.run(run())
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The worker's own sign of life, and the removal of what is over."""
+"""Celery tasks of the site: the worker's heartbeat, cleanup, outside calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reef_site.common.ticks import tick_task
 
 @tick_task("reef.tick")
 def tick() -> None:
-    """Show that beat, broker and worker work together."""
+    """Record the worker's heartbeat, which shows that beat, broker and worker work together."""
     LifeSign.give(f"worker@{settings.HOST}")
     LifeSign.objects.filter(at__lt=timezone.now() - timedelta(days=7)).delete()
     outside.forget_old()
@@ -34,5 +34,5 @@ def clean_up() -> None:
 
 @shared_task(name="reef.outside_call", soft_time_limit=20, time_limit=30)
 def outside_call(call_id: str) -> None:
-    """Ask somebody outside, for a request that does not wait."""
+    """Run an outside call whose request does not wait for it."""
     outside.run(call_id)

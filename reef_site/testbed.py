@@ -1,7 +1,7 @@
-"""What the tests need beside Python: both agents by npm; a browser, sshd and more by apt.
+"""Tools of the tests beside Python: both agents by npm; a browser, sshd and more by apt.
 
-What is missing is fetched where that is allowed. What is found is told to the tests in variables
-`REEF_TEST_…`; what is not, in `REEF_TEST_PROBLEMS`, a JSON object with a sentence for each name.
+Missing tools are installed where that is allowed. The tests get the paths in variables
+`REEF_TEST_…`, and `REEF_TEST_PROBLEMS`, a JSON object with a sentence for each missing tool.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from bootloader.agent_install import CHECKOUT, InstallError, Recipe, apt_install
 CACHE = CHECKOUT / ".cache"
 OLD_AGENT = Recipe(CHECKOUT / "tests" / "agents" / "pi-0.73", "@mariozechner/pi-coding-agent")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-Say = Callable[[str], object]
+Report = Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program of the machine, the variable that tells where it is, the packages that hold it."""
+    """A program of the machine: the variable for its path, and the packages that contain it."""
 
     name: str
     variable: str
@@ -36,29 +36,29 @@ class Program:
 
 @dataclass
 class Testbed:
-    """What was found, as variables, and why the rest was not."""
+    """The tools that were found, by variable, and the problems with the rest, by name."""
 
     found: dict[str, str] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
-        """The variables for the tests."""
+        """Return the variables for the tests."""
         facts = {"REEF_TEST_CACHE": str(CACHE), "REEF_TEST_PROBLEMS": json.dumps(self.problems)}
         return {**facts, **self.found}
 
 
 def find_browser() -> str | None:
-    """A Chromium that Playwright can drive."""
+    """Return a Chromium that Playwright can drive."""
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
 def find_for_root(name: str) -> str | None:
-    """A program that may lie where only root's path leads. sshd must be called by this path."""
+    """Find a program also in the folders of root's PATH. sshd must be called by its full path."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin:/sbin")
 
 
 def find_postgresql() -> str | None:
-    """The folder with initdb and postgres; the newest if there are several."""
+    """Return the folder with initdb and postgres; the newest if there are several."""
     homes = Path("/usr/lib/postgresql").glob("*/bin")
     places = sorted(homes, key=lambda path: path.parent.name.rjust(4), reverse=True)
     if on_path := shutil.which("initdb"):
@@ -76,7 +76,7 @@ PROGRAMS = (
     Program(
         "cloud-init", "REEF_TEST_CLOUD_INIT", partial(find_for_root, "cloud-init"), ("cloud-init",)
     ),
-    # Login shells that the hosts of the tests have.
+    # Login shells of the tests' hosts.
     Program("zsh", "REEF_TEST_ZSH", partial(shutil.which, "zsh"), ("zsh",)),
     Program("fish", "REEF_TEST_FISH", partial(shutil.which, "fish"), ("fish",)),
     Program("tcsh", "REEF_TEST_TCSH", partial(shutil.which, "tcsh"), ("tcsh",)),
@@ -84,25 +84,25 @@ PROGRAMS = (
 )
 
 
-def prepare(say: Say) -> Testbed:
-    """Find what the tests need, and fetch what is missing where that is allowed."""
-    bed = Testbed()
+def prepare(report: Report) -> Testbed:
+    """Find the tools, and install missing ones where that is allowed."""
+    tools = Testbed()
     missing = [program for program in PROGRAMS if not program.find()]
-    trouble = _fetch(missing, say) if missing else ""
+    reason = _install(missing, report) if missing else ""
     for program in PROGRAMS:
         if path := program.find():
-            bed.found[program.variable] = path
+            tools.found[program.variable] = path
         else:
             command = apt_install(*program.packages)
-            why = f"{program.name} is missing{trouble}. Mend it with `{command}`"
-            bed.problems[program.name] = why
-            say(why)
-    _agents(bed, say)
-    return bed
+            why = f"{program.name} is missing{reason}. Fix it with `{command}`"
+            tools.problems[program.name] = why
+            report(why)
+    _install_agents(tools, report)
+    return tools
 
 
-def _fetch(missing: list[Program], say: Say) -> str:
-    """Install by apt; returns what kept us from it, to be put into a sentence, or nothing."""
+def _install(missing: list[Program], report: Report) -> str:
+    """Install by apt; return the reason of a failure as part of a sentence, or an empty text."""
     if not shutil.which("apt-get"):
         return " and there is no apt here"
     if os.geteuid() != 0:
@@ -110,7 +110,7 @@ def _fetch(missing: list[Program], say: Say) -> str:
     packages = [package for program in missing for package in program.packages]
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for words in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
-        say(f"apt-get {' '.join(words)}")
+        report(f"apt-get {' '.join(words)}")
         done = subprocess.run(
             ["apt-get", "-q", *words],
             env=env,
@@ -120,24 +120,24 @@ def _fetch(missing: list[Program], say: Say) -> str:
             text=True,
         )
         if done.returncode:
-            say("\n".join(done.stdout.splitlines()[-8:]))
+            report("\n".join(done.stdout.splitlines()[-8:]))
             return " and apt-get failed"
     return ""
 
 
-def _agents(bed: Testbed, say: Say) -> None:
-    """Both agents, each in a folder of its own, so that no test touches the machine's own."""
+def _install_agents(tools: Testbed, report: Report) -> None:
+    """Install both agents in folders of their own, so that tests never use the machine's."""
     home = CACHE / "agents"
     try:
-        new = agent_install.ensure(agent_install.PINNED, home / "pi-0.87", say)
-        bed.found["REEF_TEST_PI_087"] = str(new.pi)
-        bed.found["REEF_TEST_NODE22"] = str(new.node)
+        new = agent_install.ensure(agent_install.PINNED, home / "pi-0.87", report)
+        tools.found["REEF_TEST_PI_087"] = str(new.pi)
+        tools.found["REEF_TEST_NODE22"] = str(new.node)
     except InstallError as error:
-        bed.problems["pi_087"] = str(error)
-        say(str(error))
+        tools.problems["pi_087"] = str(error)
+        report(str(error))
     try:
-        old = agent_install.ensure(OLD_AGENT, home / "pi-0.73", say)
-        bed.found["REEF_TEST_PI_073"] = str(old.cli)
+        old = agent_install.ensure(OLD_AGENT, home / "pi-0.73", report)
+        tools.found["REEF_TEST_PI_073"] = str(old.cli)
     except InstallError as error:
-        bed.problems["pi_073"] = str(error)
-        say(str(error))
+        tools.problems["pi_073"] = str(error)
+        report(str(error))

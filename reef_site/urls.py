@@ -1,4 +1,4 @@
-"""All routes: pages for people, the API for agents, /health for both."""
+"""All routes: pages for people, the API for agents, `/health` for both."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from vmtree import api as vmtree_api
 Routes = list[URLPattern | URLResolver]
 
 
-def _of(organ: str, *routes: URLPattern | URLResolver) -> Routes:
-    """These routes, if this reef has that organ."""
+def _with(organ: str, *routes: URLPattern | URLResolver) -> Routes:
+    """Return these routes if this reef has the organ."""
     return list(routes) if organ in settings.ORGANS else []
 
 
 urlpatterns: Routes = [
     re_path(r"^health/?$", health, name="health"),
-    # Where clients in the field send people.
+    # Existing clients link to this page.
     re_path(
         r"^ui(?:/.*)?$",
         RedirectView.as_view(pattern_name="overview", http_method_names=["get", "head"]),
@@ -52,17 +52,19 @@ urlpatterns: Routes = [
     path("signin/<str:secret>", accounts.signin_link, name="signin-link"),
     path("signout/", accounts.signout, name="signout"),
     path("audit/", audit.index, name="audit"),
-    *_of("lieutenant", path("lieutenants/", include("lieutenants.urls"))),
-    *_of("lieutenant", path("hosts/", hosts.index, name="lieutenant-hosts")),
-    *_of("lieutenant", path("hosts/<str:name>/adopt", hosts.adopt, name="lieutenant-hosts-adopt")),
-    *_of("vm-tree", path("fleet/", include("reef_site.fleet.urls"))),
-    *_of("vers-config", path("config/", include("versconfig.urls"))),
-    *_of("bootloader", path("provisioning/", include("bootloader.urls"))),
+    *_with("lieutenant", path("lieutenants/", include("lieutenants.urls"))),
+    *_with("lieutenant", path("hosts/", hosts.index, name="lieutenant-hosts")),
+    *_with(
+        "lieutenant", path("hosts/<str:name>/adopt", hosts.adopt, name="lieutenant-hosts-adopt")
+    ),
+    *_with("vm-tree", path("fleet/", include("reef_site.fleet.urls"))),
+    *_with("vers-config", path("config/", include("versconfig.urls"))),
+    *_with("bootloader", path("provisioning/", include("bootloader.urls"))),
     path("admin/login/", accounts.admin_login),
     path("admin/", admin.site.urls),
     # -- agents
     re_path(r"^events/?$", lieutenants_api.ListingEvents.as_view(), name="events"),
-    *_of(
+    *_with(
         "lieutenant",
         re_path(r"^lieutenant/_panel/?$", lieutenants_api.Panel.as_view(), name="lieutenant-panel"),
         re_path(r"^lieutenant/usage/?$", lieutenants_api.FleetUsage.as_view()),
@@ -73,28 +75,28 @@ urlpatterns: Routes = [
         *rules_api.urlpatterns,
         *unknown_agents_api.urlpatterns,
     ),
-    *_of("registry", re_path(r"^registry(?:/|$)", include("registry.routes"))),
-    *_of("vers-config", re_path(r"^vers-config(?:/|$)", include("versconfig.routes"))),
-    *_of("bootloader", re_path(r"^bootloader(?:/|$)", include("bootloader.routes"))),
-    *_of(
+    *_with("registry", re_path(r"^registry(?:/|$)", include("registry.routes"))),
+    *_with("vers-config", re_path(r"^vers-config(?:/|$)", include("versconfig.routes"))),
+    *_with("bootloader", re_path(r"^bootloader(?:/|$)", include("bootloader.routes"))),
+    *_with(
         "lieutenant",
         path("", include(router.urls)),
         re_path(r"^lieutenant(?:/.*)?$", lieutenants_api.Nothing.as_view()),
         *operations_api.urlpatterns,
     ),
-    *_of("vm-tree", *vmtree_api.urlpatterns),
+    *_with("vm-tree", *vmtree_api.urlpatterns),
 ]
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """JSON for agents, a page for people who are signed in."""
+    """Respond with a page to people who are signed in, else with JSON."""
     if request.user.is_authenticated and "text/html" in request.headers.get("Accept", ""):
         return render(request, "404.html", status=404)
     return json_answer({"error": "not found"}, status=404)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """An accident of ours; its traceback is in the log. A full disk is said as such."""
+    """Respond to an unexpected error, whose traceback is logged; a full disk gets a 507."""
     if problem := disk.problem_of(sys.exc_info()[1]):
         return middleware.answer_disk_problem(request, problem)
     if "text/html" in request.headers.get("Accept", ""):
@@ -103,7 +105,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """What Django itself refuses, such as a host that is not ours."""
+    """Respond to requests that Django refuses, for example for an unknown host."""
     if isinstance(exception, DisallowedHost):
         text = "host: is not one of ours; the operator can name it in REEF_ALLOWED_HOSTS"
         return json_answer({"error": text}, status=400)

@@ -1,4 +1,4 @@
-"""The overview page, which looks at every app."""
+"""The overview page, which combines all apps."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lieutenants.states import Status
 from reef_site import parts as parts_of_reef
 from reef_site.attention.listing import listing
 from reef_site.fleet import views as fleet
-from reef_site.parts import Part
+from reef_site.parts import Component
 
-_MEND = {
+_REMEDIES = {
     "hosts": "Its lieutenants wait. Start reef there, or take them over on the page Hosts.",
     "worker": "Nothing is started or stopped meanwhile. See logs/worker.log and logs/beat.log.",
     "follower": "Agent output is delayed; nothing is lost. See logs/worker.log.",
@@ -29,51 +29,51 @@ _MEND = {
     "disk": "Free some space: on a full disk nothing new is stored, and agent output waits.",
     "databaseLog": "End that process, or its transaction, so that the log can be shortened.",
 }
-_WORDS = {
+_GOOD_STATES = {
     "broker": "answers",
     "hosts": "answer",
     "clock": "right",
     "disk": "has room",
     "databaseLog": "short",
 }
-# What the overview says at its top, before it does harm.
+# Components whose problems the overview shows at its top, before they do harm.
 _WARNINGS = frozenset({"disk", "databaseLog", "clock", "ticks"})
 
 
 @dataclass(frozen=True)
-class ShownPart:
-    """One part of reef, as the overview shows it."""
+class ShownComponent:
+    """One component, as the overview shows it."""
 
-    part: Part
+    part: Component
 
     @property
     def words(self) -> str:
-        """How it is, where it is not known when it was seen last."""
-        return self.part.why or _WORDS.get(self.part.name, "works")
+        """State in words, shown if there is no time at which it was last seen."""
+        return self.part.why or _GOOD_STATES.get(self.part.name, "works")
 
     @property
-    def mend(self) -> str:
-        """What its absence means, and where to look."""
-        return _MEND.get(self.part.name, "")
+    def remedy(self) -> str:
+        """Effect of its failure, and where to look."""
+        return _REMEDIES.get(self.part.name, "")
 
 
 @login_required
 @require_GET
 def overview(request: HttpRequest) -> HttpResponse:
-    """How the fleet and reef itself are."""
+    """Show the state of the fleet and of reef itself."""
     tree = fleet.tree_context(request) if "vm-tree" in settings.ORGANS else {}
-    return render(request, "overview.html", {**_state(request), **tree})
+    return render(request, "overview.html", {**_context(request), **tree})
 
 
 @login_required
 @require_GET
 def parts(request: HttpRequest) -> HttpResponse:
-    """What `overview` fetches again when something changed."""
-    return render(request, "_parts.html", _state(request))
+    """Render the part of the overview that is refreshed on changes."""
+    return render(request, "_parts.html", _context(request))
 
 
-def _state(request: HttpRequest) -> dict[str, Any]:
-    found = [ShownPart(part) for part in parts_of_reef.look() if part.name != "database"]
+def _context(request: HttpRequest) -> dict[str, Any]:
+    found = [ShownComponent(part) for part in parts_of_reef.look() if part.name != "database"]
     warnings = [each for each in found if not each.part.ok and each.part.name in _WARNINGS]
     return {
         "parts": found,

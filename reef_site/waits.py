@@ -1,4 +1,4 @@
-"""What an answer says that was kept back: the state that was waited for."""
+"""Responses that the edge holds (`wait`), completed with the awaited state."""
 
 from __future__ import annotations
 
@@ -8,51 +8,51 @@ from urllib.parse import quote
 Json = dict[str, Any]
 
 LIEUTENANTS = "/lieutenant/lieutenants"
-# What an answer to `send` gets of its message once that has an outcome.
+# Fields of a message that are added to the response of `send` once there is an outcome.
 OF_MESSAGE = ("state", "note", "outcome", "answer", "answerId", "error")
 
 
 class Wait(Protocol):
-    """A lieutenant that was waited for, or one of its messages."""
+    """A wait for a lieutenant, or for one of its messages."""
 
     @property
     def lieutenant(self) -> str:
-        """Its id."""
+        """Id of the lieutenant."""
 
     @property
     def message(self) -> str:
-        """The id of the message; empty if there is none."""
+        """Id of the message; empty if the wait is not for one."""
 
 
-def newer_path(wait: Wait, said: Json) -> str:
-    """Return where the newer state is to be had; empty if the answer has no more than verbs say."""
+def newer_path(wait: Wait, response: Json) -> str:
+    """Return the path of the current state; empty if the response names no object."""
     if wait.message:
         return f"{LIEUTENANTS}/{wait.lieutenant}/messages/{wait.message}"
-    name = str(said.get("name", "")) if "id" in said else ""
+    name = str(response.get("name", "")) if "id" in response else ""
     return f"{LIEUTENANTS}/{quote(name, safe='')}" if name else ""
 
 
-def completed(wait: Wait, said: Json, newer: Json | None, state: Json) -> Json:
-    """Return the answer with what is true now; `state` is the lieutenant's status and error."""
+def completed(wait: Wait, response: Json, newer: Json | None, state: Json) -> Json:
+    """Return the response with current values; `state` is the lieutenant's status and error."""
     if wait.message:
-        return _of_message(said, newer or {}, state)
-    if "id" not in said:
-        return {**said, **state}
-    if newer and newer.get("id") == said["id"]:
+        return _message_response(response, newer or {}, state)
+    if "id" not in response:
+        return {**response, **state}
+    if newer and newer.get("id") == response["id"]:
         return newer
     # It was destroyed meanwhile.
-    return {**said, **{key: value for key, value in state.items() if value is not None}}
+    return {**response, **{key: value for key, value in state.items() if value is not None}}
 
 
-def _of_message(said: Json, newer: Json, state: Json) -> Json:
+def _message_response(response: Json, newer: Json, state: Json) -> Json:
     found = {key: newer[key] for key in OF_MESSAGE if key in newer}
-    if "sent" not in said:
+    if "sent" not in response:
         found = newer
     elif found.get("note") is None:
         found.pop("note", None)
-    # Where nothing came of it yet, the lieutenant may be the reason.
+    # Without an outcome, the lieutenant's error may explain why.
     error = newer.get("error") or (state.get("error") if _is_open(newer) else None)
-    return {**said, **found, "status": state.get("status"), "error": error}
+    return {**response, **found, "status": state.get("status"), "error": error}
 
 
 def _is_open(newer: Json) -> bool:

@@ -1,4 +1,4 @@
-"""What the supervisor looks at all the time: sockets of its services, `/health`, dead orphans.
+"""Checks of the supervisor: socket files of its services, and `/health`.
 
 Standard library only, like the supervisor.
 """
@@ -12,20 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SOCKET_SECONDS = 1.0
-HEALTH_SECONDS = 5.0
-# A web process that lives and has not answered for so long is started anew.
+SOCKET_INTERVAL_SECONDS = 1.0
+HEALTH_INTERVAL_SECONDS = 5.0
+# A running web process that has not responded for this long is restarted.
 WEB_PATIENCE_SECONDS = 60.0
 
 
 async def ask_health(host: str, port: int, seconds: float = 3.0) -> tuple[int, dict[str, Any]]:
-    """Return status and body of `GET /health`; 0 if nobody answers."""
-    question = f"GET /health HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n"
+    """Return status and JSON body of `GET /health`; status 0 without a response."""
+    request = f"GET /health HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n"
     try:
         async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection(host, port)
             try:
-                writer.write(question.encode())
+                writer.write(request.encode())
                 head, _, body = (await reader.read()).partition(b"\r\n\r\n")
             finally:
                 writer.close()
@@ -33,23 +33,23 @@ async def ask_health(host: str, port: int, seconds: float = 3.0) -> tuple[int, d
     except (OSError, TimeoutError, ValueError, IndexError):
         return 0, {}
     try:
-        said = json.loads(body)
+        payload = json.loads(body)
     except ValueError:
         return status, {}
-    return status, said if isinstance(said, dict) else {}
+    return status, payload if isinstance(payload, dict) else {}
 
 
 async def until_socket_is_gone(paths: list[str]) -> str:
-    """Wait until somebody listens at one of these files and the file is gone; return its path."""
+    """Wait until one of these socket files is missing while a process still listens; return it."""
     while True:
         missing = {path for path in paths if not Path(path).exists()}
         if missing and (gone := missing & _bound()):
             return min(gone)
-        await asyncio.sleep(SOCKET_SECONDS)
+        await asyncio.sleep(SOCKET_INTERVAL_SECONDS)
 
 
 def _bound() -> set[str]:
-    """Return the paths that Unix sockets were bound to, whether their files are there or not."""
+    """Return the paths that Unix sockets are bound to, also if their files are gone."""
     try:
         lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()
     except OSError:
@@ -58,24 +58,26 @@ def _bound() -> set[str]:
 
 
 class HealthWatch:
-    """Tells when reef is not well and why, and when it is again; each change once."""
+    """Reporter of changes in reef's health, each of them once."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._told = ""
-        # What was wrong at the last look: what lasts for one look only is not worth a line.
-        self._before = ""
+        self._reported = ""
+        # Problem at the last check; a problem must be there at two checks to be reported.
+        self._previous = ""
         self._silent_since: float | None = None
 
-    def take(self, status: int, said: dict[str, Any]) -> bool:
-        """Note one answer; return whether the pages have not answered for too long."""
-        is_there = status in (200, 503)
-        wrong = _wrong(said) if is_there else f"the pages do not answer ({status or 'no answer'})"
-        if wrong == self._before and wrong != self._told:
-            self._say(f"not well: {wrong}" if wrong else "all is well again")
-            self._told = wrong
-        self._before = wrong
-        if is_there:
+    def take(self, status: int, payload: dict[str, Any]) -> bool:
+        """Process one response; return whether the pages have been unresponsive for too long."""
+        is_up = status in (200, 503)
+        problem = (
+            _problems(payload) if is_up else f"the pages do not answer ({status or 'no answer'})"
+        )
+        if problem == self._previous and problem != self._reported:
+            self._say(f"degraded: {problem}" if problem else "healthy again")
+            self._reported = problem
+        self._previous = problem
+        if is_up:
             self._silent_since = None
             return False
         self._silent_since = self._silent_since or time.monotonic()
@@ -85,11 +87,11 @@ class HealthWatch:
         return True
 
 
-def _wrong(said: dict[str, Any]) -> str:
-    parts = said.get("parts", {})
+def _problems(payload: dict[str, Any]) -> str:
+    parts = payload.get("parts", {})
     if not isinstance(parts, dict):
         return ""
-    # Without the figures in the words, which change with each look.
+    # Texts with digits are left out, since they change with each check.
     bad = {name: _plain(part.get("why", "")) for name, part in parts.items() if not part.get("ok")}
     return "; ".join(f"{name}: {why}" if why else name for name, why in bad.items())
 

@@ -1,4 +1,4 @@
-"""Requests whose body the edge did not read: they get a refusal in the usual words, and no more."""
+"""Handling of requests whose body the edge did not read: they are refused as usual."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ TRY_AGAIN = "your credentials were not good a moment ago; try again"
 
 
 class WithheldBodyMiddleware:
-    """Has anonymous requests refused as if they had no body; lets nobody else through.
+    """Let anonymous requests be refused as if they had no body; refuse all others with a 503.
 
-    It must come first, before the CSRF middleware looks for its token in the body.
+    It must come first, before the CSRF middleware reads the body to find its token.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
@@ -26,22 +26,22 @@ class WithheldBodyMiddleware:
         return self.get_response(request)
 
     def process_view(self, request: HttpRequest, *_: object) -> HttpResponse | None:
-        """Refuse a request whose session became good only after the edge had looked."""
+        """Refuse a request whose session became valid only after the edge had checked it."""
         if not request.META.get(WITHHELD):
             return None
         if request.user.is_authenticated:
             return try_again()
-        # Nothing can be forged in the name of nobody.
+        # An anonymous request cannot be forged.
         request.csrf_processing_done = True  # type: ignore[attr-defined]
         return None
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        """Refuse a request whose view wants to read the body all the same."""
+        """Refuse a request whose view tries to read the body."""
         return try_again() if was_withheld(error) else None
 
 
 def was_withheld(error: BaseException) -> bool:
-    """Whether this error comes from reading a body that the edge did not read."""
+    """Return whether the error comes from reading a body that the edge did not read."""
     cause: BaseException | None = error
     while isinstance(cause, UnreadablePostError):
         cause = cause.__cause__

@@ -1,4 +1,4 @@
-"""The WSGI application that the web process serves, to the edge only."""
+"""The WSGI application of the web process, which serves the edge only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _application() -> Gateway:
 
 
 application = _application()
-# All modules are there before the first request, and no longer looked through for garbage.
+# Load all modules before the first request, and exclude them from garbage collection.
 _ = get_resolver().url_patterns
 gc.collect()
 gc.freeze()

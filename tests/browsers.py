@@ -1,4 +1,4 @@
-"""A real browser for tests of pages, signed in to a reef that runs."""
+"""A real browser for tests of pages, signed in to a running reef."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
-# What is waited for comes in a moment; where many share a machine, later.
+# Generous limit for waiting, since the machine may be shared.
 SECONDS = 40
 
 
 @contextlib.contextmanager
 def launched() -> Iterator[Browser]:
-    """A browser of its own."""
+    """Start a separate browser."""
     program = os.environ.get("REEF_TEST_CHROMIUM", "/usr/bin/chromium")
     if not Path(program).exists():
         pytest.fail("no browser: run the tests with `python3 manage.py test`")
@@ -34,7 +34,7 @@ def launched() -> Iterator[Browser]:
 
 
 def url_of(stack: Stack) -> str:
-    """Return the address of a reef that runs."""
+    """Return the address of a running reef."""
     return f"http://127.0.0.1:{stack.port}"
 
 
@@ -69,7 +69,7 @@ def viewer_in(browser: Browser, stack: Stack) -> BrowserContext:
 
 
 def complaints_of(page: Page) -> list[str]:
-    """Return the list in which script errors and breaches of the site's policy will stand."""
+    """Return a list that collects script errors and violations of the site's policy."""
     found: list[str] = []
     page.on("pageerror", lambda error: found.append(str(error)))
     page.on(

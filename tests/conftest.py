@@ -1,4 +1,4 @@
-"""What all tests share: callers of the API, a Redis, a fleet that really runs."""
+"""Shared fixtures: API clients, a Redis, a fleet with real processes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.stack import MIGRATED
 from tests.stub_llm import StubLLM
 from tests.waiting import until
 
-SETTLING = "reef-settle"  # the follower's threads of this kind have that name, too
+SETTLING = "reef-settle"  # same name as the follower's threads of this kind
 STANDIN = Path(__file__).parent / "agents" / "standin.py"
 
 
@@ -74,17 +74,17 @@ def _keep_static_tables() -> Iterator[None]:
 
 
 class Api:
-    """An agent with the root token at the API's door."""
+    """API client with the root token."""
 
     def __init__(self) -> None:
         self.client = Client(headers={"authorization": f"Bearer {settings.ROOT_TOKEN}"})
 
     def get(self, path: str) -> Any:
-        """The answer to a GET; `.json()` and `.status_code` as usual."""
+        """Send a GET and return the response."""
         return self.client.get(path)
 
     def post(self, path: str, body: object = None, **headers: str) -> Any:
-        """The answer to a POST of JSON."""
+        """Send JSON by POST and return the response."""
         return self.client.post(
             path,
             data=body if body is not None else {},
@@ -93,13 +93,13 @@ class Api:
         )
 
     def delete(self, path: str) -> Any:
-        """The answer to a DELETE."""
+        """Send a DELETE and return the response."""
         return self.client.delete(path)
 
 
 @pytest.fixture(autouse=True)
 def fresh_audit() -> None:
-    """The rows of a test are gone when the next one begins."""
+    """Forget cached rows of earlier tests."""
     refusals.forget()
 
 
@@ -110,7 +110,7 @@ def api() -> Api:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[str]:
-    """A Redis of the test run's own, at the address that the settings name."""
+    """Run a Redis at the address in the settings."""
     socket = settings.RUN_DIR / "redis.sock"
     password = (settings.DATA_DIR / "redis-password").read_text()
     config = own_redis.write_config(settings.RUN_DIR, password)
@@ -123,12 +123,12 @@ def redis_server() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _outside_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let requests that call outside have their answer at once; there is no worker here."""
+    """Run outside calls at once, because there is no worker."""
     monkeypatch.setattr(outside, "dispatch", lambda _task, call_id: outside.run_here(call_id))
 
 
 def let_ticks_have_run() -> None:
-    """Note that a worker has just begun with all periodic tasks, as one does."""
+    """Record a run of all periodic tasks just now, as a worker does."""
     now = timezone.now()
     Tick.objects.bulk_create(
         Tick(name=entry["task"], period_seconds=entry["schedule"], sent_at=now, begun_at=now)
@@ -137,7 +137,7 @@ def let_ticks_have_run() -> None:
 
 
 class Fleet:
-    """A follower in a thread and real agent processes; driven through the API."""
+    """A follower in a thread with real agent processes, controlled through the API."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
@@ -151,7 +151,7 @@ class Fleet:
         assert not self.thread.is_alive()
 
     def restart_follower(self) -> None:
-        """What a new worker does."""
+        """Start following, as a new worker does."""
         self.stop_follower()
         self.follower = Follower()
         self.thread = threading.Thread(target=self.follower.run, name="follower")
@@ -174,7 +174,7 @@ class Fleet:
         return Message.objects.get(pk=answer.json()["messageId"])
 
     def ask(self, name: str, text: str, seconds: float = 30.0) -> str:
-        """Send, wait for the end of the work, and give the newest answer."""
+        """Send a message, wait until the lieutenant is idle, and return the newest answer."""
         self.send(name, text)
         self.wait(name, "idle", seconds)
         history = self.get(name)["outputHistory"]
@@ -210,13 +210,13 @@ class Fleet:
 
     def close(self) -> None:
         self.stop_follower()
-        # What was begun in the background must be over before the tables are emptied.
+        # Background work must end before the tables are emptied.
         for thread in threading.enumerate():
             if thread.name == SETTLING:
                 thread.join(30)
         for process in Process.objects.live():
             transport = get_transport(process.transport)
-            # One that is ending already may hang up on us.
+            # A keeper that is ending may close the connection.
             with contextlib.suppress(TransportError):
                 transport.stop(process.directory, process.handle, None)
             until(partial(_gone, process), 20)
@@ -227,7 +227,7 @@ def _gone(process: Process) -> bool:
 
 
 def _settle_in_a_thread(_task: str, args: list[str], _countdown: float) -> None:
-    """What a worker does when it is rung, without a broker in between."""
+    """Do a worker's job for a dispatched task, without a broker."""
 
     def run() -> None:
         runtime.settle(*args)
@@ -244,7 +244,7 @@ def fleet(
     settings: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Fleet]:
-    """A fleet whose agent is the stand-in; `settings.PI_PATH` may name another one."""
+    """Return a fleet with the stand-in agent; `settings.PI_PATH` may select another one."""
     settings.PI_PATH = str(STANDIN)
     settings.STARTS_AT_ONCE = 8
     intercept_tasks(monkeypatch, "lieutenants.settle", _settle_in_a_thread)
@@ -256,13 +256,13 @@ def fleet(
 
 @pytest.fixture(scope="session")
 def stub() -> Iterator[StubLLM]:
-    """A scriptable model on the loopback."""
+    """Start a scriptable model on the loopback."""
     with StubLLM() as model:
         yield model
 
 
 def real_agent(version: str) -> str:
-    """Where `manage.py test` has put this version of the agent."""
+    """Return the path at which `manage.py test` installed this version of the agent."""
     path = os.environ.get(f"REEF_TEST_PI_{version}", "")
     if not path or not Path(path).exists():
         pytest.fail(f"no agent {version}: run the tests with `python3 manage.py test`")

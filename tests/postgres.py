@@ -1,7 +1,7 @@
-"""A PostgreSQL server of the test run's own, and the tests' connection moved to it.
+"""A PostgreSQL server for the test run, and fixtures that connect tests to it.
 
-The server listens on a Unix socket only and is gone after the run. Each test gets a new database
-that has our tables already.
+The server listens on a Unix socket only and is removed after the run. Each test gets a new database
+that already has our tables.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _numbers = itertools.count(1)
 
 
 class Cluster:
-    """A running server; who starts it must be no root, so root starts it as `nobody`."""
+    """A running server. PostgreSQL refuses to run as root, so root starts it as `nobody`."""
 
     def __init__(self, programs: Path) -> None:
         self.programs = programs
@@ -69,7 +69,7 @@ class Cluster:
         return subprocess.run(command, capture_output=True, cwd="/").returncode
 
     def settings(self, name: str) -> dict[str, Any]:
-        """What Django needs to reach a database of this server."""
+        """Return Django's connection settings for a database of this server."""
         return {
             **connections.settings["default"],
             "ENGINE": "django.db.backends.postgresql",
@@ -83,13 +83,13 @@ class Cluster:
         }
 
     def create(self, template: str = "template1") -> str:
-        """A new database; its name."""
+        """Create a database and return its name."""
         name = TEMPLATE if template == "template1" else f"reef_{next(_numbers)}"
         assert self._run("createdb", "-T", template, name) == 0
         return name
 
     def close(self) -> None:
-        """Stop the server and remove all of it."""
+        """Stop the server and remove its files."""
         self.server.terminate()
         self.server.wait(20)
         shutil.rmtree(self.home, ignore_errors=True)
@@ -97,7 +97,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def connected_to(settings: dict[str, Any]) -> Iterator[None]:
-    """All of Django uses this database instead of the usual one, in every thread."""
+    """Make Django use this database instead of the usual one, in every thread."""
     usual, kept = connections.settings["default"], connections["default"]
     connections.settings["default"] = settings
     del connections["default"]
@@ -111,7 +111,7 @@ def connected_to(settings: dict[str, Any]) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_cluster(django_db_blocker: Any) -> Iterator[Cluster]:
-    """The server, with a template that has our tables."""
+    """Start the server and create a template database with our tables."""
     programs = os.environ.get("REEF_TEST_POSTGRESQL") or find_postgresql()
     if not programs:
         pytest.fail("no PostgreSQL: run the tests with `python3 manage.py test`")
@@ -124,7 +124,7 @@ def postgres_cluster(django_db_blocker: Any) -> Iterator[Cluster]:
 
 @pytest.fixture
 def postgres(postgres_cluster: Cluster, django_db_blocker: Any) -> Iterator[Cluster]:
-    """A fresh database on PostgreSQL, in place of the usual one."""
+    """Use a new PostgreSQL database in place of the usual one."""
     name = postgres_cluster.create(TEMPLATE)
     with django_db_blocker.unblock(), connected_to(postgres_cluster.settings(name)):
         yield postgres_cluster

@@ -1,4 +1,4 @@
-"""Settings of the test suite: a data folder of its own, gone after the run."""
+"""Settings of the test suite, with a temporary data folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 
-# One for each process that runs tests; what a test starts inherits its.
+# One folder for each test process, inherited by the processes that it starts.
 mine = f"REEF_TESTS_DATA_{os.environ.get('PYTEST_XDIST_WORKER', '')}"
 if mine not in os.environ:
     folder = tempfile.mkdtemp(prefix="reef-tests-")

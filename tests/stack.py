@@ -1,7 +1,7 @@
-"""All processes of reef, each started, killed and started again as a test likes.
+"""All processes of reef, each of which a test can start, kill and start again.
 
-What `up` does for operators this does for tests that cut reef off in the middle of its work; the
-processes and their command lines are those that the README shows for production.
+For tests that interrupt reef in the middle of its work. The processes and their command lines are
+those that the README shows for production.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ TOKEN = "a-token-of-the-tests"
 MIGRATED = "REEF_TEST_MIGRATED"
 
 
-# Becomes another user, who can also enter the folder of our own interpreter, and runs argv[4:].
-# argv[3] maps numbers of system calls to the error that they give from now on.
+# Switches to another user, with access to the folder of our interpreter, and runs argv[4:]. argv[3]
+# maps numbers of system calls to the errors that they return from now on.
 AS_USER = """
 import ctypes, json, os, struct, sys
 sys.path.insert(0, sys.argv[1])
@@ -55,14 +55,14 @@ os.execvp(sys.argv[4], sys.argv[4:])
 """
 UNSHARE = {"x86_64": 272, "aarch64": 97}
 LANDLOCK = 444
-# Neither Landlock nor namespaces, as in many containers.
+# Without Landlock and namespaces, as in many containers.
 BARE = {UNSHARE[os.uname().machine]: errno.EPERM, LANDLOCK: errno.ENOSYS}
 
 
 def python_as(user: int, refused: dict[int, int]) -> list[str]:
-    """The beginning of a command line that runs our Python as an ordinary user.
+    """Return the beginning of a command line that runs our Python as an ordinary user.
 
-    `refused` maps numbers of system calls to the errors that they give there.
+    `refused` maps numbers of system calls to the errors that they return there.
     """
     home = Path(sys.base_prefix).resolve()
     closed = [folder for folder in reversed(home.parents) if not folder.stat().st_mode & 1]
@@ -81,17 +81,17 @@ def free_port() -> int:
 
 
 class Stack:
-    """A reef of its own data folder on a free port. Use as a context manager."""
+    """A reef with a temporary data folder on a free port. Use as a context manager."""
 
-    # Where the code lies that runs.
+    # Folder of the code that runs.
     checkout = ROOT
 
     def __init__(
         self, folder: Path, user: str = "", bare: str = "", port: str = "", **env: str
     ) -> None:
-        """`user` is the id of an ordinary user that runs all of it, in a test that root runs.
+        """Prepare a stack; `user` is the id of an ordinary user that runs it, in tests run by root.
 
-        `bare` has the kernel refuse it what keeps agents apart. Without `port` it takes a free one.
+        `bare` makes the kernel refuse the means of isolation. Without `port`, use a free one.
         """
         # The path of a Unix socket must be short, and pytest's folders may be long.
         self._made = tempfile.mkdtemp(prefix="reef-") if len(bytes(folder)) > 60 else None
@@ -169,7 +169,7 @@ class Stack:
         draft.unlink()
 
     def manage(self, *words: str) -> str:
-        """Run a management command; its output."""
+        """Run a management command and return its output."""
         return self._run("manage.py", *words)
 
     def _run(self, *words: str) -> str:
@@ -186,7 +186,7 @@ class Stack:
         return done.stdout
 
     def start(self, name: str) -> None:
-        """Start one process; its log lies in the data folder."""
+        """Start one process, with its log in the data folder."""
         log = (self.data / f"{name}.log").open("ab")
         self.processes[name] = subprocess.Popen(
             self._argv(name),
@@ -220,7 +220,7 @@ class Stack:
         return [*python, *words]
 
     def kill(self, name: str) -> None:
-        """SIGKILL, with all children: as if the power had been cut."""
+        """Kill the process and all its children by SIGKILL, like a power failure."""
         process = self.processes.pop(name)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
@@ -228,7 +228,7 @@ class Stack:
             (self.run / stale).unlink(missing_ok=True)
 
     def end(self, name: str) -> None:
-        """SIGTERM, then SIGKILL."""
+        """Stop the process by SIGTERM, then SIGKILL."""
         process = self.processes.pop(name, None)
         if process is None:
             return
@@ -239,7 +239,7 @@ class Stack:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
 
-    # -- what people and agents see ---------------------------------------------------------
+    # -- pages and API ----------------------------------------------------------------------
 
     def answers(self) -> bool:
         try:
@@ -266,7 +266,7 @@ class Stack:
         return self.client.post(path, json={"message": text}, headers=headers)
 
     def transcript(self, name: str) -> list[dict[str, Any]]:
-        """All entries, page by page."""
+        """Return all entries, read page by page."""
         entries: list[dict[str, Any]] = []
         after: int | None = 0
         while after is not None:
@@ -289,6 +289,6 @@ class Stack:
 
 
 def pause(seconds: float) -> None:
-    """Let reef work for a moment that a test drew by chance; what follows is a condition."""
+    """Let reef work for a random time; the test then waits for a condition."""
     end = time.monotonic() + seconds
     until(lambda: time.monotonic() >= end, seconds + 5)

@@ -15,9 +15,9 @@ In a process of its own: `python -m tests.stub_llm --port 0 --port-file p.txt`, 
     GET  /__stub__/state  /__stub__/requests?last=N
     POST /__stub__/script (one reply or a list)  /__stub__/gate/NAME  /__stub__/reset
 
-A reply is chosen from: the script, oldest entry whose `match` fits; else a directive in the newest
-user message, `stub:{"text": "hi"}`, unless the newest message is a tool's result; else the model's
-name (`BY_MODEL` below).
+A reply comes from the oldest script entry whose `match` fits; else from a directive in the newest
+user message, `stub:{"text": "hi"}`, unless the newest message is a tool result; else from the
+model's name (`BY_MODEL` below).
 
 Keys of a reply, all optional:
     text, thinking    cut in pieces of `chunk` characters (8), `rate` pieces a second (0: no pause)
@@ -115,10 +115,10 @@ BY_MODEL: list[tuple[str, Callable[[re.Match[str], Body], Plain]]] = [
 
 
 def fits(match: Plain, body: Body, key: str) -> bool:
-    """Whether a script entry is meant for this request.
+    """Return whether a script entry matches this request.
 
     `match` may have: model (exact), contains (part of the newest user message), any (part of the
-    whole request), key (the bearer token), after_tool (the newest message is a tool's result).
+    whole request), key (the bearer token), after_tool (the newest message is a tool result).
     """
     checks: dict[str, Callable[[Any], bool]] = {
         "model": lambda wanted: wanted == body.get("model"),
@@ -131,7 +131,7 @@ def fits(match: Plain, body: Body, key: str) -> bool:
 
 
 def directive(text: str) -> Plain | None:
-    """The reply that a message asks for with `stub:{…}`."""
+    """Return the reply that a message requests by `stub:{…}`."""
     _, found, rest = text.partition("stub:{")
     if not found:
         return None
@@ -143,7 +143,7 @@ def directive(text: str) -> Plain | None:
 
 
 def pieces(step: Plain) -> list[str]:
-    """The text of a step, in the pieces in which it is sent."""
+    """Split the text of a step into the pieces that are sent."""
     if "tokens" in step:
         return [f"w{number} " for number in range(int(step["tokens"]))]
     if "bytes" in step:
@@ -154,7 +154,7 @@ def pieces(step: Plain) -> list[str]:
 
 
 def plain_steps(reply: Plain) -> list[Plain]:
-    """The steps of a reply, those of its short form too, each with its chunk and rate."""
+    """Return the steps of a reply or its short form, each with its chunk and rate."""
     common: Plain = {key: reply[key] for key in ("chunk", "rate") if key in reply}
     if "steps" in reply:
         return [{**common, **step} for step in reply["steps"]]
@@ -165,7 +165,7 @@ def plain_steps(reply: Plain) -> list[Plain]:
 
 
 class StubLLM(ModelServer):
-    """The server. A context manager starts it in a thread, on a free port."""
+    """The server, a context manager that runs it in a thread on a free port."""
 
     models = MODELS
     owner = "stub"
@@ -184,7 +184,7 @@ class StubLLM(ModelServer):
     # from any thread
 
     def models_json(self, models: tuple[str, ...] = MODELS, **extra: object) -> Body:
-        """An agent's `models.json` with this server as the provider `stub`."""
+        """Return an agent's `models.json` with this server as the provider `stub`."""
         return models_json(self.base_url, models, provider="stub", key="stub-key", **extra)
 
     def script(self, *replies: Plain) -> None:
@@ -193,7 +193,7 @@ class StubLLM(ModelServer):
             self._script.extend(dict(reply) for reply in replies)
 
     def open_gate(self, name: str) -> None:
-        """Let the step that waits for this gate go on; the gate stays open."""
+        """Release the step that waits for this gate; the gate stays open."""
         assert self._loop is not None
         self._loop.call_soon_threadsafe(lambda: self._gates[name].set())
 
@@ -207,7 +207,7 @@ class StubLLM(ModelServer):
             self.total = self.aborted = 0
 
     def state(self) -> dict[str, int]:
-        """How many requests came, are being answered, were hung up on; how much script is left."""
+        """Return the numbers of requests received, active and aborted, and of remaining replies."""
         return {
             "requests": self.total,
             "in_flight": self.in_flight,
@@ -216,7 +216,7 @@ class StubLLM(ModelServer):
         }
 
     def wait_for(self, condition: Callable[[Self], T], timeout: float = 10.0) -> T:
-        """What `condition(self)` gives once it is true; AssertionError if it never is."""
+        """Return the value of `condition(self)` once it is true. Raises AssertionError."""
         end = time.monotonic() + timeout
         while not (value := condition(self)):
             assert time.monotonic() < end, f"the model waited in vain: {self.state()}"
@@ -241,14 +241,14 @@ class StubLLM(ModelServer):
     # in its own loop
 
     async def live(self, opened: Callable[[], object]) -> None:
-        """Open, tell so, and serve until stopped."""
+        """Open the port, call `opened`, and serve until stopped."""
         self._loop = asyncio.get_running_loop()
         await self.open()
         opened()
         await self.serve()
 
     def reply(self, body: Body, key: str) -> Reply:
-        """Note the request and choose its answer."""
+        """Record the request and choose its reply."""
         self.total += 1
         seen = {"t": time.time(), "key": key, "model": body.get("model"), "body": body}
         self.requests.append(seen)
@@ -256,7 +256,7 @@ class StubLLM(ModelServer):
         return self._built(self._chosen(body, key))
 
     def control(self, request: Request) -> tuple[int, object] | None:
-        """The routes below /__stub__/."""
+        """Handle the routes below /__stub__/."""
         _, found, name = request.path.partition("/__stub__/")
         if not found:
             return None

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
-    """What `condition` returns once it is true; an AssertionError when it never is."""
+    """Return the value of `condition` once it is true. Raises AssertionError after a time limit."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if value := condition():

@@ -89,7 +89,7 @@ class ProofForm(forms.Form):
 
 
 def wait_seconds_of(form: forms.BaseForm) -> int:
-    """Return what the form's errors say about waiting."""
+    """Return the longest wait among the form's errors, in seconds; 0 if none was throttled."""
     errors = [error for errors in form.errors.as_data().values() for error in errors]
     waits = [error.params["seconds"] for error in errors if error.code == THROTTLED]  # type: ignore[index]
     return max(waits, default=0)

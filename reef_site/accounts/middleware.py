@@ -1,4 +1,4 @@
-"""What accounts need of every request: cookies, reef's own host name, sessions' life, proofs."""
+"""Middleware of accounts: secure cookies, reef's own host name, session lifetime, proofs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ GetResponse = Callable[[HttpRequest], HttpResponseBase]
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 # Browsers that resolve every name below .localhost to the loopback by themselves.
 RESOLVING_BROWSERS = ("Chrome/", "Firefox/")
-# In this part of its life a session that is used is saved once.
+# A session in use is saved once in this fraction of its lifetime.
 REFRESH_EVERY = 1 / 60
 
 
 class SecureCookiesMiddleware:
-    """Cookies of an answer to a request over TLS are for TLS only.
+    """Mark the cookies of responses to TLS requests as `Secure`.
 
-    Django's settings say this once for all requests, but one reef may be reached both ways.
+    Django's settings decide this for all requests, but a reef may be reached with and without TLS.
     """
 
     def __init__(self, get_response: GetResponse) -> None:
@@ -43,9 +43,9 @@ class SecureCookiesMiddleware:
 class OwnHostMiddleware:
     """Send browsers that open a page at a loopback address to reef's own host name.
 
-    Cookies know no ports: at 127.0.0.1 every web server of this machine gets them, those of agents
-    too. Only pages, only browsers that resolve the name, and only people who are not signed in here
-    are sent on, so that nobody is locked out.
+    Cookies ignore ports: at 127.0.0.1 every web server of this machine gets them, including those
+    that agents run. Only pages are redirected, only in browsers that resolve the name, and only for
+    people who are not signed in here, so that nobody is locked out.
     """
 
     def __init__(self, get_response: GetResponse) -> None:
@@ -83,13 +83,13 @@ def _opens_a_page(request: HttpRequest, view: Any) -> bool:
 
 
 class SessionLifeMiddleware:
-    """A session that is used goes on; `sessions.SessionStore` knows where it ends."""
+    """Extend sessions that are in use; `sessions.SessionStore` sets the absolute limit."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        # The answer to a stream has no cookies, and a stream alone is no use.
+        # The response to a stream carries no cookies, and an open stream does not count as use.
         is_stream = "text/event-stream" in request.headers.get("Accept", "")
         if settings.SESSION_COOKIE_NAME in request.COOKIES and not is_stream:
             self._refresh(request)
@@ -104,10 +104,10 @@ class SessionLifeMiddleware:
 
 
 class RecentProofMiddleware:
-    """Requests in `proof.SENSITIVE` need a recent proof of who asks.
+    """Require a recent proof of identity for the requests in `proof.SENSITIVE`.
 
-    A page asks for it and carries what was sent along, so nothing has to be entered again. The API
-    and scripts get a 403 that says where to go.
+    A page asks for the proof and carries the fields of the form, so nothing has to be entered
+    again. The API and scripts get a 403 that says where to go.
     """
 
     def __init__(self, get_response: GetResponse) -> None:

@@ -1,4 +1,4 @@
-"""What is kept of sign-in attempts."""
+"""Counters of failed sign-in attempts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.db import models
 
 
 class AttemptCount(models.Model):
-    """Failed sign-in attempts in one bucket: an account, an address, or a known browser.
+    """Number of failed sign-in attempts in one bucket: an account, an address, or a known browser.
 
     `key` is a hash: what somebody typed as a name may be a password.
     """

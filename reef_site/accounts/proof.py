@@ -1,7 +1,7 @@
 """Ask people to prove who they are again before they destroy something or see a secret.
 
 A *proof* is a password, or a sign-in link. `SENSITIVE` lists the requests that need a recent one.
-Callers with a bearer token are not concerned.
+Callers with a bearer token need no proof.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REFUSAL = (
 )
 MAX_BODY = 1 << 16
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
-# Actions of the admin's lists that destroy, revoke or end something.
+# Actions of admin lists that destroy, revoke or end something.
 ADMIN_ACTIONS = frozenset(
     {
         "delete_selected",  # rows
@@ -46,14 +46,14 @@ def _always(_request: HttpRequest) -> bool:
     return True
 
 
-def _is_no_dry_run(request: HttpRequest) -> bool:
-    """A request that only asks for the plan changes nothing."""
-    asked = request.GET.get("dryRun") in ("true", "1") or _json(request).get("dryRun") is True
-    return not asked
+def _is_not_dry_run(request: HttpRequest) -> bool:
+    """Return whether the request wants more than the plan, which changes nothing."""
+    is_dry_run = request.GET.get("dryRun") in ("true", "1") or _json(request).get("dryRun") is True
+    return not is_dry_run
 
 
-def _may_be_confirmed(request: HttpRequest) -> bool:
-    """With a body that says nothing of `confirm` the answer is a comparison."""
+def _sets_confirm(request: HttpRequest) -> bool:
+    """Return whether the body sets `confirm`; without it the response is a comparison."""
     return _json(request).get("confirm", "") is not None
 
 
@@ -71,16 +71,18 @@ def _json_may_delete(request: HttpRequest) -> bool:
 
 @dataclass(frozen=True)
 class Sensitive:
-    """Requests that need a recent proof: method, the whole path, and what must hold besides."""
+    """Requests that need a recent proof: method, a pattern of the whole path, further condition."""
 
     method: str
     path: str
     applies: Callable[[HttpRequest], bool] = _always
 
-    def covers(self, request: HttpRequest) -> bool:
+    def matches(self, request: HttpRequest) -> bool:
         """Return whether this request is one of them."""
-        known = request.method == self.method and re.fullmatch(self.path, request.path, re.DOTALL)
-        return bool(known) and self.applies(request)
+        is_same_route = request.method == self.method and re.fullmatch(
+            self.path, request.path, re.DOTALL
+        )
+        return bool(is_same_route) and self.applies(request)
 
 
 SENSITIVE: tuple[Sensitive, ...] = (
@@ -101,12 +103,12 @@ SENSITIVE: tuple[Sensitive, ...] = (
     # -- the API
     Sensitive("POST", r"/lieutenant/lieutenants/destroy-all/?"),
     Sensitive("DELETE", r"/lieutenant/lieutenants/[^/]+/?"),
-    Sensitive("POST", r"/vm-tree/vms/.+/destroy/?", _is_no_dry_run),
+    Sensitive("POST", r"/vm-tree/vms/.+/destroy/?", _is_not_dry_run),
     # Removing a VM, and revoking its token.
     Sensitive("DELETE", r"/vm-tree/vms/.+"),
     # Shows a token, and revokes the one before it.
     Sensitive("POST", r"/vm-tree/vms/.+/token/?"),
-    Sensitive("POST", r"/vm-tree/snapshots/[0-9]+/restore/?", _may_be_confirmed),
+    Sensitive("POST", r"/vm-tree/snapshots/[0-9]+/restore/?", _sets_confirm),
     Sensitive("DELETE", r"/registry/vms/.+"),
     Sensitive("DELETE", r"/registry/rules/[0-9]+/?"),
     # Shows a secret.
@@ -121,7 +123,7 @@ SENSITIVE: tuple[Sensitive, ...] = (
 
 def is_sensitive(request: HttpRequest) -> bool:
     """Return whether this request needs a recent proof."""
-    return any(each.covers(request) for each in SENSITIVE)
+    return any(each.matches(request) for each in SENSITIVE)
 
 
 def is_recent(request: HttpRequest) -> bool:
@@ -133,12 +135,12 @@ def is_recent(request: HttpRequest) -> bool:
 
 
 def note(request: HttpRequest) -> None:
-    """Note that the person proved just now who they are."""
+    """Record in the session that the person has just proved their identity."""
     request.session[PROVED_AT] = time.time()
 
 
 def connect() -> None:
-    """Have each sign-in noted in its session."""
+    """Record the time of each sign-in in its session."""
     user_logged_in.connect(_note_sign_in, dispatch_uid="reef-accounts-sign-in")
 
 
@@ -148,9 +150,9 @@ def _note_sign_in(request: HttpRequest, **_: Any) -> None:
 
 
 def _json(request: HttpRequest) -> dict[str, Any]:
-    """Return the JSON object that the body holds; empty if it holds anything else.
+    """Return the JSON object in the body; empty if the body is anything else.
 
-    A body that says nothing at all gives `{"confirm": None}`, which an unreadable one does not.
+    An empty body gives `{"confirm": None}`, an unreadable one `{}`.
     """
     length = request.META.get("CONTENT_LENGTH") or "0"
     if request.content_type in FORMS or not length.isdigit() or int(length) > MAX_BODY:

@@ -1,6 +1,6 @@
-"""Sessions in the database: their ids are stored as hashes, and their life has an end.
+"""Sessions in the database, with hashed ids and an absolute lifetime.
 
-`SESSION_ENGINE` names this module. A session slides by `SESSION_COOKIE_AGE` while it is used, up to
+`SESSION_ENGINE` names this module. Use extends a session by `SESSION_COOKIE_AGE`, up to
 `SESSION_ABSOLUTE_AGE` after the sign-in.
 """
 
@@ -59,7 +59,7 @@ class SessionStore(DatabaseStore):
             super().delete(row_key(session_id))
 
     def get_session_cookie_age(self) -> int:
-        """Return for how many seconds the session is good without being used."""
+        """Return for how many seconds the session stays valid without being used."""
         sliding: int = settings.SESSION_COOKIE_AGE
         started = self.get(SIGNED_IN_AT)
         if not isinstance(started, int | float):
@@ -77,7 +77,7 @@ class SessionStore(DatabaseStore):
 
 @dataclass(frozen=True)
 class SignedIn:
-    """The account behind a session that is good."""
+    """Account of a valid session."""
 
     user_id: int
     is_superuser: bool
@@ -85,7 +85,7 @@ class SignedIn:
 
 
 def signed_in(row_keys: Collection[str]) -> dict[str, SignedIn]:
-    """Map the sessions that are good now to their accounts.
+    """Map the currently valid sessions to their accounts.
 
     Left out are sessions that ended or expired, and those whose account was deleted, deactivated,
     or given another password since.
@@ -112,10 +112,10 @@ def _active_users(ids: set[int]) -> dict[int, User]:
     return {user.pk: user for user in found}
 
 
-# Decoding checks a signature. The same rows are read several times a second while streams are open.
+# Decoding checks a signature, and open streams read the same rows several times a second.
 @functools.lru_cache(maxsize=4096)
 def _claims(session_data: str) -> tuple[int, str] | None:
-    """Return the account's id and the hash of its password that the session was made with."""
+    """Return the account's id and the password hash that the session was made with."""
     data = SessionStore().decode(session_data)
     if not data.get(BACKEND_SESSION_KEY):
         return None
@@ -131,7 +131,7 @@ def _is_hash_of(password: str, session_hash: str) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _session_hashes(password: str) -> tuple[str, ...]:
-    """Return what `User.get_session_auth_hash` and its fallbacks give for this stored password."""
+    """Return the values of `User.get_session_auth_hash` and its fallbacks for a stored password."""
     secrets = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
     return tuple(
         salted_hmac(_SALT, password, secret=secret, algorithm="sha256").hexdigest()

@@ -1,11 +1,11 @@
 """Slow down password guessing, without a thread that waits and without locking people out.
 
 Each attempt counts in three buckets: the account, the address, and both together. A bucket allows
-some failures, then blocks for a time that doubles up to a limit. While one blocks, no password is
-checked at all, so guessing costs neither a thread nor a hash. The limit of an account's bucket is a
-minute: guesses from other addresses cannot keep its owner out for longer. A browser in which the
-account signed in before counts in a bucket of its own, so guesses from elsewhere do not delay it
-at all. Sign-in links are not throttled.
+some failures, then blocks for a time that doubles up to a limit. While a bucket blocks, no password
+is checked, so guessing costs neither a thread nor a hash. An account's bucket blocks for a minute
+at most: guesses from other addresses cannot keep its owner out for longer. A browser in which the
+account signed in before has a bucket of its own, so guesses from elsewhere do not delay it at all.
+Sign-in links are not throttled.
 
 Loopback addresses have no buckets: all clients behind a proxy on this machine would share them,
 unless REEF_TRUSTED_PROXIES names the proxy.
@@ -41,12 +41,12 @@ _SALT = "reef-known-browser"
 
 @dataclass(frozen=True)
 class Bucket:
-    """Where an attempt counts: how many failures are free, and how long it blocks at most."""
+    """One counter of failures: how many are free, and how long it blocks at most."""
 
     key: str
     free: int
     max_seconds: float
-    # A sign-in empties it. Not that of an address: its owner may have an account to do that with.
+    # Whether a sign-in resets it. An address is not reset: an attacker may own an account.
     personal: bool = True
 
     def block_seconds(self, failures: int) -> float:
@@ -59,17 +59,17 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Attempt:
-    """An attempt that may be made, or has to wait for `wait_seconds`."""
+    """A sign-in attempt: allowed, or refused for `wait_seconds`."""
 
-    # With the failures that each has with this attempt.
+    # Failures of each bucket, this attempt included.
     failures: Mapping[Bucket, int]
     wait_seconds: int = 0
 
 
 def begin(request: HttpRequest, username: str) -> Attempt:
-    """Count an attempt as failed before the password is checked; `succeeded` takes it back.
+    """Count an attempt as failed before the password is checked; `succeeded` reverts it.
 
-    So attempts that run at the same time are all counted. An attempt that has to wait is not.
+    So concurrent attempts are all counted. An attempt that has to wait is not counted.
     """
     buckets = _buckets(request, username)
     now = timezone.now()
@@ -88,7 +88,7 @@ def begin(request: HttpRequest, username: str) -> Attempt:
 
 
 def succeeded(attempt: Attempt) -> None:
-    """Take back an attempt that turned out to be good, with the block that it set, if any."""
+    """Revert the count of a successful attempt, and the block that it set, if any."""
     now = timezone.now()
     with transaction.atomic():
         personal = [bucket.key for bucket in attempt.failures if bucket.personal]
@@ -96,7 +96,7 @@ def succeeded(attempt: Attempt) -> None:
         rows = _rows(attempt.failures, now)
         for bucket, failures in attempt.failures.items():
             if row := rows.get(bucket.key):
-                # Another failure since then has set the block that there is.
+                # Keep a block that another failure has set since then.
                 block = None if row.failures == failures else row.blocked_until
                 _write(bucket, max(0, row.failures - 1), now, block)
 
@@ -107,7 +107,7 @@ def forget_old() -> None:
 
 
 def remember_browser(response: HttpResponseBase, user_id: int) -> None:
-    """Mark this browser as one in which the account signed in."""
+    """Set a signed cookie that marks this browser as known for the account."""
     response.set_cookie(
         settings.BROWSER_COOKIE_NAME,
         signing.dumps([user_id, timezone.now().timestamp()], salt=_SALT),
@@ -124,21 +124,21 @@ def remember_browser(response: HttpResponseBase, user_id: int) -> None:
 def _buckets(request: HttpRequest, username: str) -> tuple[Bucket, ...]:
     account = f"account:{username.casefold()}"
     if browser := _known_browser(request, username):
-        return (Bucket(_digest(f"{account} browser:{browser}"), free=5, max_seconds=300),)
-    of_account = Bucket(_digest(account), free=15, max_seconds=60)
+        return (Bucket(_hash(f"{account} browser:{browser}"), free=5, max_seconds=300),)
+    of_account = Bucket(_hash(account), free=15, max_seconds=60)
     network = client_key(client_address(request))
     if is_loopback(network):
         return (of_account,)
     address = f"address:{network}"
     return (
-        Bucket(_digest(f"{account} {address}"), free=5, max_seconds=900),
+        Bucket(_hash(f"{account} {address}"), free=5, max_seconds=900),
         of_account,
-        Bucket(_digest(address), free=30, max_seconds=300, personal=False),
+        Bucket(_hash(address), free=30, max_seconds=300, personal=False),
     )
 
 
 def _known_browser(request: HttpRequest, username: str) -> str:
-    """Return the mark of a browser in which this account signed in before; else an empty text."""
+    """Return the cookie of a browser in which this account signed in before; else an empty text."""
     from django.contrib.auth import get_user_model
 
     mark = request.COOKIES.get(settings.BROWSER_COOKIE_NAME, "")
@@ -150,7 +150,7 @@ def _known_browser(request: HttpRequest, username: str) -> str:
     return mark if known else ""
 
 
-def _digest(text: str) -> str:
+def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

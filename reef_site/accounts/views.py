@@ -1,4 +1,4 @@
-"""The way in and out, and the question who somebody is."""
+"""Sign-in, sign-out, and the page that asks for a proof of identity."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ from reef_site.audit import log
 from reef_site.audit.models import Action
 
 BACKEND = "django.contrib.auth.backends.ModelBackend"
-# What the page that asks for a proof adds to the fields that it carries.
+# Fields of the proof page itself; all others are carried along.
 OWN_FIELDS = frozenset({"csrfmiddlewaretoken", "proof_password", "proof_continue"})
 
 
 class SignIn(LoginView):
-    """By password; the page says how to come in by a link."""
+    """Sign in by password; the page also explains sign-in links."""
 
     template_name = "signin.html"
     authentication_form = SignInForm
     redirect_authenticated_user = True
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        """Add how long a link lives."""
+        """Add the lifetime of a sign-in link, in minutes."""
         return {**super().get_context_data(**kwargs), "minutes": settings.SIGNIN_MINUTES}
 
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
-        """Sign in, and know this browser again."""
+        """Sign in and remember this browser."""
         response = super().form_valid(form)
         throttle.remember_browser(response, form.get_user().pk)
         return response
 
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
-        """Show what is wrong; a throttled attempt is a 429."""
+        """Show the errors; a throttled attempt gets a 429."""
         return _with_wait(super().form_invalid(form), form)
 
 
@@ -60,7 +60,7 @@ signin = SignIn.as_view()
 @never_cache
 @require_GET
 def signin_link(request: HttpRequest, secret: str) -> HttpResponse:
-    """Sign the operator in by a link that works once, or take it as a proof of who is signed in."""
+    """Sign the operator in by a single-use link, or accept it as a proof of identity."""
     operator = auth.use_signin_link(secret)
     if operator is None:
         log.failed_sign_in(request, "", "this link does not work, or no longer", status=410)
@@ -69,7 +69,7 @@ def signin_link(request: HttpRequest, secret: str) -> HttpResponse:
         context = {"minutes": settings.SIGNIN_MINUTES}
         return render(request, "signin_used.html", context, status=410)
     if request.user.is_authenticated and request.user.pk == operator.pk:
-        # A new session would make the forms that are open in other tabs worthless.
+        # A new session would invalidate the forms that are open in other tabs.
         proof.note(request)
         log.record(request, Action.PROOF, reason="by link")
         messages.success(request, "Confirmed. Go back to the other tab and continue there.")
@@ -88,8 +88,8 @@ def signout(request: HttpRequest) -> HttpResponse:
 
 @never_cache
 def admin_login(request: HttpRequest) -> HttpResponse:
-    """There is one sign-in page; an account without access to the admin is told so."""
-    target = _safe(request, request.GET.get("next", ""), reverse("admin:index"))
+    """Redirect to the one sign-in page; tell accounts without access to the admin."""
+    target = _safe_target(request, request.GET.get("next", ""), reverse("admin:index"))
     if not request.user.is_authenticated:
         return redirect(f"{reverse('signin')}?{urlencode({'next': target})}")
     if request.user.is_staff:
@@ -105,11 +105,11 @@ def admin_login(request: HttpRequest) -> HttpResponse:
 @sensitive_post_parameters()
 @require_http_methods(["GET", "POST"])
 def again(request: HttpRequest) -> HttpResponse:
-    """Prove who you are, on a page of its own: for those who were refused by the API."""
-    target = _safe(request, request.GET.get("next", ""), resolve_url("overview"))
+    """Ask for a proof on a page of its own, for people whom the API refused."""
+    target = _safe_target(request, request.GET.get("next", ""), resolve_url("overview"))
     form = ProofForm(request, request.POST if "proof_password" in request.POST else None)
     if form.is_bound and form.is_valid():
-        _prove(request)
+        _record_proof(request)
     if request.method == "POST" and proof.is_recent(request):
         return redirect(target)
     context = {**_proof_context(request, form), "fields": [], "target": request.get_full_path()}
@@ -117,10 +117,10 @@ def again(request: HttpRequest) -> HttpResponse:
 
 
 def ask_again(request: HttpRequest) -> HttpResponse | None:
-    """Ask who sends this form, and carry its fields; None once that is proved."""
+    """Ask for a proof and carry the form's fields; return None once there is one."""
     form = ProofForm(request, request.POST if "proof_password" in request.POST else None)
     if form.is_bound and form.is_valid():
-        _prove(request)
+        _record_proof(request)
         return None
     request.refusal = proof.REFUSAL  # type: ignore[attr-defined]
     if request.headers.get("Reef-Script") or request.headers.get("HX-Request"):
@@ -142,7 +142,7 @@ def ask_again(request: HttpRequest) -> HttpResponse | None:
     return _with_wait(response, form)
 
 
-def _prove(request: HttpRequest) -> None:
+def _record_proof(request: HttpRequest) -> None:
     proof.note(request)
     log.record(request, Action.PROOF, reason="by password")
 
@@ -157,23 +157,23 @@ def _proof_context(request: HttpRequest, form: ProofForm) -> dict[str, Any]:
 
 
 def _with_wait(response: HttpResponse, form: Any) -> HttpResponse:
-    """Say in the head, too, that an attempt has to wait."""
+    """Add status 429 and `Retry-After` if the attempt has to wait."""
     if form.is_bound and form.wait_seconds:
         response.status_code = 429
         response.headers["Retry-After"] = str(form.wait_seconds)
     return response
 
 
-def _safe(request: HttpRequest, target: str, otherwise: str) -> str:
-    """Return where to go next, if that is a page of ours."""
-    good = url_has_allowed_host_and_scheme(
+def _safe_target(request: HttpRequest, target: str, otherwise: str) -> str:
+    """Return the redirect target if it is one of our pages, else `otherwise`."""
+    is_safe = url_has_allowed_host_and_scheme(
         target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
     )
-    return target if good else otherwise
+    return target if is_safe else otherwise
 
 
 @requires_csrf_token
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponseBase:
-    """Django's own page; the reason goes to the audit log."""
+    """Show Django's own page; the reason goes to the audit log."""
     request.refusal = f"CSRF: {reason}"  # type: ignore[attr-defined]
     return django_csrf_failure(request, reason=reason)

@@ -1,1 +1,1 @@
-"""What needs a look: one list over all kinds of trouble, and what was seen of it."""
+"""The list of problems that need attention, over all apps, and which of them were dismissed."""

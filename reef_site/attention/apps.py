@@ -1,4 +1,4 @@
-"""App configuration of the list of what needs a look."""
+"""App configuration of the attention list."""
 
 from django.apps import AppConfig
 

@@ -1,4 +1,4 @@
-"""The items of the list: for each kind of trouble one bounded query."""
+"""Items of the attention list: one bounded query for each kind of problem."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from reef_site.common import clock
 from reef_site.common.text import first_words
 from registry.models import VM
 
-# Items of one kind that are looked at.
+# How many items of one kind are read.
 MAX_ITEMS = 300
 MAX_EXAMPLES = 20
 RULES_SINCE = timedelta(days=7)
@@ -36,7 +36,7 @@ _MAX_TEXT = 120
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that needs a look. `state` is how it is drawn; those of one `group` are alike."""
+    """One problem. `state` selects its icon; items of one `group` are shown as one row."""
 
     kind: Kind
     subject: str
@@ -50,13 +50,13 @@ class Item:
 
     @property
     def cause(self) -> str:
-        """Another text when the same thing has trouble of another kind, or anew."""
+        """Text that changes when the same subject has another problem, or the same one again."""
         return f"{self.since.isoformat()} {digest(self.text)}"
 
 
 @dataclass(frozen=True)
-class Silent:
-    """The VMs that are silent: how many are new, how many are not, and the newest of them."""
+class SilentVMs:
+    """Silent VMs: how many are new, how many were dismissed, and the newest examples."""
 
     new: int
     seen: int
@@ -64,12 +64,12 @@ class Silent:
 
 
 def digest(text: str) -> str:
-    """Return a short mark of a text."""
+    """Return a short digest of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def found() -> Iterator[Item]:
-    """Yield the items of all kinds but silent VMs, which may be thousands."""
+def find_items() -> Iterator[Item]:
+    """Yield the items of all kinds except silent VMs, which may be thousands."""
     if "lieutenant" in settings.ORGANS:
         yield from _lieutenants()
         yield from _unknown_agents()
@@ -84,20 +84,20 @@ def found() -> Iterator[Item]:
 
 
 def _lieutenants() -> Iterator[Item]:
-    """Yield those in error, kept back or stalled, and those whose model has trouble."""
-    quiet = timezone.now() - timedelta(seconds=1)
-    troubled = Q(status__in=RUNNING) & ~Q(trouble="")
-    stalled = Q(status=Status.WORKING, last_activity_at__lt=quiet)
-    kept_back = Q(status=Status.PAUSED) & ~Q(error="")
-    suspects = Lieutenant.objects.filter(Q(status=Status.ERROR) | troubled | stalled | kept_back)
+    """Yield lieutenants in error, held back or stalled, and those whose model fails."""
+    stalled_before = timezone.now() - timedelta(seconds=1)
+    model_fails = Q(status__in=RUNNING) & ~Q(trouble="")
+    stalled = Q(status=Status.WORKING, last_activity_at__lt=stalled_before)
+    held_back = Q(status=Status.PAUSED) & ~Q(error="")
+    suspects = Lieutenant.objects.filter(Q(status=Status.ERROR) | model_fails | stalled | held_back)
     for each in suspects.defer("system_prompt", "directive").order_by("-status_since")[:MAX_ITEMS]:
         if each.status == Status.ERROR:
             yield _lieutenant(each, "error", each.status_since, each.error)
         elif each.status == Status.PAUSED:
             yield _lieutenant(each, "paused", each.status_since, each.error)
         elif each.stalled:
-            waits = f"waiting for {each.waiting_for}" if each.waiting_for else "no output"
-            yield _lieutenant(each, "stalled", each.last_activity_at, each.trouble or waits)
+            reason = f"waiting for {each.waiting_for}" if each.waiting_for else "no output"
+            yield _lieutenant(each, "stalled", each.last_activity_at, each.trouble or reason)
         elif each.trouble:
             is_ours = reachability.is_ours(each.trouble) or each.trouble.startswith(LOUD)
             has_failed = each.status == Status.IDLE and not is_ours
@@ -121,7 +121,7 @@ def _lieutenant(each: Lieutenant, state: str, since: datetime, text: str, label:
 
 
 def _unknown_agents() -> Iterator[Item]:
-    """Yield the agents that run and that nobody follows."""
+    """Yield running agents that no follower reads."""
     for row in UnknownAgent.objects.defer("handle").order_by("-found_at")[:MAX_ITEMS]:
         yield Item(
             kind=Kind.LIEUTENANT,
@@ -139,16 +139,16 @@ def _unknown_agents() -> Iterator[Item]:
 # -- VMs -----------------------------------------------------------------------------------------
 
 
-def silent_vms(seen_until: datetime | None) -> Silent:
-    """Return the VMs that are silent; those are new that fell silent after this moment."""
+def silent_vms(seen_until: datetime | None) -> SilentVMs:
+    """Return the silent VMs; those that fell silent after `seen_until` count as new."""
     if "registry" not in settings.ORGANS:
-        return Silent(0, 0, [])
+        return SilentVMs(0, 0, [])
     vms = VM.objects.silent(clock.now())
     is_seen = Q(silent_after__lte=seen_until) if seen_until else Q(pk__in=[])
-    figures = vms.aggregate(all=Count("pk"), seen=Count("pk", filter=is_seen))
-    newest = vms.order_by("-silent_after", "pk")[:MAX_EXAMPLES] if figures["all"] else []
-    new = figures["all"] - figures["seen"]
-    return Silent(new, figures["seen"], [_silent(vm) for vm in newest])
+    counts = vms.aggregate(all=Count("pk"), seen=Count("pk", filter=is_seen))
+    newest = vms.order_by("-silent_after", "pk")[:MAX_EXAMPLES] if counts["all"] else []
+    new = counts["all"] - counts["seen"]
+    return SilentVMs(new, counts["seen"], [_silent(vm) for vm in newest])
 
 
 def _silent(vm: VM) -> Item:
@@ -171,7 +171,7 @@ def _silent(vm: VM) -> Item:
 
 
 def _provisionings() -> Iterator[Item]:
-    """Yield those that failed and about which nothing was decided."""
+    """Yield failed provisionings that nobody has dealt with yet."""
     failed = Provisioning.objects.filter(state=State.FAILED)
     columns = ("id", "name", "state", "state_since", "reason")
     for row in failed.only(*columns).order_by("-id")[:MAX_ITEMS]:
@@ -190,7 +190,7 @@ def _provisionings() -> Iterator[Item]:
 
 
 def _findings() -> Iterator[Item]:
-    """Yield the open ones."""
+    """Yield open findings."""
     for row in Finding.objects.open().order_by("-id")[:MAX_ITEMS]:
         yield Item(
             kind=Kind.FINDING,
@@ -232,7 +232,7 @@ def _rules() -> Iterator[Item]:
 
 
 def _hosts() -> Iterator[Item]:
-    """Yield the hosts that do not answer and that something waits for."""
+    """Yield hosts that do not answer while lieutenants wait for them, and hosts with a rival."""
     for host in hosts():
         if host.is_missed or host.rival:
             yield Item(

@@ -1,4 +1,4 @@
-"""What operators have seen of the list, shared by all of them."""
+"""Dismissals of items on the attention list, shared by all operators."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_ROWS = 2000
 
 
 class Kind(models.TextChoices):
-    """What an item of the list is about."""
+    """Kinds of subjects."""
 
     LIEUTENANT = "lieutenant", "lieutenant"
     VM = "vm", "VM"
@@ -23,9 +23,9 @@ class Kind(models.TextChoices):
 
 
 class Seen(models.Model):
-    """One item or one group that somebody has seen, as long as its cause is the same.
+    """An item or a group that somebody has dismissed, valid while its cause is the same.
 
-    The cause of a group is the time of its newest item: items that are newer are not seen.
+    The cause of a group is the time of its newest item: newer items are not dismissed.
     """
 
     kind = models.CharField(max_length=20, choices=Kind.choices)
@@ -46,7 +46,7 @@ class Seen(models.Model):
 
     @classmethod
     def mark(cls, kind: str, subject: str, cause: str, actor: str) -> None:
-        """Note that this was seen, and forget what was noted long ago."""
+        """Store a dismissal and delete those that are older than KEPT_FOR."""
         now = timezone.now()
         fields = {"cause": cause, "actor": actor[:200], "at": now}
         cls.objects.update_or_create(kind=kind, subject=subject, defaults=fields)

@@ -1,4 +1,4 @@
-"""Noting what was seen."""
+"""Dismissing items of the attention list."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_CAUSE = 100
 @login_required
 @require_POST
 def mark(request: HttpRequest) -> HttpResponse:
-    """Note that the row of `kind` and `subject` was seen as far as `cause`, or forget it."""
+    """Dismiss the row of `kind` and `subject` with this `cause`; with `seen=no`, bring it back."""
     kind, subject, cause = (_field(request, name) for name in ("kind", "subject", "cause"))
     if problem := _problem(kind, subject, cause):
         return json_answer({"error": problem}, status=400)

@@ -1,1 +1,1 @@
-"""Who did what from where: an append-only log."""
+"""Append-only audit log: who did what, and from where."""

@@ -1,4 +1,4 @@
-"""Where a request comes from."""
+"""Client address of a request."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from django.http import HttpRequest
 def client_address(request: HttpRequest) -> str:
     """Return the address of the client as the edge saw it; empty if there is none.
 
-    The edge replaces X-Forwarded-For by one address: that of the connection, or the one that a
-    trusted proxy tells.
+    The edge replaces X-Forwarded-For by one address: that of the connection, or the one reported
+    by a trusted proxy.
     """
     given = request.META.get("HTTP_X_FORWARDED_FOR") or request.META.get("REMOTE_ADDR") or ""
     try:

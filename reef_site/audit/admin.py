@@ -1,4 +1,4 @@
-"""The audit log in the admin: to be read."""
+"""Read-only admin of the audit log."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ class RecordAdmin(ReadOnlyAdmin):
     ordering = ("-id",)
 
     def has_view_permission(self, request: HttpRequest, _obj: Any = None) -> bool:
-        """Return whether this is an operator: the log names everybody."""
+        """Return whether the user is an operator; the log contains everybody's actions."""
         return bool(request.user.is_active and request.user.is_superuser)

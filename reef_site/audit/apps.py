@@ -12,5 +12,5 @@ class AuditConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Record what Django tells by signals: sign-ins and sign-outs."""
+        """Record Django's signals of sign-ins and sign-outs."""
         import_module("reef_site.audit.log").connect()

@@ -1,6 +1,6 @@
-"""Refusals that the edge answers without Django: noted in memory, recorded once a second.
+"""Audit records of requests that the edge refuses without Django, written once a second.
 
-The edge calls `note` for each; it neither waits nor touches the database.
+The edge calls `note` for each refusal, which only counts it in memory.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from reef_site.guard import Reader
 logger = logging.getLogger("reef.audit")
 
 WRITE_SECONDS = 1.0
-# Of more different ones within a second, paths are left out.
+# Beyond this many distinct refusals within a second, paths are left out.
 MAX_DIFFERENT = 1000
 
 
 class Refused(NamedTuple):
-    """What refusals have in common that are counted together."""
+    """Key of refusals that are counted together."""
 
     address: str
     method: str
@@ -38,7 +38,7 @@ class Refused(NamedTuple):
 
 
 class EdgeRefusals:
-    """Lives as long as the edge, on its loop."""
+    """Counter of refusals with a background task that records them; lives on the edge's loop."""
 
     def __init__(self) -> None:
         self._counts: Counter[Refused] = Counter()
@@ -53,7 +53,7 @@ class EdgeRefusals:
         self._counts[refused] += 1
 
     async def close(self) -> None:
-        """Record what was noted, and stop."""
+        """Record what was counted, and stop."""
         self._writing.cancel()
         await self._write()
         self._reader.close()
@@ -70,12 +70,12 @@ class EdgeRefusals:
         try:
             await self._reader.read(partial(record, counts))
         except Exception:
-            # Whatever it is: the next refusals must be recorded.
+            # The loop must survive any error, so that later refusals are recorded.
             logger.exception("Cannot record %d refusals", counts.total())
 
 
 def record(counts: Counter[Refused]) -> None:
-    """Write each as a row with its count, or into the row of this minute."""
+    """Write each refusal as a row with its count, or add it to the row of this minute."""
     now = timezone.now()
     for refused, count in counts.items():
         route, target = _route(refused.path)
@@ -99,13 +99,13 @@ def record(counts: Counter[Refused]) -> None:
 
 
 def _route(path: str) -> tuple[str, str]:
-    """Return the route of this path, and what it is about."""
+    """Return the route of this path, and its target: the values in the path."""
     try:
         match = resolve(path)
     except Resolver404:
         return "", ""
     except Exception:
-        # One odd path must not cost the records of all others.
+        # One malformed path must not lose the records of all others.
         logger.exception("Cannot resolve the path of a refusal")
         return "", ""
     target = " ".join(str(value) for name, value in match.kwargs.items() if name != "secret")

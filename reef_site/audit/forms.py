@@ -1,4 +1,4 @@
-"""The filters of the audit page."""
+"""Filter form of the audit page."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from reef_site.audit.models import Action, Record, RecordQuerySet
 
 
 class FilterForm(forms.Form):
-    """What to show; every field is optional."""
+    """Filters of the records; every field is optional."""
 
-    actor = forms.CharField(required=False, max_length=200, label="Who")
+    actor = forms.CharField(required=False, max_length=200, label="Actor")
     action = forms.ChoiceField(
-        required=False, choices=[("", "anything"), *Action.choices], label="Did"
+        required=False, choices=[("", "Any"), *Action.choices], label="Action"
     )
-    address = forms.CharField(required=False, max_length=45, label="From address")
+    address = forms.CharField(required=False, max_length=45, label="Address")
     since = forms.DateTimeField(required=False, label="Since")
     until = forms.DateTimeField(required=False, label="Until")
-    refused = forms.BooleanField(required=False, label="Only what was refused")
+    refused = forms.BooleanField(required=False, label="Refused only")
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
@@ -29,7 +29,7 @@ class FilterForm(forms.Form):
             )
 
     def rows(self) -> RecordQuerySet:
-        """Return the records that fit, newest first; none if a filter is wrong."""
+        """Return the matching records, newest first; none if a filter is invalid."""
         if not self.is_valid():
             return Record.objects.none()
         given = self.cleaned_data

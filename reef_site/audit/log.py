@@ -1,4 +1,4 @@
-"""Write to the audit log. Nothing here fails a request: what cannot be recorded is logged."""
+"""Write to the audit log. A failed write is logged and does not fail the request."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def record(
 ) -> None:
     """Record what the caller of this request did.
 
-    Of actions that may repeat endlessly, such as refusals, those of a minute are one row.
+    With `repeats`, for actions such as refusals, equal records of one minute share a row.
     """
     kind, actor = actor_of(request)
     _write(_row(request, action, kind, actor, reason, target, status), repeats=repeats)
 
 
 def failed_sign_in(request: HttpRequest, username: str, reason: str, *, status: int) -> None:
-    """Record and log that somebody did not get in. The name is logged as typed, but escaped."""
+    """Record and log a failed sign-in. The log shows the name as typed, but escaped."""
     known = username and get_user_model().objects.filter(username=username).exists()
-    # A row for each name that somebody invents would fill the table.
+    # A row for each invented name would fill the table.
     actor = username if known else UNKNOWN_NAME if username else ""
     kind = ActorKind.ACCOUNT if known else ActorKind.NOBODY
     row = _row(request, Action.SIGN_IN_FAILED, kind, actor, reason, "", status)
@@ -60,7 +60,7 @@ def connect() -> None:
 
 
 def actor_of(request: HttpRequest) -> tuple[ActorKind, str]:
-    """Return what kind of caller made this request, and its name."""
+    """Return the kind and the name of the request's caller."""
     caller: Any = getattr(request, "user", None)
     if caller is None or not caller.is_authenticated:
         return ActorKind.NOBODY, ""
@@ -96,7 +96,7 @@ def _row(
 
 
 def _write(row: Record, *, repeats: bool) -> bool:
-    """Insert the row, or count it in one of this minute; return whether it was inserted."""
+    """Insert the row, or count it in an equal one of this minute; return True if inserted."""
     try:
         if repeats:
             return refusals.add(row)

@@ -1,4 +1,4 @@
-"""Record changes and refusals of all requests that come to Django."""
+"""Record the changes and refusals among all requests that reach Django."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_ERROR_BODY = 8192
 
 
 class AuditMiddleware:
-    """Outermost but one, so that it sees what other middleware refuses."""
+    """Record each request after its response; placed outside of all middleware that refuses."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -28,14 +28,14 @@ class AuditMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
         try:
-            _note(request, response)
+            _record(request, response)
             refusals.write_if_due()
         except DatabaseError:
             logger.exception("Cannot record %s %s", request.method, routes.route_of(request))
         return response
 
 
-def _note(request: HttpRequest, response: HttpResponseBase) -> None:
+def _record(request: HttpRequest, response: HttpResponseBase) -> None:
     status = response.status_code
     if status in REFUSED:
         if not _has_own_record(request):
@@ -58,7 +58,7 @@ def _has_own_record(request: HttpRequest) -> bool:
 
 
 def _error_in(response: HttpResponseBase) -> str:
-    """Return what an answer of the API says is wrong."""
+    """Return the error text of an API response; empty if there is none."""
     is_json = response.headers.get("Content-Type", "").startswith("application/json")
     if not is_json or not isinstance(response, HttpResponse):
         return ""

@@ -1,4 +1,4 @@
-"""The rows of the audit log."""
+"""Models of the audit log."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from django.db import models
 
 
 class AppendOnly(Exception):
-    """Rows of the audit log are neither changed nor deleted one by one."""
+    """Attempt to change or delete a single row of the audit log."""
 
 
 class Action(models.TextChoices):
-    """What somebody did, or tried to do."""
+    """Actions that are recorded."""
 
     SIGN_IN = "sign-in", "signed in"
     SIGN_IN_FAILED = "sign-in-failed", "failed to sign in"
@@ -28,7 +28,7 @@ REFUSALS = (Action.REFUSED, Action.SIGN_IN_FAILED)
 
 
 class ActorKind(models.TextChoices):
-    """What kind of caller somebody is."""
+    """Kinds of callers."""
 
     ACCOUNT = "account", "account"
     ROOT = "root", "root token"
@@ -37,20 +37,20 @@ class ActorKind(models.TextChoices):
 
 
 class RecordQuerySet(models.QuerySet["Record"]):
-    """Records of the log."""
+    """Queries of the audit log."""
 
     def refusals(self) -> RecordQuerySet:
-        """Only what somebody was kept from."""
+        """Return the records of refused actions."""
         return self.filter(action__in=REFUSALS)
 
     def between(self, since: datetime | None, until: datetime | None) -> RecordQuerySet:
-        """Only what happened in this time; None is no limit."""
+        """Return the records of this period; None means no limit."""
         rows = self.filter(last_at__gte=since) if since else self
         return rows.filter(at__lte=until) if until else rows
 
 
 class Record(models.Model):
-    """Who did what from where. The same refusal within a minute is one row with a count."""
+    """One action. Equal refusals within a minute are one row with a count."""
 
     at = models.DateTimeField(db_index=True)
     last_at = models.DateTimeField(db_index=True)
@@ -86,10 +86,10 @@ class Record(models.Model):
         super().save(*args, **kwargs)
 
     def delete(self, *_args: Any, **_kwargs: Any) -> NoReturn:
-        """Raise AppendOnly: old rows go by `retention` alone."""
+        """Raise AppendOnly; only `retention` deletes rows."""
         raise AppendOnly
 
     @property
     def is_refusal(self) -> bool:
-        """Whether somebody was kept from something."""
+        """Whether the action was refused."""
         return self.action in REFUSALS

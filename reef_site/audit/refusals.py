@@ -1,6 +1,7 @@
-"""Refusals that repeat: those of a minute are one row with a count.
+"""Repeated refusals: equal ones of a minute share one row with a count.
 
-A flood costs a row a minute for each actor, address, route and status, and a write a second.
+A flood of them costs a row a minute for each actor, address, route and status, and a write a
+second.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Key = tuple[str, ...]
 
 @dataclass
 class Row:
-    """A row of this minute, and what it does not count yet."""
+    """A row of this minute, and the count that is not written yet."""
 
     pk: int
     unwritten: int = 0
@@ -46,7 +47,7 @@ _minute = _Minute()
 
 
 def add(row: Record) -> bool:
-    """Insert the row, or count it in the one of this minute that is the same; return which."""
+    """Insert the row, or count it in an equal one of this minute; return True if inserted."""
     start = row.at.replace(second=0, microsecond=0)
     with _lock:
         if start != _minute.start or len(_minute.rows) >= MAX_OPEN_ROWS:
@@ -54,41 +55,41 @@ def add(row: Record) -> bool:
             _minute.start = start
             _minute.rows.clear()
         key = _key(row)
-        known = _minute.rows.get(key)
-        if known is None:
-            known = _find(row, start)
-            is_new = known is None
-            if known is None:
+        open_row = _minute.rows.get(key)
+        if open_row is None:
+            open_row = _find(row, start)
+            is_new = open_row is None
+            if open_row is None:
                 row.save()
-                known = Row(row.pk)
-            _minute.rows[key] = known
+                open_row = Row(row.pk)
+            _minute.rows[key] = open_row
             if is_new:
                 return True
-        known.unwritten += row.count
-        known.last_at = row.at
+        open_row.unwritten += row.count
+        open_row.last_at = row.at
     write_if_due()
     return False
 
 
 def write_if_due() -> None:
-    """Write the counts if that was not done within the last second; called with each request."""
+    """Write the counts unless that was done within the last second; called for each request."""
     if time.monotonic() - _minute.written_at >= WRITE_SECONDS:
         write()
 
 
 def write() -> None:
-    """Write what this process has counted and not written yet."""
+    """Write the counts that this process has not written yet."""
     with _lock:
         _minute.written_at = time.monotonic()
-        for known in _minute.rows.values():
-            if known.unwritten:
-                count = F("count") + known.unwritten
-                Record.objects.filter(pk=known.pk).update(count=count, last_at=known.last_at)
-                known.unwritten = 0
+        for open_row in _minute.rows.values():
+            if open_row.unwritten:
+                count = F("count") + open_row.unwritten
+                Record.objects.filter(pk=open_row.pk).update(count=count, last_at=open_row.last_at)
+                open_row.unwritten = 0
 
 
 def forget() -> None:
-    """Forget the rows of this minute, such as when the database is another one."""
+    """Forget the rows of this minute, for example after a change of the database."""
     with _lock:
         _minute.rows.clear()
 
@@ -99,7 +100,7 @@ def _key(row: Record) -> Key:
 
 
 def _find(row: Record, start: datetime) -> Row | None:
-    """Return the row that another process made for the same."""
+    """Return the equal row that another process has inserted, if any."""
     same = Record.objects.filter(
         at__gte=start,
         at__lt=start + timedelta(minutes=1),
@@ -118,7 +119,7 @@ def _find(row: Record, start: datetime) -> Row | None:
 
 @atexit.register
 def _write_at_exit() -> None:
-    if any(known.unwritten for known in _minute.rows.values()):
-        # The process ends; whoever stopped it may have stopped the database, too.
+    if any(open_row.unwritten for open_row in _minute.rows.values()):
+        # The database may have been stopped together with this process.
         with contextlib.suppress(DatabaseError):
             write()

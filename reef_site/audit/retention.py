@@ -1,4 +1,4 @@
-"""Old rows of the audit log go; nothing else deletes any."""
+"""Deletion of old audit records; nothing else deletes any."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BATCH_SIZE = 2000
 
 
 def prune() -> int:
-    """Delete what is older or more than the settings allow; return how many rows went."""
+    """Delete rows beyond the age and number that the settings allow; return how many."""
     oldest = timezone.now() - timedelta(days=settings.AUDIT_DAYS)
     keys = Record.objects.values_list("pk", flat=True)
     last_old = keys.filter(at__lt=oldest).order_by("-at", "-id").first()
@@ -22,7 +22,7 @@ def prune() -> int:
 
 
 def _delete_up_to(last: int) -> int:
-    """In batches, so that no other writer has to wait for long."""
+    """Delete in batches, so that no other writer waits for long; return how many rows."""
     deleted = 0
     while True:
         old = Record.objects.filter(pk__lte=last).order_by("pk")

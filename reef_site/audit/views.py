@@ -1,4 +1,4 @@
-"""The page *Audit*."""
+"""The audit page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE_SIZE = 100
 @login_required
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
-    """Show what happened, newest first; `?before=<id>` goes on with older records."""
+    """Show the records, newest first; `?before=<id>` continues with older ones."""
     if not request.user.is_superuser:
         request.refusal = "rule: only operators see the audit log"  # type: ignore[attr-defined]
         raise PermissionDenied

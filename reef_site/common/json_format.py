@@ -1,4 +1,4 @@
-"""How JSON goes over the wire: any content type in, compact UTF-8 out, dates as agents know."""
+"""JSON on the wire: any content type in, compact UTF-8 out, dates in the agents' format."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from reef_site.common.text import find_surrogate, replace_surrogates
 
 
 def dumps(data: object) -> bytes:
-    """Compact UTF-8 JSON with dates in the wire's form. Half a surrogate pair becomes `?`."""
+    """Return compact UTF-8 JSON with dates in the wire format. A lone surrogate becomes `?`."""
     try:
         return _encode(data)
     except TypeError:
-        # An error that repeats its input is still to be said.
+        # An error that quotes its input must still be sent.
         return _encode(replace_surrogates(data))
 
 
@@ -33,12 +33,12 @@ def _encode(data: object) -> bytes:
 
 
 def json_answer(data: object, status: int = 200) -> HttpResponse:
-    """JSON in the wire's form from a view that is not the API's."""
+    """Return a JSON response in the wire format, for views outside of the API."""
     return HttpResponse(dumps(data), status=status, content_type="application/json")
 
 
 class AnyTypeJSONParser(BaseParser):
-    """Reads the body as JSON whatever its content type says. Nothing sent is `{}`."""
+    """Parse the body as JSON whatever its content type; an empty body is `{}`."""
 
     media_type = "*/*"
 
@@ -48,12 +48,12 @@ class AnyTypeJSONParser(BaseParser):
         media_type: str | None = None,
         parser_context: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The JSON value, or a ParseError with what is wrong."""
+        """Return the JSON value. Raises ParseError."""
         body = stream.read()
         if not body.strip():
             return {}
         try:
-            # json, not orjson: half a surrogate pair is refused below, with its field's name.
+            # json, not orjson: lone surrogates are refused below, with the field's name.
             value = json.loads(body.decode("utf-8"))
         except UnicodeDecodeError:
             raise ParseError("body: is not UTF-8") from None
@@ -61,26 +61,26 @@ class AnyTypeJSONParser(BaseParser):
             raise ParseError("body: is nested too deeply") from None
         except ValueError as error:
             raise ParseError(f"body: is not JSON ({error})") from None
-        # Only an escape can bring one in; without any, nothing needs to be looked at.
-        if rb"\u" in body and (place := find_surrogate(value)):
-            return self.with_surrogates(value, place)
+        # Surrogates can only come from escapes.
+        if rb"\u" in body and (path := find_surrogate(value)):
+            return self.with_surrogates(value, path)
         return value
 
-    def with_surrogates(self, _value: Any, place: str) -> Any:
-        """What is made of a value with half a surrogate pair at this place; here it is refused."""
-        raise ParseError(f"{place}: has characters that are no text")
+    def with_surrogates(self, _value: Any, path: str) -> Any:
+        """Handle a value with a lone surrogate at `place`; here it is refused."""
+        raise ParseError(f"{path}: has characters that are no text")
 
 
 class RepairingJSONParser(AnyTypeJSONParser):
-    """For what programs print: half a surrogate pair becomes `?`."""
+    """Parser for the output of programs: a lone surrogate becomes `?`."""
 
     def with_surrogates(self, value: Any, _place: str) -> Any:
-        """The value with all of them replaced."""
+        """Return the value with all lone surrogates replaced."""
         return replace_surrogates(value)
 
 
 class WireJSONRenderer(BaseRenderer):
-    """Compact JSON without a charset in its content type."""
+    """Render compact JSON without a charset in its content type."""
 
     media_type = "application/json"
     format = "json"
@@ -93,21 +93,21 @@ class WireJSONRenderer(BaseRenderer):
         accepted_media_type: str | None = None,
         renderer_context: Mapping[str, Any] | None = None,
     ) -> bytes:
-        """UTF-8 bytes; dates in the wire's form."""
+        """Return UTF-8 bytes with dates in the wire format."""
         if data is None:
             return b""
         return dumps(data)
 
 
 class AlwaysJSON(BaseContentNegotiation):
-    """The API answers JSON, whatever the client says it accepts."""
+    """Select JSON, whatever the client accepts."""
 
     def select_parser(self, request: Request, parsers: Any) -> Any:
-        """The only parser."""
+        """Return the only parser."""
         return parsers[0]
 
     def select_renderer(self, request: Request, renderers: Any, format_suffix: Any = None) -> Any:
-        """The only renderer, with its media type."""
+        """Return the only renderer, with its media type."""
         return renderers[0], renderers[0].media_type
 
 

@@ -1,1 +1,1 @@
-"""The fleet's pages: what the tree, the registry and the lieutenants say, put together."""
+"""Pages of the fleet, which combine tree, registry and lieutenants."""

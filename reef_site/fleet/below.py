@@ -1,7 +1,7 @@
-"""The worst state below each of some nodes, in one statement.
+"""Aggregate health: the worst state among the descendants of nodes, in one statement.
 
-It begins at the VMs that are in trouble, which are few, and goes up from them; so a healthy fleet
-of 100,000 costs nothing, and shared ancestors are passed once for each state.
+The query starts at the unhealthy VMs, which are few, and walks up from them, so a healthy fleet of
+100,000 costs nothing, and shared ancestors are visited once for each state.
 """
 
 from __future__ import annotations
@@ -14,27 +14,28 @@ from django.db import connection
 
 from reef_site.fleet.states import RANKS, WORDS
 
-# The row above all roots.
+# Key of the row above all roots.
 ROOF = 0
 
 
 def worst_below(keys: Sequence[int], at: datetime, *, grace: bool) -> dict[int, str]:
-    """By node: the worst state of all below it, if any is paused or worse."""
-    moment = connection.ops.adapt_datetimefield_value(at)
+    """Map nodes to the worst state of their descendants, if any is paused or worse."""
+    now = connection.ops.adapt_datetimefield_value(at)
     silent = RANKS["late"] if grace else RANKS["silent"]
-    marks = ", ".join(["%s"] * len(keys)) or "NULL"
+    placeholders = ", ".join(["%s"] * len(keys)) or "NULL"
     sql = (
-        f"WITH RECURSIVE trouble(parent, level) AS ({_TROUBLE}), line(key, level) AS ({_upwards()})"
-        f" SELECT key, max(level) FROM line WHERE key IN ({marks}) GROUP BY key"
+        f"WITH RECURSIVE trouble(parent, level) AS ({_UNHEALTHY}),"
+        f" line(key, level) AS ({_upwards()})"
+        f" SELECT key, max(level) FROM line WHERE key IN ({placeholders}) GROUP BY key"
     )
     with connection.cursor() as cursor:
-        cursor.execute(sql, [moment, silent, moment, *keys])
+        cursor.execute(sql, [now, silent, now, *keys])
         found: list[tuple[Any, Any]] = cursor.fetchall()
     return {key: WORDS[level] for key, level in found}
 
 
-# Those that run have deadlines, others have none: both are found by an index.
-_TROUBLE = f"""
+# Running VMs have deadlines, others have none: an index finds both.
+_UNHEALTHY = f"""
     SELECT DISTINCT n.parent_id, CASE
         WHEN v.status = 'paused' THEN {RANKS["paused"]} WHEN v.status <> 'running'
         THEN {RANKS["stopped"]} WHEN v.silent_after <= %s THEN %s ELSE {RANKS["late"]} END
@@ -46,9 +47,9 @@ _TROUBLE = f"""
 
 
 def _upwards() -> str:
-    """From the parents of the troubled to the roots."""
+    """Return the SQL that walks from the parents of unhealthy VMs to the roots."""
     if connection.vendor == "postgresql":
-        # Else each step of the recursion joins the whole table.
+        # Without LATERAL, each step of the recursion would join the whole table.
         next_one = (
             "line CROSS JOIN LATERAL (SELECT parent_id FROM vmtree_node"
             " WHERE id = line.key OFFSET 0) n"
@@ -58,38 +59,39 @@ def _upwards() -> str:
     return f"SELECT parent, level FROM trouble UNION SELECT n.parent_id, line.level FROM {next_one}"
 
 
-def with_all_above(vm_ids: Sequence[str]) -> set[int]:
-    """Keys of the nodes with these ids, removed ones too, and of all above them."""
+def with_ancestors(vm_ids: Sequence[str]) -> set[int]:
+    """Return the keys of the nodes with these ids, removed ones too, and of their ancestors."""
     if not vm_ids:
         return set()
-    marks = ", ".join(["%s"] * len(vm_ids))
-    return _keys(f"vm_id IN ({marks})", list(vm_ids))
+    placeholders = ", ".join(["%s"] * len(vm_ids))
+    return _keys(f"vm_id IN ({placeholders})", list(vm_ids))
 
 
 def above(keys: Sequence[int], most: int) -> set[int]:
-    """Keys of these nodes and of at most `most` above each."""
+    """Return the keys of these nodes and of at most `most` ancestors of each."""
     if not keys:
         return set()
-    marks = ", ".join(["%s"] * len(keys))
-    return _keys(f"id IN ({marks})", list(keys), most=most)
+    placeholders = ", ".join(["%s"] * len(keys))
+    return _keys(f"id IN ({placeholders})", list(keys), most=most)
 
 
 def _keys(start: str, parameters: list[Any], *, most: int | None = None) -> set[int]:
-    far = "" if most is None else ", depth"
+    depth_column = "" if most is None else ", depth"
     first, step = ("", "") if most is None else (", 0", ", line.depth + 1")
     limit = "" if most is None else f" AND line.depth < {most:d}"
     sql = (
-        f"WITH RECURSIVE line(key, parent{far}) AS (SELECT id, parent_id{first} FROM vmtree_node"
-        f" WHERE {start} UNION SELECT n.id, n.parent_id{step} FROM line"
-        f" CROSS JOIN {_one('line.parent')}{limit}) SELECT DISTINCT key FROM line"
+        f"WITH RECURSIVE line(key, parent{depth_column}) AS"
+        f" (SELECT id, parent_id{first} FROM vmtree_node WHERE {start} UNION"
+        f" SELECT n.id, n.parent_id{step} FROM line"
+        f" CROSS JOIN {_node_join('line.parent')}{limit}) SELECT DISTINCT key FROM line"
     )
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
         return {key for (key,) in cursor.fetchall()}
 
 
-def _one(key: str) -> str:
-    """A join to the node of this key, that ends in a condition."""
+def _node_join(key: str) -> str:
+    """Return the SQL of a join to the node with this key; it ends in a condition."""
     if connection.vendor == "postgresql":
         node = f"SELECT id, parent_id FROM vmtree_node WHERE id = {key} OFFSET 0"
         return f"LATERAL ({node}) n WHERE TRUE"

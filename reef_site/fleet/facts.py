@@ -1,4 +1,4 @@
-"""What stands beside the tree: all that is known of one VM."""
+"""The side panel of the tree: everything known about one VM."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from reef_site.common.errors import NotFound
-from reef_site.fleet.lines import Line, Moment, counted, dress
+from reef_site.fleet.lines import Moment, TreeRow, annotate, counted
 from registry.models import VM, Gap, Status
 from vmtree import dna, lineage
 from vmtree import names as vm_names
 from vmtree.models import LINKS, Node, Revision
 
 DAY = timedelta(days=1)
-# The strip's width; its unit is the quarter of an hour.
+# Width of the uptime bar, in quarters of an hour.
 QUARTERS = 96
-MOST_REVISIONS = 20
-MOST_ON_PATH = 30
-MOST_GAPS = 200
+MAX_REVISIONS = 20
+MAX_PATH = 30
+MAX_GAPS = 200
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """A part of the strip: from where, how wide, and what it was."""
+class Segment:
+    """One segment of the uptime bar: position, width, and kind."""
 
     x: float
     width: float
@@ -36,7 +36,7 @@ class Stretch:
 
     @property
     def words(self) -> str:
-        """For who hovers, and who cannot see it."""
+        """Description for tooltips and screen readers."""
         began, ended = timezone.localtime(self.began_at), timezone.localtime(self.ended_at)
         what = {"heard": "heard", "silent": "no heartbeat"}.get(self.kind, self.kind)
         return f"{what} {began:%H:%M} to {ended:%H:%M}"
@@ -44,29 +44,29 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Change:
-    """A revision and in what it differs from the one before."""
+    """A revision and its differences from the one before, in words."""
 
     revision: Revision
     what: list[str]
 
 
-def facts_of(key: int, other: str = "") -> dict[str, Any]:
-    """The panel of this node, also of a removed one. `other` is a VM to compare with."""
+def vm_details(key: int, other: str = "") -> dict[str, Any]:
+    """Return the panel's context for a node, removed or not; `other` is a VM id to compare with."""
     node = counted(Node.objects.select_related("parent").filter(pk=key)).first()
     if node is None:
         raise NotFound("VM not found")
-    moment, line = Moment.now(), Line(node)
-    dress([line], moment)
+    moment, row = Moment.now(), TreeRow(node)
+    annotate([row], moment)
     if node.removed_at:
-        line.state = "removed"
+        row.state = "removed"
     return {
-        "line": line,
+        "row": row,
         "node": node,
-        "vm": line.vm,
+        "vm": row.vm,
         "path": _path(node),
         "changes": _changes(node),
-        "services": services_of(line.vm),
-        "strip": strip(line.vm, moment.at) if line.vm else [],
+        "services": services_of(row.vm),
+        "uptime_bar": uptime_bar(row.vm, moment.at) if row.vm else [],
         "quarters": QUARTERS,
         "compared": _compared(node, other) if other else None,
         "other": other,
@@ -74,16 +74,16 @@ def facts_of(key: int, other: str = "") -> dict[str, Any]:
 
 
 def _path(node: Node) -> list[Node | None]:
-    """From the root to the node; None stands for those left out of a very long one."""
+    """Return the nodes from the root to this one; None stands for omitted ones of a long path."""
     keys = lineage.keys_above(LINKS, node.pk)
-    if len(keys) > MOST_ON_PATH:
-        keys = [keys[0], None, *keys[-MOST_ON_PATH:]]
+    if len(keys) > MAX_PATH:
+        keys = [keys[0], None, *keys[-MAX_PATH:]]
     nodes = Node.objects.in_bulk([key for key in keys if key])
     return [nodes[key] if key else None for key in keys]
 
 
 def services_of(vm: VM | None) -> list[tuple[str, str]]:
-    """Each service's name and the rest of what was said of it."""
+    """Return name and description of each service."""
     found = []
     for each in vm.services if vm else []:
         if isinstance(each, dict):
@@ -95,7 +95,7 @@ def services_of(vm: VM | None) -> list[tuple[str, str]]:
 
 
 def _compared(node: Node, other: str) -> dict[str, Any]:
-    """Its DNA beside that of another VM."""
+    """Return the difference between its composition and that of another VM."""
     with_it = Node.objects.filter(vm_id=other).first()
     if with_it is None:
         return {"problem": f"There is no VM {other!r}."}
@@ -106,44 +106,44 @@ def _compared(node: Node, other: str) -> dict[str, Any]:
 
 
 def _changes(node: Node) -> list[Change]:
-    """Newest first."""
+    """Return the newest revisions of the node, newest first."""
     newest: QuerySet[Revision] = Revision.objects.filter(node=node).order_by("-id")
-    found = list(newest[: MOST_REVISIONS + 1])
-    olders: list[Revision | None] = [*found[1:], None]
-    # Of the oldest that was fetched nobody knows what was before, unless it is the first.
-    pairs = list(zip(found, olders, strict=False))[:MOST_REVISIONS]
+    found = list(newest[: MAX_REVISIONS + 1])
+    predecessors: list[Revision | None] = [*found[1:], None]
+    # The predecessor of the oldest fetched revision is unknown unless it is the first.
+    pairs = list(zip(found, predecessors, strict=False))[:MAX_REVISIONS]
     return [Change(new, differences(old, new)) for new, old in pairs]
 
 
 def differences(old: Revision | None, new: Revision) -> list[str]:
-    """What changed between two states of a node, in words; nothing where there is no older."""
+    """Describe what changed between two revisions; empty if there is no older one."""
     if old is None:
         return []
-    words = []
+    texts = []
     if old.name != new.name:
         before, after = (vm_names.marked(each.name) or "—" for each in (old, new))
-        words.append(f"name: {before} → {after}")
+        texts.append(f"name: {before} → {after}")
     if old.category != new.category:
-        words.append(f"category: {old.get_category_display()} → {new.get_category_display()}")
+        texts.append(f"category: {old.get_category_display()} → {new.get_category_display()}")
     if old.parent_vm_id != new.parent_vm_id:
-        words.append(f"parent: {old.parent_vm_id or 'none'} → {new.parent_vm_id or 'none'}")
+        texts.append(f"parent: {old.parent_vm_id or 'none'} → {new.parent_vm_id or 'none'}")
     if old.reef_config != new.reef_config:
         changed = dna.diff(old.reef_config, new.reef_config)
         signs = [("+", changed["added"]), ("−", changed["removed"])]
         names = [f"{sign}{name}" for sign, both in signs for each in both.values() for name in each]
-        words.append("DNA: " + (" ".join(names) or "reordered"))
-    return words
+        texts.append("DNA: " + (" ".join(names) or "reordered"))
+    return texts
 
 
-# -- beats ---------------------------------------------------------------------------------------
+# -- heartbeats ----------------------------------------------------------------------------------
 
 
-def strip(vm: VM, at: datetime) -> list[Stretch]:
-    """The last 24 hours: when it was heard of, and the gaps; from its registration on."""
+def uptime_bar(vm: VM, at: datetime) -> list[Segment]:
+    """Return the uptime bar of the last 24 hours, from the registration on, with its gaps."""
     start = max(at - DAY, vm.registered_at)
     gaps: list[tuple[datetime, datetime, str]] = [
         (gap.began_at, gap.ended_at, gap.status)
-        for gap in Gap.objects.filter(vm_id=vm.pk, ended_at__gt=start)[:MOST_GAPS]
+        for gap in Gap.objects.filter(vm_id=vm.pk, ended_at__gt=start)[:MAX_GAPS]
     ]
     if vm.late_after is None or vm.late_after <= at:
         gaps.append((vm.last_seen, at, vm.status))
@@ -151,19 +151,19 @@ def strip(vm: VM, at: datetime) -> list[Stretch]:
     for began, ended, status in gaps:
         began = max(began, position)
         if began > position:
-            found.append(_stretch(position, began, "heard", at))
+            found.append(_segment(position, began, "heard", at))
         if ended > began:
             kind = "silent" if status == Status.RUNNING else status
-            found.append(_stretch(began, ended, kind, at))
+            found.append(_segment(began, ended, kind, at))
             position = ended
     if position < at:
-        found.append(_stretch(position, at, "heard", at))
+        found.append(_segment(position, at, "heard", at))
     return found
 
 
-def _stretch(began: datetime, ended: datetime, kind: str, at: datetime) -> Stretch:
+def _segment(began: datetime, ended: datetime, kind: str, at: datetime) -> Segment:
     x = QUARTERS * (1 - (at - began) / DAY)
     width = QUARTERS * ((ended - began) / DAY)
-    # What is short is still to be seen.
+    # Short segments stay visible.
     width = max(width, 0.25)
-    return Stretch(round(min(x, QUARTERS - width), 2), round(width, 2), kind, began, ended)
+    return Segment(round(min(x, QUARTERS - width), 2), round(width, 2), kind, began, ended)

@@ -1,6 +1,6 @@
-"""Rows of the live tree: nodes with what the registry and the lieutenants know of them.
+"""Rows of the live tree: nodes annotated with registry and lieutenant data.
 
-Whatever is asked for, the number of statements is the same for one row and for all that fit.
+The number of statements does not depend on the number of rows.
 """
 
 from __future__ import annotations
@@ -21,61 +21,61 @@ from registry.models import VM, Watch
 from vmtree.models import Node, NodeQuerySet
 
 PAGE = 50
-MOST_AT_ONCE = 500
-MOST_MATCHES = 50
-MOST_COUNTED = 1000
-# How many rows above a match are shown; a deeper one hangs on an ellipsis.
-MOST_ABOVE = 12
-MOST_NAMES = 3
-DEEPEST = 24
+MAX_PAGE_SIZE = 500
+MAX_MATCHES = 50
+MAX_COUNTED = 1000
+# Ancestors shown above a match; a deeper match hangs below an ellipsis.
+MAX_ANCESTORS = 12
+MAX_NAMES = 3
+MAX_INDENT = 24
 
 
 @dataclass
-class Line:
-    """A node as a row."""
+class TreeRow:
+    """One node as a row of the tree."""
 
     node: Node
     level: int = 2
-    place: int = 0
-    of: int = 0
+    position: int = 0
+    sibling_count: int = 0
     state: str = "unknown"
     vm: VM | None = None
     lieutenant: Lieutenant | None = None
     worst: str = ""
     is_open: bool = False
     is_match: bool = False
-    is_cut: bool = False
+    is_detached: bool = False
     mark: str = ""
     marks: list[str] = field(default_factory=list)
 
     @property
     def children(self) -> int:
-        """How many it made that still are."""
+        """Number of active children."""
         return int(getattr(self.node, "child_count", 0))
 
     @property
     def shape(self) -> str:
-        """Another text when other nodes hang below it."""
+        """Text that changes when the set of children does."""
         return f"{self.children}.{getattr(self.node, 'child_sum', 0)}"
 
     @property
-    def step(self) -> int:
-        """How far it is indented; very deep ones go no further to the right."""
-        return min(self.level, DEEPEST)
+    def indent(self) -> int:
+        """Indentation, limited for very deep rows."""
+        return min(self.level, MAX_INDENT)
 
     @property
     def dna(self) -> list[tuple[str, str]]:
-        """The first organs and capabilities, each with its kind."""
-        return self._names[:MOST_NAMES]
+        """The first organs and capabilities, as pairs of kind and name."""
+        return self._names[:MAX_NAMES]
 
     @property
     def dna_more(self) -> int:
-        """How many of them are not shown."""
-        return max(0, len(self._names) - MOST_NAMES)
+        """Number of organs and capabilities that are not shown."""
+        return max(0, len(self._names) - MAX_NAMES)
 
     @property
     def dna_words(self) -> str:
-        """All of them in words."""
+        """All organs and capabilities in words."""
         organs, capabilities = self.node.organs, self.node.capabilities
         parts = [("organs", organs), ("capabilities", capabilities)]
         return " · ".join(f"{kind}: {', '.join(names)}" for kind, names in parts if names)
@@ -88,29 +88,29 @@ class Line:
 
 @dataclass(frozen=True)
 class Moment:
-    """When the rows are looked at, and whether silence is forgiven then."""
+    """Time at which rows are read, and whether silence is tolerated then."""
 
     at: datetime
     grace: bool
 
     @classmethod
     def now(cls) -> Moment:
-        """This one."""
+        """Return the current moment."""
         at = clock.now()
         return cls(at, Watch.grace(at))
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some rows of a list, and where the next ones begin."""
+    """One page of rows: how many more there are, and the last row to continue after."""
 
-    lines: list[Line]
+    rows: list[TreeRow]
     more: int = 0
-    last: Line | None = None
+    last: TreeRow | None = None
 
 
 def counted(nodes: QuerySet[Node]) -> QuerySet[Node]:
-    """Nodes with the number of their living children, and a sum that differs when they do."""
+    """Annotate nodes with the number of active children, and a sum that changes with the set."""
     mine = Node.objects.living().filter(parent=OuterRef("pk")).order_by().values("parent")
     count, total = mine.annotate(n=Count("pk")).values("n"), mine.annotate(n=Sum("pk")).values("n")
     return nodes.annotate(
@@ -124,24 +124,24 @@ def children(
     moment: Moment,
     *,
     after: int = 0,
-    place: int = 0,
+    position: int = 0,
     limit: int = PAGE,
     level: int = 2,
 ) -> Page:
-    """Living children of a node (of ROOF: the roots), oldest first, behind the node `after`."""
+    """Return active children of a node (ROOF: the roots), oldest first, after the node `after`."""
     siblings = _siblings(parent)
     total = siblings.count()
     found = siblings.order_by("created_at", "pk")
     last = Node.objects.filter(pk=after).first() if after else None
     if last is not None:
-        same = Q(created_at=last.created_at, pk__gt=last.pk)
-        found = found.filter(same | Q(created_at__gt=last.created_at))
-    lines = [Line(node, level=level, of=total) for node in counted(found)[:limit]]
-    for number, line in enumerate(lines, place + 1):
-        line.place = number
-    dress(lines, moment)
-    more = max(0, total - place - len(lines)) if lines else 0
-    return Page(lines, more, lines[-1] if lines else None)
+        same_time = Q(created_at=last.created_at, pk__gt=last.pk)
+        found = found.filter(same_time | Q(created_at__gt=last.created_at))
+    rows = [TreeRow(node, level=level, sibling_count=total) for node in counted(found)[:limit]]
+    for number, row in enumerate(rows, position + 1):
+        row.position = number
+    annotate(rows, moment)
+    more = max(0, total - position - len(rows)) if rows else 0
+    return Page(rows, more, rows[-1] if rows else None)
 
 
 def _siblings(parent: int) -> NodeQuerySet:
@@ -149,80 +149,80 @@ def _siblings(parent: int) -> NodeQuerySet:
     return living.roots() if parent == ROOF else living.filter(parent=parent)
 
 
-def some(keys: Iterable[int], moment: Moment) -> list[Line]:
-    """The living ones of these nodes."""
+def rows_for(keys: Iterable[int], moment: Moment) -> list[TreeRow]:
+    """Return rows of the active nodes among these keys."""
     nodes = counted(Node.objects.living().filter(pk__in=list(keys)))
-    lines = [Line(node) for node in nodes]
-    dress(lines, moment)
-    return lines
+    rows = [TreeRow(node) for node in nodes]
+    annotate(rows, moment)
+    return rows
 
 
-def dress(lines: Sequence[Line], moment: Moment) -> None:
-    """Add what the registry, the lieutenants and the rows below have to say."""
-    vms = VM.objects.in_bulk([line.node.vm_id for line in lines])
-    enlisted = lieutenants_of([line.node.vm_id for line in lines])
-    keys = [line.node.pk for line in lines if line.children]
+def annotate(rows: Sequence[TreeRow], moment: Moment) -> None:
+    """Annotate rows with registry VM, lieutenant, state, and the worst state of descendants."""
+    vms = VM.objects.in_bulk([row.node.vm_id for row in rows])
+    lieutenants = lieutenants_of([row.node.vm_id for row in rows])
+    keys = [row.node.pk for row in rows if row.children]
     worst = below.worst_below(keys, moment.at, grace=moment.grace)
-    for line in lines:
-        line.vm, line.lieutenant = vms.get(line.node.vm_id), enlisted.get(line.node.vm_id)
-        line.state = state_of(line.vm, line.lieutenant, moment.at, grace=moment.grace)
-        line.worst = worst.get(line.node.pk, "")
+    for row in rows:
+        row.vm, row.lieutenant = vms.get(row.node.vm_id), lieutenants.get(row.node.vm_id)
+        row.state = state_of(row.vm, row.lieutenant, moment.at, grace=moment.grace)
+        row.worst = worst.get(row.node.pk, "")
 
 
 def lieutenants_of(vm_ids: Sequence[str]) -> dict[str, Lieutenant]:
-    """The lieutenants that live at these ids of VMs."""
+    """Map VM ids to their lieutenants."""
     return Lieutenant.objects.in_bulk(list(vm_ids))
 
 
-# -- what a search finds -------------------------------------------------------------------------
+# -- search results ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Found:
-    """Matches with what stands above them, as rows in the order of the tree."""
+    """Matches with their ancestors, as rows in tree order."""
 
-    lines: list[Line]
+    rows: list[TreeRow]
     count: int
-    # Whether there are more than were counted.
+    # Whether there are more matches than `count`.
     is_many: bool
-    following: int | None
+    next_key: int | None
 
 
 def matches(nodes: QuerySet[Node], moment: Moment, *, after: int = 0) -> Found:
-    """The next matches behind the node `after`, oldest first."""
-    behind = nodes.filter(pk__gt=after) if after else nodes
-    keys = list(behind.order_by("pk").values_list("pk", flat=True)[: MOST_MATCHES + 1])
-    shown, more = keys[:MOST_MATCHES], len(keys) > MOST_MATCHES
-    lines = some(below.above(shown, MOST_ABOVE), moment)
-    for line in lines:
-        line.is_match = line.node.pk in set(shown)
-    count = nodes[: MOST_COUNTED + 1].count()
+    """Return the next matches after the node `after`, oldest first."""
+    remaining = nodes.filter(pk__gt=after) if after else nodes
+    keys = list(remaining.order_by("pk").values_list("pk", flat=True)[: MAX_MATCHES + 1])
+    shown, more = keys[:MAX_MATCHES], len(keys) > MAX_MATCHES
+    rows = rows_for(below.above(shown, MAX_ANCESTORS), moment)
+    for row in rows:
+        row.is_match = row.node.pk in set(shown)
+    count = nodes[: MAX_COUNTED + 1].count()
     return Found(
-        in_order(lines), min(count, MOST_COUNTED), count > MOST_COUNTED, shown[-1] if more else None
+        in_order(rows), min(count, MAX_COUNTED), count > MAX_COUNTED, shown[-1] if more else None
     )
 
 
-def in_order(lines: Sequence[Line], first_level: int = 2) -> list[Line]:
-    """Each row under its parent, if that is among them; siblings oldest first."""
-    here = {line.node.pk for line in lines}
-    groups: dict[int, list[Line]] = {}
-    for line in sorted(lines, key=lambda line: (line.node.created_at, line.node.pk)):
-        parent = line.node.parent_id or ROOF
-        line.is_cut = parent != ROOF and parent not in here
-        groups.setdefault(ROOF if line.is_cut else parent, []).append(line)
-    found: list[Line] = []
-    waiting = [(line, first_level) for line in reversed(groups.get(ROOF, []))]
-    while waiting:
-        line, level = waiting.pop()
-        mine = groups.get(line.node.pk, [])
-        line.level, line.is_open = level, bool(mine)
-        found.append(line)
-        waiting += [(child, level + 1) for child in reversed(mine)]
+def in_order(rows: Sequence[TreeRow], first_level: int = 2) -> list[TreeRow]:
+    """Sort rows into tree order, siblings oldest first, and set their levels."""
+    keys = {row.node.pk for row in rows}
+    groups: dict[int, list[TreeRow]] = {}
+    for row in sorted(rows, key=lambda row: (row.node.created_at, row.node.pk)):
+        parent = row.node.parent_id or ROOF
+        row.is_detached = parent != ROOF and parent not in keys
+        groups.setdefault(ROOF if row.is_detached else parent, []).append(row)
+    found: list[TreeRow] = []
+    stack = [(row, first_level) for row in reversed(groups.get(ROOF, []))]
+    while stack:
+        row, level = stack.pop()
+        mine = groups.get(row.node.pk, [])
+        row.level, row.is_open = level, bool(mine)
+        found.append(row)
+        stack += [(child, level + 1) for child in reversed(mine)]
     _number(groups.values())
     return found
 
 
-def _number(groups: Iterable[list[Line]]) -> None:
+def _number(groups: Iterable[list[TreeRow]]) -> None:
     for group in groups:
-        for place, line in enumerate(group, 1):
-            line.place, line.of = place, len(group)
+        for position, row in enumerate(group, 1):
+            row.position, row.sibling_count = position, len(group)

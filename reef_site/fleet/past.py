@@ -1,7 +1,7 @@
-"""The tree at an earlier moment, with what changed since.
+"""The tree at an earlier moment, with the changes since then.
 
-What did not change since then is still as it was: so only nodes with a later revision are looked
-up in the history, all others in the tree of now. How VMs answered then is not kept.
+Only nodes with a later revision are read from the history, all others from the current tree. The
+history does not record liveness.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from reef_site.common import clock
 from reef_site.fleet import below
 from reef_site.fleet.below import ROOF
 from reef_site.fleet.facts import differences
-from reef_site.fleet.lines import PAGE, Line, Page
+from reef_site.fleet.lines import PAGE, Page, TreeRow
 from vmtree.models import Node, Revision
 
-MOST_LISTED = 100
-# From so many changes marks are followed up to the roof.
-MOST_FOLLOWED = 5000
-# How many places the slider has at most.
-NOTCHES = 2000
+MAX_LISTED = 100
+# Ancestors are marked for at most this many changes.
+MAX_FOLLOWED = 5000
+# Maximum number of positions of the slider.
+MAX_POSITIONS = 2000
 
 
 @dataclass(frozen=True)
 class Slider:
-    """Seconds from the first change there is until now, and where the handle stands."""
+    """Time slider: seconds from the first revision until now, and the handle's position."""
 
     first: datetime
     span: int
@@ -39,8 +39,8 @@ class Slider:
 
 
 @dataclass(frozen=True)
-class Since:
-    """A node that is other than it was: what it was then (None: not there), and in what."""
+class NodeChange:
+    """A node that has changed: its revision then (None: not there yet), and the differences."""
 
     node: Node
     then: Revision | None
@@ -49,115 +49,118 @@ class Since:
 
 
 def slider(at: datetime) -> Slider:
-    """For the time from the oldest revision to now."""
+    """Return the slider for the time from the oldest revision until now."""
     now = clock.now()
     first = Revision.objects.aggregate(first=Min("at"))["first"] or now
     span = max(1, int((now - first).total_seconds()) + 1)
     value = min(span, max(0, int((at - first).total_seconds())))
-    return Slider(first, span, max(1, span // NOTCHES), value)
+    return Slider(first, span, max(1, span // MAX_POSITIONS), value)
 
 
 def moment_of(offset: int) -> datetime:
-    """The moment so many seconds behind the oldest revision; never later than now."""
+    """Return the moment `offset` seconds after the oldest revision, but not later than now."""
     now = clock.now()
     first: datetime = Revision.objects.aggregate(first=Min("at"))["first"] or now
-    # Not added first: the calendar ends.
-    behind = timedelta(seconds=min(offset, int((now - first).total_seconds()) + 1))
-    return min(now, first + behind)
+    # Limited before the addition, which would overflow.
+    offset_time = timedelta(seconds=min(offset, int((now - first).total_seconds()) + 1))
+    return min(now, first + offset_time)
 
 
 class Past:
-    """The tree as it was at a moment."""
+    """The tree as it was at one moment."""
 
     def __init__(self, at: datetime) -> None:
         self.at = at
 
     @cached_property
     def _later(self) -> QuerySet[Revision, int]:
-        """Keys of nodes that have changed since."""
+        """Keys of the nodes that have changed since."""
         return Revision.objects.filter(at__gt=self.at).order_by().values_list("node", flat=True)
 
     @cached_property
     def then(self) -> dict[int, Revision]:
-        """What the changed ones were, by key; those that were not there have none."""
+        """Revisions of changed nodes at that moment, by key; absent nodes have none."""
         found = Revision.objects.newest_until(self.at).filter(node__in=self._later)
-        there = found.exclude(what=Revision.What.REMOVED).select_related("node__parent")
-        return {revision.node_id: revision for revision in there}
+        existing = found.exclude(what=Revision.What.REMOVED).select_related("node__parent")
+        return {revision.node_id: revision for revision in existing}
 
     @cached_property
-    def since(self) -> list[Since]:
-        """All nodes that are not as they were, newest change first."""
+    def since(self) -> list[NodeChange]:
+        """All nodes that differ from their state then, newest change first."""
         nodes = Node.objects.filter(pk__in=self._later).select_related("parent")
-        found = [_since(node, self.then.get(node.pk)) for node in nodes.order_by("-updated_at")]
+        found = [_compare(node, self.then.get(node.pk)) for node in nodes.order_by("-updated_at")]
         return [each for each in found if each is not None]
 
     @cached_property
-    def _marks(self) -> dict[int, Since]:
+    def _marks(self) -> dict[int, NodeChange]:
         return {each.node.pk: each for each in self.since}
 
     @cached_property
-    def touched(self) -> set[int]:
-        """Keys of nodes with a change below them."""
+    def changed_ancestors(self) -> set[int]:
+        """Keys of nodes whose descendants changed."""
         parents = {each.node.parent_id for each in self.since if each.node.parent_id}
         parents |= set(self._keys_of({then.parent_vm_id for then in self.then.values()}))
-        return below.above(list(parents)[:MOST_FOLLOWED], most=1000)
+        return below.above(list(parents)[:MAX_FOLLOWED], most=1000)
 
     def count(self) -> int:
-        """How many there were."""
-        return self._same().count() + len(self.then)
+        """Return how many nodes there were."""
+        return self._unchanged().count() + len(self.then)
 
     def counts(self) -> list[tuple[str, int]]:
-        """How many changes of each kind there were since."""
+        """Return the number of changes since then, by kind."""
         return Counter(each.kind for each in self.since).most_common()
 
-    def _same(self) -> QuerySet[Node]:
-        """Those that were there and have not changed since."""
+    def _unchanged(self) -> QuerySet[Node]:
+        """Return the nodes that existed then and have not changed since."""
         living = Node.objects.living().filter(created_at__lte=self.at)
         return living.exclude(pk__in=self._later)
 
     def _keys_of(self, vm_ids: set[str | None]) -> dict[int, str]:
-        wanted = [each for each in vm_ids if each][:MOST_FOLLOWED]
+        wanted = [each for each in vm_ids if each][:MAX_FOLLOWED]
         return dict(Node.objects.filter(vm_id__in=wanted).values_list("pk", "vm_id"))
 
-    def children(self, key: int, *, place: int = 0, limit: int = PAGE, level: int = 2) -> Page:
-        """Rows under a node (ROOF: the roots) at that moment, oldest first."""
-        same = self._same().filter(parent=None if key == ROOF else key)
+    def children(self, key: int, *, position: int = 0, limit: int = PAGE, level: int = 2) -> Page:
+        """Return the children of a node (ROOF: the roots) at that moment, oldest first."""
+        same = self._unchanged().filter(parent=None if key == ROOF else key)
         total = same.count()
         vm_id = None if key == ROOF else Node.objects.values_list("vm_id", flat=True).get(pk=key)
-        other = [_as_then(each) for each in self.then.values() if each.parent_vm_id == vm_id]
-        nodes = [*same.order_by("created_at", "pk")[: place + limit], *other]
+        other = [_node_at(each) for each in self.then.values() if each.parent_vm_id == vm_id]
+        nodes = [*same.order_by("created_at", "pk")[: position + limit], *other]
         nodes.sort(key=lambda node: (node.created_at, node.pk))
         total += len(other)
-        shown = nodes[place : place + limit]
-        lines = [Line(node, level=level, of=total) for node in shown]
-        for number, line in enumerate(lines, place + 1):
-            line.place = number
-        self._dress(lines)
-        more = max(0, total - place - len(lines)) if lines else 0
-        return Page(lines, more, lines[-1] if lines else None)
+        shown = nodes[position : position + limit]
+        rows = [TreeRow(node, level=level, sibling_count=total) for node in shown]
+        for number, row in enumerate(rows, position + 1):
+            row.position = number
+        self._annotate(rows)
+        more = max(0, total - position - len(rows)) if rows else 0
+        return Page(rows, more, rows[-1] if rows else None)
 
-    def _dress(self, lines: Sequence[Line]) -> None:
-        """Count what hung below each then, and mark what is other now."""
-        keys = [line.node.pk for line in lines]
-        rows = self._same().filter(parent__in=keys).order_by().values_list("parent")
-        counts = Counter(dict(rows.annotate(count=Count("pk"))))
-        ids = {line.node.vm_id: line.node.pk for line in lines}
+    def _annotate(self, rows: Sequence[TreeRow]) -> None:
+        """Annotate rows with their child counts then, and with their changes since."""
+        keys = [row.node.pk for row in rows]
+        child_rows = self._unchanged().filter(parent__in=keys).order_by().values_list("parent")
+        counts = Counter(dict(child_rows.annotate(count=Count("pk"))))
+        ids = {row.node.vm_id: row.node.pk for row in rows}
         counts.update(ids[each.parent_vm_id] for each in self.then.values()
                       if each.parent_vm_id in ids)  # fmt: skip
-        for line in lines:
-            line.node.child_count = counts[line.node.pk]  # type: ignore[attr-defined]
-            line.state, line.worst = "same", "changed" if line.node.pk in self.touched else ""
-            if mark := self._marks.get(line.node.pk):
-                line.state = line.mark = mark.kind
-                line.marks = mark.words
+        for row in rows:
+            row.node.child_count = counts[row.node.pk]  # type: ignore[attr-defined]
+            row.state, row.worst = (
+                "same",
+                "changed" if row.node.pk in self.changed_ancestors else "",
+            )
+            if mark := self._marks.get(row.node.pk):
+                row.state = row.mark = mark.kind
+                row.marks = mark.words
 
 
-def _since(node: Node, then: Revision | None) -> Since | None:
-    """In what a node is other than then; None if it is the same again."""
+def _compare(node: Node, then: Revision | None) -> NodeChange | None:
+    """Compare a node with its revision then; return None if there is no difference."""
     if then is None:
-        return None if node.removed_at else Since(node, None, "new", [])
+        return None if node.removed_at else NodeChange(node, None, "new", [])
     if node.removed_at:
-        return Since(node, then, "removed", ["removed since"])
+        return NodeChange(node, then, "removed", ["removed since"])
     now = Revision(
         name=node.name,
         category=node.category,
@@ -165,11 +168,11 @@ def _since(node: Node, then: Revision | None) -> Since | None:
         reef_config=node.reef_config,
     )
     words = differences(then, now)
-    return Since(node, then, "changed", words) if words else None
+    return NodeChange(node, then, "changed", words) if words else None
 
 
-def _as_then(revision: Revision) -> Node:
-    """A node, not to be saved, as it was."""
+def _node_at(revision: Revision) -> Node:
+    """Return an unsaved node with the values of a revision."""
     node = revision.node
     return Node(
         pk=node.pk,

@@ -1,7 +1,7 @@
-"""The tree from above: boxes in boxes, VMs without children as chips. Sizes are pixels.
+"""The map of the tree: nested boxes, VMs without children as chips. Sizes are pixels.
 
-Boxes flow into rows as words flow into lines. A picture of 1,000 VMs keeps their names readable;
-of larger trees the uppermost are drawn, and what is left out is counted where it hangs.
+Boxes flow into rows like words into lines. Up to 1,000 VMs their names are readable; of larger
+trees the uppermost nodes are drawn, and each box counts the omitted ones.
 """
 
 from __future__ import annotations
@@ -16,62 +16,62 @@ from django.db.models.expressions import RawSQL
 
 from reef_site.common.text import clip
 from reef_site.fleet import below, lines
-from reef_site.fleet.lines import Line, Moment
+from reef_site.fleet.lines import Moment, TreeRow
 from vmtree import lineage
 from vmtree.models import LINKS, Node
 
-MOST = 1000
-# Boxes inside boxes; what lies deeper is counted.
-MOST_LEVELS = 10
-USUAL_WIDTH = 1340
-LEAST_WIDTH = 240
+MAX_SHAPES = 1000
+# Depth of nested boxes; deeper nodes are counted only.
+MAX_LEVELS = 10
+DEFAULT_WIDTH = 1340
+MIN_WIDTH = 240
 
-CHIP, HIGH, GAP = 124, 20, 4
-PAD, TITLE = 8, 24
-LETTER = 6.3
+CHIP_WIDTH, CHIP_HEIGHT, GAP = 124, 20, 4
+PADDING, TITLE_HEIGHT = 8, 24
+LETTER_WIDTH = 6.3
 
 
 @dataclass
 class Shape:
-    """A chip, or a box with a title and shapes in it."""
+    """A chip, or a box with a title and nested shapes."""
 
-    line: Line
-    inside: list[Shape] = field(default_factory=list)
+    row: TreeRow
+    children: list[Shape] = field(default_factory=list)
     x: int = 0
     y: int = 0
-    width: int = CHIP
-    height: int = HIGH
-    # How many hang below it that are not drawn.
+    width: int = CHIP_WIDTH
+    height: int = CHIP_HEIGHT
+    # Number of children that are not drawn.
     left_out: int = 0
 
     @property
     def is_box(self) -> bool:
-        """Whether others lie in it."""
-        return bool(self.inside)
+        """Whether it contains other shapes."""
+        return bool(self.children)
 
     @property
     def name(self) -> str:
-        """As much of its name as fits."""
-        name = self.line.node.name or self.line.node.vm_id
+        """Name, shortened to the width."""
+        name = self.row.node.name or self.row.node.vm_id
         room = self.width - 24 - (42 if self.left_out else 0)
-        most = max(3, int(room / LETTER))
+        most = max(3, int(room / LETTER_WIDTH))
         return clip(name, most)
 
     @property
-    def right(self) -> int:
-        """Where text that is set to the right ends."""
+    def text_end(self) -> int:
+        """X coordinate at which right-aligned text ends."""
         return self.x + self.width - 6
 
     @property
-    def middle(self) -> int:
-        """The line that the title is written along."""
-        return self.y + (TITLE if self.is_box else HIGH) // 2
+    def text_y(self) -> int:
+        """Y coordinate of the title's middle."""
+        return self.y + (TITLE_HEIGHT if self.is_box else CHIP_HEIGHT) // 2
 
     @property
-    def sign(self) -> str:
-        """Points of its state's outline, around the middle of the sign's place."""
-        cx, cy = self.x + 10, self.middle
-        points = OUTLINES.get(self.line.state, OUTLINES["unknown"])
+    def icon_points(self) -> str:
+        """SVG points of the state's icon."""
+        cx, cy = self.x + 10, self.text_y
+        points = OUTLINES.get(self.row.state, OUTLINES["unknown"])
         return " ".join(f"{cx + x},{cy + y}" for x, y in points)
 
 
@@ -82,7 +82,7 @@ def _circle(radius: float) -> list[tuple[float, float]]:
     ]
 
 
-# A form for each state: what colours say, forms say too.
+# A shape for each state, so that colour is not the only distinction.
 OUTLINES: dict[str, list[tuple[float, float]]] = {
     "live": _circle(5),
     "late": [(0, -6), (6, 0), (0, 6), (-6, 0)],
@@ -99,122 +99,122 @@ OUTLINES: dict[str, list[tuple[float, float]]] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """The whole picture: its shapes, each box before what lies in it."""
+    """The whole map: its shapes, each box before its contents."""
 
     shapes: list[Shape]
     width: int
     height: int
-    # How many are not in it; of a part of the tree only whether (1) any are.
+    # Number of omitted nodes; for a part of the tree 1 if there are any.
     left_out: int
 
 
 def draw(
     top: Node | None, moment: Moment, width: int, matches: QuerySet[Node] | None = None
 ) -> Drawing:
-    """The picture of all, or of a node and all below it, no wider than this.
+    """Draw the whole tree, or a node with its descendants, at most `width` pixels wide.
 
-    With `matches` only of these and of what stands above them.
+    With `matches`, draw only those nodes and their ancestors.
     """
     keys = _uppermost(top) if matches is None else _matching(top, matches)
-    cut, keys = len(keys) > MOST, keys[:MOST]
-    found = lines.in_order(lines.some(keys, moment), first_level=0)
-    tops = _nested(found)
-    height = _flow(tops, width)
-    _move(tops)
-    shapes = _flat(tops)
+    cut, keys = len(keys) > MAX_SHAPES, keys[:MAX_SHAPES]
+    found = lines.in_order(lines.rows_for(keys, moment), first_level=0)
+    tops = _build_shapes(found)
+    height = _layout(tops, width)
+    _make_absolute(tops)
+    shapes = _flatten(tops)
     is_part = top is not None or matches is not None
-    return Drawing(shapes, width, height, int(cut) if is_part else _left_out(len(shapes)))
+    return Drawing(shapes, width, height, int(cut) if is_part else _count_left_out(len(shapes)))
 
 
 def _uppermost(top: Node | None) -> list[int]:
-    """Breadth first, one more than is drawn."""
+    """Return keys of nodes breadth first, at most one more than is drawn."""
     start = "" if top else f"parent_id IS NULL AND {LINKS.living}"
     sql = f"{lineage.below(LINKS, start=start)} SELECT key FROM line LIMIT %s"
     with connection.cursor() as cursor:
-        cursor.execute(sql, [*([top.pk] if top else []), MOST + 1])
+        cursor.execute(sql, [*([top.pk] if top else []), MAX_SHAPES + 1])
         return [key for (key,) in cursor.fetchall()]
 
 
 def _matching(top: Node | None, matches: QuerySet[Node]) -> list[int]:
-    """The oldest matches and what stands above them, up to `top`; about as many as are drawn."""
+    """Return keys of the oldest matches and their ancestors up to `top`, about as many as drawn."""
     if top is not None:
-        inside = RawSQL(f"{lineage.below(LINKS)} SELECT key FROM line", [top.pk])  # noqa: S611
-        matches = matches.filter(pk__in=inside)
-    keys = list(matches.order_by("pk").values_list("pk", flat=True)[: MOST + 1])
-    above = below.above(keys, MOST_LEVELS)
+        subtree = RawSQL(f"{lineage.below(LINKS)} SELECT key FROM line", [top.pk])  # noqa: S611
+        matches = matches.filter(pk__in=subtree)
+    keys = list(matches.order_by("pk").values_list("pk", flat=True)[: MAX_SHAPES + 1])
+    above = below.above(keys, MAX_LEVELS)
     if top is not None:
-        above -= below.above([top.pk], MOST_LEVELS) - {top.pk}
+        above -= below.above([top.pk], MAX_LEVELS) - {top.pk}
     return sorted(above)
 
 
-def _nested(found: Sequence[Line]) -> list[Shape]:
-    """Shapes in shapes, down to the deepest level that is drawn."""
+def _build_shapes(found: Sequence[TreeRow]) -> list[Shape]:
+    """Return the outermost shapes, with nested shapes down to MOST_LEVELS."""
     shapes: dict[int, Shape] = {}
     tops = []
-    for line in found:
-        if line.level > MOST_LEVELS:
+    for row in found:
+        if row.level > MAX_LEVELS:
             continue
-        shape = shapes[line.node.pk] = Shape(line, left_out=line.children)
-        if line.level == 0:
+        shape = shapes[row.node.pk] = Shape(row, left_out=row.children)
+        if row.level == 0:
             tops.append(shape)
-        elif parent := shapes.get(line.node.parent_id or below.ROOF):
-            parent.inside.append(shape)
+        elif parent := shapes.get(row.node.parent_id or below.ROOF):
+            parent.children.append(shape)
             parent.left_out -= 1
     return tops
 
 
-def _left_out(drawn: int) -> int:
-    """How many of the whole tree are not in the picture."""
+def _count_left_out(drawn: int) -> int:
+    """Return how many nodes of the whole tree are not drawn."""
     return max(0, Node.objects.living().count() - drawn)
 
 
-# -- putting in place ----------------------------------------------------------------------------
+# -- layout --------------------------------------------------------------------------------------
 
 
-def _flow(shapes: Sequence[Shape], width: int) -> int:
-    """Put shapes side by side, from left to right in rows; the height of all. Boxes come last."""
-    x = y = row = 0
+def _layout(shapes: Sequence[Shape], width: int) -> int:
+    """Place shapes in rows from left to right, boxes last; return the total height."""
+    x = y = row_height = 0
     for shape in sorted(shapes, key=lambda shape: shape.is_box):
         _size(shape, width)
-        starts_row = x and (x + shape.width > width or (shape.is_box and row == HIGH))
+        starts_row = x and (x + shape.width > width or (shape.is_box and row_height == CHIP_HEIGHT))
         if starts_row:
-            x, y, row = 0, y + row + GAP, 0
+            x, y, row_height = 0, y + row_height + GAP, 0
         shape.x, shape.y = x, y
         x += shape.width + GAP
-        row = max(row, shape.height)
-    return y + row
+        row_height = max(row_height, shape.height)
+    return y + row_height
 
 
 def _size(shape: Shape, most: int) -> None:
-    """Make a box about as wide as high, around what lies in it."""
+    """Size a box around its contents, about as wide as high."""
     if not shape.is_box:
-        shape.width = min(CHIP, most)
+        shape.width = min(CHIP_WIDTH, most)
         return
-    room = max(CHIP, min(most - 2 * PAD, _good_width(shape)))
-    height = _flow(shape.inside, room)
-    used = max(each.x + each.width for each in shape.inside)
-    shape.width = min(most, max(used, CHIP) + 2 * PAD)
-    shape.height = TITLE + height + PAD
+    room = max(CHIP_WIDTH, min(most - 2 * PADDING, _ideal_width(shape)))
+    height = _layout(shape.children, room)
+    used = max(each.x + each.width for each in shape.children)
+    shape.width = min(most, max(used, CHIP_WIDTH) + 2 * PADDING)
+    shape.height = TITLE_HEIGHT + height + PADDING
 
 
-def _good_width(shape: Shape) -> int:
+def _ideal_width(shape: Shape) -> int:
     count = _count(shape)
     columns = max(1, math.ceil(math.sqrt(count / 3)))
-    return columns * (CHIP + GAP) - GAP
+    return columns * (CHIP_WIDTH + GAP) - GAP
 
 
 def _count(shape: Shape) -> int:
-    """How many shapes lie in it, at whatever level."""
-    return sum(1 + _count(each) for each in shape.inside)
+    """Return how many shapes it contains, at all levels."""
+    return sum(1 + _count(each) for each in shape.children)
 
 
-def _move(shapes: Sequence[Shape]) -> None:
-    """From places inside the box to places in the picture."""
+def _make_absolute(shapes: Sequence[Shape]) -> None:
+    """Convert positions inside boxes to positions on the map."""
     for shape in shapes:
-        for each in shape.inside:
-            each.x, each.y = each.x + shape.x + PAD, each.y + shape.y + TITLE
-        _move(shape.inside)
+        for each in shape.children:
+            each.x, each.y = each.x + shape.x + PADDING, each.y + shape.y + TITLE_HEIGHT
+        _make_absolute(shape.children)
 
 
-def _flat(shapes: Sequence[Shape]) -> list[Shape]:
-    return [one for shape in shapes for one in (shape, *_flat(shape.inside))]
+def _flatten(shapes: Sequence[Shape]) -> list[Shape]:
+    return [one for shape in shapes for one in (shape, *_flatten(shape.children))]

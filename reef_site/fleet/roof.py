@@ -1,7 +1,7 @@
-"""The row above all roots: how many VMs there are, and how many of them are in which trouble.
+"""The row above all roots: the number of VMs, and how many are in which unhealthy state.
 
-It counts the whole fleet. Where that takes long the figures are kept for a moment, for all who
-look at this process's pages; the row then says when to ask for it again.
+It counts the whole fleet. For large fleets the counts are cached for a moment in this process; the
+row then says when to fetch it again.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from vmtree.models import Node
 
 # Smaller fleets are counted each time.
 MANY = 20_000
-# Kept figures serve for so many times as long as counting took, and for no longer than this.
+# The cache is valid for the counting time multiplied by WORTH, up to LONGEST_SECONDS.
 WORTH = 25.0
-LONGEST_SECONDS = 5.0
-# From good to bad: the last one that anybody is in is the worst.
+MAX_CACHE_SECONDS = 5.0
+# From good to bad.
 _BY_RANK = ("paused", "stopped", "late", "silent")
 
 States = list[tuple[str, int]]
@@ -30,20 +30,20 @@ States = list[tuple[str, int]]
 
 @dataclass(frozen=True)
 class Roof:
-    """What all VMs together are."""
+    """Counts of all VMs."""
 
     total: int
     roots: int
     shape: str
     states: States
-    loose: Loose
-    # When this is worth asking for again, because it is not of now; 0 if it is.
+    loose: UnplacedCounts
+    # After how many milliseconds to fetch it again if it is cached; 0 if it is current.
     again_ms: int = 0
 
 
 @dataclass(frozen=True)
-class Loose:
-    """Those of the registry that have no place in the tree."""
+class UnplacedCounts:
+    """Counts of VMs in the registry that have no place in the tree."""
 
     count: int
     shape: str
@@ -51,14 +51,14 @@ class Loose:
 
     @property
     def worst(self) -> str:
-        """The worst state that one of them is in, if any is paused or worse."""
+        """The worst state of any of them, if one is paused or worse."""
         found = dict(self.states)
         return next((word for word in reversed(_BY_RANK) if word in found), "")
 
 
 @dataclass
 class _Kept:
-    """The newest figures, and until when they serve."""
+    """Cached counts, and until when they are valid."""
 
     roof: Roof | None = None
     until: float = 0.0
@@ -68,27 +68,27 @@ _kept = _Kept()
 
 
 def roof(moment: Moment) -> Roof:
-    """The figures as of now, or kept ones if the fleet is a large one."""
+    """Return the current counts, or cached ones for a large fleet."""
     now = time.monotonic()
     if _kept.roof and now < _kept.until:
         return replace(_kept.roof, again_ms=int((_kept.until - now) * 1000) + 1)
     found = counted(moment)
     if found.total + found.loose.count >= MANY:
         spent = time.monotonic() - now
-        _kept.roof, _kept.until = found, now + min(LONGEST_SECONDS, WORTH * spent)
+        _kept.roof, _kept.until = found, now + min(MAX_CACHE_SECONDS, WORTH * spent)
     return found
 
 
 def forget() -> None:
-    """Count at the next question."""
+    """Drop the cached counts."""
     _kept.until = 0.0
 
 
 def counted(moment: Moment) -> Roof:
-    """The figures as of now."""
+    """Count the fleet."""
     living = Node.objects.living()
     tops = living.roots().aggregate(count=Count("pk"), sum=Sum("pk"))
-    loose = _loose(moment)
+    loose = _unplaced(moment)
     return Roof(
         total=living.count(),
         roots=tops["count"],
@@ -99,44 +99,44 @@ def counted(moment: Moment) -> Roof:
 
 
 def _with_errors(moment: Moment) -> States:
-    """Return the states of all VMs; a lieutenant in error is counted as such and nothing else."""
+    """Return the counts of all VMs by state; a lieutenant in error counts as nothing else."""
     failed = Lieutenant.objects.filter(status=LieutenantStatus.ERROR)
     placed = Node.objects.living().filter(vm_id__in=failed.values("pk"))
     errors = placed.count()
-    vms = VM.objects.filter(_troubled(moment))
+    vms = VM.objects.filter(_is_unhealthy(moment))
     if not errors:
         return _states(vms, moment)
     others = vms.exclude(pk__in=placed.values("vm_id"))
     return [("error", errors), *_states(others, moment)]
 
 
-def _loose(moment: Moment) -> Loose:
-    count = _count_loose()
+def _unplaced(moment: Moment) -> UnplacedCounts:
+    count = _count_unplaced()
     if not count:
-        return Loose(0, "0", [])
+        return UnplacedCounts(0, "0", [])
     vms = VM.objects.without_place()
     newest = vms.order_by("-registered_at").values_list("registered_at", flat=True).first()
-    states = _states(vms.filter(_troubled(moment)), moment)
+    states = _states(vms.filter(_is_unhealthy(moment)), moment)
     words = ".".join(f"{word}{number}" for word, number in states)
-    return Loose(count, f"{count}.{newest:%d%H%M%S%f}.{words}", states)
+    return UnplacedCounts(count, f"{count}.{newest:%d%H%M%S%f}.{words}", states)
 
 
-def _count_loose() -> int:
-    """How many `without_place` are; in two steps that read indexes only, in half the time."""
+def _count_unplaced() -> int:
+    """Count the VMs of `without_place`, in two index-only steps that take half the time."""
     nodes = Node.objects.filter(vm_id=OuterRef("pk"))
     removed = Node.objects.filter(removed_at__isnull=False).values("vm_id")
     never = VM.objects.filter(~Exists(nodes)).count()
     return never + VM.objects.filter(pk__in=removed).count()
 
 
-def _troubled(moment: Moment) -> Q:
+def _is_unhealthy(moment: Moment) -> Q:
     return Q(late_after__lte=moment.at) | Q(late_after__isnull=True)
 
 
-def _states(troubled: QuerySet[VM], moment: Moment) -> States:
-    """How many of these are silent, late, stopped, paused; words with none are left out."""
+def _states(unhealthy: QuerySet[VM], moment: Moment) -> States:
+    """Count these VMs as silent, late, stopped or paused; states without VMs are left out."""
     silent = Q(silent_after__lte=moment.at)
-    found = troubled.aggregate(
+    found = unhealthy.aggregate(
         silent=Count("pk", filter=silent),
         late=Count("pk", filter=Q(late_after__lte=moment.at) & ~silent),
         stopped=Count("pk", filter=Q(status=Status.STOPPED)),

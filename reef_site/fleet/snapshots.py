@@ -1,4 +1,4 @@
-"""The snapshots' page: what there is, take, pin, verify, compare, restore, download."""
+"""The snapshots page: list, create, pin, verify, compare, restore, download."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vmtree.snapshots.comparing import Comparison
 @require_GET
 @render_errors
 def index(request: HttpRequest) -> HttpResponse:
-    """All of them, newest first."""
+    """List the snapshots, newest first."""
     return render(request, "fleet/snapshots.html", {"snapshots": snapshots.listing()})
 
 
@@ -32,7 +32,7 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_POST
 @render_errors
 def take(request: HttpRequest) -> HttpResponse:
-    """Write one now."""
+    """Create a snapshot now."""
     taken = snapshots.take(by=request.user)
     messages.success(request, f"Snapshot {taken.snapshot.file} saved.")
     return redirect("fleet:snapshots")
@@ -42,10 +42,10 @@ def take(request: HttpRequest) -> HttpResponse:
 @require_POST
 @render_errors
 def pin(request: HttpRequest, key: int) -> HttpResponse:
-    """Keep it for ever, or with `pinned=no` as long as others."""
+    """Keep the snapshot for ever, or with `pinned=no` as long as others."""
     keep = request.POST.get("pinned") != "no"
     snapshot = snapshots.pin(snapshots.find(key), pinned=keep, by=request.user)
-    word = "pinned: it is kept for good" if keep else "unpinned: it is kept as long as others"
+    word = "pinned: it is kept forever" if keep else "unpinned: it is kept as long as others"
     messages.success(request, f"{snapshot.file} is {word}.")
     return redirect("fleet:snapshots")
 
@@ -54,7 +54,7 @@ def pin(request: HttpRequest, key: int) -> HttpResponse:
 @require_POST
 @render_errors
 def verify(request: HttpRequest, key: int) -> HttpResponse:
-    """Read every byte of it."""
+    """Read the whole snapshot and report whether it is intact."""
     snapshot = snapshots.verify(snapshots.find(key), by=request.user)
     if snapshot.state == State.READY:
         messages.success(request, f"{snapshot.file} is intact.")
@@ -67,7 +67,7 @@ def verify(request: HttpRequest, key: int) -> HttpResponse:
 @require_GET
 @render_errors
 def download(request: HttpRequest, key: int) -> HttpResponseBase:
-    """The file, if it is whole."""
+    """Send the file if it is complete."""
     return handing.download(request, snapshots.find(key))
 
 
@@ -75,7 +75,7 @@ def download(request: HttpRequest, key: int) -> HttpResponseBase:
 @require_GET
 @render_errors
 def compare(request: HttpRequest) -> HttpResponse:
-    """From `?from=` to `?to=`, both keys; without the latter to now."""
+    """Compare the snapshots `?from=` and `?to=` (keys); without `to`, with the current tree."""
     old, to = snapshots.find(number_value(request.GET, "from")), number_value(request.GET, "to")
     new = snapshots.find(to) if to else None
     context = {"old": old, "new": new, **_shown(snapshots.compare(old, new))}
@@ -85,7 +85,7 @@ def compare(request: HttpRequest) -> HttpResponse:
 @login_required
 @render_errors
 def restore(request: HttpRequest, key: int) -> HttpResponse:
-    """GET shows what it would change; POST with `confirm` does exactly that."""
+    """Show what a restore would change (GET), or do exactly that (POST with `confirm`)."""
     snapshot = snapshots.find(key)
     if request.method == "POST":
         return _restore(request, snapshot)

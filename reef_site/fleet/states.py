@@ -1,4 +1,4 @@
-"""What a VM is called on the pages, and which of two states is the worse one."""
+"""States of VMs on the pages, and their order from harmless to bad."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from registry.models import VM
 
 UNKNOWN = "unknown"
-# From harmless to bad. What stands below a VM is shown from `paused` on.
+# From harmless to bad. The state of descendants is shown from `paused` on.
 RANKS = {"paused": 1, "stopped": 2, "late": 3, "silent": 4, "error": 5}
 WORDS = {rank: word for word, rank in RANKS.items()}
 
 
 def state_of(vm: VM | None, lieutenant: Lieutenant | None, at: datetime, *, grace: bool) -> str:
-    """error, silent, late, live, paused or stopped; unknown if nobody ever registered it."""
+    """Return error, silent, late, live, paused or stopped; unknown if it was never registered."""
     if lieutenant is not None and lieutenant.status == LieutenantStatus.ERROR:
         return "error"
     if vm is None:

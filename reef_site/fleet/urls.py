@@ -1,4 +1,4 @@
-"""Addresses of the fleet's pages and their fragments."""
+"""URLs of the fleet's pages and their fragments."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ app_name = "fleet"
 urlpatterns = [
     path("", views.tree, name="tree"),
     path("_tree", views.fragment, name="fragment"),
-    path("_news", views.news, name="news"),
+    path("_news", views.updates, name="news"),
     path("_children/<int:key>", views.children, name="children"),
     path("_children/registered", registered.children),
     path("vm", views.by_id, name="by-id"),
     path("registered/", registered.one, name="registered"),
     path("registered/_facts", registered.facts, name="registered-facts"),
     path("registered/place", registered.place, name="place"),
-    path("picture/", views.look, name="picture"),
-    path("picture/_drawing", views.drawing, name="drawing"),
-    path("then/", views.then, name="then"),
-    path("then/_children/<int:key>", views.then_children),
+    path("picture/", views.fleet_map, name="picture"),
+    path("picture/_drawing", views.map_fragment, name="drawing"),
+    path("then/", views.history, name="then"),
+    path("then/_children/<int:key>", views.history_children),
     path("snapshots/", snapshots.index, name="snapshots"),
     path("snapshots/take", snapshots.take, name="snapshot-take"),
     path("snapshots/compare", snapshots.compare, name="snapshot-compare"),
@@ -29,6 +29,6 @@ urlpatterns = [
     path("snapshots/<int:key>/verify", snapshots.verify, name="snapshot-verify"),
     path("snapshots/<int:key>/restore", snapshots.restore, name="snapshot-restore"),
     path("snapshots/<int:key>/download", snapshots.download, name="snapshot-download"),
-    path("<int:key>/", views.one, name="one"),
-    path("<int:key>/_facts", views.facts, name="facts"),
+    path("<int:key>/", views.vm_page, name="one"),
+    path("<int:key>/_facts", views.vm_panel, name="facts"),
 ]

@@ -1,4 +1,4 @@
-"""The fleet's pages: the live tree, one VM, the picture. Each parses, calls one thing, answers."""
+"""Pages of the fleet: the live tree, one VM, the map, the tree at an earlier time."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from reef_site.common.errors import BadInput
 from reef_site.common.page_values import number_value, text_value
 from reef_site.fleet import below, lines, past, picture, registered
 from reef_site.fleet.errors import render_errors
-from reef_site.fleet.facts import facts_of
-from reef_site.fleet.lines import MOST_AT_ONCE, PAGE, Line, Moment
+from reef_site.fleet.facts import vm_details
+from reef_site.fleet.lines import MAX_PAGE_SIZE, PAGE, Moment, TreeRow
 from reef_site.fleet.roof import roof
 from registry.models import VM
 from vmtree import search
 from vmtree.models import Node
 
-MOST_CHANGED = 200
+MAX_CHANGED = 200
 
 
 # -- the live tree -------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ MOST_CHANGED = 200
 @require_GET
 @render_errors
 def tree(request: HttpRequest) -> HttpResponse:
-    """The tree; `?q=` searches in it, `?under=` begins at one VM."""
+    """Show the tree; `?q=` searches it, `?under=` starts at one VM."""
     context = tree_context(request)
     status = 400 if context["problem"] else 200
     return render(request, "fleet/tree.html", context, status=status)
@@ -46,14 +46,14 @@ def tree(request: HttpRequest) -> HttpResponse:
 @require_GET
 @render_errors
 def fragment(request: HttpRequest) -> HttpResponse:
-    """What `tree` shows, for its script."""
+    """Render the content of `tree` for its script."""
     context = tree_context(request)
     status = 400 if context["problem"] else 200
     return render(request, "fleet/_tree.html", context, status=status)
 
 
 def tree_context(request: HttpRequest) -> dict[str, Any]:
-    """The rows that the query asks for; the number of statements does not depend on the fleet."""
+    """Return the requested rows; the number of statements does not depend on the fleet's size."""
     words = _words(request)
     moment = Moment.now()
     base = {"roof": roof(moment), "words": words, "problem": "", "found": None}
@@ -62,7 +62,7 @@ def tree_context(request: HttpRequest) -> dict[str, Any]:
             return {**base, **_found(request, words, moment)}
         except BadInput as error:
             return {**base, "problem": str(error).removeprefix("q: "), "page": lines.Page([])}
-    return {**base, **_beginning(request, moment)}
+    return {**base, **_top_rows(request, moment)}
 
 
 def _words(request: HttpRequest) -> str:
@@ -76,37 +76,39 @@ def _found(request: HttpRequest, words: str, moment: Moment) -> dict[str, Any]:
     loose = None if is_later else registered.matches(words, moment)
     return {
         "found": found,
-        "page": lines.Page(found.lines),
+        "page": lines.Page(found.rows),
         "is_later": is_later,
         "loose": loose,
     }
 
 
-def _beginning(request: HttpRequest, moment: Moment) -> dict[str, Any]:
-    """The roots, or one VM with what hangs on it."""
+def _top_rows(request: HttpRequest, moment: Moment) -> dict[str, Any]:
+    """Return the roots, or one VM with its children."""
     vm_id = text_value(request.GET, "under", 255)
     if not vm_id:
         page = lines.children(below.ROOF, moment)
         return {"page": page, "parent": below.ROOF, "with_loose": True}
     top = get_object_or_404(lines.counted(Node.objects.living()), vm_id=vm_id)
-    line = Line(top, place=1, of=1, is_open=True, is_cut=top.parent_id is not None)
-    lines.dress([line], moment)
+    row = TreeRow(
+        top, position=1, sibling_count=1, is_open=True, is_detached=top.parent_id is not None
+    )
+    lines.annotate([row], moment)
     page = lines.children(top.pk, moment, level=3)
-    page = lines.Page([line, *page.lines], page.more, page.last)
+    page = lines.Page([row, *page.rows], page.more, page.last)
     return {"page": page, "parent": top.pk, "top": top}
 
 
 @login_required
 @require_GET
 def children(request: HttpRequest, key: int) -> HttpResponse:
-    """The next rows under one: `?after=` a node, `?place=` rows are there, `?limit=`, `?level=`."""
+    """Render more children: `?after=` (a node), `?place=` (rows so far), `?limit=`, `?level=`."""
     moment = Moment.now()
     page = lines.children(
         key,
         moment,
         after=number_value(request.GET, "after"),
-        place=number_value(request.GET, "place"),
-        limit=number_value(request.GET, "limit", default=PAGE, most=MOST_AT_ONCE) or PAGE,
+        position=number_value(request.GET, "place"),
+        limit=number_value(request.GET, "limit", default=PAGE, most=MAX_PAGE_SIZE) or PAGE,
         level=number_value(request.GET, "level", default=2, most=100_000),
     )
     context: dict[str, Any] = {"page": page, "parent": key}
@@ -115,48 +117,48 @@ def children(request: HttpRequest, key: int) -> HttpResponse:
     return render(request, "fleet/_rows.html", context)
 
 
-@csrf_exempt  # It only reads, and behind some proxies the page is not known as our own.
+@csrf_exempt  # Read-only, and behind some proxies the origin check would fail.
 @login_required
 @require_POST
 @render_errors
-def news(request: HttpRequest) -> HttpResponse:
-    """Rows that are shown and may have changed.
+def updates(request: HttpRequest) -> HttpResponse:
+    """Render the shown rows that may have changed.
 
-    Takes JSON: `shown`, keys of rows (0 is the roof); `changed`, ids of VMs of which news came;
-    `also`, keys of rows that are wanted anyway; or `many`, all that are shown. A row that is
-    wanted and does not come back is there no longer.
+    Takes JSON: `shown`, keys of rows (0 is the row above the roots); `changed`, ids of changed VMs;
+    `also`, keys of rows to render anyway; or `many`, to render all shown rows. A requested row that
+    is missing from the response no longer exists.
     """
-    asked = _asked(request)
-    shown = set(asked["shown"])
+    params = _parse_updates(request)
+    shown = set(params["shown"])
     wanted = shown
-    if not asked["many"]:
-        wanted = shown & (below.with_all_above(asked["changed"]) | set(asked["also"]))
+    if not params["many"]:
+        wanted = shown & (below.with_ancestors(params["changed"]) | set(params["also"]))
     moment = Moment.now()
-    found = lines.some(wanted - {below.ROOF}, moment)
-    gone = wanted - {below.ROOF} - {line.node.pk for line in found}
+    found = lines.rows_for(wanted - {below.ROOF}, moment)
+    gone = wanted - {below.ROOF} - {row.node.pk for row in found}
     context = {
         "roof": roof(moment) if below.ROOF in shown else None,
-        "lines": found,
+        "rows": found,
         "gone": sorted(gone),
     }
-    return render(request, "fleet/_news.html", context)
+    return render(request, "fleet/_updates.html", context)
 
 
-def _asked(request: HttpRequest) -> dict[str, Any]:
-    """What the page says it shows. Raises BadInput."""
+def _parse_updates(request: HttpRequest) -> dict[str, Any]:
+    """Parse the body of `news`. Raises BadInput."""
     try:
-        said = orjson.loads(request.body)
-        shown, also = said["shown"], said.get("also", [])
-        changed, many = said.get("changed", []), bool(said.get("many"))
+        payload = orjson.loads(request.body)
+        shown, also = payload["shown"], payload.get("also", [])
+        changed, many = payload.get("changed", []), bool(payload.get("many"))
         keys = [*shown, *also]
-        good = all(type(key) is int and 0 <= key < 1 << 62 for key in keys)
-        good &= all(type(each) is str for each in changed)
+        is_valid = all(type(key) is int and 0 <= key < 1 << 62 for key in keys)
+        is_valid &= all(type(each) is str for each in changed)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        good = False
-    if not good or len(keys) > 2 * MOST_AT_ONCE or len(changed) > MOST_CHANGED:
+        is_valid = False
+    if not is_valid or len(keys) > 2 * MAX_PAGE_SIZE or len(changed) > MAX_CHANGED:
         raise BadInput(
-            f"body: must be an object with at most {MOST_AT_ONCE} keys in shown and"
-            f" {MOST_CHANGED} ids in changed"
+            f"body: must be an object with at most {MAX_PAGE_SIZE} keys in shown and"
+            f" {MAX_CHANGED} ids in changed"
         )
     return {
         "shown": shown,
@@ -172,17 +174,17 @@ def _asked(request: HttpRequest) -> dict[str, Any]:
 @login_required
 @require_GET
 @render_errors
-def one(request: HttpRequest, key: int) -> HttpResponse:
-    """All that is known of one VM; `?with=` compares its DNA with another one's."""
-    return render(request, "fleet/one.html", facts_of(key, _other(request)))
+def vm_page(request: HttpRequest, key: int) -> HttpResponse:
+    """Show one VM; `?with=` compares its composition with another one's."""
+    return render(request, "fleet/vm.html", vm_details(key, _other(request)))
 
 
 @login_required
 @require_GET
 @render_errors
-def facts(request: HttpRequest, key: int) -> HttpResponse:
-    """What stands beside the tree."""
-    return render(request, "fleet/_facts.html", facts_of(key, _other(request)))
+def vm_panel(request: HttpRequest, key: int) -> HttpResponse:
+    """Render the side panel of the tree."""
+    return render(request, "fleet/_panel.html", vm_details(key, _other(request)))
 
 
 def _other(request: HttpRequest) -> str:
@@ -192,7 +194,7 @@ def _other(request: HttpRequest) -> str:
 @login_required
 @require_GET
 def by_id(request: HttpRequest) -> HttpResponse:
-    """The page of the VM whose id is `?vm=`."""
+    """Redirect to the page of the VM with the id `?vm=`."""
     vm_id = text_value(request.GET, "vm", 255)
     node = Node.objects.filter(vm_id=vm_id).first()
     if node is None:
@@ -201,71 +203,71 @@ def by_id(request: HttpRequest) -> HttpResponse:
     return redirect("fleet:one", node.pk)
 
 
-# -- from above ----------------------------------------------------------------------------------
+# -- the map -------------------------------------------------------------------------------------
 
 
 @login_required
 @require_GET
 @render_errors
-def look(request: HttpRequest) -> HttpResponse:
-    """The tree as a picture; `?under=` of one VM, `?q=` what a search finds with all above."""
-    return render(request, "fleet/look.html", _picture(request))
+def fleet_map(request: HttpRequest) -> HttpResponse:
+    """Show the map of the tree; `?under=` starts at one VM, `?q=` shows matches and ancestors."""
+    return render(request, "fleet/map.html", _picture(request))
 
 
 @login_required
 @require_GET
 @render_errors
-def drawing(request: HttpRequest) -> HttpResponse:
-    """The picture alone, `?width=` pixels wide."""
-    return render(request, "fleet/_picture.html", _picture(request))
+def map_fragment(request: HttpRequest) -> HttpResponse:
+    """Render the map alone, `?width=` pixels wide."""
+    return render(request, "fleet/_map.html", _picture(request))
 
 
 def _picture(request: HttpRequest) -> dict[str, Any]:
     vm_id = text_value(request.GET, "under", 255)
     top = get_object_or_404(Node.objects.living(), vm_id=vm_id) if vm_id else None
-    width = number_value(request.GET, "width", default=picture.USUAL_WIDTH, most=4000)
+    width = number_value(request.GET, "width", default=picture.DEFAULT_WIDTH, most=4000)
     moment, words = Moment.now(), _words(request)
     found = search.narrow(Node.objects.living(), words) if words else None
-    drawn = picture.draw(top, moment, max(width, picture.LEAST_WIDTH), found)
-    context = {"drawing": drawn, "top": top, "roof": roof(moment), "words": words}
+    drawing = picture.draw(top, moment, max(width, picture.MIN_WIDTH), found)
+    context = {"drawing": drawing, "top": top, "roof": roof(moment), "words": words}
     return {**context, "legend": list(picture.OUTLINES)}
 
 
-# -- earlier -------------------------------------------------------------------------------------
+# -- the tree at an earlier time -----------------------------------------------------------------
 
 
 @login_required
 @require_GET
 @render_errors
-def then(request: HttpRequest) -> HttpResponse:
-    """The tree at `?at=` (ISO), or `?second=` seconds behind the first change there is."""
+def history(request: HttpRequest) -> HttpResponse:
+    """Show the tree at `?at=` (ISO), or `?second=` seconds after the first revision."""
     at = _moment(request)
-    was = past.Past(at)
-    shown = was.since[: past.MOST_LISTED]
+    tree_then = past.Past(at)
+    shown = tree_then.since[: past.MAX_LISTED]
     context = {
         "at": at,
         "slider": past.slider(at),
-        "count": was.count(),
-        "counts": was.counts(),
+        "count": tree_then.count(),
+        "counts": tree_then.counts(),
         "since": shown,
-        "since_more": len(was.since) - len(shown),
-        "page": was.children(below.ROOF),
+        "since_more": len(tree_then.since) - len(shown),
+        "page": tree_then.children(below.ROOF),
         "parent": below.ROOF,
     }
-    return render(request, "fleet/then.html", context)
+    return render(request, "fleet/history.html", context)
 
 
 @login_required
 @require_GET
 @render_errors
-def then_children(request: HttpRequest, key: int) -> HttpResponse:
-    """Rows under one at `?at=`, from `?place=` on, as `children` gives those of now."""
+def history_children(request: HttpRequest, key: int) -> HttpResponse:
+    """Render children at `?at=`, from `?place=` on, as `children` does for the current tree."""
     if key != below.ROOF:
         get_object_or_404(Node, pk=key)
     page = past.Past(_moment(request)).children(
         key,
-        place=number_value(request.GET, "place"),
-        limit=number_value(request.GET, "limit", default=PAGE, most=MOST_AT_ONCE) or PAGE,
+        position=number_value(request.GET, "place"),
+        limit=number_value(request.GET, "limit", default=PAGE, most=MAX_PAGE_SIZE) or PAGE,
         level=number_value(request.GET, "level", default=2, most=100_000),
     )
     return render(request, "fleet/_rows.html", {"page": page, "parent": key})

@@ -1,1 +1,1 @@
-"""A database backend: Django's SQLite with a turnstile before the lock of writers."""
+"""Database backend: Django's SQLite with a queue for the write lock."""

@@ -1,4 +1,4 @@
-"""SQLite's write-ahead log: how long it is, and which process keeps it from being shortened."""
+"""SQLite's write-ahead log: its size, and the processes that prevent a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from django.db import connection
 LONG_BYTES = 256 << 20
 # The bytes of the `-shm` file that readers lock while they read, by SQLite's file format.
 _READ_LOCKS = range(123, 128)
-# A reader that is seen each time does not just read.
+# A reader that is found in each sample holds a long transaction.
 _SAMPLES, _PAUSE_SECONDS = 3, 0.02
 
 
 @dataclass(frozen=True)
 class Log:
-    """The log's size, and the processes that hold a read transaction: pid and program."""
+    """Size of the log, and the processes that hold a read transaction, as (pid, program)."""
 
     size_bytes: int
     holders: list[tuple[int, str]]
 
     @property
     def why(self) -> str:
-        """Say in words what is wrong; empty if nothing is."""
+        """The problem in words; empty if there is none."""
         if self.size_bytes < LONG_BYTES:
             return ""
         size = f"the database's log has grown to {self.size_bytes >> 20} MB"
@@ -37,7 +37,7 @@ class Log:
 
 
 def look() -> Log | None:
-    """Return how the log is; None where the database is not SQLite."""
+    """Return the state of the log; None if the database is not SQLite."""
     if connection.vendor != "sqlite":
         return None
     path = str(settings.DATABASES["default"]["NAME"])
@@ -56,7 +56,7 @@ def _holders(path: str) -> list[tuple[int, str]]:
             time.sleep(_PAUSE_SECONDS)
             found &= _readers(inode)
     except OSError:
-        # Not every system tells.
+        # Not every system exposes the locks.
         return []
     return [(pid, _name(pid)) for pid in sorted(found)]
 

@@ -1,4 +1,4 @@
-"""Filters of the fleet's pages."""
+"""Template filters of the fleet's pages."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ register = template.Library()
 
 @register.filter
 def grouped(count: int) -> str:
-    """A count with its thousands set apart: 100,000."""
+    """Format a count with separated thousands: 100,000."""
     return f"{count:,}"

@@ -1,4 +1,4 @@
-"""The filter for names; available in all templates."""
+"""The filter for names, available in all templates."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ register = template.Library()
 
 @register.filter
 def marked(name: object) -> str:
-    """Return the name with visible marks for characters that are invisible."""
+    """Return the name with visible marks in place of invisible characters."""
     return names.marked(str(name or ""))

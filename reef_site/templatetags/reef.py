@@ -1,4 +1,4 @@
-"""Tags and filters for figures, times and statuses."""
+"""Template tags and filters for numbers, times and statuses."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ register = template.Library()
 _STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
-def words_of(span: timedelta) -> str:
-    """A span in its largest unit: 12 s, 5 min, 3 h, 2 d. `base.js` says the same."""
+def format_span(span: timedelta) -> str:
+    """Format a time span in its largest unit: 12 s, 5 min, 3 h, 2 d; `base.js` does the same."""
     seconds = max(0, int(span.total_seconds()))
     size, unit = next((step for step in _STEPS if seconds >= step[0]), (1, "s"))
     return f"{seconds // size} {unit}"
@@ -29,19 +29,19 @@ def words_of(span: timedelta) -> str:
 
 @register.filter
 def span(value: timedelta | None) -> str:
-    """A span in words; nothing for None."""
-    return "" if value is None else words_of(value)
+    """Format a time span; empty for None."""
+    return "" if value is None else format_span(value)
 
 
 @register.simple_tag
 def ago(moment: datetime | None) -> str:
-    """A moment as its distance from now, kept right by `base.js`."""
+    """Show how long ago a moment was; `base.js` keeps it current."""
     return _time(moment, "ago", " ago")
 
 
 @register.simple_tag
 def age(moment: datetime | None) -> str:
-    """How long something has lasted since this moment."""
+    """Show the time since a moment, without "ago"."""
     return _time(moment, "age", "")
 
 
@@ -54,14 +54,14 @@ def _time(moment: datetime | None, kind: str, ending: str) -> str:
         utc.isoformat(timespec="milliseconds"),
         kind,
         f"{timezone.localtime(moment):%Y-%m-%d %H:%M:%S %Z}",
-        words_of(timezone.now() - moment),
+        format_span(timezone.now() - moment),
         ending,
     )
 
 
 @register.filter
 def tokens(count: int | None) -> str:
-    """A count of tokens in at most five characters."""
+    """Format a count of tokens in at most six characters."""
     number = count or 0
     if number < 10_000:
         return f"{number:,}"
@@ -72,7 +72,7 @@ def tokens(count: int | None) -> str:
 
 @register.filter
 def dollars(amount: Decimal | float | None) -> str:
-    """US dollars; small amounts keep enough digits to be seen."""
+    """Format US dollars; small amounts keep four digits."""
     value = float(amount or 0)
     if value == 0:
         return "$0"
@@ -81,31 +81,31 @@ def dollars(amount: Decimal | float | None) -> str:
 
 @register.filter
 def first_words(text: str | None) -> str:
-    """The head of a text on one line."""
+    """Return the beginning of a text on one line."""
     return texts.first_words(text or "", 120)
 
 
 @register.simple_tag
 def took(began: datetime | None, ended: datetime | None) -> str:
-    """How long something took, in words; nothing while that is not known."""
-    return words_of(ended - began) if began and ended else ""
+    """Format a duration; empty while it is unknown."""
+    return format_span(ended - began) if began and ended else ""
 
 
 @register.filter
 def plainly(text: str | None) -> str:
-    """What a provider said when it failed, in one sentence."""
+    """Return a provider's error as one sentence."""
     return failures.sentence(text or "")
 
 
 @register.filter
 def markdown(text: str) -> SafeString:
-    """Markdown as safe HTML."""
+    """Render Markdown as safe HTML."""
     return rendering.render(text)
 
 
 @register.filter
 def pretty(value: object) -> str:
-    """JSON for reading."""
+    """Format a value as indented JSON, a text as it is."""
     if isinstance(value, str):
         return terminal.marked(value)
     return terminal.marked(json.dumps(value, indent=2, ensure_ascii=False))
@@ -113,5 +113,5 @@ def pretty(value: object) -> str:
 
 @register.simple_tag
 def status(word: str, label: str = "") -> str:
-    """A status by colour, shape and word."""
+    """Show a status by colour, shape and word."""
     return format_html('<span class="status is-{}">{}</span>', word, label or word)

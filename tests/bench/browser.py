@@ -1,9 +1,9 @@
-"""From the agent's print to the text in a real browser, with many lieutenants at work.
+"""Bench: latency from the agent's output to the text in a real browser, with many lieutenants.
 
     .venv/bin/python -m tests.bench.browser [lieutenants] [seconds]
 
-Each stand-in prints the time of day as words; a script in the page notes when each word stands in
-it. Both clocks are this machine's. Prints figures, judges nothing.
+Each stand-in prints the time of day; a script in the page records when it appears. Both use this
+machine's clock. Prints numbers without judging them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""What the follower does with many journals: `python tests/bench/follower.py`. Prints figures.
+"""Bench of the follower with many journals: `python tests/bench/follower.py`.
 
 (a) 200 sessions whose keepers together write 5,000 lines a second: the lag from line to committed
 row; (b) 400,000 lines that waited; (c) write transactions for 20 and for 200 sessions at the same
 total rate. SQLite in a folder of its own, unless DATABASE_URL names an empty database; a Redis.
-With a name (`lag 200`, `backlog 200`) it runs that alone; `profile` as third word shows where time
-goes.
+With a name (`lag 200`, `backlog 200`) it runs that part only; a third word `profile` profiles it.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ def event(kind: str, **fields: Any) -> bytes:
 
 
 def conversation() -> Iterator[bytes]:
-    """A keeper's lines for ever: runs of two answers of 48 deltas with a tool call between.
+    """Yield a keeper's lines endlessly: turns of two answers of 48 deltas with a tool call between.
 
-    Each delta begins with the moment of its writing, in seconds, so that its lag can be told.
+    Each delta begins with the time of its writing, in seconds, to measure its lag.
     """
     usage = {"input": 610, "output": 48, "cacheRead": 0, "cacheWrite": 0, "cost": {"total": 0.001}}
     call = {"type": "toolCall", "id": "call", "name": "bash", "arguments": {"command": "ls -l"}}
@@ -70,13 +69,13 @@ def conversation() -> Iterator[bytes]:
 
 
 def write_steadily(files: list[str]) -> None:
-    """All journals in turn, `RATE` lines a second in all, for `SECONDS`."""
+    """Write to all journals in turn, `RATE` lines a second in all, for `SECONDS`."""
     journals = [os.open(name, os.O_WRONLY | os.O_APPEND) for name in files]
     talks = [conversation() for _ in journals]
     for number, talk in enumerate(talks):
         os.write(journals[number], event("agent_start"))
         for _ in range(1 + number % 100):
-            next(talk)  # not all at the same point of their runs
+            next(talk)  # so that the journals are at different points of their turns
     begun, written = time.monotonic(), 0
     while (now := time.monotonic() - begun) < SECONDS:
         due = int(now * RATE)
@@ -89,7 +88,7 @@ def write_steadily(files: list[str]) -> None:
 
 
 class Bench:
-    """A database with so many lieutenants whose keepers are files that somebody writes."""
+    """A database with lieutenants whose keepers are replaced by files that a writer fills."""
 
     def __init__(self, sessions: int) -> None:
         import django
@@ -109,7 +108,7 @@ class Bench:
         while not socket.exists():
             time.sleep(0.02)
         self.journals = [self._session(number) for number in range(sessions)]
-        # There is no keeper that could take what is sent.
+        # There is no keeper to send to.
         from lieutenants.transports.local import LocalTransport
 
         LocalTransport.send = lambda *_: None  # type: ignore[method-assign]
@@ -130,7 +129,7 @@ class Bench:
         lieutenant = Lieutenant.objects.create(
             name=f"l{number}", role="bench", host=settings.HOST, status="idle"
         )
-        # As `services.create` does; else the follower's first round would, and be counted.
+        # As `services.create` does, so that the follower's first pass need not.
         presence.enlist(lieutenant, actor="bench")
         folder = settings.LIEUTENANTS_DIR / lieutenant.pk / "runs" / "run"
         folder.mkdir(parents=True)
@@ -142,7 +141,7 @@ class Bench:
             handle=handle,
             ready_at=lieutenant.created_at,
         )
-        # As a keeper has it: its folder locked, and a socket there.
+        # Like a keeper: a locked folder with a socket.
         fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)
         (folder / "control.sock").touch()
         (folder / "journal.jsonl").touch()
@@ -175,7 +174,7 @@ class Bench:
         database._commit, followers._commit = commit, one_pass
 
     def follow(self, goal: int, before: Callable[[], None] = lambda: None) -> tuple[float, float]:
-        """Follow until so many lines are committed: seconds of the clock and of the processor."""
+        """Follow until so many lines are committed; return wall and processor seconds."""
         from lieutenants.follower import Follower
 
         self.follower = Follower()
@@ -194,7 +193,7 @@ class Bench:
     written = 1 << 60
 
     def write(self) -> None:
-        """The writer is a process of its own; it says how much it wrote."""
+        """Run the writer as a separate process, which reports how much it wrote."""
         while len(self.follower.sessions) < len(self.journals):
             time.sleep(0.05)
         command = [sys.executable, __file__, "write", *self.journals]
@@ -212,7 +211,7 @@ def _cpu() -> float:
 
 
 def at(fraction: float, values: list[float]) -> float:
-    """The value at this place of the sorted list, in milliseconds."""
+    """Return a quantile in milliseconds."""
     return sorted(values)[int(fraction * (len(values) - 1))] * 1000
 
 

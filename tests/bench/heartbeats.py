@@ -1,10 +1,10 @@
-"""The hot routes beside the DRF routes, in one run: 10,000 VMs, 64 connections, a writing worker.
+"""Bench of the fast path and the DRF routes in one run: 10,000 VMs, 64 connections, a busy writer.
 
     python -m tests.bench.heartbeats [--seconds 2] [--rounds 3] [--vms 10000]
 
-Needs `wrk`. One process is set against one process: the DRF routes are asked at a web server of
-their own like that of `up`, without the edge in front. All the while another process commits
-batches to the same database.
+Needs `wrk`. One process is compared with one process: the DRF routes are served by a separate web
+server like that of `up`, without the edge. Meanwhile another process commits batches to the same
+database.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONNECTIONS = 64
 BULK_IDS = 1000
 LIEUTENANTS = 100
 
-# One request after the other, each for another VM, each VM with the token of its own node.
+# Each request is for another VM, with the token of that VM's node.
 LUA = """
 local at = math.random({vms})
 request = function()
@@ -53,7 +53,7 @@ end)()"""
 
 @dataclass(frozen=True)
 class Figures:
-    """What wrk measured."""
+    """Results of wrk."""
 
     per_second: float
     p50: float
@@ -67,7 +67,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Load:
-    """A kind of request."""
+    """One kind of request."""
 
     name: str
     method: str
@@ -86,7 +86,7 @@ LOADS = [
 
 
 def measure(load: Load, port: int, seconds: int, vms: int, key: str = "") -> Figures:
-    """One run of wrk; with a key it asks as the edge does."""
+    """Run wrk once; with a key it authenticates as the edge does."""
     body = BULK.format(ids=BULK_IDS, vms=vms) if load.body == "bulk" else "nil"
     token = TOKEN if load.body == "bulk" else NODE_TOKEN
     shown = f'"{key}"' if key else "nil"
@@ -118,7 +118,7 @@ def _ms(said: str, share: str) -> float:
 
 
 def child(stack: Stack, *words: str) -> subprocess.Popen[bytes]:
-    """This module once more, inside the reef that is measured."""
+    """Run this module in the environment of the measured reef."""
     env = {**stack.env, "DJANGO_SETTINGS_MODULE": "reef_site.settings"}
     return subprocess.Popen(
         [sys.executable, "-m", "tests.bench.heartbeats", *words], cwd=ROOT, env=env
@@ -126,7 +126,7 @@ def child(stack: Stack, *words: str) -> subprocess.Popen[bytes]:
 
 
 def seed(vms: int) -> None:
-    """Three generations of VMs, each with a node and a token of its own."""
+    """Create three generations of VMs, each with a node and a token of its own."""
     from registry.models import VM
     from vmtree.models import Node, NodeToken
     from vmtree.tokens import digest_of
@@ -161,7 +161,7 @@ def seed(vms: int) -> None:
 
 
 def write_on() -> None:
-    """What a busy worker does: ten transactions a second of two hundred rows each."""
+    """Write like a busy worker: ten transactions a second of two hundred rows each."""
     from django.db import transaction
 
     from registry.models import Gap
@@ -181,7 +181,7 @@ def write_on() -> None:
 
 @contextmanager
 def drf(stack: Stack) -> Iterator[int]:
-    """A web server like that of `up`, with one worker, on a port of its own."""
+    """Start a web server like that of `up`, with one worker, on a separate port."""
     port = free_port()
     words = ["--interface", "wsgi", "--workers", "1", "--blocking-threads", "1"]
     words += ["--log-level", "warning", "--host", "127.0.0.1", "--port", str(port)]
@@ -209,7 +209,7 @@ def _listens(port: int) -> bool:
 
 
 def median(load: Load, ports: dict[int, str], options: argparse.Namespace) -> list[Figures]:
-    """For each port the middle one of some runs; the ports take turns. Each has a key to show."""
+    """Return the median run for each port; the ports take turns. Each has a key."""
     runs: dict[int, list[Figures]] = {port: [] for port in ports}
     for _ in range(options.rounds):
         for port, key in ports.items():
@@ -218,7 +218,7 @@ def median(load: Load, ports: dict[int, str], options: argparse.Namespace) -> li
 
 
 def compare(stack: Stack, options: argparse.Namespace) -> bool:
-    """Print all figures; whether each of them is good enough."""
+    """Print all results; return whether all of them are good enough."""
     good = True
     key = (stack.data / "edge-key").read_text()
     with drf(stack) as port:
@@ -239,7 +239,7 @@ def compare(stack: Stack, options: argparse.Namespace) -> bool:
 
 
 def main() -> None:
-    """Parse, start a reef in a folder of its own, measure."""
+    """Parse arguments, start a reef in a temporary folder, and measure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,8 +1,8 @@
-"""What idle lieutenants cost: `python tests/bench/idle.py [number]`. Prints figures.
+"""Bench of idle lieutenants: `python tests/bench/idle.py [number]`.
 
-Runs `manage.py up` on a data folder of its own with the stand-in as agent, makes 100 lieutenants
-through the API, waits until all are idle, and then looks for 20 s at the memory and the processor
-time of each of reef's processes and of the keepers. PSS shares out what processes have in common.
+Runs `manage.py up` on a temporary data folder with the stand-in as agent, creates 100 lieutenants
+through the API, waits until all are idle, and then measures for 20 s the memory and processor time
+of reef's processes and the keepers. PSS divides shared memory among the processes.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def free_port() -> int:
 
 
 class Reef:
-    """`up` in a folder of its own."""
+    """`up` in a temporary folder."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
         self.address = f"http://127.0.0.1:{free_port()}"
         agent = self.folder / "pi"
-        # The interpreter itself, without what may stand between `env python3` and it.
+        # The interpreter itself, without a possible shim for `env python3`.
         agent.write_text(
             f"#!{sys.executable} -S\n"
             f"import runpy\nrunpy.run_path({str(STANDIN)!r}, run_name='__main__')\n"
@@ -91,7 +91,7 @@ class Reef:
 
 
 def parents() -> dict[int, int]:
-    """Who made whom, of all processes of this machine."""
+    """Map the processes of this machine to their children."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -104,7 +104,7 @@ def parents() -> dict[int, int]:
 
 
 def below(root: int) -> list[int]:
-    """A process and all that descend from it."""
+    """Return a process and its descendants."""
     tree, found = parents(), [root]
     for pid in found:
         found += [child for child, parent in tree.items() if parent == pid]
@@ -112,7 +112,7 @@ def below(root: int) -> list[int]:
 
 
 def keepers(folder: Path) -> list[int]:
-    """The keepers of this data folder: each stands in its run's own folder."""
+    """Return the keepers of this data folder, found by their working folders."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -129,7 +129,7 @@ def command(pid: int) -> str:
 
 
 def role(pid: int) -> str:
-    """Which of reef's processes this is."""
+    """Return the name of this process of reef."""
     line = command(pid)
     marks = {"valkey": "redis", "granian": "web", "reef_site.edge": "edge", "worker": "worker"}
     marks |= {" beat": "beat", "reef_site.supervisor": "up", "manage.py up": "up"}
@@ -137,14 +137,14 @@ def role(pid: int) -> str:
 
 
 def memory(pid: int) -> tuple[float, float]:
-    """RSS and PSS in MB."""
+    """Return RSS and PSS in MB."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:]}
     return sizes["Rss"] / 1024, sizes["Pss"] / 1024
 
 
 def cpu(pid: int) -> float:
-    """Seconds of processor time so far."""
+    """Return the seconds of processor time so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 

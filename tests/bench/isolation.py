@@ -1,7 +1,7 @@
-"""What isolation costs at the start of an agent: `python tests/bench/isolation.py`.
+"""Bench of isolation at the start of an agent: `python tests/bench/isolation.py`.
 
-Starts a trivial agent under each kind in turn, so that all see the same machine; prints the median
-of each in milliseconds: making its folders and plan, and the shim's start until the agent runs.
+Starts a trivial agent in each mode in turn, under equal conditions; prints the medians in
+milliseconds: for making folders and plan, and for the shim's start until the agent runs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lieutenants.transports.base import Launch  # noqa: E402
 
 
 def start(mode: str, number: int) -> tuple[float, float]:
-    """Seconds for folders and plan, and for the shim's start."""
+    """Return the seconds for folders and plan, and for the shim's start."""
     settings.ISOLATION = mode
     home = homes.home_of(f"{mode}-{number}")
     agent = Agent(Path("/bin/cat"), ())

@@ -1,4 +1,4 @@
-"""What the keeper costs: `python tests/bench/keeper.py`. Prints figures, judges nothing.
+"""Bench of the keeper: `python tests/bench/keeper.py`. Prints numbers without judging them.
 
 Start time (median of 20), resident memory, journal against raw output for an answer of 20,000
 characters in 2,500 deltas from an agent that repeats itself, lines a second, and idle CPU.
@@ -45,12 +45,12 @@ sys.stdin.read()
 
 
 def stream(kind: str, rate: float = 0, deltas: int = 2500) -> list[str]:
-    """An agent that writes so many deltas of 8 characters, `rate` a second, and then waits."""
+    """Return the command of an agent that writes deltas of 8 characters, then waits."""
     return [sys.executable, "-S", "-c", STREAM, kind, str(rate), str(deltas)]
 
 
 class Run:
-    """An agent under a keeper, for measuring."""
+    """An agent under a keeper."""
 
     def __init__(self, root: str, argv: list[str]) -> None:
         self.dir = Path(tempfile.mkdtemp(dir=root)) / "run"
@@ -73,7 +73,7 @@ class Run:
         )
 
     def wait_for(self, mark: bytes) -> bytes:
-        """The journal once it holds these bytes."""
+        """Return the journal once it contains these bytes."""
         while mark not in (journal := (self.dir / "journal.jsonl").read_bytes()):
             time.sleep(0.02)
         return journal
@@ -83,7 +83,7 @@ class Run:
         return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
 
     def cpu(self) -> float:
-        """Seconds of processor time so far."""
+        """Return the seconds of processor time so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -93,7 +93,7 @@ class Run:
             time.sleep(0.01)
 
     def lives(self) -> bool:
-        """False also for one that its new parent has not reaped yet."""
+        """Return whether the process runs; False also for a zombie."""
         try:
             stat = Path(f"/proc/{self.pid}/stat").read_text()
         except OSError:

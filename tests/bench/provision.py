@@ -1,9 +1,9 @@
-"""Many VMs at once: `python -m tests.bench.provision [--count 20] [--type bare]`. Prints figures.
+"""Bench of many VMs at once: `python -m tests.bench.provision [--count 20] [--type bare]`.
 
-Starts the emulated platform (real VMs on this machine) and a reef beside it, asks for `count` VMs
-in one request, and waits until all are members. Tells how long each step took, how much processor
-time reef's processes needed, and whether anything is left behind after all were destroyed.
-Type `bare` has no coding agent, so nothing is fetched but from the roof; others fetch by npm.
+Starts the emulated platform (real VMs on this machine) and a reef beside it, requests `count` VMs
+at once, and waits until all have joined. Prints the time of each step, the processor time of reef's
+processes, and what is left after all VMs were destroyed. Type `bare` has no coding agent, so
+everything is fetched from the root reef; other types use npm.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
-    """Run it and print."""
+    """Run the bench and print its results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--at-once", type=int, default=20)
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def run(stack: BootStack, emulator: Emulator, asked: argparse.Namespace) -> None:
-    """Ask, wait, tell, destroy."""
+    """Request the VMs, wait, print, destroy."""
     body = {"name": "vm", "type": asked.type, "count": asked.count}
     begun, used = time.monotonic(), cpu(stack)
     ids = [each["id"] for each in stack.post("/bootloader/provision", body).json()["provisionings"]]
@@ -72,7 +72,7 @@ def run(stack: BootStack, emulator: Emulator, asked: argparse.Namespace) -> None
 
 
 def tell(found: list[dict[str, Any]], wall: float) -> None:
-    """Times of each step over all VMs, in seconds."""
+    """Print the times of each step over all VMs, in seconds."""
     states = [each["state"] for each in found]
     print(f"{states.count('done')} of {len(found)} done in {wall:.1f} s")
     for each in found:
@@ -91,7 +91,7 @@ def tell(found: list[dict[str, Any]], wall: float) -> None:
 
 
 def cpu(stack: BootStack) -> dict[str, float]:
-    """Seconds of processor time of each of reef's parts until now, with all its processes."""
+    """Return the seconds of processor time of each component with all its processes."""
     groups = {process.pid: name for name, process in stack.processes.items()}
     found = dict.fromkeys(stack.processes, 0.0)
     for entry in Path("/proc").glob("[0-9]*/stat"):
@@ -103,7 +103,7 @@ def cpu(stack: BootStack) -> dict[str, float]:
 
 
 def mounts_and_namespaces() -> list[str]:
-    """What VMs on this machine consist of, beside processes."""
+    """Return the resources of VMs on this machine, beside processes."""
     mounts = [f"mount {line.split()[1]}" for line in Path("/proc/mounts").read_text().splitlines()]
     listed = subprocess.run(
         ["ip", "netns", "list"], capture_output=True, text=True, check=False

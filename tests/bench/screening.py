@@ -1,4 +1,4 @@
-"""What the screening of secrets costs: `python tests/bench/screening.py`. Prints figures.
+"""Bench of the screening of secrets: `python tests/bench/screening.py`.
 
 (a) a 5 MB answer that an agent streams and then tells whole, as the follower takes it in, with 50
 secrets and with no screening at all; (b) the pure core on texts of several kinds, with and without
@@ -29,7 +29,7 @@ ALPHABET = string.ascii_letters + string.digits + "_-"
 
 
 def secrets() -> list[Secret]:
-    """Keys of usual lengths; a few are short."""
+    """Return keys of usual lengths, a few of them short."""
     from versconfig.screening.screen import Secret
 
     chance = random.Random(50)
@@ -56,7 +56,7 @@ def texts() -> dict[str, str]:
 
 
 def best(work: Callable[[], Any]) -> float:
-    """Milliseconds of the processor."""
+    """Return the processor time in milliseconds."""
     taken = []
     for _ in range(TRIES):
         begun = time.process_time()
@@ -66,7 +66,7 @@ def best(work: Callable[[], Any]) -> float:
 
 
 class Unscreened:
-    """What `TranscriptScreening` is to a session, without looking at anything."""
+    """Replacement of `TranscriptScreening` that screens nothing."""
 
     def feed(self, _block: Any, text: str, _offset: int) -> str:
         return text
@@ -75,7 +75,7 @@ class Unscreened:
         return ""
 
     def forget(self, _block: Any) -> None:
-        """There is nothing to forget."""
+        """Do nothing."""
 
     def cover(self, value: Any) -> Any:
         return value
@@ -87,7 +87,7 @@ class Unscreened:
 
 
 def take_in(records: list[list[Any]], screen: Screen | None) -> None:
-    """What a session makes of an answer; a pass for each piece of it, as the follower does."""
+    """Feed an answer to a session piece by piece, as the follower does."""
     from lieutenants.ledger import Ledger
     from lieutenants.models import Lieutenant, Process
     from lieutenants.session import Session
@@ -134,7 +134,7 @@ def first_time(known: list[Secret]) -> float:
 
 
 def after_change() -> float:
-    """The worst of several changes to the longest value that a key may have; milliseconds."""
+    """Return the slowest of several changes to the longest value of a key, in milliseconds."""
     from versconfig.screening.screen import Screen, Secret
 
     chance = random.Random(200)
@@ -153,7 +153,7 @@ def main() -> None:
     from versconfig.screening.screen import Screen
 
     known = secrets()
-    # An agent has a fifth of them itself.
+    # The agent itself was given a fifth of them.
     screen = Screen(known, own=known[::5])
     print(f"compiling {len(known)} secrets: {first_time(known):.0f} ms")
     print(f"after a change of one among 200: {after_change():.1f} ms")

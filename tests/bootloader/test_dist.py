@@ -89,7 +89,7 @@ def test_wheel_contains_exactly_a_complete_reef() -> None:
         "reef_site/house/templates/base.html",
         "reef_site/house/requirements.lock",
         "reef_site/house/pyproject.toml",
-        "reef_site/static/reef/house.css",
+        "reef_site/static/reef/base.css",
         "lieutenants/agent/package-lock.json",
         "lieutenants/keeper.py",
         "bootloader/fleet_agent.py",
@@ -311,7 +311,7 @@ def use(person: httpx.Client, installed: Installed, data: Path, log: Path) -> No
     assert person.get(link, headers=html, follow_redirects=True).status_code == 200
     for page in ("/", "/fleet/", "/lieutenants/", "/config/", "/provisioning/", "/admin/"):
         assert person.get(page, headers=html).status_code == 200, page
-    for style in ("reef/house.css", "reef/tree/rows.js", "admin/css/base.css"):
+    for style in ("reef/base.css", "reef/tree/rows.js", "admin/css/base.css"):
         assert len(person.get(f"{settings.STATIC_URL}{style}").content) > 500, style
     token = (data / "root-token").read_text()
     api = {"authorization": f"Bearer {token}"}

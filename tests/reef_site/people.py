@@ -1,4 +1,4 @@
-"""People with accounts, and their browsers, at a reef of real processes."""
+"""Accounts and signed-in clients for tests with real processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PASSWORD = "correct horse battery"
 
 
 def change(stack: Stack, statement: str, *values: object) -> None:
-    """Change rows of the stack's database, as another process would."""
+    """Change rows in the stack's database, as another process would."""
     with closing(sqlite3.connect(stack.data / "db.sqlite3", timeout=20)) as database, database:
         assert database.execute(statement, values).rowcount > 0
 

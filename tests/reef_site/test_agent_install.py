@@ -1,4 +1,4 @@
-"""Installing the agent, with an npm that is made here."""
+"""Installing the agent, with a fake npm."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ echo "npm http fetch GET 200 a.tgz"
 
 @pytest.fixture
 def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The log of an npm on PATH that installs a toy; a line for each call."""
+    """Put a fake npm on PATH that installs a toy; return its log, one line for each call."""
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "npm").write_text(NPM)
@@ -53,11 +53,11 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 def silent(_: str) -> None:
-    """Say nothing."""
+    """Ignore the line."""
 
 
 @pytest.mark.usefixtures("npm")
-def test_it_leaves_a_program_and_says_which(tmp_path: Path, recipe: Recipe) -> None:
+def test_install_reports_the_program(tmp_path: Path, recipe: Recipe) -> None:
     target = tmp_path / "agent it's"
 
     done = agent_install.ensure(recipe, target, silent)
@@ -71,7 +71,7 @@ def test_it_leaves_a_program_and_says_which(tmp_path: Path, recipe: Recipe) -> N
     assert json.loads(((target / "pi").resolve().parent / "package.json").read_text())["version"]
 
 
-def test_it_is_not_done_twice(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
+def test_second_run_installs_nothing(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
     first = agent_install.ensure(recipe, tmp_path / "agent", silent)
 
     assert agent_install.ensure(recipe, tmp_path / "agent", silent) == first
@@ -79,7 +79,7 @@ def test_it_is_not_done_twice(tmp_path: Path, recipe: Recipe, npm: Path) -> None
     assert npm.read_text().startswith("ci --ignore-scripts")
 
 
-def test_two_at_once_install_once(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
+def test_concurrent_runs_install_once(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
     ensure = agent_install.ensure
     both = [
         threading.Thread(target=ensure, args=(recipe, tmp_path / "agent", silent)) for _ in "ab"
@@ -92,7 +92,7 @@ def test_two_at_once_install_once(tmp_path: Path, recipe: Recipe, npm: Path) -> 
     assert npm.read_text().count("\n") == 1
 
 
-def test_an_interrupted_one_is_done_again(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
+def test_interrupted_install_is_repeated(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
     target = tmp_path / "agent"
     agent_install.ensure(recipe, target, silent)
     (target / "installed.json").unlink()
@@ -116,9 +116,7 @@ def test_a_new_lock_replaces_what_is_not_running(tmp_path: Path, recipe: Recipe,
     assert target / recipe.mark() in done.cli.parents
 
 
-def test_a_program_that_vanished_is_installed_again(
-    tmp_path: Path, recipe: Recipe, npm: Path
-) -> None:
+def test_missing_program_is_reinstalled(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
     done = agent_install.ensure(recipe, tmp_path / "agent", silent)
     done.cli.unlink()
 
@@ -128,7 +126,7 @@ def test_a_program_that_vanished_is_installed_again(
 
 
 @pytest.mark.usefixtures("npm")
-def test_a_failure_is_noted_until_it_is_mended(
+def test_failure_is_recorded_until_success(
     tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, said = tmp_path / "agent", list[str]()
@@ -146,7 +144,7 @@ def test_a_failure_is_noted_until_it_is_mended(
 
 
 @pytest.mark.usefixtures("npm")
-def test_a_stopped_one_says_so(
+def test_stopped_install_is_recorded(
     tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem = tmp_path / "agent" / "problem.txt"
@@ -165,7 +163,7 @@ def test_a_stopped_one_says_so(
 
 
 @pytest.mark.parametrize(("user", "command"), [(0, "`apt install"), (1000, "`sudo apt install")])
-def test_without_npm_one_command_mends_it(
+def test_missing_npm_names_the_remedy(
     tmp_path: Path,
     recipe: Recipe,
     monkeypatch: pytest.MonkeyPatch,
@@ -189,7 +187,7 @@ def test_the_locks_name_hashes_and_no_places() -> None:
         assert not any("resolved" in facts for facts in found.values())
 
 
-def test_as_a_program_it_tells_that_it_failed(tmp_path: Path) -> None:
+def test_failed_install_has_exit_code(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bootloader.agent_install", "--target", tmp_path / "agent"],
         env={"PATH": str(tmp_path)},

@@ -1,4 +1,4 @@
-"""The list of what needs a look: all kinds, newest first, alike ones grouped, and what was seen."""
+"""The attention list: all kinds, newest first, grouping, and dismissals."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def silent(vm_id: str, minutes: float) -> None:
 
 
 def panel(client: Client, query: str = "") -> str:
-    """Return the panel's text as people read it."""
+    """Return the text of the panel."""
     html = client.get(f"/parts/{query}").content.decode()
     found = re.search(
         r'<section class="panel" aria-labelledby="attention">.*?</section>', html, re.S
@@ -59,7 +59,7 @@ def panel(client: Client, query: str = "") -> str:
 
 
 def press_seen(client: Client, name: str) -> None:
-    """Press the button "Seen" beside this name."""
+    """Press the button "Seen" of this item."""
     html = client.get("/parts/").content.decode()
     for form in re.findall(r'<form class="seen".*?</form>', html, re.S):
         if f": {name}<" in form:
@@ -72,7 +72,7 @@ def press_seen(client: Client, name: str) -> None:
     raise AssertionError(f"no button for {name}")
 
 
-def test_all_kinds_stand_in_one_list_the_newest_first(operator: Client) -> None:
+def test_list_contains_all_kinds_newest_first(operator: Client) -> None:
     heard_for_long()
     failed("ada", 60)
     stall = {"last_activity_at": ago(5), "waiting_for": "the model"}
@@ -105,7 +105,7 @@ def test_all_kinds_stand_in_one_list_the_newest_first(operator: Client) -> None:
     order = ["call us", "m-1", "dora", "boot-1", "box-1", "carl", "ada"]
     places = [shown.index(name) for name in order]
     assert places == sorted(places), shown
-    assert shown.startswith("Needs a look 7")
+    assert shown.startswith("Needs attention 7")
     for words in (
         "404 from the webhook",
         "waiting for the model",
@@ -115,17 +115,17 @@ def test_all_kinds_stand_in_one_list_the_newest_first(operator: Client) -> None:
         assert words in shown
 
 
-def test_old_errors_of_one_cause_do_not_hide_what_is_new(operator: Client) -> None:
+def test_old_errors_do_not_hide_new_ones(operator: Client) -> None:
     for number in range(30):
         failed(f"old-{number}", 1000 + number)
     failed("new", 1, error="no such model")
     shown = panel(operator)
-    assert "Needs a look 31" in shown
+    assert "Needs attention 31" in shown
     assert shown.index("no such model") < shown.index("30 ×")
     assert "30 × error newest 16 h ago exit code 137" in shown
 
 
-def test_what_was_seen_comes_back_with_another_cause(operator: Client) -> None:
+def test_dismissed_item_returns_with_another_cause(operator: Client) -> None:
     ada = failed("ada", 10)
     press_seen(operator, "ada")
     assert "ada" not in panel(operator)
@@ -135,14 +135,14 @@ def test_what_was_seen_comes_back_with_another_cause(operator: Client) -> None:
     assert "ada" in panel(operator)
 
 
-def test_a_group_is_seen_as_a_whole_and_only_newer_ones_come_back(operator: Client) -> None:
+def test_dismissed_group_returns_only_with_newer_items(operator: Client) -> None:
     for number in range(5):
         failed(f"old-{number}", 100 + number)
     press_seen(operator, "all 5")
     assert "5 seen" in panel(operator)
     failed("fresh", 1)
     shown = panel(operator)
-    assert "Needs a look 1 " in shown
+    assert "Needs attention 1 " in shown
     assert "fresh" in shown
     assert "old-" not in shown
 
@@ -159,10 +159,10 @@ def test_thousands_of_silent_vms_are_one_row(operator: Client) -> None:
     assert len(seen) < 30
     assert "4,991 × silent newest 2 min ago latest and others" in shown
     press_seen(operator, "all 4,991")
-    assert "Needs a look 0 Nothing new. 4,991 seen" in panel(operator)
+    assert "Needs attention 0 Nothing new. 4,991 seen" in panel(operator)
     silent("later", 1)
     assert "later" in panel(operator)
-    assert "Needs a look 1 " in panel(operator)
+    assert "Needs attention 1 " in panel(operator)
 
 
 def test_the_number_of_statements_does_not_grow(operator: Client) -> None:
@@ -200,7 +200,7 @@ def test_wrong_fields_are_refused(operator: Client, fields: dict[str, str], prob
     assert answer.json()["error"].startswith(problem)
 
 
-def test_read_only_accounts_see_the_list_and_mark_nothing() -> None:
+def test_read_only_accounts_cannot_dismiss() -> None:
     client = Client()
     client.force_login(User.objects.create_user("viola"))
     failed("ada", 10)

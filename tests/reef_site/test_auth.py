@@ -1,4 +1,4 @@
-"""Who gets in: agents by their token, operators by session and link; in which order is asked."""
+"""Authentication: tokens, sessions, sign-in links, and the order of checks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ask(authorization: str | None, path: str = LIEUTENANTS, method: str = "GET")
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("form", ["Bearer {}", "bearer {}", "BEARER  {}", "Bearer {} "])
-def test_the_root_token_gets_in(form: str) -> None:
+def test_root_token_is_accepted(form: str) -> None:
     assert ask(form.format(settings.ROOT_TOKEN)).status_code == 200
 
 
@@ -39,7 +39,7 @@ def test_the_root_token_gets_in(form: str) -> None:
 @pytest.mark.parametrize(
     "form", ["Bearer {}x", "Bearer x{}", "Basic {}", "{}", "Bearer", "Bearer ", "", "Bearer é", "x"]
 )
-def test_anything_else_does_not(form: str) -> None:
+def test_other_tokens_are_rejected(form: str) -> None:
     answer = ask(form.format(settings.ROOT_TOKEN))
 
     assert (answer.status_code, answer.json()) == (401, WRONG)
@@ -47,7 +47,7 @@ def test_anything_else_does_not(form: str) -> None:
 
 
 @pytest.mark.django_db
-def test_no_header_has_a_text_of_its_own() -> None:
+def test_missing_header_has_its_own_error() -> None:
     answer = ask(None)
 
     assert (answer.status_code, answer.json()) == (401, MISSING)
@@ -56,7 +56,7 @@ def test_no_header_has_a_text_of_its_own() -> None:
 
 
 @pytest.mark.django_db
-def test_a_wrong_token_beats_a_good_session() -> None:
+def test_wrong_token_is_rejected_despite_session() -> None:
     client = Client()
     client.force_login(auth.make_operator())
 
@@ -134,7 +134,7 @@ def test_agents_need_no_csrf_token() -> None:
 
 
 @pytest.mark.django_db
-def test_whoever_is_switched_off_is_out() -> None:
+def test_deactivated_account_is_rejected() -> None:
     client = Client()
     operator = auth.make_operator()
     client.force_login(operator)
@@ -152,7 +152,7 @@ def test_a_token_does_not_open_the_pages() -> None:
 
 
 @pytest.mark.django_db
-def test_who_did_it_is_written_down(settings: Any) -> None:
+def test_transition_records_its_author(settings: Any) -> None:
     settings.PI_PATH = "/bin/true"
     client = Client()
     client.force_login(auth.make_operator())
@@ -169,7 +169,7 @@ def test_who_did_it_is_written_down(settings: Any) -> None:
 
 
 @pytest.mark.django_db
-def test_a_link_lets_the_operator_in_once() -> None:
+def test_signin_link_works_once() -> None:
     link = auth.make_signin_link("http://reef.example/")
     assert link.startswith("http://reef.example/signin/")
     path = link.removeprefix("http://reef.example")
@@ -184,7 +184,7 @@ def test_a_link_lets_the_operator_in_once() -> None:
 
 
 @pytest.mark.django_db
-def test_a_link_ages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signin_link_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     path = auth.make_signin_link("")
     Session.objects.update(expire_date=timezone.now() - timedelta(seconds=1))
 
@@ -192,7 +192,7 @@ def test_a_link_ages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.django_db
-def test_a_link_is_not_kept_in_clear_text_and_is_no_session() -> None:
+def test_signin_link_is_stored_hashed_and_is_not_a_session() -> None:
     secret = auth.make_signin_link("").rpartition("/")[2]
     kept = Session.objects.get()
     thief = Client()
@@ -203,7 +203,7 @@ def test_a_link_is_not_kept_in_clear_text_and_is_no_session() -> None:
 
 
 @pytest.mark.django_db
-def test_no_link_is_guessed() -> None:
+def test_wrong_signin_links_are_rejected() -> None:
     auth.make_signin_link("")
 
     for secret in ("x", "l", "é", "a" * 5000):
@@ -212,7 +212,7 @@ def test_no_link_is_guessed() -> None:
 
 
 @pytest.mark.django_db
-def test_a_session_key_is_no_link() -> None:
+def test_session_key_is_not_a_signin_link() -> None:
     client = Client()
     client.force_login(auth.make_operator())
 

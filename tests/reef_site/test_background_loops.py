@@ -1,4 +1,4 @@
-"""Loops and threads in the background go on after an error that nobody foresaw, and log it."""
+"""Background loops and threads continue after unexpected errors and log them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_refusals_of_the_edge_are_recorded_after_an_error(
 
 
 @pytest.mark.django_db
-def test_a_path_that_cannot_be_resolved_costs_no_record(
+def test_unresolvable_path_loses_no_records(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(path: str) -> Any:
@@ -95,7 +95,7 @@ def test_a_path_that_cannot_be_resolved_costs_no_record(
 
 
 @pytest.mark.django_db
-def test_a_lost_connection_of_the_audit_log_fails_no_request(
+def test_request_succeeds_when_audit_log_fails(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     User.objects.create_user("ada")
@@ -145,8 +145,8 @@ def test_a_transcript_goes_on_after_an_error(
 
     monkeypatch.setattr(streams, "_first_events", lambda _id, _after: (0, b"", False))
     monkeypatch.setattr(streams, "_events_and_facts", lambda _id, after: (after, b"facts"))
-    monkeypatch.setattr(streams, "_news", told_or_gone)
-    monkeypatch.setattr(streams, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(streams, "_new_events", told_or_gone)
+    monkeypatch.setattr(streams, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(streams.Streams, "_listen", lambda _self: None)
 
     async def play() -> None:
@@ -161,7 +161,7 @@ def test_a_transcript_goes_on_after_an_error(
     assert str(error) in caplog.text
 
 
-def test_the_writer_of_beats_survives_a_connection_that_cannot_be_closed(
+def test_heartbeat_writer_survives_failing_close(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     close, _ = failing_once(None, OSError("broken"))
@@ -186,7 +186,7 @@ def test_the_writer_of_beats_survives_a_connection_that_cannot_be_closed(
     assert "a connection cannot be closed" in caplog.text
 
 
-def test_whoever_waits_is_answered_when_results_are_missing() -> None:
+def test_waiting_requests_get_response_when_results_are_missing() -> None:
     async def play() -> None:
         group: groups.Group[int, int] = groups.Group("reef-test", lambda _items: [])
         async with asyncio.timeout(10):
@@ -196,7 +196,7 @@ def test_whoever_waits_is_answered_when_results_are_missing() -> None:
     run(play)
 
 
-def test_the_log_of_sqlite_is_folded_in_after_an_error(
+def test_wal_checkpoints_continue_after_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fold, calls = failing_once(None, OSError("cannot lock"))
@@ -211,7 +211,7 @@ def test_the_log_of_sqlite_is_folded_in_after_an_error(
     assert "cannot lock" in caplog.text
 
 
-def test_signs_of_life_go_on_after_an_error(
+def test_heartbeats_continue_after_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(hotpath, "UPTIME_SECONDS", 0.01)
@@ -254,7 +254,7 @@ def test_notifications_are_sent_after_an_error_in_the_thread(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_the_dead_are_collected_after_an_error(
+def test_orphans_are_reaped_after_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     calls: list[int] = []
@@ -273,9 +273,7 @@ def test_the_dead_are_collected_after_an_error(
     assert "unforeseen" in caplog.text
 
 
-def test_the_supervisor_begins_its_loops_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_supervisor_restarts_its_loops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
     plan = supervisor.Plan([], str(tmp_path), ("127.0.0.1", 1), [], "REEF_TEST")
     begun: list[int] = []
@@ -288,8 +286,8 @@ def test_the_supervisor_begins_its_loops_again(
     async def play() -> None:
         with (tmp_path / "out").open("w") as out:
             reef = supervisor.Supervisor(plan, out)
-            reef._keep(work)
-            await so(lambda: len(begun) == 3 and not reef._others)
+            reef._run_in_background(work)
+            await so(lambda: len(begun) == 3 and not reef._background)
             reef.terminal.close()
 
     run(play)

@@ -1,4 +1,4 @@
-"""What a page says while the server is slow, away or refuses, in a real browser."""
+"""Pages in a real browser while the server is slow, unavailable or refuses."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_page_that_cannot_fetch_is_delayed_and_then_stale(
 
 
 @pytest.mark.thorough
-def test_a_server_that_is_away_says_so_itself_and_is_asked_ever_less_often(
+def test_unavailable_server_is_shown_and_polled_less_often(
     operator: BrowserContext, stack: Stack
 ) -> None:
     page = opened(operator, stack, "/lieutenants/ada/")
@@ -103,9 +103,7 @@ def test_a_server_that_is_away_says_so_itself_and_is_asked_ever_less_often(
     expect(page.locator("#live")).to_have_text("Live")
 
 
-def test_a_sign_in_that_has_ended_is_said_and_the_text_is_kept(
-    operator: BrowserContext, stack: Stack
-) -> None:
+def test_ended_sign_in_is_shown_and_text_is_kept(operator: BrowserContext, stack: Stack) -> None:
     page = opened(operator, stack, "/lieutenants/ada/")
     operator.clear_cookies()
     page.get_by_label("Message to").fill("still here")
@@ -117,9 +115,7 @@ def test_a_sign_in_that_has_ended_is_said_and_the_text_is_kept(
     expect(page).to_have_url(f"{url_of(stack)}/signin/?next=%2Flieutenants%2Fada%2F")
 
 
-def test_what_is_selected_stays_selected_while_the_page_is_live(
-    operator: BrowserContext, stack: Stack
-) -> None:
+def test_selection_survives_live_updates(operator: BrowserContext, stack: Stack) -> None:
     page = opened(operator, stack, "/lieutenants/")
     page.get_by_role("link", name="bella").evaluate(SELECT)
     assert page.evaluate(SELECTED) == "bella"
@@ -174,7 +170,7 @@ def test_an_abort_that_drops_messages_asks_first(operator: BrowserContext, stack
 # -- read-only accounts ----------------------------------------------------------------------------
 
 
-def test_the_tree_of_a_read_only_account_updates_and_asks_seldom(
+def test_tree_of_read_only_account_updates_without_polling(
     viewer: BrowserContext, stack: Stack
 ) -> None:
     page = opened(viewer, stack, "/fleet/")
@@ -187,7 +183,7 @@ def test_the_tree_of_a_read_only_account_updates_and_asks_seldom(
     assert len(page.evaluate(REQUESTS, "/_news")) < 20
 
 
-def test_pages_offer_a_read_only_account_nothing_that_it_cannot_do(
+def test_pages_hide_forbidden_actions_from_read_only_accounts(
     viewer: BrowserContext, stack: Stack
 ) -> None:
     page = opened(viewer, stack, "/lieutenants/ada/")

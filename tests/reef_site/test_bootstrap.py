@@ -1,4 +1,4 @@
-"""The first start, in a small checkout of its own with packages that are made here."""
+"""The first start, in a small temporary checkout with toy packages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOW = "import sys; print(sys.prefix, *sys.argv[1:])"
 
 
 def make_wheel(folder: Path, name: str, version: str) -> str:
-    """A wheel with one empty module; returns its line for a lock file."""
+    """Build a wheel with one empty module; return its line for a lock file."""
     path = folder / f"{name}-{version}-py3-none-any.whl"
     info = f"{name}-{version}.dist-info"
     files = {
@@ -45,7 +45,7 @@ def make_wheel(folder: Path, name: str, version: str) -> str:
 
 
 class Toy:
-    """A checkout with nothing but the start of reef in it."""
+    """A checkout with only the bootstrap code of reef."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "checkout"
@@ -77,7 +77,7 @@ class Toy:
         )
 
     def start(self, *words: str) -> tuple[str, str]:
-        """Standard output and error of a start that must succeed."""
+        """Return stdout and stderr of a start that must succeed."""
         process = self.spawn(*words)
         out, err = process.communicate(timeout=100)
         assert process.returncode == 0, err
@@ -86,7 +86,7 @@ class Toy:
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    """Shared, because making an environment takes seconds; each test says what it starts from."""
+    """Share one checkout, because making an environment takes seconds."""
     return Toy(tmp_path_factory.mktemp("bootstrap"))
 
 
@@ -134,7 +134,7 @@ def test_the_test_command_installs_its_own_group_too(toy: Toy) -> None:
     subprocess.run([python, "-c", probe], check=True)
 
 
-def test_an_interrupted_install_is_made_anew(toy: Toy) -> None:
+def test_interrupted_environment_is_recreated(toy: Toy) -> None:
     toy.start()
     (toy.folder / ".venv" / "reef-unfinished").touch()
 
@@ -184,12 +184,12 @@ def test_a_python_that_pip_may_not_touch(toy: Toy) -> None:
 
 
 class StartedError(Exception):
-    """Raised instead of replacing the test's own process."""
+    """Raised instead of replacing the process of the test."""
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bootstrap.Environment:
-    """An empty checkout; starting again inside of it raises StartedError."""
+    """Make an empty checkout, in which the restart raises StartedError."""
     shutil.copy(CHECKOUT / "requirements.lock", tmp_path)
     home = bootstrap.Environment(tmp_path)
 
@@ -202,7 +202,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bootstrap.Envi
 
 
 @pytest.mark.parametrize(("user", "command"), [(0, ": apt install"), (1000, ": sudo apt install")])
-def test_without_ensurepip_one_command_mends_it(
+def test_missing_ensurepip_names_the_remedy(
     elsewhere: bootstrap.Environment,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -1,4 +1,4 @@
-"""A full disk: callers are told in words, and `up` says one sentence."""
+"""A full disk: errors of API, pages and `up`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SENDS = "/lieutenant/lieutenants"
     [OperationalError("database or disk is full"), OSError(errno.ENOSPC, "No space left")],
     ids=["database", "file"],
 )
-def test_a_write_that_finds_no_room_is_a_507_in_words(
+def test_write_on_full_disk_is_507(
     api: Api, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -47,7 +47,7 @@ def test_a_write_that_finds_no_room_is_a_507_in_words(
 
 
 @pytest.mark.django_db
-def test_a_page_that_finds_no_room_is_a_507_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_on_full_disk_is_507(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OperationalError("database or disk is full")
 
@@ -61,7 +61,7 @@ def test_a_page_that_finds_no_room_is_a_507_in_words(monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    """A disk of 48 MB, at a path that is short enough for sockets."""
+    """Mount a disk of 48 MB at a path that is short enough for sockets."""
     folder = Path(tempfile.mkdtemp(prefix="reef-disk-"))
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)],
@@ -76,7 +76,7 @@ def small_disk() -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """Leave no byte free there."""
+    """Fill the disk completely."""
     filler = folder / "filler"
     with filler.open("ab", buffering=0) as file:
         for size in (1 << 20, 4096):
@@ -115,7 +115,7 @@ def test_up_on_a_full_disk_says_one_sentence(small_disk: Path, before: list[str]
     assert "full" in up.stderr.lower() or "no space left" in up.stderr.lower()
 
 
-def test_a_disk_that_fills_up_is_said_and_all_is_well_when_it_has_room(small_disk: Path) -> None:
+def test_full_disk_is_reported_until_it_has_room(small_disk: Path) -> None:
     with Stack(small_disk, REEF_TESTS="1") as stack:
         stack.create("ada")
         stack.create("bea")
@@ -156,7 +156,7 @@ HANGS = 10
 
 
 def _all_kinds_of_requests(stack: Stack) -> dict[str, int]:
-    """Make one request of each kind on a full disk; each is answered at once, and in words."""
+    """Make one request of each kind on a full disk; each gets an error at once."""
     client = stack.client
     create = {"name": "cyd", "role": "r" * 4_000, "local": True}
     requests: dict[str, Callable[[], httpx.Response]] = {

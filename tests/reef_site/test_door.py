@@ -1,4 +1,4 @@
-"""The door itself: heads that do not end, and answers that need no task."""
+"""The HTTP protocol of the edge: slow headers, and responses without a task."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 
 class App:
-    """Answers what begins with /fast or /last at once, and all else after a while."""
+    """Application that answers /fast and /last at once, and all else after a while."""
 
     def __init__(self, gate: asyncio.Event | None = None) -> None:
         self.gate = gate
         self.told: list[str] = []
 
     def at_once(self, scope: bodies.Scope, tell: Tell) -> bool:
-        """As the edge does it: later, on the loop."""
+        """Call back later on the loop, as the edge does."""
         if not scope["path"].startswith(("/fast", "/last", "/unclear")):
             return False
         unclear = scope["path"] == "/unclear"
@@ -43,7 +43,7 @@ class App:
     async def __call__(
         self, scope: bodies.Scope, _receive: bodies.Receive, send: bodies.Send
     ) -> None:
-        """Takes longer than a head may, in one of the tests."""
+        """Respond after longer than the limit for headers in one of the tests."""
         await asyncio.sleep(0.5)
         body = b"slowly " + scope["path"].encode()
         length = str(len(body)).encode()
@@ -61,7 +61,7 @@ async def _serve(app: App) -> asyncio.Server:
 
 
 async def _play(app: App, *sent: bytes) -> bytes:
-    """All that comes back until the server hangs up."""
+    """Return everything that is received until the server closes the connection."""
     async with await _serve(app) as server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         for each in sent:
@@ -72,7 +72,7 @@ async def _play(app: App, *sent: bytes) -> bytes:
         return heard
 
 
-def test_a_head_that_drips_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_headers_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "HEAD_SECONDS", 0.3)
 
     for slow in ([], [b"GET"], [b"G", b"ET", b" / HTTP/1.1\r\nA:", b" b"]):
@@ -81,7 +81,7 @@ def test_a_head_that_drips_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asyncio.run(_play(App(), good)).startswith(b"HTTP/1.1 200")
 
 
-def test_answers_come_in_the_order_of_the_questions() -> None:
+def test_pipelined_responses_keep_their_order() -> None:
     heard = asyncio.run(_play(App(), FAST + SLOW + FAST + LAST))
 
     bodies_heard = [each.rpartition(b"\r\n\r\n")[2] for each in heard.split(b"HTTP/1.1 200 OK")]
@@ -90,21 +90,21 @@ def test_answers_come_in_the_order_of_the_questions() -> None:
     assert heard.count(b"content-type: application/json\r\n") == 3
 
 
-def test_what_proves_to_be_unclear_is_answered_as_all_else() -> None:
+def test_declined_request_is_handled_normally() -> None:
     heard = asyncio.run(_play(App(), FAST.replace(b"/fast", b"/unclear") + LAST))
 
     assert b"slowly /unclear" in heard
     assert heard.endswith(b"/last")
 
 
-def test_an_old_client_is_hung_up_on_after_its_answer() -> None:
+def test_http_1_0_connection_is_closed_after_response() -> None:
     heard = asyncio.run(_play(App(), b"GET /fast HTTP/1.0\r\n\r\n"))
 
     assert b"connection: close\r\n" in heard
     assert heard.endswith(b"\r\n\r\n/fast")
 
 
-def test_who_hangs_up_before_the_answer_is_forgotten() -> None:
+def test_disconnected_client_is_ignored() -> None:
     async def play() -> list[str]:
         app = App(asyncio.Event())
         assert app.gate

@@ -1,4 +1,4 @@
-"""The public port with real processes behind it: what passes, what is refused, in which words."""
+"""The edge in front of real processes: forwarding, limits and errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def raw(stack: Stack, *parts: bytes) -> tuple[int, bytes]:
-    """Status and body of the answer to bytes as they are; the request asks for the hanging-up."""
+    """Send raw bytes with `Connection: close`; return status and body of the response."""
     with socket.create_connection(("127.0.0.1", stack.port), timeout=10) as connection:
         for part in parts:
             connection.sendall(part)
@@ -95,7 +95,7 @@ def test_a_chunked_body_arrives_whole(stack: Stack) -> None:
     assert (answer.status_code, answer.json()["name"]) == (201, "chunked")
 
 
-def test_slow_bodies_hold_up_nobody(stack: Stack) -> None:
+def test_slow_bodies_delay_nobody(stack: Stack) -> None:
     head = request(f"POST {LIEUTENANTS} HTTP/1.1", "Content-Length: 100", body="{")
     slow = [socket.create_connection(("127.0.0.1", stack.port)) for _ in range(8)]
     try:
@@ -122,7 +122,7 @@ def test_a_body_that_never_comes_is_a_408(monkeypatch: pytest.MonkeyPatch) -> No
     assert json.loads(sent[1]["body"]) == {"error": "body: did not come in time"}
 
 
-def test_a_body_that_drips_is_a_408_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_body_becomes_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BODY_SECONDS", 0.3)
     monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.05)
 
@@ -147,7 +147,7 @@ def _drip(*, at_once: int, pause: float) -> bodies.Receive:
 
 
 async def _ask_alone(receive: bodies.Receive) -> list[Any]:
-    """What the edge answers by itself to a POST, without a web process."""
+    """Return the edge's own response to a POST, without a web process."""
     sent: list[Any] = []
 
     async def send(event: bodies.Event) -> None:
@@ -162,7 +162,7 @@ async def _ask_alone(receive: bodies.Receive) -> list[Any]:
 
 
 class AllGood:
-    """Finds all credentials good."""
+    """Stand-in that accepts all credentials."""
 
     async def body_limit(self, scope: bodies.Scope) -> bodies.BodyLimit:
         return bodies.BodyLimit(bodies.MOST_BODY)
@@ -180,10 +180,10 @@ def _forwarded(**changes: Any) -> dict[bytes, bytes]:
         **changes,
     }
     size = changes.pop("size", 0)
-    return dict(edge._forwarded(scope, size))
+    return dict(edge._request_headers(scope, size))
 
 
-def test_where_a_request_came_from_is_passed_on() -> None:
+def test_client_address_is_forwarded() -> None:
     kept = _forwarded(headers=[(b"host", b"reef.example"), (b"x-forwarded-for", b"6.6.6.6")])
 
     assert kept[b"host"] == b"reef.example"
@@ -191,7 +191,7 @@ def test_where_a_request_came_from_is_passed_on() -> None:
     assert kept[b"x-forwarded-proto"] == b"http"
 
 
-def test_headers_of_one_hop_and_disguised_ones_stay_behind() -> None:
+def test_hop_by_hop_and_ambiguous_headers_are_dropped() -> None:
     dropped = [b"connection", b"transfer-encoding", b"te", b"upgrade", b"keep-alive", b"expect"]
     dropped += [
         b"x_forwarded_for",
@@ -208,7 +208,7 @@ def test_headers_of_one_hop_and_disguised_ones_stay_behind() -> None:
     assert kept.keys() == {b"host", b"x-own", *own}
 
 
-def test_the_body_has_the_length_that_it_has() -> None:
+def test_content_length_matches_the_body() -> None:
     lying = [(b"host", b"h"), (b"content-length", b"999")]
 
     assert _forwarded(headers=lying, method="POST", size=5)[b"content-length"] == b"5"
@@ -272,7 +272,7 @@ def test_hosts_that_are_not_ours_are_refused(stack: Stack) -> None:
     assert raw(stack, request("GET /signin/ HTTP/1.1", host="localhost"))[0] == 200
 
 
-def test_what_is_no_good_request(stack: Stack) -> None:
+def test_invalid_requests_are_refused(stack: Stack) -> None:
     smuggled = request(
         "POST /health HTTP/1.1", "Content-Length: 4", "Transfer-Encoding: chunked", body="0\r\n\r\n"
     )
@@ -300,7 +300,7 @@ def test_blanks_around_the_values_of_headers_do_not_count(stack: Stack) -> None:
     assert raw(stack, request(f"GET {LIEUTENANTS}/nobody/stream HTTP/1.1", *blank))[0] == 404
 
 
-def test_a_head_without_end_is_cut_off(stack: Stack) -> None:
+def test_endless_headers_are_cut_off(stack: Stack) -> None:
     for endless in (b"X: " + b"x" * (1 << 18), b"X: y\r\n" * 40_000):
         with socket.create_connection(("127.0.0.1", stack.port), timeout=10) as connection:
             with contextlib.suppress(ConnectionError):
@@ -328,8 +328,8 @@ def test_odd_paths(stack: Stack) -> None:
 # -- answers -----------------------------------------------------------------------------------
 
 
-def test_head_has_the_head_of_get(stack: Stack) -> None:
-    for path in ("/health", LIEUTENANTS, f"{settings.STATIC_URL}reef/house.css"):
+def test_head_has_the_headers_of_get(stack: Stack) -> None:
+    for path in ("/health", LIEUTENANTS, f"{settings.STATIC_URL}reef/base.css"):
         got, head = stack.client.get(path), stack.client.head(path)
         assert (head.status_code, head.content) == (200, b"")
         assert head.headers["content-type"] == got.headers["content-type"]
@@ -337,17 +337,17 @@ def test_head_has_the_head_of_get(stack: Stack) -> None:
 
 
 def test_an_unchanged_file_is_a_304_without_a_body(stack: Stack) -> None:
-    got = stack.client.get(f"{settings.STATIC_URL}reef/house.css")
+    got = stack.client.get(f"{settings.STATIC_URL}reef/base.css")
     since = {"If-Modified-Since": got.headers["last-modified"]}
 
     # Twice on one connection: a body where none belongs would spoil the second.
     with httpx.Client(base_url=stack.client.base_url, headers=since) as client:
         for _ in range(2):
-            again = client.get(f"{settings.STATIC_URL}reef/house.css")
+            again = client.get(f"{settings.STATIC_URL}reef/base.css")
             assert (again.status_code, again.content) == (304, b"")
 
 
-def test_several_cookies_stay_several(stack: Stack) -> None:
+def test_multiple_cookies_are_kept(stack: Stack) -> None:
     path = httpx.URL(stack.manage("signin").strip()).path
 
     answer = stack.client.get(path, follow_redirects=False)
@@ -419,7 +419,7 @@ def _alive(pid: int) -> bool:
 # -- web is away -------------------------------------------------------------------------------
 
 
-def test_without_web_it_says_so_and_then_goes_on(stack: Stack) -> None:
+def test_edge_reports_missing_web_and_recovers(stack: Stack) -> None:
     stack.kill("web")
     try:
         for path in (LIEUTENANTS, "/events", f"{LIEUTENANTS}/large/stream"):
@@ -432,7 +432,7 @@ def test_without_web_it_says_so_and_then_goes_on(stack: Stack) -> None:
 
 
 def test_a_request_in_the_gap_of_a_restart_is_answered(stack: Stack) -> None:
-    """To connect is tried for a while; what was not sent cannot be done twice."""
+    """The edge retries connecting for a while, since an unsent request cannot be repeated."""
     stack.kill("web")
     answers: list[int] = []
     asking = threading.Thread(
@@ -446,8 +446,8 @@ def test_a_request_in_the_gap_of_a_restart_is_answered(stack: Stack) -> None:
     until(stack.answers, 30)
 
 
-def test_a_web_process_that_hangs_up_in_mid_answer(stack: Stack) -> None:
-    """SIGSTOP: it is there and does not answer; then it dies with the request in its hands."""
+def test_truncated_web_response_closes_connection(stack: Stack) -> None:
+    """Stop the web process by SIGSTOP during a request, then kill it."""
     process = stack.processes["web"]
     answers: list[httpx.Response] = []
     os.killpg(process.pid, signal.SIGSTOP)
@@ -492,7 +492,7 @@ def test_streams_and_waits_end_quietly_when_the_edge_stops(stack: Stack) -> None
 
 @pytest.fixture
 def few_files(stack: Stack) -> Iterator[int]:
-    """The edge may have no more than so many files open."""
+    """Limit the open files of the edge."""
     pid = stack.processes["edge"].pid
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (180, before[1]))
@@ -506,7 +506,7 @@ def opened(stack: Stack, request: bytes) -> socket.socket:
     return connection
 
 
-def test_streams_beyond_the_open_files_are_refused_in_words(stack: Stack, few_files: int) -> None:
+def test_streams_beyond_open_file_limit_are_refused(stack: Stack, few_files: int) -> None:
     fields = f"host: 127.0.0.1:{stack.port}\r\nauthorization: Bearer {TOKEN}"
     head = f"GET /events HTTP/1.1\r\n{fields}\r\n\r\n".encode()
     log = stack.data / "edge.log"
@@ -527,7 +527,7 @@ def test_streams_beyond_the_open_files_are_refused_in_words(stack: Stack, few_fi
     until(lambda: opened(stack, head).recv(100).startswith(b"HTTP/1.1 200"))
 
 
-def test_connections_beyond_the_open_files_are_told_so(stack: Stack, few_files: int) -> None:
+def test_connections_beyond_open_file_limit_are_refused(stack: Stack, few_files: int) -> None:
     with contextlib.ExitStack() as idle:
         made = [idle.enter_context(opened(stack, b"G")) for _ in range(few_files + 50)]
         last = made[-1].recv(1 << 16)

@@ -1,4 +1,4 @@
-"""Bodies are read from those with good credentials only, and never more of them than fit."""
+"""Bodies are read only with valid credentials and within the limits."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def connect(stack: Stack) -> socket.socket:
 
 
 def answer_to(connection: socket.socket) -> tuple[int, bytes, bytes]:
-    """Status, head and body of the first answer."""
+    """Return status, headers and body of the first response."""
     response = http.client.HTTPResponse(connection)
     response.begin()
     return response.status, str(response.headers).encode(), response.read()
 
 
 def bytes_held(stack: Stack) -> int:
-    """Memory of the edge, in bytes."""
+    """Return the memory of the edge in bytes."""
     pid = stack.processes["edge"].pid
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found
@@ -63,7 +63,7 @@ def bytes_held(stack: Stack) -> int:
 
 
 def temporary_bytes(stack: Stack) -> int:
-    """Bytes in files that the edge holds open and that have no name."""
+    """Return the bytes in unnamed files that the edge holds open."""
     total = 0
     for link in Path(f"/proc/{stack.processes['edge'].pid}/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -80,7 +80,7 @@ ANYWHERE = [LIEUTENANTS, HEARTBEATS, "/registry/vms/x/heartbeat", "/lieutenants/
 
 @pytest.mark.parametrize("path", ANYWHERE)
 @pytest.mark.parametrize("headers", [{}, bearer("nope"), bearer("reef_nope")], ids=str)
-def test_strangers_are_refused_after_the_head(
+def test_anonymous_requests_are_refused_after_the_headers(
     stack: Stack, path: str, headers: dict[str, str]
 ) -> None:
     with connect(stack) as connection:
@@ -96,7 +96,7 @@ def test_strangers_are_refused_after_the_head(
 
 @pytest.mark.parametrize("headers", [{}, bearer("reef_nope")], ids=str)
 @pytest.mark.parametrize("path", [HEARTBEATS, LIEUTENANTS])
-def test_strangers_fill_no_memory(stack: Stack, path: str, headers: dict[str, str]) -> None:
+def test_anonymous_bodies_use_no_memory(stack: Stack, path: str, headers: dict[str, str]) -> None:
     before = bytes_held(stack)
     most = on_disk = 0
     connections = [connect(stack) for _ in range(60)]
@@ -119,7 +119,7 @@ def test_strangers_fill_no_memory(stack: Stack, path: str, headers: dict[str, st
     assert on_disk == 0
 
 
-def test_those_with_a_token_fill_a_bounded_part(stack: Stack) -> None:
+def test_bodies_with_a_token_use_limited_memory(stack: Stack) -> None:
     before = bytes_held(stack) + temporary_bytes(stack)
     refused, most = 0, 0
     connections = [connect(stack) for _ in range(40)]
@@ -151,7 +151,7 @@ def test_those_with_a_token_fill_a_bounded_part(stack: Stack) -> None:
     assert stack.client.post(LIEUTENANTS, content=b"{" + b" " * MIB).status_code == 400
 
 
-def test_100_continue_is_said_after_the_credentials_were_found_good(stack: Stack) -> None:
+def test_100_continue_follows_valid_credentials(stack: Stack) -> None:
     expect = {"Expect": "100-continue"}
     for path in (HEARTBEATS, LIEUTENANTS, "/vm-tree/vms"):
         with connect(stack) as connection:
@@ -205,7 +205,7 @@ def test_a_session_is_good_until_its_end(stack: Stack) -> None:
     assert b"/signin/" in answer_head
 
 
-def test_forms_of_anybody_are_small(stack: Stack) -> None:
+def test_anonymous_forms_are_limited(stack: Stack) -> None:
     for path in ("/signin/", "/admin/login/"):
         page = httpx.get(f"{stack.client.base_url}/signin/")
         cookie = "; ".join(f"{name}={value}" for name, value in page.cookies.items())
@@ -220,7 +220,7 @@ def test_forms_of_anybody_are_small(stack: Stack) -> None:
         assert (status, json.loads(body)) == (413, {"error": f"body: more than {64 << 10} bytes"})
 
 
-def test_a_chunked_body_of_a_stranger_is_not_read(stack: Stack) -> None:
+def test_anonymous_chunked_body_is_not_read(stack: Stack) -> None:
     lines = f"POST {LIEUTENANTS} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     with connect(stack) as connection:
         connection.sendall(lines.encode())
@@ -257,7 +257,7 @@ UNREAD = ["/vers-config/history/1/undo", f"{LIEUTENANTS}/nobody/resume", "/bootl
 
 
 def statuses(stack: Stack, count: int, body: bytes, tokens: list[str]) -> list[int]:
-    """Post to routes that answer without reading the body, on one connection where that stays."""
+    """Post to routes that respond without reading the body, on one connection if it stays open."""
     client = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=60)
     found = []
     for number in range(count):
@@ -270,7 +270,7 @@ def statuses(stack: Stack, count: int, body: bytes, tokens: list[str]) -> list[i
     return found
 
 
-def test_unread_bodies_never_disturb_a_bystander(stack: Stack) -> None:
+def test_unread_bodies_do_not_affect_other_clients(stack: Stack) -> None:
     large = b'{"a":"' + b"x" * 40_000 + b'"}'
     with ThreadPoolExecutor(2) as pool:
         outsider = pool.submit(statuses, stack, 1000, large, [TOKEN, TOKEN, "nope"])
@@ -284,7 +284,7 @@ def test_unread_bodies_never_disturb_a_bystander(stack: Stack) -> None:
 
 
 class AllGood:
-    """Finds all credentials good."""
+    """Stand-in that accepts all credentials."""
 
     async def body_limit(self, scope: bodies.Scope) -> bodies.BodyLimit:
         return bodies.BodyLimit(bodies.MOST_BODY)
@@ -314,7 +314,7 @@ def _never() -> tuple[bodies.Receive, asyncio.Event]:
     return receive, ending
 
 
-def test_one_address_holds_a_part_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_address_gets_a_part_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.05)
 
     async def play() -> dict[str, int]:
@@ -347,13 +347,13 @@ def test_one_address_holds_a_part_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Anonymous:
-    """Finds no credentials; anybody may send so much."""
+    """Stand-in that finds no credentials and allows everybody this size."""
 
     async def body_limit(self, scope: bodies.Scope) -> bodies.BodyLimit:
         return bodies.BodyLimit(64 << 10, is_anonymous=True)
 
 
-def test_a_body_without_credentials_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anonymous_body_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.05)
     monkeypatch.setattr(bodies, "ANONYMOUS_BODY_SECONDS", 0.3)
 
@@ -401,7 +401,7 @@ def test_bodies_without_credentials_have_a_budget_of_their_own(
 
 
 def _begun(chunk: bytes, ending: asyncio.Event) -> bodies.Receive:
-    """A body of which this has arrived, and nothing more."""
+    """Body of which only this part has arrived."""
     chunks = [chunk]
 
     async def receive() -> bodies.Event:
@@ -413,7 +413,7 @@ def _begun(chunk: bytes, ending: asyncio.Event) -> bodies.Receive:
     return receive
 
 
-def test_credentials_are_looked_at_on_routes_for_anybody(stack: Stack) -> None:
+def test_open_routes_check_credentials(stack: Stack) -> None:
     body = b'{"run": "' + b"x" * 70_000 + b'"}'
     answer = stack.client.post("/bootloader/report", content=body)
     assert answer.status_code not in (401, 413)

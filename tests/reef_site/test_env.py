@@ -1,4 +1,4 @@
-"""Settings: read once; nonsense stops the start with one sentence; secrets are for us alone."""
+"""Settings: invalid values stop the start with one sentence, secrets are private."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(env.__file__).parent.parent
 
 
 def load(data: Path | str, code: str = "", /, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Load the settings in a process of their own, with these variables and no others of ours."""
+    """Load the settings in a separate process with only these variables."""
     passed = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
     return subprocess.run(
         [sys.executable, "-c", f"from reef_site import settings; {code}"],
@@ -45,8 +45,8 @@ NONSENSE = [
     ("VERS_AUTH_TOKEN", "short", "must be 8 or more printable characters, no blanks"),
     ("VERS_AUTH_TOKEN", "with a blank", "must be 8 or more printable characters, no blanks"),
     ("VERS_AUTH_TOKEN", "with\nanother", "must be 8 or more printable characters, no blanks"),
-    ("REEF_LOG_LEVEL", "loud", "'LOUD' is none of DEBUG, INFO, WARNING, ERROR"),
-    ("REEF_TIME_ZONE", "Mars/Olympus", "'Mars/Olympus' is no time zone"),
+    ("REEF_LOG_LEVEL", "loud", "'LOUD' must be one of DEBUG, INFO, WARNING, ERROR"),
+    ("REEF_TIME_ZONE", "Mars/Olympus", "'Mars/Olympus' is not a time zone"),
     ("REEF_STALL_SECONDS", "-1", "-1 is not between 0 and"),
     ("REEF_STALL_NOTICE_SECONDS", "0", "0 is not between 1 and"),
     ("REEF_START_SECONDS", "x", "'x' is not a whole number"),
@@ -58,7 +58,7 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize(("name", "value", "words"), NONSENSE)
-def test_nonsense_stops_the_start_with_one_sentence(
+def test_invalid_setting_stops_start_with_one_sentence(
     tmp_path: Path, name: str, value: str, words: str
 ) -> None:
     done = load(tmp_path, **{name: value})
@@ -73,7 +73,7 @@ def test_nonsense_stops_the_start_with_one_sentence(
     assert name != "VERS_AUTH_TOKEN" or value not in done.stderr
 
 
-def test_a_password_in_a_url_is_not_said(tmp_path: Path) -> None:
+def test_password_in_url_is_not_printed(tmp_path: Path) -> None:
     for name in ("DATABASE_URL", "REDIS_URL"):
         done = load(tmp_path, **{name: "http://user:s3cret@host:port/x"})
         assert done.returncode == 1
@@ -91,7 +91,7 @@ def test_a_data_folder_that_is_a_file(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_an_empty_secret_is_said(tmp_path: Path) -> None:
+def test_empty_secret_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "root-token").touch(mode=0o600)
 
     done = load(tmp_path)
@@ -150,7 +150,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_what_is_made_is_for_us_alone(tmp_path: Path) -> None:
+def test_created_files_are_private(tmp_path: Path) -> None:
     data = tmp_path / "data"
     before = os.umask(0)
     try:
@@ -164,7 +164,7 @@ def test_what_is_made_is_for_us_alone(tmp_path: Path) -> None:
     assert sorted(path.name for path in data.iterdir()) == sorted(["run", *MADE])
 
 
-def test_an_empty_folder_is_closed_and_a_full_one_left_alone(tmp_path: Path) -> None:
+def test_only_empty_folder_is_made_private(tmp_path: Path) -> None:
     empty, full = tmp_path / "empty", tmp_path / "full"
     for folder in (empty, full):
         folder.mkdir(mode=0o755)
@@ -175,7 +175,7 @@ def test_an_empty_folder_is_closed_and_a_full_one_left_alone(tmp_path: Path) -> 
     assert (mode(empty), mode(full)) == (0o700, 0o755)
 
 
-def test_secrets_stay(tmp_path: Path) -> None:
+def test_secrets_are_kept_between_starts(tmp_path: Path) -> None:
     say = "print(settings.ROOT_TOKEN, settings.SECRET_KEY)"
 
     first, second = load(tmp_path, say), load(tmp_path, say)
@@ -188,7 +188,7 @@ def test_secrets_stay(tmp_path: Path) -> None:
     assert token != key
 
 
-def test_first_starts_at_once_make_one_secret(tmp_path: Path) -> None:
+def test_concurrent_first_starts_make_one_secret(tmp_path: Path) -> None:
     data = tmp_path / "data"
 
     with ThreadPoolExecutor(8) as pool:
@@ -199,7 +199,7 @@ def test_first_starts_at_once_make_one_secret(tmp_path: Path) -> None:
     assert sorted(path.name for path in data.iterdir()) == sorted(["run", *MADE])
 
 
-def test_a_long_path_has_its_sockets_elsewhere(tmp_path: Path) -> None:
+def test_long_path_uses_other_socket_folder(tmp_path: Path) -> None:
     data = tmp_path / ("long" * 30)
 
     done = load(data, "print(settings.RUN_DIR)")
@@ -220,7 +220,7 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert env.names("WORDS") == ["a", "b", "c", "d"]
     assert env.names("NO_WORDS") == []
-    with pytest.raises(SystemExit, match="'b' cannot be one of its words"):
+    with pytest.raises(SystemExit, match="'b' is not valid here"):
         env.names("WORDS", each="a")
 
 
@@ -251,15 +251,15 @@ def test_no(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
         ("REEFER", ""),
     ],
 )
-def test_names_that_are_nearly_settings_are_doubted(name: str, said: str) -> None:
-    doubts = env.doubts([name, "PATH", "PORT"])
-    assert len(doubts) == bool(said)
-    assert "".join(doubts).startswith(name if said else "")
-    assert said in "".join(doubts)
+def test_misspelt_settings_are_warned_about(name: str, said: str) -> None:
+    warnings_for = env.warnings_for([name, "PATH", "PORT"])
+    assert len(warnings_for) == bool(said)
+    assert "".join(warnings_for).startswith(name if said else "")
+    assert said in "".join(warnings_for)
 
 
-def test_doubts_are_no_refusal(tmp_path: Path) -> None:
-    """`check` and `migrate` say them, for those who do not use `up`."""
+def test_warnings_do_not_stop_the_start(tmp_path: Path) -> None:
+    """`check` and `migrate` print the warnings, too."""
     passed = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
     done = subprocess.run(
         [sys.executable, "manage.py", "check"],

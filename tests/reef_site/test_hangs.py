@@ -1,4 +1,4 @@
-"""What hangs outside of reef holds nobody up: a stopped Redis, a silent provider."""
+"""Hanging services delay nobody: a stopped Redis, a silent provider."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOON = 1.5
 
 
 class Silent:
-    """A server that takes every connection and says nothing."""
+    """Server that accepts connections and never responds."""
 
     def __init__(self) -> None:
         self._server = socket.create_server(("127.0.0.1", 0), backlog=50)
@@ -65,7 +65,7 @@ def timed(ask: Any) -> tuple[float, httpx.Response]:
     return time.monotonic() - began, answer
 
 
-def test_a_redis_that_hangs_holds_no_request_up(stack: Stack) -> None:
+def test_hanging_redis_does_not_delay_requests(stack: Stack) -> None:
     stack.create("ada")
     stack.create("bob")
     redis = stack.processes["redis"]
@@ -94,7 +94,7 @@ def test_a_redis_that_hangs_holds_no_request_up(stack: Stack) -> None:
         assert sorted(users) == sorted(f"number {number}" for number in range(first, 16, 2))
 
 
-def test_a_silent_provider_holds_no_page_up(stack: Stack) -> None:
+def test_silent_provider_does_not_delay_pages(stack: Stack) -> None:
     paths = []
     for _ in range(3):
         seconds, answer = timed(lambda: stack.client.post("/vers-config/test/VERS_API_KEY"))

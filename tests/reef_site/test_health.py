@@ -1,4 +1,4 @@
-"""`GET /health`: for everybody, without a token; it tells of each part what is so."""
+"""`GET /health`: open to everybody, with the state of each component."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def ask() -> Any:
 
 @pytest.mark.django_db
 @pytest.mark.usefixtures("redis_here")
-def test_all_is_well() -> None:
+def test_health_is_ok() -> None:
     all_is_well()
 
     status, said = ask()
@@ -79,7 +79,7 @@ def test_all_is_well() -> None:
 @pytest.mark.django_db
 @pytest.mark.usefixtures("redis_here")
 @pytest.mark.parametrize("part", ["worker", "follower"])
-def test_a_part_that_was_not_heard_of_lately(part: str) -> None:
+def test_late_component_is_degraded(part: str) -> None:
     all_is_well()
     old = timezone.now() - timedelta(seconds=parts.LATE_SECONDS[part] + 1)
     LifeSign.objects.filter(who=f"{part}@here").update(at=old)
@@ -104,7 +104,7 @@ def test_the_newest_of_several_hosts_counts() -> None:
 
 @pytest.mark.django_db
 @pytest.mark.usefixtures("redis_here")
-def test_parts_that_were_never_heard_of() -> None:
+def test_component_without_heartbeat_is_degraded() -> None:
     said = ask()[1]
 
     assert said["parts"]["worker"] == {"ok": False, "ageSeconds": None, "why": "never seen"}
@@ -112,7 +112,7 @@ def test_parts_that_were_never_heard_of() -> None:
 
 @pytest.mark.django_db
 @pytest.mark.usefixtures("no_redis")
-def test_without_a_broker_it_answers_all_the_same() -> None:
+def test_health_responds_without_broker() -> None:
     status, said = ask()
 
     assert (status, said["status"]) == (200, "degraded")
@@ -165,7 +165,7 @@ def test_a_tick_that_is_late_is_named() -> None:
 
 @pytest.mark.django_db
 @pytest.mark.usefixtures("redis_here")
-def test_signs_of_the_future_are_said_and_no_age_is_negative() -> None:
+def test_future_heartbeats_are_reported_without_negative_age() -> None:
     all_is_well()
     tomorrow = timezone.now() + timedelta(days=1)
     LifeSign.objects.update(at=tomorrow)
@@ -182,7 +182,7 @@ def test_signs_of_the_future_are_said_and_no_age_is_negative() -> None:
 
 @pytest.mark.django_db
 @pytest.mark.usefixtures("redis_here")
-def test_a_future_sign_of_one_host_does_not_hide_that_all_are_silent() -> None:
+def test_future_heartbeat_does_not_hide_silence() -> None:
     all_is_well()
     LifeSign.objects.update(at=timezone.now() - timedelta(minutes=5))
     LifeSign.objects.create(who="worker@ahead", at=timezone.now() + timedelta(days=1))
@@ -199,7 +199,7 @@ def test_a_future_sign_of_one_host_does_not_hide_that_all_are_silent() -> None:
     ("free", "words"),
     [(100, ""), (4, "the disk is nearly full"), (0, "the disk is full")],
 )
-def test_the_room_on_the_disk_is_told_and_warned_of(
+def test_free_disk_space_is_reported(
     monkeypatch: pytest.MonkeyPatch, client: Client, admin_user: User, free: int, words: str
 ) -> None:
     all_is_well()
@@ -260,7 +260,7 @@ def test_a_long_log_is_named_with_the_process_that_holds_it(
 
 
 @pytest.mark.usefixtures("fleet")
-def test_a_follower_at_work_gives_signs() -> None:
+def test_running_follower_sends_heartbeats() -> None:
     until(lambda: ask()[1]["parts"]["follower"]["ok"])
 
 

@@ -1,4 +1,4 @@
-"""What HTTP forbids or leaves open: each refusal is JSON with the right status."""
+"""Requests that HTTP forbids: each gets a JSON error with the right status."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def ask(stack: Stack, request: str | bytes) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the answer to these bytes."""
+    """Send these bytes; return status, headers and body of the response."""
     with socket.create_connection(("127.0.0.1", stack.port), timeout=10) as connection:
         data = request if isinstance(request, bytes) else request.encode()
         connection.sendall(data)
@@ -127,7 +127,7 @@ def test_a_stream_goes_on_after_a_number_only(stack: Stack) -> None:
     assert httpx.get(f"{stack.client.base_url}{path}?after=abc").status_code == 401
 
 
-def test_pipelined_requests_are_no_endless_head(stack: Stack) -> None:
+def test_pipelined_requests_are_not_one_long_header(stack: Stack) -> None:
     one = f"GET /health HTTP/1.1\r\n{HOST}\r\n\r\n".encode()
     many = one * 2000 + lines("GET /health HTTP/1.1", HOST).encode()
     with socket.create_connection(("127.0.0.1", stack.port), timeout=30) as connection:
@@ -141,7 +141,7 @@ def test_pipelined_requests_are_no_endless_head(stack: Stack) -> None:
     assert b"HTTP/1.1 4" not in got
 
 
-def test_one_address_has_so_many_connections(stack: Stack) -> None:
+def test_connections_of_one_address_are_limited(stack: Stack) -> None:
     made: list[socket.socket] = []
     try:
         made += [socket.create_connection(("127.0.0.1", stack.port), 10) for _ in range(70)]
@@ -173,7 +173,7 @@ def test_what_counts_as_one_address() -> None:
     assert not addresses.is_loopback("2001:db8::/64")
 
 
-def test_a_connection_that_ended_counts_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_connection_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door.Protocol, "limits", ConnectionLimits(1, loopback=2))
 
     async def play() -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Lock files that are swept away while they are held."""
+"""Lock files that are removed while they are held."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reef_site.common import locks
 from reef_site.common.locks import FileLock
 
 
-def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
+def test_lock_has_one_holder(tmp_path: Path) -> None:
     first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
     assert first.try_take()
     assert not second.try_take()
@@ -22,7 +22,7 @@ def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     assert second.try_take()
 
 
-def test_a_removed_file_is_locked_anew_by_its_holder(tmp_path: Path) -> None:
+def test_holder_retakes_removed_lock_file(tmp_path: Path) -> None:
     first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
     assert first.try_take()
     first.path.unlink()
@@ -30,7 +30,7 @@ def test_a_removed_file_is_locked_anew_by_its_holder(tmp_path: Path) -> None:
     assert not second.try_take()
 
 
-def test_a_holder_yields_to_one_that_was_quicker(tmp_path: Path) -> None:
+def test_holder_yields_to_quicker_process(tmp_path: Path) -> None:
     first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
     assert first.try_take()
     first.path.unlink()
@@ -40,7 +40,7 @@ def test_a_holder_yields_to_one_that_was_quicker(tmp_path: Path) -> None:
     assert second.keep()
 
 
-def test_a_holder_whose_folder_is_gone_goes_on(tmp_path: Path) -> None:
+def test_holder_survives_removal_of_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     lock = FileLock(folder / "lock")
@@ -53,7 +53,7 @@ def test_a_holder_whose_folder_is_gone_goes_on(tmp_path: Path) -> None:
     assert locks.is_held(lock.path)
 
 
-def test_a_file_that_is_held_does_not_grow_old(tmp_path: Path) -> None:
+def test_held_lock_file_is_touched(tmp_path: Path) -> None:
     lock = FileLock(tmp_path / "lock")
     assert lock.try_take()
     long_ago = time.time() - 30 * 86400

@@ -1,4 +1,4 @@
-"""One request, one line; nothing that clients say steers a log or a terminal."""
+"""Log lines: one for each record, and no input can control a log or a terminal."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_record_is_a_line_and_its_traceback_is_marked() -> None:
 
 
 class Terminal:
-    """`manage.py up` on a pseudo-terminal, all of whose output is recorded."""
+    """`manage.py up` on a pseudo-terminal, with its output recorded."""
 
     def __init__(self, data: Path) -> None:
         self.data, self.port = data, free_port()
@@ -106,7 +106,7 @@ class Terminal:
         os.close(self._ours)
 
     def send(self, data: bytes) -> None:
-        """A request whose client hangs up in the middle of its body."""
+        """Send a request and disconnect in the middle of its body."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
             connection.sendall(data)
 
@@ -132,7 +132,7 @@ PATHS = [
 ]
 
 
-def test_nothing_but_text_reaches_logs_and_terminal(terminal: Terminal) -> None:
+def test_logs_and_terminal_contain_only_printable_text(terminal: Terminal) -> None:
     token = (terminal.data / "root-token").read_text()
     base = f"http://127.0.0.1:{terminal.port}"
     agent = b"curl\x1b[2J"

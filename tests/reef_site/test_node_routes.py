@@ -1,4 +1,4 @@
-"""A VM's token tries every route with every method: what is not on the list is refused.
+"""A node token tries every route with every method: what is not on the list is refused.
 
 A bystander, a lieutenant that is not below the VM, keeps all its rows, and nothing that it said or
 was told is in any answer.
@@ -74,7 +74,7 @@ FOR_PEOPLE = re.compile(r"/signin/.*|/signout/|/ui/.*|/admin/(login|logout)/")
 
 
 class World:
-    """A VM, and a bystander beside it with all that may belong to one."""
+    """Create a VM, and an unrelated one with everything that a VM can have."""
 
     def __init__(self, api: Api) -> None:
         tree.create(NewNode("vm", "agent_vm", "vm"), by="tests")
@@ -132,7 +132,7 @@ class World:
         self.job = api.post(f"/vm-tree/vms/{self.id}/pause").json()["job"]["id"]
 
     def samples(self) -> dict[str, str]:
-        """What stands for each named part of a route."""
+        """Return the values of a route's parameters."""
         return {
             **dict.fromkeys(("vm_id", "other", "id", "pk"), self.id),
             **dict.fromkeys(("key", "entry_id", "version_id", "object_id", "content_type_id"), "1"),
@@ -153,12 +153,12 @@ class World:
         }
 
     def query(self, path: str) -> str:
-        """What a GET needs beside the path."""
+        """Return the query string that a GET needs."""
         wanted = path == "/bootloader/cloud-init"
         return f"?vmId={self.id}&name=evil&type=swarm" if wanted else ""
 
     def body(self, path: str) -> dict[str, Any]:
-        """What would do most harm there."""
+        """Return the most harmful body for a route."""
         facts = {"name": "evil", "role": "worker", "address": "a", "registeredBy": "evil"}
         bodies: dict[str, dict[str, Any]] = {
             "/lieutenant/lieutenants": {"name": "evil", "role": "r", "local": True},
@@ -193,7 +193,7 @@ def routes(patterns: list[Any], head: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def paths(samples: dict[str, str]) -> dict[str, str]:
-    """A path for each route, by the same with names in place of ids."""
+    """Map readable routes to paths with ids."""
     found = {}
     for route, callback in routes(get_resolver().url_patterns):
         plain = route.replace("(?:/|$)", "/").replace("(?:/.*)?", "/nothing")
@@ -217,7 +217,7 @@ def paths(samples: dict[str, str]) -> dict[str, str]:
 
 
 def choices(route: str) -> list[str]:
-    """The route with each of the words that it allows at a place, such as `(?P<verb>a|b)`."""
+    """Expand alternatives in a route, such as `(?P<verb>a|b)`."""
     part = re.search(r"\(\?P<\w+>((?:[\w-]+\|)+[\w-]+)\)", route)
     if part is None:
         return [route.replace("<str:verb>", "pause")]
@@ -227,7 +227,7 @@ def choices(route: str) -> list[str]:
 
 
 def rows() -> dict[str, list[Any]]:
-    """Every row of every table, but for the audit log: refusals must be recorded there."""
+    """Return all rows of all tables except the audit log, which records refusals."""
     return {
         model._meta.label: list(model._base_manager.order_by("pk").values())
         for model in apps.get_models()
@@ -251,7 +251,7 @@ def world(
 
 
 def is_refused(answer: Any) -> bool:
-    """A page sends everybody who is not signed in to the sign-in page."""
+    """Return whether it is a refusal; pages redirect anonymous users to the sign-in page."""
     if answer.status_code == 302:
         return "/signin/" in answer["Location"] or "/login/" in answer["Location"]
     return answer.status_code in REFUSED
@@ -271,7 +271,7 @@ def ask(client: Client, method: str, path: str, body: dict[str, Any]) -> Any:
 
 
 def taken(path: str, method: str, body: dict[str, Any]) -> dict[str, Any]:
-    """What the route takes of a body: with more, it would be refused before it is looked at."""
+    """Return the fields that the route accepts; others would be refused first."""
     callback = resolve(path).func
     actions = getattr(callback, "actions", None) or {}
     handler = getattr(getattr(callback, "cls", None), actions.get(method, method), None)
@@ -280,7 +280,7 @@ def taken(path: str, method: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(600)
-def test_every_route_refuses_what_is_not_listed(world: World) -> None:
+def test_unlisted_routes_refuse_nodes(world: World) -> None:
     samples, client = world.samples(), NodeApi(world.token).client
     allowed = {(method, path.format(**samples)) for method, path in ALLOWED}
     before, wrong, tried = rows(), [], set()

@@ -1,4 +1,4 @@
-"""Pages of a reef that lacks some of its organs: none of them is broken."""
+"""Pages of a reef without some organs: none of them is broken."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ HTML = {"accept": "text/html"}
 
 @pytest.fixture(params=[*ALONE, *WITHOUT, ("registry", "store")], ids=lambda named: "+".join(named))
 def named(request: pytest.FixtureRequest, settings: Any) -> Iterator[tuple[str, ...]]:
-    """A reef of these organs: its routes and its admin are those of a process of its own."""
+    """Configure these organs, with routes and admin as after a new start."""
     kept = dict(admin.site._registry)
     whole = settings.ORGANS
     settings.ORGANS = organs.kept(request.param)
-    apps._leave_out_admins()
+    apps._unregister_admins()
     _routes_anew()
     yield request.param
     settings.ORGANS = whole
@@ -54,7 +54,7 @@ def person(db: None) -> Client:
 
 @pytest.fixture
 def fleet(named: tuple[str, ...], db: None, settings: Any) -> list[Node]:
-    """One below another, a lieutenant's, a removed one; and one that is only registered."""
+    """Create nested VMs, a lieutenant's, a removed one, and an unplaced one."""
 
     def plant(vm_id: str, **more: Any) -> Node:
         category = more.pop("category", Category.SWARM_VM)
@@ -72,7 +72,7 @@ def fleet(named: tuple[str, ...], db: None, settings: Any) -> list[Node]:
 
 
 def paths_of(page: str) -> set[str]:
-    """Where its links lead, within reef, and what its scripts fetch."""
+    """Return the internal links of a page, and the URLs that its scripts fetch."""
     found = re.findall(r'(?:href|hx-get|data-beside)="(/[^"#]*)', page)
     return {html.unescape(path) for path in found if not path.startswith(("/static/", "/signout"))}
 
@@ -96,7 +96,7 @@ def test_no_page_is_broken(person: Client, fleet: list[Node], named: tuple[str, 
     assert ("/fleet/" in seen) == has_tree
 
 
-def test_a_fleet_page_offers_only_what_there_is(
+def test_fleet_page_shows_only_available_organs(
     person: Client, fleet: list[Node], named: tuple[str, ...]
 ) -> None:
     here = organs.kept(named)

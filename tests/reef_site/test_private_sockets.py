@@ -1,4 +1,4 @@
-"""The sockets in the run folder and the memory of reef's processes are for reef itself only."""
+"""Only reef itself can use its sockets and read the memory of its processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def ask_web(stack: Stack, headers: dict[str, str], content: bytes = b"") -> httpx.Response:
-    """Ask the web process without the edge."""
+    """Send a request to the web process without the edge."""
     transport = httpx.HTTPTransport(uds=str(stack.run / "web.sock"))
     with httpx.Client(transport=transport, base_url="http://localhost") as client:
         return client.request("GET", "/vm-tree/vms", headers=headers, content=content)
@@ -86,7 +86,7 @@ def test_secrets_are_in_private_files_only(stack: Stack) -> None:
                 continue
 
 
-def test_bells_ring_through_the_password(stack: Stack) -> None:
+def test_notifications_work_with_password(stack: Stack) -> None:
     with stack.client.stream("GET", "/events", timeout=20) as events:
         lines = events.iter_lines()
         assert next(lines) == "event: hello"
@@ -128,7 +128,7 @@ def test_hardening_hides_a_process_and_its_new_files() -> None:
 
 
 def test_all_processes_are_hardened(stack: Stack) -> None:
-    """The kernel gives /proc/<pid> of such a process to root; as root, their umask tells."""
+    """Hardened processes have the umask 0077, and root owns their /proc/<pid>."""
     for name in ("web", "edge", "worker", "beat"):
         leader = stack.processes[name].pid
         workers = [pid for pid in descendants(leader) if "granian" in cmdline(pid)]
@@ -186,7 +186,7 @@ def test_leftovers_are_found_without_their_environment(tmp_path: Path) -> None:
             process.wait()
 
 
-def test_a_number_given_to_another_process_is_no_leftover(tmp_path: Path) -> None:
+def test_reused_pid_is_not_a_leftover(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", LEADER], stdout=subprocess.PIPE, start_new_session=True
     )

@@ -1,4 +1,4 @@
-"""Destroying, revoking and seeing secrets needs a recent proof of who asks."""
+"""Destroying, revoking and showing secrets needs a recent proof of identity."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def ada() -> User:
 
 @pytest.fixture
 def stale(ada: User) -> Client:
-    """The browser of somebody whose last proof is old."""
+    """Return a client whose last proof is old."""
     client = Client(headers={"accept": "text/html"})
     client.force_login(ada)
     age(client)
@@ -121,7 +121,7 @@ def test_the_api_says_what_to_do(stale: Client, method: str, path: str, body: An
 
 
 @pytest.mark.parametrize(("method", "path", "body"), API_EXAMPLES)
-def test_tokens_are_not_concerned(api: Api, method: str, path: str, body: Any) -> None:
+def test_tokens_need_no_proof(api: Api, method: str, path: str, body: Any) -> None:
     answer = ask(api.client, method, path, body)
 
     assert answer.status_code != 403
@@ -141,7 +141,7 @@ def test_each_entry_of_the_list_is_a_route_with_an_example() -> None:
 
 
 def test_no_destructive_route_is_missing() -> None:
-    """Whatever has such a word in its route or view is in the list, or is known to be harmless."""
+    """Routes and views with destructive words are in the list, or known to be harmless."""
     words = re.compile(r"destroy|delete|remove|revoke|void|restore|token|resolve|purge|forget")
     harmless = {
         # A node changes its own token, and has no session.
@@ -226,7 +226,9 @@ def patterns(found: list[Any] | None = None, before: str = "") -> Iterator[tuple
         ("GET", "/lieutenant/lieutenants", None),
     ],
 )
-def test_plans_and_all_else_need_none(stale: Client, method: str, path: str, body: Any) -> None:
+def test_plans_and_other_requests_need_no_proof(
+    stale: Client, method: str, path: str, body: Any
+) -> None:
     assert ask(stale, method, path, body).status_code != 403
 
 
@@ -243,7 +245,7 @@ def test_plans_and_all_else_need_none(stale: Client, method: str, path: str, bod
         ("/vm-tree/snapshots/1/restore", '{"confirm": "x"' + " " * 70_000 + "}", "text/plain"),
     ],
 )
-def test_an_odd_body_is_no_way_around(
+def test_malformed_body_does_not_avoid_proof(
     stale: Client, path: str, body: str, content_type: str
 ) -> None:
     assert stale.generic("POST", path, body, content_type).status_code == 403
@@ -258,7 +260,7 @@ def test_a_recent_sign_in_is_enough(ada: User) -> None:
     assert answer.status_code == 200
 
 
-def test_a_proof_from_the_future_is_none(stale: Client) -> None:
+def test_future_proof_is_invalid(stale: Client) -> None:
     session = stale.session
     session[proof.PROVED_AT] = time.time() + 3600
     session.save()
@@ -273,7 +275,7 @@ def lieutenant(name: str) -> Lieutenant:
     return Lieutenant.objects.create(name=name, role="tests", host="h", status="paused")
 
 
-def test_the_password_goes_on_with_what_was_asked(stale: Client) -> None:
+def test_password_continues_the_request(stale: Client) -> None:
     made = lieutenant("doomed")
     form = {"lieutenant": made.pk, "sure": "yes"}
 
@@ -300,7 +302,7 @@ def test_guessing_here_is_throttled_too(stale: Client) -> None:
     assert answers[-1]["Retry-After"]
 
 
-def test_without_a_password_a_link_goes_on_with_what_was_asked() -> None:
+def test_link_continues_the_request_without_password() -> None:
     client = Client(enforce_csrf_checks=True, headers={"accept": "text/html"})
     client.get(auth.make_signin_link(""))
     age(client)
@@ -334,7 +336,7 @@ def test_scripts_get_a_sentence(stale: Client) -> None:
     assert answer["Content-Type"].startswith("text/plain")
 
 
-def test_the_page_for_those_who_were_refused_elsewhere(stale: Client) -> None:
+def test_proof_page_for_refused_api_users(stale: Client) -> None:
     assert "Confirm it is you" in stale.get("/signin/again/?next=/config/").content.decode()
     wrong = stale.post("/signin/again/?next=/config/", {"proof_password": "x"})
     assert wrong.status_code == 200
@@ -347,7 +349,7 @@ def test_the_page_for_those_who_were_refused_elsewhere(stale: Client) -> None:
     assert elsewhere["Location"] == "/"
 
 
-def test_accounts_that_only_look_on_may_prove_it_too() -> None:
+def test_read_only_accounts_can_give_proof() -> None:
     client = Client()
     client.force_login(User.objects.create_user("viewer", password=PASSWORD))
     age(client)

@@ -1,4 +1,4 @@
-"""Behind a proxy: on another port, and below a path that the proxy takes away."""
+"""Behind a proxy: on another port, and below a path that the proxy strips."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture
 def person(stack: Stack) -> Iterator[httpx.Client]:
-    """A browser that is signed in, without the proxy's part of each address."""
+    """Return a signed-in client that strips the proxy's path."""
     link = stack.manage("signin").split()[0]
     assert link.startswith(f"{PUBLIC}/signin/")
     url = f"http://127.0.0.1:{stack.port}"
@@ -36,7 +36,7 @@ def person(stack: Stack) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_all_addresses_lie_below_the_path(person: httpx.Client) -> None:
+def test_all_urls_are_below_the_public_path(person: httpx.Client) -> None:
     html = person.get("/").text
     found = re.findall(r'(?:href|src|action|data-[a-z-]+|hx-get)="(/[^"]*)"', html)
     assert len(found) > 20
@@ -64,6 +64,6 @@ def test_forms_are_taken_from_the_public_address_only(person: httpx.Client) -> N
     assert "REEF_PUBLIC_URL" in strange.text
 
 
-def test_strangers_are_sent_to_the_sign_in_page_below_the_path(stack: Stack) -> None:
+def test_anonymous_users_are_redirected_below_the_path(stack: Stack) -> None:
     answer = httpx.get(f"http://127.0.0.1:{stack.port}/fleet/", headers=PROXIED)
     assert answer.headers["location"].startswith("/reef/signin/?next=/reef/fleet/")

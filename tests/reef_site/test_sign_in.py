@@ -1,4 +1,4 @@
-"""Sign-in: one page, throttled, with cookies and sessions that end."""
+"""Sign-in: throttling, cookies and sessions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SAFARI = {**HTML, "user-agent": "Mozilla/5.0 (Macintosh) Version/18.0 Safari/605
 
 @pytest.fixture
 def no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attempts follow each other at once, however slow the machine is."""
+    """Stop the clock, so that attempts follow each other at once on slow machines."""
     now = timezone.now()
     monkeypatch.setattr(throttle, "timezone", SimpleNamespace(now=lambda: now))
 
@@ -84,7 +84,7 @@ def test_the_admin_sign_in_goes_nowhere_else() -> None:
     assert answer["Location"] == "/signin/?next=%2Fadmin%2F"
 
 
-def test_a_used_link_of_somebody_who_is_signed_in_goes_to_the_overview() -> None:
+def test_used_link_redirects_signed_in_user_to_overview() -> None:
     path = auth.make_signin_link("")
     client = Client()
     client.get(path)
@@ -190,7 +190,7 @@ def test_guesses_through_an_unknown_proxy_block_an_account_for_a_minute(
     assert not AttemptCount.objects.filter(blocked_until__gt=soon).exists()
 
 
-def test_a_good_sign_in_blocks_nobody(ada: User) -> None:
+def test_successful_sign_in_blocks_nobody(ada: User) -> None:
     for number in range(35):
         AttemptCount.objects.update(blocked_until=None)
         attempt(Client(), "x", name=f"name-{number}")
@@ -202,7 +202,7 @@ def test_a_good_sign_in_blocks_nobody(ada: User) -> None:
     assert attempt(Client(), "x", name="another").status_code == 200
 
 
-def test_a_good_sign_in_keeps_the_block_of_a_failure_since_then(ada: User) -> None:
+def test_successful_sign_in_keeps_later_block(ada: User) -> None:
     request = RequestFactory().post("/signin/", headers={"x-forwarded-for": "10.0.0.1"})
     for number in range(28):
         throttle.begin(request, f"name-{number}")
@@ -307,7 +307,7 @@ def set_session(client: Client, **values: float) -> None:
     session.save()
 
 
-def test_a_session_that_is_used_goes_on(ada: User) -> None:
+def test_session_in_use_is_extended(ada: User) -> None:
     client = Client()
     client.force_login(ada)
     Session.objects.update(expire_date=timezone.now() + timedelta(hours=1))
@@ -361,7 +361,7 @@ def test_browsers_are_sent_to_reefs_own_host_name(host: str) -> None:
     assert not answer.cookies
 
 
-def test_a_link_is_not_used_up_on_the_way() -> None:
+def test_redirect_does_not_consume_link() -> None:
     path = auth.make_signin_link("")
     client = Client(headers={**CHROME, "host": "127.0.0.1:3000"})
 
@@ -382,21 +382,23 @@ def test_a_link_is_not_used_up_on_the_way() -> None:
         ("/signin/", {**CHROME, "host": "192.168.0.5:3000"}),
     ],
 )
-def test_others_stay_where_they_are(path: str, headers: dict[str, str], settings: Any) -> None:
+def test_other_clients_are_not_redirected(
+    path: str, headers: dict[str, str], settings: Any
+) -> None:
     settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, "192.168.0.5"]
     answer = Client(headers={"host": "127.0.0.1:3000", **headers}).get(path)
 
     assert answer.status_code in (200, 401)
 
 
-def test_whoever_is_signed_in_at_the_address_stays_there(ada: User) -> None:
+def test_signed_in_user_is_not_redirected(ada: User) -> None:
     client = Client(headers={**CHROME, "host": "127.0.0.1:3000"})
     client.force_login(ada)
 
     assert client.get("/").status_code == 200
 
 
-def test_it_can_be_switched_off(settings: Any) -> None:
+def test_own_host_name_can_be_disabled(settings: Any) -> None:
     settings.OWN_HOST = ""
 
     assert Client(headers={**CHROME, "host": "127.0.0.1:3000"}).get("/signin/").status_code == 200

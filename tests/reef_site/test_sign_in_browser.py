@@ -53,7 +53,7 @@ def page(chromium: Browser) -> Iterator[Page]:
 
 @pytest.fixture
 def neighbour() -> Iterator[tuple[str, list[str]]]:
-    """Another web server of this machine, such as an agent's; it notes the cookies it gets."""
+    """Another web server on this machine, which records the cookies that it gets."""
     cookies: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -152,7 +152,7 @@ def test_without_a_password_a_link_in_another_tab_renews_it(page: Page, stack: S
 
 
 def grow_old(stack: Stack) -> None:
-    """Let the proofs of all sessions grow old: their data is signed, so by Django itself."""
+    """Age the proofs of all sessions through Django, because their data is signed."""
     code = (
         "from django.contrib.sessions.models import Session\n"
         "from reef_site.accounts.sessions import SessionStore\n"
@@ -188,7 +188,7 @@ def test_the_audit_page_fits(chromium: Browser, stack: Stack, width: int, scheme
     wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")
     shoot(page, f"audit-{width}-{scheme}")
     assert not wide
-    page.get_by_label("Only what was refused").check()
+    page.get_by_label("Refused only").check()
     page.get_by_role("button", name="Filter").click()
     expect(page.get_by_role("link", name="Show all")).to_be_visible()
     assert "refused=on" in page.url

@@ -1,4 +1,4 @@
-"""Writers to SQLite take turns, whether they come with transactions or with single statements."""
+"""Writers to SQLite take turns, with transactions or with single statements."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def gap(vm_id: str) -> None:
 
 
 def greedy() -> None:
-    """Holds the lock of writers for a while, and comes again at once."""
+    """Hold the write lock for a while, repeatedly."""
     with transaction.atomic():
         gap("greedy")
         time.sleep(0.005)
@@ -40,7 +40,7 @@ def single() -> None:
 
 
 def in_threads(seconds: float, *acts: Callable[[], None]) -> list[int]:
-    """How often each came to its end in this time."""
+    """Return how often each writer finished in this time."""
     turns: Counter[int] = Counter()
     end = time.monotonic() + seconds
 
@@ -59,14 +59,14 @@ def in_threads(seconds: float, *acts: Callable[[], None]) -> list[int]:
 
 
 @pytest.mark.parametrize("other", [modest, single])
-def test_nobody_waits_while_others_come_again_and_again(other: Callable[[], None]) -> None:
+def test_waiting_writer_is_not_overtaken(other: Callable[[], None]) -> None:
     turns = in_threads(1.5, greedy, greedy, greedy, other)
 
     # Without turns the luckless have one or two.
     assert min(turns) >= 12, turns
 
 
-def test_whoever_waits_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writer_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(connection.settings_dict["OPTIONS"], "timeout", 0.2)
     holds, done = threading.Event(), threading.Event()
 
@@ -91,7 +91,7 @@ def test_whoever_waits_too_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert Gap.objects.get().vm_id == "modest"
 
 
-def test_the_log_starts_over_although_others_write(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wal_is_reset_while_others_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "MAX_LOG_PAGES", 5)
     folded: list[int] = []
 
@@ -108,7 +108,7 @@ def test_the_log_starts_over_although_others_write(monkeypatch: pytest.MonkeyPat
     assert min(folded[len(folded) // 2 :]) < 60, folded
 
 
-def test_sqlites_own_patience_is_as_it_was() -> None:
+def test_busy_timeout_of_sqlite_is_restored() -> None:
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA busy_timeout")
         assert cursor.fetchone()[0] == 20_000
@@ -117,12 +117,10 @@ def test_sqlites_own_patience_is_as_it_was() -> None:
         assert cursor.fetchone()[0] == 20_000
 
 
-def test_without_a_place_for_the_turnstile_it_works_all_the_same(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_writes_work_without_queue_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wrapper: Any = connections["default"]
     modest()
-    monkeypatch.setattr(wrapper, "_turnstile", None)
+    monkeypatch.setattr(wrapper, "_queue_file", None)
     monkeypatch.setitem(wrapper.settings_dict, "NAME", str(tmp_path / "missing" / "file"))
     modest()
     assert Gap.objects.count() == 2

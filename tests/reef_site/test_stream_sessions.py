@@ -1,4 +1,4 @@
-"""Streams that a person opened end when the session or the account no longer allows them."""
+"""Streams end when session or account no longer allow them."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_many_streams_of_one_session_end_together(stack: Stack) -> None:
     assert max(stream.seconds_until_end(began) for stream in streams) < LIMIT_SECONDS
 
 
-def test_a_stream_ends_when_its_lieutenant_is_moved_out_of_the_line(stack: Stack) -> None:
+def test_stream_ends_when_lieutenant_leaves_subtree(stack: Stack) -> None:
     for vm_id in ("reader", "elsewhere"):
         body = {"name": vm_id, "category": "swarm_vm", "vmId": vm_id}
         stack.client.post("/vm-tree/vms", json=body).raise_for_status()

@@ -1,4 +1,4 @@
-"""Event streams through the real edge: everything once and in order, whatever is cut."""
+"""Event streams through the real edge: complete and in order despite interruptions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Event:
 
 
 def events_of(lines: Iterator[str]) -> Iterator[Event]:
-    """The events of a stream, as a browser would take them apart."""
+    """Parse the events of a stream as a browser does."""
     fields: dict[str, str] = {}
     for line in lines:
         if line.startswith(":"):
@@ -58,7 +58,7 @@ def events_of(lines: Iterator[str]) -> Iterator[Event]:
 
 @dataclass
 class Follower:
-    """A client that builds the transcript from what it hears, as the page does."""
+    """A client that builds the transcript from events, as the page does."""
 
     stack: Stack
     name: str
@@ -69,7 +69,7 @@ class Follower:
     statuses: list[str] = field(default_factory=list)
 
     def follow(self, until_event: Any = None, seconds: float = 60.0) -> None:
-        """Listen on one connection until `until_event(event)`, or until it ends."""
+        """Read one connection until `until_event(event)` is true, or until it ends."""
         headers = {"Last-Event-ID": str(self.rev)} if self.connects else {}
         path = f"{LIEUTENANTS}/{self.name}/stream?after=0"
         self.connects += 1
@@ -92,7 +92,7 @@ class Follower:
             self.statuses.append(event.data["status"])
 
     def is_whole(self) -> bool:
-        """Whether it knows what the transcript says."""
+        """Return whether the client has the whole transcript."""
         told = [self.entries[key] for key in sorted(self.entries)]
         return told == self.stack.transcript(self.name)
 
@@ -108,7 +108,7 @@ def wait_idle(stack: Stack, name: str) -> None:
 # -- who may hear ------------------------------------------------------------------------------
 
 
-def test_who_may_hear(stack: Stack) -> None:
+def test_stream_requires_valid_credentials(stack: Stack) -> None:
     stack.create("heard")
     base = str(stack.client.base_url)
     for path in (f"{LIEUTENANTS}/heard/stream", "/events"):
@@ -124,7 +124,7 @@ def test_who_may_hear(stack: Stack) -> None:
             assert answer.headers["cache-control"] == "no-store"
 
 
-def test_operators_hear_by_their_session(stack: Stack) -> None:
+def test_operator_reads_stream_with_session(stack: Stack) -> None:
     with httpx.Client(base_url=stack.client.base_url) as operator:
         operator.get(httpx.URL(stack.manage("signin").strip()).path)
         assert any(name.startswith("reef-session-") for name in operator.cookies)
@@ -134,14 +134,14 @@ def test_operators_hear_by_their_session(stack: Stack) -> None:
     assert (answer.status_code, first.kind) == (200, "hello")
 
 
-def test_a_stream_of_nobody(stack: Stack) -> None:
+def test_stream_of_unknown_lieutenant_is_404(stack: Stack) -> None:
     answer = stack.client.get(f"{LIEUTENANTS}/nobody/stream")
 
     assert answer.status_code == 404
     assert answer.json() == {"error": "Lieutenant not found"}
 
 
-def test_a_stream_by_id_outlives_the_name(stack: Stack) -> None:
+def test_stream_by_id_survives_destruction(stack: Stack) -> None:
     stack.create("mortal")
     pk = stack.get("mortal")["id"]
     stack.client.delete(f"{LIEUTENANTS}/mortal")
@@ -154,7 +154,7 @@ def test_a_stream_by_id_outlives_the_name(stack: Stack) -> None:
 # -- a transcript ------------------------------------------------------------------------------
 
 
-def test_everything_comes_once_and_in_order(stack: Stack) -> None:
+def test_events_arrive_once_and_in_order(stack: Stack) -> None:
     stack.create("random")
     follower = Follower(stack, "random")
     drawn = random.Random(11)
@@ -185,7 +185,7 @@ def test_everything_comes_once_and_in_order(stack: Stack) -> None:
     assert " ".join(f"w{number}" for number in range(WORDS)) in texts
 
 
-def test_two_clients_and_a_late_one_hear_the_same(stack: Stack) -> None:
+def test_all_clients_receive_the_same_events(stack: Stack) -> None:
     stack.create("shared")
     early, twin = Follower(stack, "shared"), Follower(stack, "shared")
     done = threading.Event()
@@ -212,7 +212,7 @@ def test_two_clients_and_a_late_one_hear_the_same(stack: Stack) -> None:
     assert len(late.revs) < len(early.revs)
 
 
-def test_from_now_on_is_the_rule_without_a_number(stack: Stack) -> None:
+def test_stream_without_cursor_starts_now(stack: Stack) -> None:
     stack.create("now")
     stack.send("now", "before")
     wait_idle(stack, "now")
@@ -230,7 +230,7 @@ def test_from_now_on_is_the_rule_without_a_number(stack: Stack) -> None:
     assert "echo: before" not in texts
 
 
-def test_a_number_from_the_future_means_reload(stack: Stack) -> None:
+def test_unknown_cursor_causes_reload(stack: Stack) -> None:
     stack.create("future")
 
     with stack.client.stream("GET", f"{LIEUTENANTS}/future/stream?after=999999") as answer:
@@ -239,7 +239,7 @@ def test_a_number_from_the_future_means_reload(stack: Stack) -> None:
     assert (first.kind, first.rev) == ("reload", stack.get("future")["rev"])
 
 
-def test_the_stream_goes_on_without_redis_and_after_it(stack: Stack) -> None:
+def test_stream_continues_without_redis_and_after_its_return(stack: Stack) -> None:
     stack.create("deaf")
     follower = Follower(stack, "deaf")
     heard: list[set[str]] = []
@@ -275,7 +275,7 @@ def _texts(follower: Follower) -> list[str]:
 
 
 def _hear_listing(stack: Stack, heard: list[set[str]], pk: str) -> None:
-    """Until somebody says that this lieutenant changed."""
+    """Read until an event says that this lieutenant changed."""
     with stack.client.stream("GET", "/events", timeout=60) as answer:
         for event in events_of(answer.iter_lines()):
             if event.kind == "lieutenants":
@@ -287,7 +287,7 @@ def _hear_listing(stack: Stack, heard: list[set[str]], pk: str) -> None:
 # -- the listing -------------------------------------------------------------------------------
 
 
-def test_the_listing_speaks_at_most_four_times_a_second(stack: Stack) -> None:
+def test_listing_sends_at_most_four_events_a_second(stack: Stack) -> None:
     names = [f"many-{number}" for number in range(4)]
     for name in names:
         stack.create(name)
@@ -322,7 +322,7 @@ def test_the_listing_speaks_at_most_four_times_a_second(stack: Stack) -> None:
 # -- clients that are slow, or gone ------------------------------------------------------------
 
 
-def test_a_slow_client_is_told_to_start_over() -> None:
+def test_slow_client_gets_reload() -> None:
     async def play() -> None:
         channel = Channel("x", 0)
         slow, quick = Client(), Client()
@@ -333,30 +333,30 @@ def test_a_slow_client_is_told_to_start_over() -> None:
             heard.extend([chunk async for chunk in quick.chunks()])
 
         listening = asyncio.create_task(listen())
-        for number in range(streams.MOST_WAITING + 100):
+        for number in range(streams.MAX_QUEUED + 100):
             channel.tell(b"id: %d\n\n" % number)
             await asyncio.sleep(0)
         assert channel.clients == {quick}
         late = [chunk async for chunk in slow.chunks()]
-        assert len(late) == streams.MOST_WAITING + 1
+        assert len(late) == streams.MAX_QUEUED + 1
         assert late[-1] == b"event: reload\ndata: {}\n\n"
         quick.end()
         await listening
-        assert len(heard) == streams.MOST_WAITING + 101
+        assert len(heard) == streams.MAX_QUEUED + 101
 
     asyncio.run(play())
 
 
-def test_what_waits_is_bounded_by_bytes() -> None:
+def test_client_queue_is_limited_by_bytes() -> None:
     client = Client()
     chunk = b"x" * (1 << 20)
 
     taken = sum(client.take(chunk) for _ in range(100))
 
-    assert taken == streams.MOST_WAITING_BYTES >> 20
+    assert taken == streams.MAX_QUEUED_BYTES >> 20
 
 
-def test_a_listener_notes_each_once() -> None:
+def test_listener_collects_each_id_once() -> None:
     listener = Listener()
     for _ in range(100_000):
         listener.tell(["a", "b"])
@@ -365,7 +365,7 @@ def test_a_listener_notes_each_once() -> None:
 
 
 def test_a_client_that_stops_reading_is_dropped(stack: Stack) -> None:
-    """The kernel's buffers fill, then its queue; then it is told to start over, and can."""
+    """When buffers and queue are full, the client gets a reload and can start over."""
     stack.create("stuck")
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -388,7 +388,7 @@ def test_a_client_that_stops_reading_is_dropped(stack: Stack) -> None:
     assert late.is_whole()
 
 
-def test_vanished_clients_leave_nothing(stack: Stack) -> None:
+def test_disconnected_clients_are_cleaned_up(stack: Stack) -> None:
     stack.create("left")
     edge_pid = stack.processes["edge"].pid
 
@@ -413,14 +413,14 @@ def _is_socket(link: Path) -> bool:
         return False
 
 
-def test_a_client_that_leaves_takes_its_channel_along(
+def test_channel_ends_with_its_last_client(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The last one who leaves a transcript ends the reading of it, wherever it was cut off."""
+    """When the last client leaves, reading the transcript stops."""
     rev = 0
     monkeypatch.setattr(streams, "_first_events", lambda _id, _after: (rev, b"", False))
     monkeypatch.setattr(streams, "_events_and_facts", lambda _id, after: (after, b"facts"))
-    monkeypatch.setattr(streams, "_news", lambda _channel: (rev, [], False, b"facts"))
+    monkeypatch.setattr(streams, "_new_events", lambda _channel: (rev, [], False, b"facts"))
     monkeypatch.setattr(Streams, "_listen", lambda _self: None)
 
     async def play() -> None:
@@ -443,13 +443,13 @@ def test_a_client_that_leaves_takes_its_channel_along(
     asyncio.run(play())
 
 
-def test_a_transcript_whose_lieutenant_is_deleted_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_ends_when_lieutenant_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(_channel: Channel) -> None:
         raise Lieutenant.DoesNotExist
 
     monkeypatch.setattr(streams, "_first_events", lambda _id, _after: (0, b"", False))
     monkeypatch.setattr(streams, "_events_and_facts", lambda _id, after: (after, b"facts"))
-    monkeypatch.setattr(streams, "_news", gone)
+    monkeypatch.setattr(streams, "_new_events", gone)
     monkeypatch.setattr(Streams, "_listen", lambda _self: None)
 
     async def play() -> list[bytes]:
@@ -468,10 +468,8 @@ async def _within(chunks: AsyncIterator[bytes], seconds: float) -> AsyncIterator
             yield chunk
 
 
-def test_a_long_absence_is_caught_up_with_page_by_page(
-    db: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(streams, "MOST_AT_ONCE", 3)
+def test_missed_events_are_sent_in_pages(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "BATCH_SIZE", 3)
     lieutenant = Lieutenant.objects.create(name="page", role="tests", host="h", rev=12)
     process = Process.objects.create(lieutenant=lieutenant, host="h", transport="local")
     facts = {"lieutenant": lieutenant, "process": process, "at": timezone.now()}

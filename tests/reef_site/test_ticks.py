@@ -1,4 +1,4 @@
-"""Periodic tasks: each is sent once a period and run once, whatever the clocks say."""
+"""Periodic tasks: each is sent once a period and runs once, whatever the clocks do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DAY = timedelta(days=1)
 
 
 class Queue:
-    """What was sent to workers, as it lies in Redis."""
+    """The queue of tasks in Redis."""
 
     def __init__(self, url: str) -> None:
         self._client = redis.Redis.from_url(url)
@@ -32,7 +32,7 @@ class Queue:
         self._client.delete("celery")
 
     def tasks(self, name: str = SWEEP) -> list[int]:
-        """Generations of the ticks of this name that wait, oldest first."""
+        """Return the generations of the queued ticks with this name, oldest first."""
         raw: Any = self._client.lrange("celery", 0, -1)
         messages = [json.loads(each) for each in reversed(raw)]
         mine = [each for each in messages if each["headers"]["task"] == name]
@@ -85,7 +85,7 @@ def test_a_restarted_scheduler_goes_on_from_the_rows(waiting: Queue) -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("jump", [-DAY, DAY, -timedelta(minutes=3)])
-def test_a_clock_that_was_set_holds_no_tick_up(waiting: Queue, jump: timedelta) -> None:
+def test_clock_change_does_not_delay_ticks(waiting: Queue, jump: timedelta) -> None:
     scheduler().tick()
     assert ticks.begin(SWEEP, 1)
     # As the row looks when the clock was set by `jump` since.
@@ -119,7 +119,7 @@ def test_a_tick_runs_once_and_an_older_one_never() -> None:
 
 
 @pytest.mark.django_db
-def test_what_no_worker_takes_is_not_heaped_up() -> None:
+def test_ticks_do_not_pile_up_without_worker() -> None:
     assert ticks.claim(SWEEP, 10.0).generation == 1
     Tick.objects.update(sent_at=timezone.now() - timedelta(seconds=ticks.RESEND_SECONDS - 5))
     assert ticks.claim(SWEEP, 10.0).generation is None

@@ -1,4 +1,4 @@
-"""X-Forwarded-For counts only where a trusted proxy sent it, for limits, sign-in and audit."""
+"""X-Forwarded-For counts only from a trusted proxy, for limits, sign-in and audit."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def addresses_in_audit(stack: Stack) -> set[str]:
         return {row[0] for row in database.execute("SELECT address FROM audit_record")}
 
 
-def test_audit_shows_the_address_that_a_trusted_proxy_tells(stack: Stack) -> None:
+def test_audit_shows_address_from_trusted_proxy(stack: Stack) -> None:
     with browser(stack, **CLIENT) as client:
         sign_in(client, "nobody", "wrong")
         client.post("/registry/vms/x/heartbeat", headers={"authorization": "Bearer nope"})
@@ -73,7 +73,7 @@ def test_audit_shows_the_address_that_a_trusted_proxy_tells(stack: Stack) -> Non
     until(lambda: addresses_in_audit(stack) == {"203.0.113.7"}, 5)
 
 
-def test_one_client_of_a_proxy_cannot_keep_others_out(stack: Stack) -> None:
+def test_client_of_proxy_cannot_block_others(stack: Stack) -> None:
     create_account(stack, "owner")
     with browser(stack, **CLIENT) as guesser:
         answers = [sign_in(guesser, f"name-{number}", "x").status_code for number in range(32)]
@@ -83,7 +83,7 @@ def test_one_client_of_a_proxy_cannot_keep_others_out(stack: Stack) -> None:
         assert sign_in(owner, "owner").status_code == 302
 
 
-def test_nobody_else_tells_an_address(direct: Stack) -> None:
+def test_untrusted_forwarded_header_is_ignored(direct: Stack) -> None:
     with browser(direct, **CLIENT) as client:
         sign_in(client, "nobody", "wrong")
 

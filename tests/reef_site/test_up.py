@@ -1,4 +1,4 @@
-"""Processes of reef: kept running, shown, stopped. First toys in their place, then the real ones.
+"""Processes of reef: kept running, shown, stopped. First with toys, then with the real ones.
 
 Every process here is real. The toys are small Python programs under the real supervisor.
 """
@@ -55,7 +55,7 @@ def free_port() -> int:
 
 
 class Running:
-    """A supervisor or `up` as a process, and what it has printed."""
+    """A supervisor or `up` as a process, with its output."""
 
     def __init__(self, argv: list[str], env: dict[str, str], fds: tuple[int, ...] = ()) -> None:
         self.process = subprocess.Popen(
@@ -78,7 +78,7 @@ class Running:
             self.lines.append(line.rstrip("\n"))
 
     def wait_for(self, pattern: str, times: int = 1) -> None:
-        """Until a line fits, so many times; fails with all lines at the end of the program."""
+        """Wait until a pattern has matched `times` lines; fail if the program ends first."""
 
         def seen() -> bool:
             found = sum(bool(re.search(pattern, line)) for line in self.lines)
@@ -94,7 +94,7 @@ class Running:
             raise AssertionError(f"no {pattern!r} in:\n" + "\n".join(self.lines)) from None
 
     def end(self, number: signal.Signals = signal.SIGTERM, within: float = 12.0) -> float:
-        """Signal it and wait; how long that took, in seconds."""
+        """Signal the process and wait for its end; return the seconds that took."""
         began = time.monotonic()
         self.process.send_signal(number)
         self.process.wait(within)
@@ -103,7 +103,7 @@ class Running:
 
 
 def pids(data: Path, word: str) -> list[int]:
-    """The processes of this data folder with `word` in their command line."""
+    """Return the processes of this data folder with `word` in their command line."""
     found = []
     for pid in leftovers.tagged(data):
         try:
@@ -115,7 +115,7 @@ def pids(data: Path, word: str) -> list[int]:
 
 
 class Toys:
-    """Runs toy services under the real supervisor, on a data folder of its own."""
+    """Toy services under the real supervisor on a temporary data folder."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
@@ -123,7 +123,7 @@ class Toys:
         self.started: list[Running] = []
 
     def up(self, *services: Service, kill_after: float = 8.0) -> Running:
-        """A supervisor with these services, and an edge that answers."""
+        """Start a supervisor with these services and an edge that responds."""
         edge = Service("edge", [sys.executable, "-c", ANSWERS, str(self.port)])
         plan = Plan(
             services=[edge, *services],
@@ -149,8 +149,8 @@ class Toys:
         return running
 
 
-def toy(name: str, code: str, turn: str = "") -> Service:
-    return Service(name, [sys.executable, "-c", code, f"toy-{name}"], turn=turn)
+def toy(name: str, code: str, start_phase: str = "") -> Service:
+    return Service(name, [sys.executable, "-c", code, f"toy-{name}"], start_phase=start_phase)
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def toys(tmp_path: Path) -> Iterator[Toys]:
     leftovers.clear(tmp_path, 1.0)
 
 
-def test_what_is_said_is_tagged_and_kept(toys: Toys) -> None:
+def test_output_is_tagged_and_logged(toys: Toys) -> None:
     code = "print('x' * 9000); print(b'\\xff'.decode('latin-1')); " + FOREVER
     running = toys.up(toy("web", code))
 
@@ -176,8 +176,8 @@ def test_what_is_said_is_tagged_and_kept(toys: Toys) -> None:
     assert "stopped" in (toys.data / "logs" / "up.log").read_text()
 
 
-def test_a_large_log_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "LARGEST_LOG", 100)
+def test_large_log_is_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "MAX_LOG_BYTES", 100)
     log = supervisor.Log(tmp_path / "web.log")
     for _ in range(3):
         log.write("y" * 60)
@@ -186,33 +186,33 @@ def test_a_large_log_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (tmp_path / "web.log.1").read_text().count("\n") == 2
 
 
-def test_what_dies_is_started_again_and_said(toys: Toys) -> None:
+def test_dead_service_is_restarted(toys: Toys) -> None:
     running = toys.up(toy("worker", FOREVER))
     running.wait_for("here")
     (pid,) = pids(toys.data, "toy-worker")
 
     os.kill(pid, signal.SIGKILL)
 
-    running.wait_for(r"worker ended \(killed by SIGKILL\); starting it again in 0.5 s")
+    running.wait_for(r"worker ended \(killed by SIGKILL\); restarting it in 0.5 s")
     running.wait_for("here", times=2)
 
 
 def test_the_pauses_grow(toys: Toys) -> None:
     running = toys.up(toy("beat", "raise SystemExit(3)"))
 
-    running.wait_for(r"beat ended \(exit code 3\); starting it again in 0.5 s")
-    running.wait_for(r"starting it again in 1 s")
-    running.wait_for(r"starting it again in 2 s")
+    running.wait_for(r"beat ended \(exit code 3\); restarting it in 0.5 s")
+    running.wait_for(r"restarting it in 1 s")
+    running.wait_for(r"restarting it in 2 s")
     assert running.end() < 2
 
 
-def test_a_program_that_is_not_there(toys: Toys) -> None:
+def test_missing_program_is_retried(toys: Toys) -> None:
     running = toys.up(Service("web", ["/nowhere/web"]))
 
-    running.wait_for(r"web ended \(.*No such file.*\); starting it again")
+    running.wait_for(r"web ended \(.*No such file.*\); restarting it")
 
 
-def test_children_of_the_dead_go_with_them(toys: Toys) -> None:
+def test_children_of_dead_service_are_killed(toys: Toys) -> None:
     code = (
         f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {DEAF!r}, 'toy-child'])"
     )
@@ -235,7 +235,7 @@ time.sleep(600)
 """
 
 
-def test_a_service_whose_socket_was_removed_is_started_anew(toys: Toys) -> None:
+def test_service_is_restarted_when_socket_is_removed(toys: Toys) -> None:
     path = toys.data / "run" / "web.sock"
     web = Service("web", [sys.executable, "-c", SOCKET, str(path)], stale=[str(path)])
     running = toys.up(web)
@@ -243,7 +243,7 @@ def test_a_service_whose_socket_was_removed_is_started_anew(toys: Toys) -> None:
 
     shutil.rmtree(path.parent)
 
-    running.wait_for(r"web: its socket .*web.sock was removed; starting it anew")
+    running.wait_for(r"web: its socket .*web.sock was removed; restarting it")
     running.wait_for("web .* here", times=2)
     eventually(path.exists, 5)
 
@@ -258,10 +258,10 @@ sys.exit(7)
 """
 
 
-def test_dead_orphans_are_collected_and_exit_codes_of_services_stay_right(toys: Toys) -> None:
+def test_orphans_are_reaped_and_exit_codes_stay_right(toys: Toys) -> None:
     running = toys.up(toy("web", ORPHANS))
 
-    running.wait_for(r"web ended \(exit code 7\); starting it again", times=2)
+    running.wait_for(r"web ended \(exit code 7\); restarting it", times=2)
 
     def dead() -> list[str]:
         mine = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
@@ -278,7 +278,7 @@ def state_of(pid: int) -> str:
         return ""
 
 
-def test_what_is_not_well_is_said_once_and_when_it_is_over() -> None:
+def test_health_changes_are_reported_once() -> None:
     said: list[str] = []
     watch = watchdog.HealthWatch(said.append)
     full = {"parts": {"disk": {"ok": False, "why": "the disk is full"}, "broker": {"ok": True}}}
@@ -286,10 +286,10 @@ def test_what_is_not_well_is_said_once_and_when_it_is_over() -> None:
     for answer in ({}, full, full, full, {}, {}):
         watch.take(200, answer)
 
-    assert said == ["not well: disk: the disk is full", "all is well again"]
+    assert said == ["degraded: disk: the disk is full", "healthy again"]
 
 
-def test_a_web_that_lives_but_does_not_answer_is_started_anew(
+def test_unresponsive_web_is_restarted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(watchdog, "WEB_PATIENCE_SECONDS", 0.05)
@@ -304,8 +304,8 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def test_late_ones_start_when_the_pages_answer(toys: Toys) -> None:
-    running = toys.up(toy("worker", FOREVER, turn="late"))
+def test_late_services_start_after_the_pages_respond(toys: Toys) -> None:
+    running = toys.up(toy("worker", FOREVER, start_phase="late"))
 
     running.wait_for("worker .* here")
     # Whoever starts late is not waited for either.
@@ -313,7 +313,7 @@ def test_late_ones_start_when_the_pages_answer(toys: Toys) -> None:
 
 
 def test_stopping_leaves_nothing(toys: Toys) -> None:
-    running = toys.up(toy("redis", FOREVER, turn="first"), toy("web", DEAF), kill_after=0.5)
+    running = toys.up(toy("redis", FOREVER, start_phase="first"), toy("web", DEAF), kill_after=0.5)
     running.wait_for("here", times=2)
     running.wait_for("it answers")
 
@@ -323,7 +323,7 @@ def test_stopping_leaves_nothing(toys: Toys) -> None:
     assert leftovers.tagged(toys.data) == []
 
 
-def test_a_second_signal_hurries(toys: Toys) -> None:
+def test_second_signal_kills_at_once(toys: Toys) -> None:
     running = toys.up(toy("web", DEAF), kill_after=60)
     running.wait_for("here")
     running.process.send_signal(signal.SIGINT)
@@ -374,9 +374,9 @@ def test_a_supervisor_whose_lock_another_has_taken_stops(toys: Toys) -> None:
     other.close()
 
 
-def test_a_plan_survives_the_way() -> None:
+def test_plan_round_trips_through_json() -> None:
     plan = Plan(
-        services=[Service("web", ["a", "b"], stale=["s"], turn="late", once=True)],
+        services=[Service("web", ["a", "b"], stale=["s"], start_phase="late", once=True)],
         logs="/logs",
         health=("::1", 3000),
         ready=["é"],
@@ -391,7 +391,7 @@ def test_a_plan_survives_the_way() -> None:
 
 
 class Up:
-    """`manage.py up` on one data folder."""
+    """`manage.py up` on a data folder."""
 
     def __init__(self, data: Path) -> None:
         self.env = {
@@ -404,7 +404,7 @@ class Up:
         self.began = 0.0
 
     def manage(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Another command on the same data folder, run to its end."""
+        """Run another command on the same data folder to its end."""
         return subprocess.run(
             [sys.executable, "manage.py", *words],
             cwd=CHECKOUT,
@@ -423,7 +423,7 @@ class Up:
         return running
 
     def parts(self) -> dict[str, Any]:
-        """What `/health` says of each part; empty if it is not answered."""
+        """Return the components of `/health`; empty without a response."""
         try:
             with urllib.request.urlopen(
                 f"http://127.0.0.1:{self.port}/health", timeout=5
@@ -452,14 +452,14 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 @pytest.fixture(scope="module")
 def reef(up: Up) -> Iterator[Running]:
-    """A reef that is up, for the tests that leave it so."""
+    """Return a running reef, for tests that leave it running."""
     running = up.start()
     yield running
     if running.process.poll() is None:
         running.end()
 
 
-def test_a_first_start_answers_and_says_how_to_get_in(reef: Running, up: Up) -> None:
+def test_first_start_responds_and_prints_signin_link(reef: Running, up: Up) -> None:
     said = "\n".join(reef.lines)
 
     assert up.health() == 200
@@ -471,7 +471,7 @@ def test_a_first_start_answers_and_says_how_to_get_in(reef: Running, up: Up) -> 
 
 
 @pytest.mark.usefixtures("reef")
-def test_all_parts_come_to_life(up: Up) -> None:
+def test_all_components_become_healthy(up: Up) -> None:
     def parts() -> bool:
         with urllib.request.urlopen(f"http://127.0.0.1:{up.port}/health", timeout=5) as answer:
             return bool(json.load(answer)["status"] == "ok")
@@ -512,7 +512,7 @@ def test_the_web_process_comes_back(reef: Running, up: Up) -> None:
 
     os.kill(leader, signal.SIGKILL)
 
-    reef.wait_for(r"web ended \(killed by SIGKILL\); starting it again")
+    reef.wait_for(r"web ended \(killed by SIGKILL\); restarting it")
     eventually(lambda: up.health() == 200)
 
 
@@ -545,7 +545,7 @@ def test_stopping_and_the_second_start(reef: Running, up: Up) -> None:
     print(f"answered after {min(took):.1f} s")
 
 
-def test_a_killed_up_does_not_stand_in_the_way(up: Up) -> None:
+def test_start_succeeds_after_killed_up(up: Up) -> None:
     first = up.start()
     first.end(signal.SIGKILL)
 
@@ -565,7 +565,9 @@ def test_a_killed_up_does_not_stand_in_the_way(up: Up) -> None:
         ("REEF_VM_PROVIDER", "nobody", "reef: REEF_VM_PROVIDER: must be one of ssh, vers"),
     ],
 )
-def test_nonsense_stops_the_start(tmp_path: Path, name: str, value: str, sentence: str) -> None:
+def test_invalid_options_stop_the_start(
+    tmp_path: Path, name: str, value: str, sentence: str
+) -> None:
     up = Up(tmp_path)
     up.env[name] = value
 
@@ -576,7 +578,7 @@ def test_nonsense_stops_the_start(tmp_path: Path, name: str, value: str, sentenc
     assert "Traceback" not in done.stderr
 
 
-def test_the_demo_model_stands_ready_and_stays_behind(tmp_path: Path) -> None:
+def test_demo_model_is_ready_and_outlives_up(tmp_path: Path) -> None:
     up = Up(tmp_path)
     running = up.start("--demo")
     try:
@@ -599,7 +601,7 @@ def test_the_demo_model_stands_ready_and_stays_behind(tmp_path: Path) -> None:
 
 
 def holders(inode: int) -> list[int]:
-    """The processes that hold a lock on this file."""
+    """Return the processes that hold a lock on this file."""
     locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     return [int(one[4]) for one in locks if one[1] == "FLOCK" and one[5].endswith(f":{inode}")]
 
@@ -616,7 +618,7 @@ def test_models_that_cannot_be_read_stop_the_demo(tmp_path: Path) -> None:
     assert (tmp_path / "pi" / "models.json").read_text() == "{broken"
 
 
-def test_what_looks_wrong_is_said_at_the_start(tmp_path: Path) -> None:
+def test_start_warns_about_suspicious_settings(tmp_path: Path) -> None:
     up = Up(tmp_path)
     up.env |= {"PI_PATH": str(tmp_path / "no-pi"), "REEF_STALL_SECOND": "7"}
     running = up.start()
@@ -629,7 +631,7 @@ def test_what_looks_wrong_is_said_at_the_start(tmp_path: Path) -> None:
         running.end()
 
 
-def test_few_open_files_are_said_at_the_start(tmp_path: Path) -> None:
+def test_start_warns_about_low_open_file_limit(tmp_path: Path) -> None:
     up = Up(tmp_path)
     shell = f"ulimit -n 256; exec {sys.executable} manage.py up --no-agent --port {up.port}"
     running = Running(["bash", "-c", shell], up.env)
@@ -639,7 +641,7 @@ def test_few_open_files_are_said_at_the_start(tmp_path: Path) -> None:
         running.end()
 
 
-def test_more_open_files_are_asked_for_where_they_may_be(tmp_path: Path) -> None:
+def test_start_raises_open_file_limit(tmp_path: Path) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 4096:
         pytest.skip("there may be no more here")

@@ -1,4 +1,4 @@
-"""`up --demo` with VMs of its own: they find the roof, pages say what they are, nothing stays."""
+"""`up --demo` with emulated VMs: they reach the root, pages mark them, nothing is left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.reef_site.test_up import Up, eventually
 
 @pytest.fixture
 def short(tmp_path: Path) -> Iterator[Path]:
-    """A data folder whose sockets have short paths."""
+    """Return a data folder with short paths for sockets."""
     folder = Path("/tmp") / f"reef-up-{os.getpid()}"
     folder.mkdir(mode=0o700)
     yield folder
@@ -35,14 +35,14 @@ def links() -> str:
 
 
 def ask(emulator: httpx.Client, vm_id: str, url: str) -> str:
-    """The status that a VM gets from an address."""
+    """Return the status that a VM gets from an address."""
     command = ["curl", "-s", "-o", "/dev/null", "-m", "5", "-w", "%{http_code}", url]
     done: dict[str, Any] = emulator.post(f"/vm/{vm_id}/exec", json={"command": command}).json()
     status: str = done["stdout"]
     return status
 
 
-def test_the_demo_has_vms_that_find_their_roof(short: Path) -> None:
+def test_demo_vms_reach_the_root(short: Path) -> None:
     up = Up(short)
     running = up.start("--demo")
     try:
@@ -103,7 +103,7 @@ def test_findings_say_that_vms_ended_with_an_earlier_demo(
         assert (words in page) == settings.EMULATED_VMS
 
 
-def test_a_named_platform_is_the_operators_choice(
+def test_configured_platform_disables_demo_vms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VERS_API_KEY", "mine")
@@ -112,7 +112,9 @@ def test_a_named_platform_is_the_operators_choice(
     assert found.environment == {}
 
 
-def test_where_it_cannot_run_it_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_reports_why_emulator_cannot_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("VERS_API_KEY", raising=False)
     monkeypatch.delenv("VERS_BASE_URL", raising=False)
     (tmp_path / "emulator").write_text("in the way")
@@ -123,9 +125,7 @@ def test_where_it_cannot_run_it_says_why(tmp_path: Path, monkeypatch: pytest.Mon
     assert found.environment["REEF_NO_VMS"].startswith("this demo has no VMs (")
 
 
-def test_the_start_waits_for_the_emulator_of_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_start_waits_for_earlier_emulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VERS_API_KEY", raising=False)
     monkeypatch.delenv("VERS_BASE_URL", raising=False)
     folder = tmp_path / "emulator"
@@ -134,17 +134,17 @@ def test_the_start_waits_for_the_emulator_of_before(
     fcntl.flock(lock, fcntl.LOCK_EX)
     told: list[str] = []
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         told.append(line)
         lock.close()
 
-    found = demo_vms.prepare(tmp_path, 3000, on_loopback=True, tell=tell)
+    found = demo_vms.prepare(tmp_path, 3000, on_loopback=True, report=report)
 
     assert told == ["waiting for the emulator of an earlier demo, which still clears up"]
     assert "already runs" not in getattr(found, "why", "")
 
 
-def test_disks_of_before_do_not_hold_up_the_start(tmp_path: Path) -> None:
+def test_leftover_disks_do_not_delay_the_start(tmp_path: Path) -> None:
     disks = tmp_path / "vms"
     for number in range(15):
         (disks / str(number) / "disk").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Many windows of one browser: they share their streams, and the next one still loads."""
+"""Many windows of one browser share their streams, and another one still loads."""
 
 from __future__ import annotations
 
@@ -89,9 +89,7 @@ def test_eight_windows_are_all_up_to_date_and_a_ninth_loads(
     assert not any(complaints)
 
 
-def test_a_window_that_was_opened_in_the_background_follows_nothing_until_it_is_seen(
-    context: BrowserContext, stack: Stack
-) -> None:
+def test_background_window_subscribes_when_shown(context: BrowserContext, stack: Stack) -> None:
     context.add_init_script(BORN_HIDDEN)
     pages = [opened(context, stack, f"/lieutenants/{name}/") for name in NAMES]
     assert {page.locator("#live").inner_text() for page in pages} == {"Not live"}
@@ -118,9 +116,7 @@ def test_the_next_window_leads_when_the_leader_is_gone(
     context.close()
 
 
-def test_two_windows_on_one_transcript_show_the_same_words_once(
-    context: BrowserContext, stack: Stack
-) -> None:
+def test_two_windows_show_one_transcript_once(context: BrowserContext, stack: Stack) -> None:
     first = opened(context, stack, "/lieutenants/lt-0/")
     stack.wait_idle("lt-0")
     stack.send("lt-0", "SLOW 2 one two three four five six seven eight nine ten")

@@ -1,4 +1,4 @@
-"""Requests whose body was kept back are refused by every view, and carried out by none."""
+"""Requests with a withheld body are refused by every view."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vmtree.models import Node
 
 
 def paths(patterns: list[URLPattern | URLResolver], before: str = "") -> Iterator[str]:
-    """One path for each route, with `1` for what varies."""
+    """Return one path for each route, with `1` for its parameters."""
     for each in patterns:
         regex = before + each.pattern.regex.pattern.removeprefix("^")
         if isinstance(each, URLResolver):
@@ -35,14 +35,14 @@ def _sample(regex: str) -> str:
 
 
 def send_withheld(client: Client, method: str, path: str, **more: Any) -> Any:
-    """What web gets from the edge in place of a body."""
+    """Send what web gets from the edge in place of a body."""
     environ = {WITHHELD: True, "wsgi.input": WithheldBody(), "CONTENT_LENGTH": "1", **more}
     content_type = "application/x-www-form-urlencoded"
     return client.generic(method, path, b"x", content_type=content_type, **environ)
 
 
 @pytest.mark.django_db
-def test_no_route_reads_the_body_of_a_stranger() -> None:
+def test_no_route_reads_anonymous_bodies() -> None:
     client = Client(enforce_csrf_checks=True)
     found = set(paths(get_resolver().url_patterns))
     assert len(found) > 200
@@ -62,7 +62,7 @@ def test_no_route_reads_the_body_of_a_stranger() -> None:
 
 
 @pytest.mark.django_db
-def test_good_credentials_that_come_late_are_asked_again(api: Api) -> None:
+def test_credentials_valid_too_late_get_503(api: Api) -> None:
     for path in ("/lieutenant/lieutenants", "/vm-tree/vms", "/registry/vms"):
         answer = send_withheld(api.client, "POST", path)
         assert answer.status_code == 503, answer.content
@@ -73,7 +73,7 @@ def test_good_credentials_that_come_late_are_asked_again(api: Api) -> None:
 
 
 @pytest.mark.django_db
-def test_a_session_that_comes_late_skips_no_csrf_check(admin_client: Client) -> None:
+def test_late_session_does_not_skip_csrf_check(admin_client: Client) -> None:
     for path in ("/signout/", "/lieutenants/", "/admin/auth/user/add/"):
         assert send_withheld(admin_client, "POST", path).status_code == 503
     assert admin_client.get("/").status_code == 200
@@ -83,7 +83,7 @@ def test_a_session_that_comes_late_skips_no_csrf_check(admin_client: Client) -> 
 
 
 class Input:
-    """A body that counts what was read of it."""
+    """A body that counts the bytes read from it."""
 
     def __init__(self, size: int) -> None:
         self.left = size
@@ -126,7 +126,7 @@ def test_every_body_is_read_to_its_end() -> None:
     assert body.left == 0
 
 
-def test_a_body_that_was_kept_back_cannot_be_read() -> None:
+def test_withheld_body_cannot_be_read() -> None:
     def reader(environ: dict[str, Any], start: Any) -> list[bytes]:
         assert environ["CONTENT_LENGTH"] == "1"
         environ["wsgi.input"].read(1)

@@ -47,7 +47,7 @@ def test_the_worst_goes_up_to_the_roof(family: dict[str, Node]) -> None:
 def test_who_stands_above(family: dict[str, Node]) -> None:
     key = family["ada-2-1"].pk
     path = {family[name].pk for name in ("roof", "ada", "ada-2", "ada-2-1")}
-    assert below.with_all_above(["ada-2-1", "nobody"]) == path
+    assert below.with_ancestors(["ada-2-1", "nobody"]) == path
     assert below.above([key], 1) == {key, family["ada-2"].pk}
     assert below.above([key], 100) == path
 

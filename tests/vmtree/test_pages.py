@@ -17,7 +17,7 @@ from lieutenants.rules import firing
 from lieutenants.rules.models import Rule
 from reef_site.common import clock
 from reef_site.fleet import below
-from reef_site.streams import MOST_NODES, Listener
+from reef_site.streams import MAX_NODES, Listener
 from registry import services as registry
 from registry.models import VM, Gap, Watch
 from tests.conftest import Api
@@ -271,7 +271,7 @@ def test_a_stream_says_which_vms_changed_or_that_they_are_many() -> None:
     listener = Listener()
     listener.tell_nodes(["b", "a", "b"])
     assert listener.take() == b'event: nodes\ndata: {"ids":["a","b"]}\n\n'
-    listener.tell_nodes(str(number) for number in range(MOST_NODES + 1))
+    listener.tell_nodes(str(number) for number in range(MAX_NODES + 1))
     listener.tell_nodes(["c"])
     assert listener.take() == b'event: nodes\ndata: {"many":true}\n\n'
     listener.tell_nodes(None)

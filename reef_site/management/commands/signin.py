@@ -20,7 +20,7 @@ class Command(BaseCommand):
         parser.add_argument("--url", help="where reef is reached, if `up` does not run it")
 
     def handle(self, *_: object, **options: Any) -> None:
-        """The link alone on stdout, so that it can be piped; remarks on stderr."""
+        """Print the link alone to stdout, so that it can be piped, and remarks to stderr."""
         address = options["url"] or settings.PUBLIC_URL or auth.page_url(self._base_url())
         self.stdout.write(auth.make_signin_link(address))
         self.stderr.write(f"It works once and for {settings.SIGNIN_MINUTES} minutes.")

@@ -1,4 +1,4 @@
-"""`manage.py test`: pytest, after fetching what the tests need."""
+"""`manage.py test`: install what the tests need, then run pytest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand
 
 from reef_site import testbed
 
-# Settings of the person's own reef, which tests must not meet.
+# Settings of the person's own reef, which tests must not see.
 OWN = (
     *("PORT", "PI_PATH", "REDIS_URL", "VERS_AUTH_TOKEN", "VERS_AGENT_NAME"),
     # Tests have a settings module of their own, which pyproject.toml names.
@@ -23,26 +23,26 @@ class Command(BaseCommand):
     help = "Run the tests; what follows goes to pytest."
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """Pass all arguments on, as they are, and pytest's exit code back."""
+        """Pass all arguments through to pytest, and its exit code back."""
         if argv[2:3] in (["-h"], ["--help"]):
             super().run_from_argv(argv)
             return
         self.become_pytest(argv[2:])
 
     def handle(self, *args: str, **_: object) -> None:
-        """The same for `call_command("test", …)`."""
+        """Run pytest for `call_command("test", …)`."""
         self.become_pytest(list(args))
 
     def become_pytest(self, arguments: list[str]) -> NoReturn:
-        """Fetch what is missing, then let pytest take our place, with its own exit code."""
-        bed = testbed.prepare(lambda line: self.stderr.write(f"reef: {line}"))
+        """Install missing tools, then replace this process by pytest."""
+        tools = testbed.prepare(lambda line: self.stderr.write(f"reef: {line}"))
         os.chdir(settings.BASE_DIR)
         argv = [sys.executable, "-m", "pytest", *arguments]
-        os.execve(argv[0], argv, {**inherited(), **bed.environment()})  # noqa: S606
+        os.execve(argv[0], argv, {**inherited(), **tools.environment()})  # noqa: S606
 
 
 def inherited() -> dict[str, str]:
-    """Our environment without the settings of a reef; DATABASE_URL stays, for a run on another."""
+    """Return our environment without reef's settings, except DATABASE_URL."""
     return {
         name: value
         for name, value in os.environ.items()

@@ -1,6 +1,6 @@
-"""`manage.py up`: all of reef on this machine.
+"""`manage.py up`: run all of reef on this machine.
 
-It prepares what the processes need and then becomes `reef_site.supervisor`, which runs them.
+It prepares everything and then becomes `reef_site.supervisor`, which runs the processes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from reef_site.supervisor import Demo, Plan, Service
 from versconfig import config
 from vmtree import organs
 
-# Each stream is one, and each connection to a database or to Redis.
+# Wanted limit of open files: streams and connections to the database and Redis need one each.
 OPEN_FILES = 4096
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104
 
@@ -63,7 +63,7 @@ class Command(BaseCommand):
         parser.add_argument("--open", action="store_true", help="open a browser, signed in")
 
     def handle(self, *_: object, **options: Any) -> None:
-        """Prepare everything and become the supervisor. Each refusal is one sentence, exit 1."""
+        """Prepare everything and become the supervisor, or exit with one sentence and code 1."""
         try:
             self._start(options)
         except (OSError, DatabaseError) as error:
@@ -72,16 +72,16 @@ class Command(BaseCommand):
             refuse(f"{problem} ({settings.DATA_DIR})")
 
     def _start(self, options: dict[str, Any]) -> None:
-        for doubt in env.doubts(os.environ):
-            say(f"warning: {doubt}")
+        for warning in env.warnings_for(os.environ):
+            say(f"warning: {warning}")
         _check_disk()
         _check_open_files()
         if problems := config.problems_of_environment():
             refuse(problems[0])
         start = Start(options["host"], options["port"], demo=options["demo"])
-        lock = start.claim()
+        lock = start.lock_data_folder()
         start.prepare_database()
-        start.enter_data_folder()
+        start.register_host()
         start.prepare_vms()
         start.prepare_agent()
         link = auth.make_signin_link(settings.PUBLIC_URL or start.page_url)
@@ -90,7 +90,7 @@ class Command(BaseCommand):
 
 
 def _check_disk() -> None:
-    """Refuse a disk without room: half of a start would be worse than none."""
+    """Refuse to start on a full disk, since a partial start would be worse than none."""
     space = disk.space()
     if "nearly" in space.why:
         say(f"warning: {space.why}: {space.free_bytes >> 20} MB free at {settings.DATA_DIR}")
@@ -99,15 +99,15 @@ def _check_disk() -> None:
 
 
 def _check_open_files() -> None:
-    """Allow as many open files as there may be, and say if that is few."""
+    """Raise the limit of open files, and warn if it stays low."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    if most < OPEN_FILES:
+    limit = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    if limit < OPEN_FILES:
         say(
-            f"warning: a process may open {most} files only (ulimit -n); with more than about"
-            f" {most * 2 // 3} streams and connections, further ones are refused"
+            f"warning: a process may open {limit} files only (ulimit -n); with more than about"
+            f" {limit * 2 // 3} streams and connections, further ones are refused"
         )
 
 
@@ -118,34 +118,34 @@ class Start:
         self.host, self.port, self.demo = host, port, demo
         self.data: Path = settings.DATA_DIR
         self.vms: DemoVms | NoDemoVms | None = None
-        # What is set for the agent's sake, and why no lieutenant can start.
+        # Variables to set for the agent, and the reason why no lieutenant can start.
         self.agent: dict[str, str] = {}
         self.agent_problem = ""
         self.embedded_redis = not os.environ.get("REDIS_URL", "").strip()
 
     @property
     def reachable(self) -> str:
-        """An address of this machine at which we can be asked."""
+        """An address of this machine at which reef can be reached."""
         return self.host if self.host not in WILDCARDS else "127.0.0.1"
 
     @property
     def url(self) -> str:
-        """The address for agents and scripts."""
+        """URL for agents and scripts."""
         host = f"[{self.reachable}]" if ":" in self.reachable else self.reachable
         return f"http://{host}:{self.port}"
 
     @property
     def page_url(self) -> str:
-        """The address for browsers: on the loopback with reef's own host name."""
+        """URL for browsers: on the loopback with reef's own host name."""
         return auth.page_url(self.url)
 
-    def claim(self) -> IO[str]:
-        """Take the data folder and make room: no second reef, nothing left of a killed one."""
+    def lock_data_folder(self) -> IO[str]:
+        """Lock the data folder, end processes of a killed reef, and check the port."""
         if not 0 < self.port < 65536:
-            refuse(f"{self.port} is no port; take one between 1 and 65535")
+            refuse(f"{self.port} is not a port; use one between 1 and 65535")
         lock = leftovers.take_lock(self.data / "up.lock")
         if lock is None:
-            refuse(already(self.data))
+            refuse(already_running(self.data))
         if cleared := leftovers.clear(self.data):
             say(f"ended {cleared} processes that a killed reef had left running")
         if problem := leftovers.port_problem(self.host, self.port):
@@ -153,7 +153,7 @@ class Start:
         if self.demo:
             self._check_models()
         else:
-            # A demo of an earlier start must not pass for a real model.
+            # The demo model of an earlier start must not pass for a real one.
             demo_model.withdraw(settings.AGENT_CONFIG_DIR / "models.json")
         here = {"pid": os.getpid(), "url": self.url, "started": time.time()}
         (self.data / "up.json").write_text(json.dumps(here) + "\n")
@@ -167,7 +167,7 @@ class Start:
             refuse(f"--demo would add a model to {file}, but cannot read that file: {error}")
 
     def prepare_database(self) -> None:
-        """Bring the tables up to date, if they are not."""
+        """Apply pending migrations."""
         try:
             executor = MigrationExecutor(connection)
             if executor.migration_plan(executor.loader.graph.leaf_nodes()):
@@ -178,8 +178,8 @@ class Start:
         finally:
             connection.close()
 
-    def enter_data_folder(self) -> None:
-        """Take up what belongs to this folder, also if its host's name or its path is new."""
+    def register_host(self) -> None:
+        """Register this host for the data folder, also under a new host name or path."""
         if "lieutenant" not in settings.ORGANS:
             return
         other = lock.holder()
@@ -197,15 +197,15 @@ class Start:
             connection.close()
 
     def prepare_vms(self) -> None:
-        """Find out whether the demo can have VMs; what points at them goes to all processes."""
+        """Prepare the demo's VMs, if there can be any."""
         if self.demo:
             on_loopback = self.host not in WILDCARDS
-            self.vms = demo_vms.prepare(self.data, self.port, on_loopback=on_loopback, tell=say)
+            self.vms = demo_vms.prepare(self.data, self.port, on_loopback=on_loopback, report=say)
 
     def prepare_agent(self) -> None:
-        """Look at the `pi` that would be used, and pass over one that is no agent.
+        """Check the `pi` that would be used, and reject one that is not an agent.
 
-        A shim that needs variables of ours, which agents do not get, gives way to what it runs.
+        A version manager's shim that needs variables agents do not get is replaced by its target.
         """
         named = settings.PI_PATH or shutil.which("pi")
         if not named or "lieutenant" not in settings.ORGANS:
@@ -227,14 +227,14 @@ class Start:
             self.agent = {"REEF_OWN_AGENT": "1"}
 
     def environment(self) -> dict[str, str]:
-        """What the processes get: ours, with everything that was resolved here written out."""
+        """Return the environment of the processes: ours, with all resolved settings written out."""
         env = {
             **os.environ,
             leftovers.TAG: str(self.data),
             "DJANGO_SETTINGS_MODULE": "reef_site.settings",
             "PYTHONUNBUFFERED": "1",
             "REEF_DATA_DIR": str(self.data),
-            # Of our own Redis, each process finds the address and the password by itself.
+            # Each process reads address and password of the embedded Redis itself.
             "REDIS_URL": "" if self.embedded_redis else settings.REDIS_URL,
             "PORT": str(self.port),
             "VERS_INFRA_URL": os.environ.get("VERS_INFRA_URL", "").strip() or self.url,
@@ -246,7 +246,7 @@ class Start:
         if self.host not in WILDCARDS:
             env["REEF_ALLOWED_HOSTS"] = f"{env.get('REEF_ALLOWED_HOSTS', '')} {self.host}".strip()
         if isinstance(self.vms, DemoVms):
-            # An address of its own for the fleet stays the operator's choice.
+            # An address that the operator has set for the fleet takes precedence.
             given = {"VERS_INFRA_URL"} if os.environ.get("VERS_INFRA_URL", "").strip() else set()
             env |= {key: self.vms.environment[key] for key in self.vms.environment.keys() - given}
             env["REEF_ALLOWED_HOSTS"] = f"{env.get('REEF_ALLOWED_HOSTS', '')} {self.vms.address}"
@@ -257,7 +257,7 @@ class Start:
         return env | self.agent
 
     def plan(self, link: str, *, no_agent: bool, open_browser: bool) -> Plan:
-        """Which processes to run, and what to say when they answer."""
+        """Return the plan: which processes to run, and what to print once they respond."""
         services = [*self._redis(), self._web(), self._edge()]
         if settings.HAS_WORK:
             services += [self._worker(), self._beat()]
@@ -269,9 +269,9 @@ class Start:
             logs=str(self.data / "logs"),
             health=(self.reachable, self.port),
             ready=[
-                *self._ready(link),
-                *self._without_agent(no_agent=no_agent),
-                *self._isolation(),
+                *self._ready_lines(link),
+                *self._agent_warning(no_agent=no_agent),
+                *self._isolation_warning(),
             ],
             tag=leftovers.TAG,
             link=link,
@@ -281,21 +281,21 @@ class Start:
         )
 
     def _redis(self) -> list[Service]:
-        """The embedded one: a private socket, no port, nothing kept on disk."""
+        """Return the embedded Redis: on a private socket, without a port or files on disk."""
         if not self.embedded_redis:
             return []
         program = redis_server.program()
         if program is None:
             refuse("there is no Redis in this environment; set REDIS_URL to one")
         password = urlsplit(settings.REDIS_URL).password or ""
-        # It would overwrite its environment, by which we know it as ours.
+        # A process title would overwrite the environment, which identifies our processes.
         words = {"loglevel": "warning", "set-proc-title": "no"}
         config = redis_server.write_config(settings.RUN_DIR, password, **words)
-        # It saves nothing, so what it says about memory for saving is of no use to anybody.
-        hush = ["Memory overcommit", "signal-handler", "ready to exit"]
+        # It saves nothing, so its warnings about memory for saving are irrelevant.
+        muted = ["Memory overcommit", "signal-handler", "ready to exit"]
         argv = [str(program), str(config)]
         stale = [str(settings.RUN_DIR / "redis.sock")]
-        return [Service("redis", argv, stale, "first", hush=hush, full_environment=False)]
+        return [Service("redis", argv, stale, "first", muted=muted, full_environment=False)]
 
     def _web(self) -> Service:
         argv = [*hardened("granian"), "--interface", "wsgi", "--workers", "2"]
@@ -312,14 +312,14 @@ class Start:
         argv = [*hardened("celery"), "-q", "-A", "reef_site", "worker", "-P", "threads", "-c", "8"]
         argv += ["-Q", "celery", "-l", settings.LOG_LEVEL]
         argv += ["--without-mingle", "--without-gossip"]
-        return Service("worker", argv, turn="late")
+        return Service("worker", argv, start_phase="late")
 
     def _beat(self) -> Service:
         argv = [*hardened("celery"), "-q", "-A", "reef_site", "beat", "-l", "WARNING"]
-        return Service("beat", argv, turn="late")
+        return Service("beat", argv, start_phase="late")
 
     def _agent(self) -> list[Service]:
-        """What installs the agent, where there is none."""
+        """Return the one-off process that installs the agent, if there is none."""
         own = "REEF_OWN_AGENT" in self.agent
         if settings.PI_PATH or (shutil.which("pi") and not own):
             return []
@@ -327,14 +327,14 @@ class Start:
         if agent_install.installed(agent_install.PINNED, target):
             return []
         argv = [*module("bootloader.agent_install"), "--target", str(target)]
-        return [Service("agent", argv, turn="late", once=True, umask=0o022)]
+        return [Service("agent", argv, start_phase="late", once=True, umask=0o022)]
 
     def _emulator(self) -> list[Service]:
-        """The demo's VMs; they end with it, and it leaves nothing."""
+        """Return the emulator that runs the demo's VMs, which end with it."""
         if not isinstance(self.vms, DemoVms):
             return []
-        # Who asks for what, and how often, is for the log alone.
-        return [Service("vms", self.vms.argv, hush=["GET /api/v1/"], umask=0o022)]
+        # Request lines go to the log only.
+        return [Service("vms", self.vms.argv, muted=["GET /api/v1/"], umask=0o022)]
 
     def _demo_model(self) -> Demo:
         folder = self.data / "demo"
@@ -344,13 +344,13 @@ class Start:
         argv += ["--agents", str(settings.LIEUTENANTS_DIR)]
         return Demo(argv, str(folder / "lock"))
 
-    def _ready(self, link: str) -> list[str]:
+    def _ready_lines(self, link: str) -> list[str]:
         given = bool(os.environ.get("VERS_AUTH_TOKEN", "").strip())
         token = "in VERS_AUTH_TOKEN" if given else f"in {settings.ROOT_TOKEN_FILE}"
         lines = [
             f"reef answers at {self.page_url}",
             f"sign in, once and within {settings.SIGNIN_MINUTES} minutes: {link}",
-            f"the root token for the API lies {token}",
+            f"the root token for the API is {token}",
         ]
         if self.page_url != self.url:
             lines.append(f"if your browser does not know that name, use {self.url} in its place")
@@ -367,13 +367,13 @@ class Start:
             lines.append(f"for other machines, set REEF_ALLOWED_HOSTS to its name there, as {name}")
         return lines
 
-    def _isolation(self) -> list[str]:
-        """What is weak about the isolation of agents here, if anything is."""
+    def _isolation_warning(self) -> list[str]:
+        """Return a warning if the isolation of agents is weak here."""
         warning = modes.warning() if "lieutenant" in settings.ORGANS else ""
         return [f"WARNING: {warning}"] if warning else []
 
-    def _without_agent(self, *, no_agent: bool) -> list[str]:
-        """Why no lieutenant can start, unless an agent is about to be installed."""
+    def _agent_warning(self, *, no_agent: bool) -> list[str]:
+        """Return a warning if no lieutenant can start and no agent is about to be installed."""
         settings.OWN_AGENT = "REEF_OWN_AGENT" in self.agent
         missing = agents.agent_problem() if settings.PI_PATH or no_agent else ""
         problem = self.agent_problem or missing
@@ -381,17 +381,17 @@ class Start:
 
 
 def module(name: str) -> list[str]:
-    """A Python module as a program, in our own environment."""
+    """Return the command that runs a Python module in our environment."""
     return [sys.executable, "-m", name]
 
 
 def hardened(name: str) -> list[str]:
-    """The same for a module that does not harden its process by itself."""
+    """Return the command that runs a module that does not harden its process by itself."""
     return [*module("reef_site.hardening"), name]
 
 
-def already(data: Path) -> str:
-    """The sentence for a second `up`, naming the first."""
+def already_running(data: Path) -> str:
+    """Return the error for a second `up`, which names the first."""
     try:
         facts = json.loads((data / "up.json").read_text())
         where = f" (process {facts['pid']}, {facts['url']})"
@@ -401,18 +401,18 @@ def already(data: Path) -> str:
 
 
 def say(line: str) -> None:
-    """A line before the supervisor takes over."""
+    """Print a line in the supervisor's format, before the supervisor takes over."""
     sys.stdout.write(f"reef   | {one_line(line)}\n")
     sys.stdout.flush()
 
 
 def refuse(why: str) -> NoReturn:
-    """End the start with one sentence."""
+    """Exit with one sentence."""
     raise SystemExit(f"reef: {why}")
 
 
 def become_supervisor(plan: Plan, lock: IO[str], env: dict[str, str]) -> NoReturn:
-    """Replace this process; the lock goes along, the plan lies in memory."""
+    """Replace this process by the supervisor; it inherits the lock and the plan as descriptors."""
     plan_fd = os.memfd_create("plan", 0)
     os.write(plan_fd, plan.dump().encode())
     os.lseek(plan_fd, 0, os.SEEK_SET)

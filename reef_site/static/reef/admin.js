@@ -1,4 +1,4 @@
-// The admin's lists on a narrow screen: cells tell the names of their columns, see admin.css.
+// Lists of the admin on narrow screens: cells get the names of their columns, see admin.css.
 "use strict";
 
 for (const table of document.querySelectorAll("#result_list")) {

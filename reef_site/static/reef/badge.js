@@ -1,13 +1,13 @@
-// The badge that says whether the page is up to date: by its stream, and by what it fetches.
+// The badge that shows whether the page is up to date, judged by its stream and its requests.
 import { isSelected } from "./selection.js";
 
 const SLOW_AFTER = 3_000;
 const STALE_AFTER = 12_000;
 const STREAM = "stream";
 
-// What is not well, and since when: the stream, and the fetches by their names.
-const troubles = new Map();
-let begun = false;
+// Start times of current problems: of the stream, and of requests by name.
+const problems = new Map();
+let wasConnected = false;
 let isSignedOut = false;
 let isPaused = false;
 let timer = 0;
@@ -17,11 +17,11 @@ const clock = (moment) =>
 
 function state() {
   if (isSignedOut) return ["stale", "Signed out"];
-  if (!begun) return ["off", "Not live"];
-  const since = Math.min(...troubles.values());
+  if (!wasConnected) return ["off", "Not live"];
+  const since = Math.min(...problems.values());
   if (Date.now() - since >= STALE_AFTER) return ["stale", `Stale since ${clock(since)}`];
-  if (troubles.has(STREAM)) return ["waiting", "Reconnecting…"];
-  if (troubles.size) return ["waiting", "Delayed"];
+  if (problems.has(STREAM)) return ["waiting", "Reconnecting…"];
+  if (problems.size) return ["waiting", "Delayed"];
   if (isPaused) return ["waiting", "Paused while you select"];
   return ["live", "Live"];
 }
@@ -30,39 +30,39 @@ function paint() {
   clearTimeout(timer);
   const element = document.getElementById("live");
   const [name, text] = state();
-  // Until the newest trouble has become an old one.
-  if (troubles.size) timer = setTimeout(paint, 1000);
+  // Repaint until the newest problem counts as stale.
+  if (problems.size) timer = setTimeout(paint, 1000);
   if (!element) return;
   element.dataset.state = name;
   const word = element.querySelector(".live-word");
   if (word.textContent !== text && !isSelected(word)) word.textContent = text;
 }
 
-function trouble(name, since) {
-  if (!troubles.has(name)) troubles.set(name, since);
+function addProblem(name, since) {
+  if (!problems.has(name)) problems.set(name, since);
   paint();
 }
 
-function well(name) {
-  troubles.delete(name);
+function clearProblem(name) {
+  problems.delete(name);
   paint();
 }
 
-// The stream stands or not. Each try that fails says "not" again: what counts is since when.
+// The stream is connected or not. Each failed try reports this again; the first one counts.
 function connected(yes) {
-  begun ||= yes;
-  if (yes) well(STREAM);
-  else trouble(STREAM, Date.now());
+  wasConnected ||= yes;
+  if (yes) clearProblem(STREAM);
+  else addProblem(STREAM, Date.now());
 }
 
-// A fetch begins; call what this gives with how it ended.
+// A request begins. Returns a function to call with its success.
 function fetching(name) {
   const began = Date.now();
-  const slow = setTimeout(() => trouble(name, began), SLOW_AFTER);
+  const slow = setTimeout(() => addProblem(name, began), SLOW_AFTER);
   return (good) => {
     clearTimeout(slow);
-    if (good) well(name);
-    else trouble(name, began);
+    if (good) clearProblem(name);
+    else addProblem(name, began);
   };
 }
 

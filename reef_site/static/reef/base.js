@@ -1,8 +1,8 @@
-// Times in words, kept right while the page is open. `templatetags/reef.py` says them the same way.
+// Keeps relative times ("5 min ago") current. `templatetags/reef.py` formats them the same way.
 import { badge } from "./badge.js";
 import { isSelected, whenWaiting } from "./selection.js";
 
-// Browsers' clocks go wrong: ages are counted from the server's.
+// Ages are counted from the server's clock, since browsers' clocks may be wrong.
 const offset = Number(document.documentElement.dataset.now || Date.now()) - Date.now();
 const steps = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
 

@@ -6,6 +6,6 @@ const hub = new Hub();
 self.addEventListener("connect", (event) => {
   const port = event.ports[0];
   const window = { send: (message) => port.postMessage(message) };
-  port.addEventListener("message", (sent) => hub.take(window, sent.data));
+  port.addEventListener("message", (sent) => hub.onMessage(window, sent.data));
   port.start();
 });

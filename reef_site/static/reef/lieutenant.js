@@ -1,38 +1,42 @@
-// One lieutenant's page: the transcript as it comes, the facts when they change, the composer.
+// The page of one lieutenant: live transcript, facts, and composer.
 import { tick } from "./base.js";
 import { onTranscript } from "./live.js";
 import { keepFresh } from "./refresh.js";
 import { get, postForm, RequestFailed } from "./requests.js";
-import { answerIsOver, onDelta, onEntry, reload } from "./transcript/blocks.js";
-import { beginToSend, removeComposer } from "./transcript/composer.js";
-import { follow, pin } from "./transcript/reading.js";
+import { turnEnded, onDelta, onEntry, reload } from "./transcript/blocks.js";
+import { initComposer, removeComposer } from "./transcript/composer.js";
+import { follow, pin } from "./transcript/scrolling.js";
 import { swap } from "./transcript/swap.js";
 
 const byId = (id) => document.getElementById(id);
-const one = byId("one");
+const page = byId("one");
 
-function tell(problem) {
+function showProblem(problem) {
   const place = byId("problem");
   place.hidden = !problem;
   place.textContent = problem;
 }
 
-function tellFailure(error) {
+function showFailure(error) {
   if (!(error instanceof RequestFailed)) throw error;
-  tell(error.message);
+  showProblem(error.message);
 }
 
-// -- what stands beside the transcript ---------------------------------------------------------
+// -- the facts panel -----------------------------------------------------------------------------
 
-async function facts() {
-  swap(await get(one.dataset.nowUrl));
+async function refreshFacts() {
+  swap(await get(page.dataset.nowUrl));
   follow();
-  // A process that starts or ends tells nobody when it is done.
-  if (document.querySelector("[data-passing]")) setTimeout(factsSoon, 2000);
+  // The end of a start or stop sends no event, so poll.
+  if (document.querySelector("[data-passing]")) setTimeout(refreshFactsSoon, 2000);
 }
 
-const isLive = "follow" in one.dataset;
-const factsSoon = keepFresh("facts", facts, { soonest: 150, slower: 1, often: isLive ? 30000 : 0 });
+const isLive = "follow" in page.dataset;
+const refreshFactsSoon = keepFresh("facts", refreshFacts, {
+  minInterval: 150,
+  slowdown: 1,
+  interval: isLive ? 30000 : 0,
+});
 
 // -- the transcript ------------------------------------------------------------------------------
 
@@ -40,27 +44,27 @@ let leave = null;
 
 function connect() {
   const after = Number(byId("blocks").dataset.rev);
-  leave = onTranscript(one.dataset.streamUrl, after, hear);
+  leave = onTranscript(page.dataset.streamUrl, after, onChange);
 }
 
-// The stream cannot go on from where it was: begin with the transcript as it is now.
+// The stream cannot continue: load the current transcript and connect again.
 const startOver = keepFresh("transcript", async () => {
   await reload();
   connect();
   follow();
-}, { soonest: 100, slower: 0, often: 0 });
+}, { minInterval: 100, slowdown: 0, interval: 0 });
 
 const kinds = {
-  open: () => factsSoon.now(),
-  error: () => factsSoon(),
+  open: () => refreshFactsSoon.now(),
+  error: () => refreshFactsSoon(),
   entry: (entry) => {
     onEntry(entry);
     follow();
   },
   delta: (delta, rev) => onDelta(delta, rev),
   status: (status) => {
-    factsSoon();
-    if (status.status !== "working") answerIsOver();
+    refreshFactsSoon();
+    if (status.status !== "working") turnEnded();
     if (status.status === "destroyed") {
       leave();
       removeComposer();
@@ -72,16 +76,16 @@ const kinds = {
   },
 };
 
-const hear = (kind, data, id) => kinds[kind]?.(data, id);
+const onChange = (kind, data, id) => kinds[kind]?.(data, id);
 
-// -- earlier ---------------------------------------------------------------------------------------
+// -- earlier entries -------------------------------------------------------------------------------
 
 byId("transcript").addEventListener("click", async (event) => {
   const link = event.target.closest("#earlier");
   if (!link || event.ctrlKey || event.metaKey) return;
   event.preventDefault();
   link.setAttribute("aria-busy", "true");
-  const fragment = await get(link.dataset.url).catch(tellFailure);
+  const fragment = await get(link.dataset.url).catch(showFailure);
   if (!fragment) return void link.removeAttribute("aria-busy");
   const height = document.documentElement.scrollHeight;
   const older = fragment.querySelector("#blocks").children;
@@ -94,7 +98,7 @@ byId("transcript").addEventListener("click", async (event) => {
   tick();
 });
 
-// -- buttons that ask nothing first -----------------------------------------------------------------
+// -- buttons without a confirmation -----------------------------------------------------------------
 
 document.addEventListener("submit", async (event) => {
   const form = event.target;
@@ -103,16 +107,16 @@ document.addEventListener("submit", async (event) => {
   try {
     const { fragment } = await postForm(form);
     swap(fragment);
-    tell("");
+    showProblem("");
   } catch (error) {
-    tellFailure(error);
+    showFailure(error);
   }
-  factsSoon();
+  refreshFactsSoon();
 });
 
-beginToSend((fragment) => {
+initComposer((fragment) => {
   swap(fragment);
-  factsSoon();
+  refreshFactsSoon();
   pin(true);
 });
 

@@ -1,37 +1,37 @@
-// How a window reaches the hub: in a shared worker, in the leading window, or in itself.
+// Connections of a window to the hub: in a shared worker, in the leading window, or in this window.
 //
-// A link has `say(message)` and calls `hear(message)`; `{kind: "joined"}` asks the window to say
-// again what it follows, because there is a new hub.
+// A link has `send(message)` and calls `onMessage(message)`; `{kind: "joined"}` asks the window to send its
+// subscriptions again, because there is a new hub.
 import { Hub } from "./hub.js";
 
 const LOCK = "reef-live";
-// The hub tells of itself twice a second.
+// The hub sends a heartbeat twice a second.
 const QUIET_AFTER = 1_500;
 const WORKER_QUIET_AFTER = 5_000;
-const LOOK_EVERY = 250;
+const CHECK_EVERY = 250;
 
-// Calls `act` with for how long the hub was not heard, as far as this window was awake to hear it.
-class Watch {
-  constructor(act) {
-    this.act = act;
+// Calls `onCheck` with the time since the last message of the hub, not counting times of suspension.
+class SilenceTimer {
+  constructor(onCheck) {
+    this.onCheck = onCheck;
   }
 
   begin() {
     this.end();
     this.heard();
-    this.lookedAt = performance.now();
-    this.timer = setInterval(() => this.look(), LOOK_EVERY);
+    this.checkedAt = performance.now();
+    this.timer = setInterval(() => this.check(), CHECK_EVERY);
   }
 
   heard() {
     this.heardAt = performance.now();
   }
 
-  look() {
+  check() {
     const now = performance.now();
-    if (now - this.lookedAt > 4 * LOOK_EVERY) this.heardAt = now;
-    this.lookedAt = now;
-    this.act(now - this.heardAt);
+    if (now - this.checkedAt > 4 * CHECK_EVERY) this.heardAt = now;
+    this.checkedAt = now;
+    this.onCheck(now - this.heardAt);
   }
 
   end() {
@@ -39,20 +39,20 @@ class Watch {
   }
 }
 
-// A hub in this window, for this window alone.
+// A hub in this window, for this window only.
 export class OwnLink {
-  constructor(hear) {
-    this.hear = hear;
+  constructor(onMessage) {
+    this.onMessage = onMessage;
   }
 
   start() {
     this.hub = new Hub();
-    this.window = { send: (message) => queueMicrotask(() => this.hear(message)) };
-    this.hear({ kind: "joined" });
+    this.window = { send: (message) => queueMicrotask(() => this.onMessage(message)) };
+    this.onMessage({ kind: "joined" });
   }
 
-  say(message) {
-    this.hub?.take(this.window, message);
+  send(message) {
+    this.hub?.onMessage(this.window, message);
   }
 
   stop() {
@@ -61,12 +61,12 @@ export class OwnLink {
   }
 }
 
-// A hub in a shared worker. A worker that says nothing is given up for a hub of one's own.
+// A hub in a shared worker. A silent worker is replaced, and then by a hub in this window.
 export class WorkerLink {
-  constructor(hear) {
-    this.hear = hear;
+  constructor(onMessage) {
+    this.onMessage = onMessage;
     this.tries = 0;
-    this.watch = new Watch((quiet) => quiet > WORKER_QUIET_AFTER && this.renew());
+    this.silenceTimer = new SilenceTimer((silence) => silence > WORKER_QUIET_AFTER && this.renew());
   }
 
   start() {
@@ -78,12 +78,12 @@ export class WorkerLink {
     }
     this.worker.onerror = () => this.fallBack();
     this.worker.port.onmessage = (sent) => {
-      this.watch.heard();
+      this.silenceTimer.heard();
       this.tries = 0;
-      this.hear(sent.data);
+      this.onMessage(sent.data);
     };
-    this.watch.begin();
-    this.hear({ kind: "joined" });
+    this.silenceTimer.begin();
+    this.onMessage({ kind: "joined" });
   }
 
   renew() {
@@ -95,17 +95,17 @@ export class WorkerLink {
 
   fallBack() {
     this.stop();
-    this.own = new OwnLink(this.hear);
+    this.own = new OwnLink(this.onMessage);
     this.own.start();
   }
 
-  say(message) {
-    if (this.own) this.own.say(message);
+  send(message) {
+    if (this.own) this.own.send(message);
     else this.worker?.port.postMessage(message);
   }
 
   stop() {
-    this.watch.end();
+    this.silenceTimer.end();
     this.own?.stop();
     this.own = null;
     if (this.worker) {
@@ -116,20 +116,20 @@ export class WorkerLink {
   }
 }
 
-// A hub in one of the windows that are looked at: whoever holds the lock leads. A leader that is
-// closed gives the lock to the next one; from one that hangs it is taken.
+// A hub in one of the visible windows: the one that holds the lock leads. A closed leader releases
+// the lock to the next window; a hanging one has it stolen.
 export class LeaderLink {
-  constructor(hear) {
-    this.hear = hear;
+  constructor(onMessage) {
+    this.onMessage = onMessage;
     this.id = crypto.getRandomValues(new Uint32Array(2)).join("-");
-    const patience = QUIET_AFTER + Math.random() * LOOK_EVERY;
-    this.watch = new Watch((quiet) => quiet > patience && this.takeOver());
+    const patience = QUIET_AFTER + Math.random() * CHECK_EVERY;
+    this.silenceTimer = new SilenceTimer((silence) => silence > patience && this.takeOver());
   }
 
   start() {
     this.channel = new BroadcastChannel(`${LOCK} ${new URL(".", import.meta.url).pathname}`);
-    this.channel.onmessage = (sent) => this.take(sent.data);
-    this.watch.begin();
+    this.channel.onmessage = (sent) => this.receive(sent.data);
+    this.silenceTimer.begin();
     this.ask();
     this.channel.postMessage({ from: this.id, to: "hub", message: { do: "alive" } });
   }
@@ -142,10 +142,10 @@ export class LeaderLink {
     const how = options.steal ? options : { signal };
     navigator.locks.request(this.channel.name, how, () => link.lead(signal)).catch((error) => {
       if (error.name !== "AbortError") throw error;
-      // Stolen, by a window that took this one for dead: follow it.
+      // Stolen by a window that took this one for dead: follow that window.
       if (signal.aborted) return;
-      this.unlead();
-      this.watch.heard();
+      this.stopLeading();
+      this.silenceTimer.heard();
       this.ask();
     });
   }
@@ -155,25 +155,25 @@ export class LeaderLink {
     this.hub = new Hub();
     this.windows = new Map();
     this.channel.postMessage({ to: "all", message: { kind: "joined" } });
-    this.hear({ kind: "joined" });
+    this.onMessage({ kind: "joined" });
     return new Promise((done) => signal.addEventListener("abort", done));
   }
 
-  unlead() {
+  stopLeading() {
     this.hub?.end();
     this.hub = null;
   }
 
   takeOver() {
-    this.watch.heard();
+    this.silenceTimer.heard();
     if (!this.hub) this.ask({ steal: true });
   }
 
-  take({ from, to, message }) {
-    if (to === "hub" && this.hub) this.hub.take(this.windowOf(from), message);
+  receive({ from, to, message }) {
+    if (to === "hub" && this.hub) this.hub.onMessage(this.windowOf(from), message);
     if (to !== this.id && to !== "all") return;
-    this.watch.heard();
-    this.hear(message);
+    this.silenceTimer.heard();
+    this.onMessage(message);
   }
 
   windowOf(id) {
@@ -184,23 +184,23 @@ export class LeaderLink {
     return this.windows.get(id);
   }
 
-  say(message) {
+  send(message) {
     if (!this.hub) return void this.channel?.postMessage({ from: this.id, to: "hub", message });
-    this.mine ||= { send: (answer) => queueMicrotask(() => this.hear(answer)) };
-    this.hub.take(this.mine, message);
+    this.mine ||= { send: (answer) => queueMicrotask(() => this.onMessage(answer)) };
+    this.hub.onMessage(this.mine, message);
   }
 
   stop() {
-    this.watch.end();
+    this.silenceTimer.end();
     this.stopping?.abort();
-    this.unlead();
+    this.stopLeading();
     this.channel?.close();
     this.channel = null;
   }
 }
 
-export function makeLink(hear) {
-  if (window.SharedWorker) return new WorkerLink(hear);
-  if (window.BroadcastChannel && navigator.locks) return new LeaderLink(hear);
-  return new OwnLink(hear);
+export function makeLink(onMessage) {
+  if (window.SharedWorker) return new WorkerLink(onMessage);
+  if (window.BroadcastChannel && navigator.locks) return new LeaderLink(onMessage);
+  return new OwnLink(onMessage);
 }

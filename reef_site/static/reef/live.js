@@ -1,30 +1,30 @@
-// What the server tells of, as this window wants to hear it. All windows of a browser share their
-// streams (hub.js); a window that nobody looks at follows nothing, also one that was opened so.
+// Subscriptions of this window to the server's events. All windows of a browser share their streams
+// (hub.js); a hidden window subscribes to nothing.
 import { badge } from "./badge.js";
 import { makeLink } from "./links.js";
 
 const LEAVE_AFTER = 3_000;
 const ALIVE_EVERY = 5_000;
 
-const wants = new Map(); // Address → {type, after, hear}
+const subscriptions = new Map(); // URL → {type, after, onMessage}
 let joined = false;
 let leaving = 0;
 
-function hear(message) {
+function onMessage(message) {
   if (message.kind === "joined" || message.kind === "lost") return void (joined && followAll());
-  const want = wants.get(message.topic);
-  if (!want || !joined) return;
-  if (message.id !== null) want.after = message.id;
+  const subscription = subscriptions.get(message.topic);
+  if (!subscription || !joined) return;
+  if (message.id !== null) subscription.after = message.id;
   if (message.kind === "open" || message.kind === "error") badge.connected(message.kind === "open");
-  want.hear(message.kind, JSON.parse(message.data), message.id);
+  subscription.onMessage(message.kind, JSON.parse(message.data), message.id);
 }
 
-const link = makeLink(hear);
+const link = makeLink(onMessage);
 
-const say = (topic, want) => link.say({ do: "follow", topic, type: want.type, after: want.after });
+const send = (topic, { type, after }) => link.send({ do: "follow", topic, type, after });
 
 function followAll() {
-  for (const [topic, want] of wants) say(topic, want);
+  for (const [topic, subscription] of subscriptions) send(topic, subscription);
 }
 
 function join() {
@@ -35,45 +35,45 @@ function join() {
   link.start();
 }
 
-function part() {
+function leave() {
   joined = false;
-  link.say({ do: "bye" });
+  link.send({ do: "bye" });
   link.stop();
 }
 
-function follow(topic, want) {
-  wants.set(topic, want);
-  if (joined) say(topic, want);
+function follow(topic, subscription) {
+  subscriptions.set(topic, subscription);
+  if (joined) send(topic, subscription);
   else join();
 }
 
-// Hear of changes in the fleet: `hear(kind, data)` with the kinds of GET /events, and "open" when
-// the stream begins, after which anything may have changed.
+// Subscribe to changes in the fleet: `listener(kind, data)` gets the kinds of GET /events, and "open"
+// when the stream begins, after which anything may have changed.
 export function onEvents(listener) {
   const topic = document.documentElement.dataset.events;
-  const earlier = wants.get(topic)?.hear;
+  const earlier = subscriptions.get(topic)?.onMessage;
   const all = (kind, data) => {
     earlier?.(kind, data);
     listener(kind, data);
   };
-  follow(topic, { type: "events", after: null, hear: all });
+  follow(topic, { type: "events", after: null, onMessage: all });
 }
 
-// Hear a transcript from the change `after` on. Gives what ends it.
+// Subscribe to a transcript from the change `after` on. Returns a function that unsubscribes.
 export function onTranscript(topic, after, listener) {
-  follow(topic, { type: "transcript", after, hear: listener });
+  follow(topic, { type: "transcript", after, onMessage: listener });
   return () => {
-    wants.delete(topic);
-    if (joined) link.say({ do: "leave", topic });
+    subscriptions.delete(topic);
+    if (joined) link.send({ do: "leave", topic });
   };
 }
 
 document.addEventListener("visibilitychange", () => {
-  if (!wants.size) return;
+  if (!subscriptions.size) return;
   if (!document.hidden) join();
-  else if (joined) leaving = setTimeout(part, LEAVE_AFTER);
+  else if (joined) leaving = setTimeout(leave, LEAVE_AFTER);
 });
-// A page that is kept for the Back button hears nothing, and is told all when it comes back.
-addEventListener("pagehide", () => joined && part());
-addEventListener("pageshow", (event) => event.persisted && wants.size && join());
-setInterval(() => joined && link.say({ do: "alive" }), ALIVE_EVERY);
+// A page in the back/forward cache is unsubscribed; it subscribes again when it is shown.
+addEventListener("pagehide", () => joined && leave());
+addEventListener("pageshow", (event) => event.persisted && subscriptions.size && join());
+setInterval(() => joined && link.send({ do: "alive" }), ALIVE_EVERY);

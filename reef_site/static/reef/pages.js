@@ -1,46 +1,46 @@
-// Keeps the parts that are marked data-live up to date: fetched again (by htmx) soon after the
-// server tells of a change of the kinds they name, and every so often in any case.
+// Live regions: elements with data-live are fetched again (by htmx) soon after the server reports a
+// change of one of the kinds that they name, and periodically in any case.
 import { badge } from "./badge.js";
 import { tick } from "./base.js";
 import { onEvents } from "./live.js";
 import { keepFresh } from "./refresh.js";
-import { failureOf, isOver, postForm, RequestFailed } from "./requests.js";
+import { failureOf, isSignInPage, postForm, RequestFailed } from "./requests.js";
 import { isSelected, unselected } from "./selection.js";
 
-// Have htmx fetch the part; an answer that finds something selected in it is thrown away.
-function fetchPart(part) {
+// Let htmx fetch the region; the response is discarded if the reader has selected text in it.
+function fetchPart(region) {
   return new Promise((done, fail) => {
-    part.addEventListener(
+    region.addEventListener(
       "htmx:afterRequest",
       ({ detail: { successful, xhr } }) => {
-        if (successful && !isOver(xhr.responseURL)) return done();
+        if (successful && !isSignInPage(xhr.responseURL)) return done();
         const type = xhr.getResponseHeader("Content-Type") || "";
         fail(xhr.status ? failureOf(type, xhr.responseText, xhr.status) : new RequestFailed("reef does not answer."));
       },
       { once: true },
     );
-    htmx.trigger(part, "refresh");
+    htmx.trigger(region, "refresh");
   });
 }
 
-async function refresh(part) {
-  await unselected(part);
-  await fetchPart(part);
-  if (isSelected(part)) await refresh(part);
+async function refresh(region) {
+  await unselected(region);
+  await fetchPart(region);
+  if (isSelected(region)) await refresh(region);
 }
 
 document.addEventListener("htmx:beforeSwap", (event) => {
   const { target, xhr } = event.detail;
-  if (isOver(xhr.responseURL) || isSelected(target)) event.detail.shouldSwap = false;
+  if (isSignInPage(xhr.responseURL) || isSelected(target)) event.detail.shouldSwap = false;
 });
-// What is unfolded stays unfolded.
-const unfolded = new Set();
+// Open details stay open.
+const openDetails = new Set();
 document.addEventListener("htmx:beforeSwap", ({ detail: { target } }) => {
-  unfolded.clear();
-  for (const details of target.querySelectorAll("details[id][open]")) unfolded.add(details.id);
+  openDetails.clear();
+  for (const details of target.querySelectorAll("details[id][open]")) openDetails.add(details.id);
 });
 document.addEventListener("htmx:afterSwap", ({ detail: { target } }) => {
-  for (const id of unfolded) {
+  for (const id of openDetails) {
     const details = document.getElementById(id);
     if (details && target.contains(details)) details.open = true;
   }
@@ -48,15 +48,15 @@ document.addEventListener("htmx:afterSwap", ({ detail: { target } }) => {
   tick();
 });
 
-function begin(part) {
-  const kinds = part.dataset.live.split(" ");
-  const wake = keepFresh(part.id, () => refresh(part));
+function init(region) {
+  const kinds = region.dataset.live.split(" ");
+  const wake = keepFresh(region.id, () => refresh(region));
   onEvents((kind) => {
     if (kinds.includes(kind)) wake();
     if (kind === "open") wake.now();
   });
-  // Forms that change only what this part shows.
-  part.addEventListener("submit", async (event) => {
+  // Forms that change only what this region shows.
+  region.addEventListener("submit", async (event) => {
     const form = event.target;
     if (!form.matches("form[data-script]")) return;
     event.preventDefault();
@@ -73,4 +73,4 @@ function begin(part) {
   });
 }
 
-document.querySelectorAll("[data-live]").forEach(begin);
+document.querySelectorAll("[data-live]").forEach(init);

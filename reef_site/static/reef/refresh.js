@@ -1,15 +1,15 @@
-// A part of the page that is fetched again: soon after each change, one request at a time, and
-// after failures at longer and longer intervals. The badge tells how that goes.
+// Refresh a part of the page: soon after each change, one request at a time, with growing intervals
+// after failures. The badge shows problems.
 import { badge } from "./badge.js";
 import { RequestFailed } from "./requests.js";
 
-const LONGEST_PAUSE = 30_000;
-const IN_ANY_CASE = 20_000;
+const MAX_PAUSE = 30_000;
+const DEFAULT_INTERVAL = 20_000;
 
-// Gives `wake()`, which says that something changed; `wake.now()` also forgets failures.
-// `soonest` is the least time between two runs; where the server is slow it is `slower` times the
-// time that the last run took.
-export function keepFresh(name, work, { soonest = 1000, slower = 8, often = IN_ANY_CASE } = {}) {
+// Returns `wake()`, to be called after a change; `wake.now()` also resets failures. `soonest` is the
+// shortest time between two runs in milliseconds; if the server is slow, it is `slower` times the
+// duration of the last run.
+export function keepFresh(name, work, { minInterval = 1000, slowdown = 8, interval = DEFAULT_INTERVAL } = {}) {
   let wanted = false;
   let running = false;
   let timer = 0;
@@ -18,8 +18,8 @@ export function keepFresh(name, work, { soonest = 1000, slower = 8, often = IN_A
   let ended = -Infinity;
 
   function due() {
-    if (failures) return ended + Math.min(1000 * 2 ** (failures - 1), LONGEST_PAUSE);
-    return began + Math.max(soonest, (ended - began) * slower || 0);
+    if (failures) return ended + Math.min(1000 * 2 ** (failures - 1), MAX_PAUSE);
+    return began + Math.max(minInterval, (ended - began) * slowdown || 0);
   }
 
   function wake() {
@@ -57,9 +57,9 @@ export function keepFresh(name, work, { soonest = 1000, slower = 8, often = IN_A
     if (wanted) wake();
   }
 
-  const back = () => (often || wanted) && wake.now();
-  document.addEventListener("visibilitychange", () => document.hidden || back());
-  addEventListener("pageshow", (event) => event.persisted && back());
-  if (often) setInterval(wake, often);
+  const resume = () => (interval || wanted) && wake.now();
+  document.addEventListener("visibilitychange", () => document.hidden || resume());
+  addEventListener("pageshow", (event) => event.persisted && resume());
+  if (interval) setInterval(wake, interval);
   return wake;
 }

@@ -1,4 +1,4 @@
-// Requests of the page's scripts: what fails says the server's own sentence.
+// Requests of the page's scripts. Failures carry the server's own sentence.
 import { badge } from "./badge.js";
 
 const TIMEOUT = 60_000;
@@ -17,16 +17,16 @@ export function parse(html) {
   return holder.content;
 }
 
-const isSignIn = (answer) => new URL(answer.url).pathname === root.dataset.signin;
+const isSignIn = (response) => new URL(response.url).pathname === root.dataset.signin;
 
-// Whether an answer that somebody else has fetched is the sign-in page.
-export function isOver(url) {
+// Whether a response with this final URL is the sign-in page, for requests made by htmx.
+export function isSignInPage(url) {
   const over = Boolean(url) && isSignIn({ url });
   if (url) signedOut(over);
   return over;
 }
 
-// Say so, and leave the page as it is: somebody may have written something.
+// Show a note and leave the page as it is, because it may contain unsaved text.
 function signedOut(yes) {
   badge.signedOut(yes);
   const note = document.getElementById("signed-out");
@@ -40,39 +40,39 @@ function signedOut(yes) {
   document.getElementById("main").prepend(fresh);
 }
 
-const ended = () => new RequestFailed("Your sign-in has ended. Sign in again.", 401);
+const signedOutError = () => new RequestFailed("Your sign-in has ended. Sign in again.", 401);
 
-export async function ask(url, options = {}) {
+export async function request(url, options = {}) {
   const headers = { "Reef-Script": "1", ...options.headers };
-  // What changes something is never given up: the server answers in the end, be it in words.
+  // Requests that change something have no time limit: the server responds in any case.
   const signal = options.method ? undefined : AbortSignal.timeout(TIMEOUT);
-  let answer;
+  let response;
   try {
-    answer = await fetch(url, { signal, ...options, headers });
+    response = await fetch(url, { signal, ...options, headers });
   } catch (error) {
     if (error instanceof TypeError || error.name === "TimeoutError")
       throw new RequestFailed("reef does not answer.");
     throw error;
   }
-  if (isSignIn(answer)) {
+  if (isSignIn(response)) {
     signedOut(true);
-    throw ended();
+    throw signedOutError();
   }
   signedOut(false);
-  return answer;
+  return response;
 }
 
-// Why an answer is no good, in the server's words.
-export async function failure(answer) {
-  if (answer.status === 403) {
-    // The form's token goes with the sign-in, and is looked at first.
+// Make an error from a response, with the server's sentence.
+export async function failure(response) {
+  if (response.status === 403) {
+    // A signed-out form fails by its CSRF token first, so check the sign-in.
     const probe = await fetch(location.href, { method: "HEAD" }).catch(() => null);
     if (probe && isSignIn(probe)) {
       signedOut(true);
-      return ended();
+      return signedOutError();
     }
   }
-  return failureOf(answer.headers.get("Content-Type") || "", await answer.text(), answer.status);
+  return failureOf(response.headers.get("Content-Type") || "", await response.text(), response.status);
 }
 
 export function failureOf(type, text, status) {
@@ -93,22 +93,22 @@ function sentence(type, text) {
 }
 
 export async function get(url, options) {
-  const answer = await ask(url, options);
-  if (!answer.ok) throw await failure(answer);
-  return parse(await answer.text());
+  const response = await request(url, options);
+  if (!response.ok) throw await failure(response);
+  return parse(await response.text());
 }
 
-const token = () => JSON.parse(document.body.getAttribute("hx-headers"))["X-CSRFToken"];
+const csrfToken = () => JSON.parse(document.body.getAttribute("hx-headers"))["X-CSRFToken"];
 
 export function postJson(url, body) {
-  const headers = { "Content-Type": "application/json", "X-CSRFToken": token() };
+  const headers = { "Content-Type": "application/json", "X-CSRFToken": csrfToken() };
   return get(url, { method: "POST", headers, body: JSON.stringify(body) });
 }
 
 export async function postForm(form) {
   const body = new URLSearchParams(new FormData(form));
   const done = badge.fetching("form");
-  const answer = await ask(form.action, { method: "POST", body }).finally(() => done(true));
-  if (!answer.ok) throw await failure(answer);
-  return { fragment: parse(await answer.text()), key: answer.headers.get("Reef-Key") };
+  const response = await request(form.action, { method: "POST", body }).finally(() => done(true));
+  if (!response.ok) throw await failure(response);
+  return { fragment: parse(await response.text()), key: response.headers.get("Reef-Key") };
 }

@@ -1,6 +1,6 @@
-// What the reader has selected is left alone: changes of that part of the page wait.
+// Selected text is not replaced: updates of that part of the page wait.
 
-const waiting = new Map(); // Element → what to do when nothing in it is selected any more.
+const waiting = new Map(); // Element → function to call when nothing in it is selected any more.
 let onWaiting = () => {};
 
 export function isSelected(element) {
@@ -9,7 +9,7 @@ export function isSelected(element) {
   return element.contains(selection.anchorNode) || element.contains(selection.focusNode);
 }
 
-// Act now, or once when the selection has left the element; the newest of several acts.
+// Call `act` now, or when the selection has left the element; of several calls the last one wins.
 export function unlessSelected(element, act) {
   if (!isSelected(element)) {
     waiting.delete(element);

@@ -161,7 +161,7 @@ def test_pages_show_the_host_and_its_lieutenants(client: Client) -> None:
     with_agent(on_box1())
     client.force_login(auth.make_operator())
     overview = client.get("/").content.decode()
-    assert "Needs a look" in overview
+    assert "Needs attention" in overview
     assert "1 lieutenant belongs to it: host box1 does not answer since" in overview
     for path in ("/lieutenants/", "/lieutenants/neo/", "/hosts/"):
         assert "host box1 does not answer since" in client.get(path).content.decode(), path

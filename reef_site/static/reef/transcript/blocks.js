@@ -1,18 +1,18 @@
-// The transcript's blocks: what is being said is appended as plain text, what is final is fetched as
-// the server renders it.
+// The blocks of the transcript: unfinished text is appended as plain text, finished blocks are fetched
+// as rendered by the server.
 import { tick } from "../base.js";
 import { get } from "../requests.js";
 import { keepFresh } from "../refresh.js";
 import { isSelected, unlessSelected } from "../selection.js";
-import { follow, isPinned } from "./reading.js";
+import { follow, isPinned } from "./scrolling.js";
 import { replace } from "./swap.js";
 
 const byId = (id) => document.getElementById(id);
-const one = byId("one");
+const page = byId("one");
 const number = (block) => Number(block.id.slice(1));
 const blockOf = (id) => byId(`e${id}`);
-// Deltas of entries that the page has no block for yet, by entry.
-const early = new Map();
+// Deltas of entries that have no block on the page yet, by entry.
+const earlyDeltas = new Map();
 
 function place(block) {
   byId("nothing-said")?.remove();
@@ -23,10 +23,10 @@ function place(block) {
   else blocks.prepend(block);
 }
 
-function make(entry) {
-  const mould = byId(`mould-${entry.kind}`);
-  if (!mould) return null;
-  const block = mould.content.firstElementChild.cloneNode(true);
+function createBlock(entry) {
+  const template = byId(`mould-${entry.kind}`);
+  if (!template) return null;
+  const block = template.content.firstElementChild.cloneNode(true);
   block.id = `e${entry.id}`;
   if (entry.callId) block.dataset.call = entry.callId;
   block.querySelector("details")?.setAttribute("id", `d${entry.id}`);
@@ -36,8 +36,8 @@ function make(entry) {
   return block;
 }
 
-// The text node that a block's words are appended to.
-function words(block) {
+// The text node that a block's text is appended to.
+function textNodeOf(block) {
   const place = block.querySelector("[data-said]");
   if (!place) return null;
   if (place.firstChild?.nodeType !== Node.TEXT_NODE) place.replaceChildren("");
@@ -46,21 +46,21 @@ function words(block) {
 }
 
 export function onEntry(entry) {
-  answerChanged(entry.answerId);
+  turnChanged(entry.answerId);
   if (entry.final) {
-    want(entry.id);
+    fetchSoon(entry.id);
   } else if (entry.kind === "tool_result") {
     showRunning(entry);
   } else {
-    const block = blockOf(entry.id) || make(entry);
-    const said = block && words(block);
-    if (said) write(said.parentElement, entry.text);
+    const block = blockOf(entry.id) || createBlock(entry);
+    const textNode = block && textNodeOf(block);
+    if (textNode) write(textNode.parentElement, entry.text);
   }
   follow();
 }
 
 function showRunning(entry) {
-  const block = callOf(entry) || blockOf(entry.id) || make(entry);
+  const block = callOf(entry) || blockOf(entry.id) || createBlock(entry);
   if (!block) return;
   const output = block.querySelector("[data-output]");
   output.hidden = false;
@@ -74,12 +74,12 @@ function showRunning(entry) {
   block.querySelector(".tool-state").textContent = "running";
 }
 
-// Without a terminal's codes; `terminal.py` does the same when it is final.
+// Strip terminal codes; `terminal.py` does the same for finished blocks.
 const CODES = /\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)/g;
 const plain = (text) =>
   text.replace(CODES, "").replace(/\r\n/g, "\n").replace(/[^\n]*\r(?=[^\n])/g, "");
 
-// Appending leaves alone what is selected, as long as what stands there goes on.
+// Append if possible, which keeps the selection.
 function write(output, text) {
   const node = output.firstChild;
   if (node?.nodeType === Node.TEXT_NODE && output.childNodes.length === 1 && text.startsWith(node.data))
@@ -95,77 +95,77 @@ function callOf(entry) {
 
 export function onDelta(delta, rev) {
   const block = blockOf(delta.entry);
-  const said = block && words(block);
-  if (said) {
-    said.appendData(delta.text);
+  const textNode = block && textNodeOf(block);
+  if (textNode) {
+    textNode.appendData(delta.text);
     follow();
   } else {
-    if (!early.has(delta.entry)) want(delta.entry);
-    early.set(delta.entry, [...(early.get(delta.entry) || []), [rev, delta.text]]);
+    if (!earlyDeltas.has(delta.entry)) fetchSoon(delta.entry);
+    earlyDeltas.set(delta.entry, [...(earlyDeltas.get(delta.entry) || []), [rev, delta.text]]);
   }
 }
 
-// An answer's last block carries its line, which comes only when the answer is over.
-let answer = null;
-let lastOfAnswer = 0;
+// The last block of a turn carries its footer, which exists only when the turn has ended.
+let turn = null;
+let lastOfTurn = 0;
 
-function answerChanged(id) {
-  if (answer !== null && id !== answer) wantLast();
-  answer = id ?? null;
+function turnChanged(id) {
+  if (turn !== null && id !== turn) fetchLastBlock();
+  turn = id ?? null;
 }
 
-function wantLast() {
-  if (lastOfAnswer) want(lastOfAnswer);
-  lastOfAnswer = 0;
+function fetchLastBlock() {
+  if (lastOfTurn) fetchSoon(lastOfTurn);
+  lastOfTurn = 0;
 }
 
-export function answerIsOver() {
-  wantLast();
-  answer = null;
+export function turnEnded() {
+  fetchLastBlock();
+  turn = null;
 }
 
-// The whole transcript anew.
+// Load the whole transcript again.
 export async function reload() {
-  const fragment = await get(one.dataset.transcriptUrl);
+  const fragment = await get(page.dataset.transcriptUrl);
   byId("transcript").replaceChildren(...fragment.childNodes);
-  early.clear();
+  earlyDeltas.clear();
 }
 
-// -- blocks that are final, fetched together --------------------------------------------------
+// -- finished blocks, fetched in batches ------------------------------------------------------
 
-const wanted = new Set();
+const pending = new Set();
 
-async function fetchWanted() {
-  if (!wanted.size) return;
-  const ids = [...wanted].slice(0, 100);
-  const fragment = await get(`${one.dataset.entriesUrl}?ids=${ids.join(",")}`);
-  ids.forEach((id) => wanted.delete(id));
-  [...fragment.children].forEach(settle);
+async function fetchPending() {
+  if (!pending.size) return;
+  const ids = [...pending].slice(0, 100);
+  const fragment = await get(`${page.dataset.entriesUrl}?ids=${ids.join(",")}`);
+  ids.forEach((id) => pending.delete(id));
+  [...fragment.children].forEach(showFinal);
   trim();
   tick();
   follow();
-  if (wanted.size) wake();
+  if (pending.size) wake();
 }
 
-const wake = keepFresh("blocks", fetchWanted, { soonest: 30, slower: 0, often: 0 });
+const wake = keepFresh("blocks", fetchPending, { minInterval: 30, slowdown: 0, interval: 0 });
 
-function want(id) {
-  wanted.add(id);
+function fetchSoon(id) {
+  pending.add(id);
   wake();
 }
 
-// A long day's transcript is not all kept in the page; the earlier part is a click away.
-const MOST_BLOCKS = 500;
+// Long transcripts are trimmed on the page; a link loads the earlier part.
+const MAX_BLOCKS = 500;
 const KEPT_BLOCKS = 300;
 
 function trim() {
   const blocks = byId("blocks");
-  if (!isPinned() || isSelected(blocks) || blocks.childElementCount <= MOST_BLOCKS) return;
+  if (!isPinned() || isSelected(blocks) || blocks.childElementCount <= MAX_BLOCKS) return;
   while (blocks.childElementCount > KEPT_BLOCKS) blocks.firstElementChild.remove();
   const before = `?before=${number(blocks.firstElementChild)}`;
   const link = byId("earlier") || earlierLink();
   link.href = before;
-  link.dataset.url = one.dataset.transcriptUrl + before;
+  link.dataset.url = page.dataset.transcriptUrl + before;
 }
 
 function earlierLink() {
@@ -174,24 +174,24 @@ function earlierLink() {
   return link.firstElementChild;
 }
 
-function settle(block) {
+function showFinal(block) {
   const old = byId(block.id);
   if (block.dataset.result) byId(`e${block.dataset.result}`)?.remove();
   if (!old) {
     place(block);
-    say(block);
+    appendEarlyDeltas(block);
   } else if (Number(block.dataset.rev) >= Number(old.dataset.rev) && !("open" in block.dataset)) {
     replace(old, block);
   }
-  lastOfAnswer = Math.max(lastOfAnswer, number(block), Number(block.dataset.result || 0));
+  lastOfTurn = Math.max(lastOfTurn, number(block), Number(block.dataset.result || 0));
 }
 
-// What came before the block did and is not yet in its text.
-function say(block) {
-  const said = early.size && words(block);
+// Append deltas that arrived before the block and are not in its text yet.
+function appendEarlyDeltas(block) {
+  const textNode = earlyDeltas.size && textNodeOf(block);
   const rev = Number(block.dataset.rev);
-  for (const [at, text] of early.get(number(block)) || []) {
-    if (said && at > rev) said.appendData(text);
+  for (const [at, text] of earlyDeltas.get(number(block)) || []) {
+    if (textNode && at > rev) textNode.appendData(text);
   }
-  early.delete(number(block));
+  earlyDeltas.delete(number(block));
 }

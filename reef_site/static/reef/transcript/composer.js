@@ -1,12 +1,12 @@
-// The composer: what is written here is sent once, and is never lost.
+// The composer: a message is sent exactly once, and drafts are kept.
 import { postForm, RequestFailed } from "../requests.js";
-import { follow } from "./reading.js";
+import { follow } from "./scrolling.js";
 
 const SLOW_AFTER = 1000;
 const byId = (id) => document.getElementById(id);
-const one = byId("one");
+const page = byId("one");
 const composer = byId("composer");
-let tried = "";
+let lastTried = "";
 let whenSent = () => {};
 
 function newKey() {
@@ -14,7 +14,7 @@ function newKey() {
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-function tell(problem) {
+function showProblem(problem) {
   const place = byId("refused");
   place.hidden = !problem;
   place.textContent = problem;
@@ -24,24 +24,24 @@ async function send() {
   const text = composer.message;
   const button = byId("send");
   if (!text.value.trim() || button.disabled) return;
-  // The same words again are the same message; other words are another one.
-  const saying = `${composer.mode.value}\n${text.value}`;
-  if (tried && tried !== saying) composer.key.value = newKey();
-  tried = saying;
+  // Sending the same text again repeats the message; another text is a new message.
+  const current = `${composer.mode.value}\n${text.value}`;
+  if (lastTried && lastTried !== current) composer.key.value = newKey();
+  lastTried = current;
   button.disabled = true;
   const slow = setTimeout(() => (button.textContent = "Sending…"), SLOW_AFTER);
   try {
     const { fragment, key } = await postForm(composer);
     text.value = "";
-    keep();
-    tried = "";
+    saveDraft();
+    lastTried = "";
     composer.key.value = key;
-    tell("");
+    showProblem("");
     whenSent(fragment);
     grow();
   } catch (error) {
     if (!(error instanceof RequestFailed)) throw error;
-    tell(`${error.message} Your text is kept.`);
+    showProblem(`${error.message} Your text is kept.`);
   } finally {
     clearTimeout(slow);
     button.textContent = "Send";
@@ -51,10 +51,10 @@ async function send() {
   }
 }
 
-// Words that were not sent yet outlive a look at another page of this tab.
-const draft = `reef:draft:${one.dataset.nowUrl}`;
+// Unsent text survives a visit to another page in this tab.
+const draft = `reef:draft:${page.dataset.nowUrl}`;
 
-function keep() {
+function saveDraft() {
   try {
     if (composer.message.value) sessionStorage.setItem(draft, composer.message.value);
     else sessionStorage.removeItem(draft);
@@ -63,7 +63,7 @@ function keep() {
   }
 }
 
-function bringBack() {
+function restoreDraft() {
   try {
     composer.message.value ||= sessionStorage.getItem(draft) || "";
   } catch {
@@ -78,8 +78,8 @@ function grow() {
   text.style.height = `${Math.min(text.scrollHeight + 2, innerHeight * 0.4)}px`;
 }
 
-// `act` gets what the server renders when a message was taken.
-export function beginToSend(act) {
+// `act` gets the fragment that the server renders after it has accepted a message.
+export function initComposer(act) {
   if (!composer || byId("send").disabled) return;
   whenSent = act;
   composer.addEventListener("submit", (event) => {
@@ -88,9 +88,9 @@ export function beginToSend(act) {
   });
   composer.message.addEventListener("input", () => {
     grow();
-    keep();
+    saveDraft();
   });
-  bringBack();
+  restoreDraft();
   composer.message.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) {
       event.preventDefault();

@@ -1,11 +1,11 @@
-// Elements that the server renders, put in the place of those that are shown.
+// Replacing elements by newly rendered ones.
 import { badge } from "../badge.js";
 import { tick } from "../base.js";
 import { unlessSelected } from "../selection.js";
 
 const byId = (id) => document.getElementById(id);
 
-// Put each element in the place of the one with its id. What was unfolded and focused stays so.
+// Replace each element by id. Open details and the focus are kept.
 export function swap(fragment) {
   for (const fresh of [...fragment.children]) {
     const old = byId(fresh.id);
@@ -29,7 +29,7 @@ function putInPlace(old, fresh) {
   if (focused) byId(focused)?.focus({ preventScroll: true });
 }
 
-// What unfolded by itself folds again; what the reader touched stays as the reader left it.
+// Details that opened automatically close again, unless the reader has clicked them.
 document.addEventListener("click", (event) => {
   delete event.target.closest("summary")?.parentElement.dataset.auto;
 });

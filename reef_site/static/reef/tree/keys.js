@@ -1,24 +1,24 @@
-// Keyboard and pointer in the live tree.
-import { block } from "./asking.js";
-import * as beside from "./beside.js";
+// Keyboard and mouse in the live tree.
+import { block } from "./common.js";
+import * as panel from "./side_panel.js";
 import {
-  childrenOf, focus, fold, isMore, isNode, isOpen, isRoof, last, more, next, parentOf, previous, tree, unfold,
+  childrenOf, focus, close, isMore, isNode, isOpen, isRootRow, last, more, next, parentOf, previous, tree, open,
 } from "./rows.js";
 
-const toggle = (row) => (isOpen(row) ? fold(row) : unfold(row));
-// The roof and groups stand for no VM.
-const isVM = (row) => (isNode(row) && !isRoof(row)) || Boolean(row.dataset.facts);
+const toggle = (row) => (isOpen(row) ? close(row) : open(row));
+// The root row and groups are not VMs.
+const isVM = (row) => (isNode(row) && !isRootRow(row)) || Boolean(row.dataset.facts);
 
 function act(row) {
   if (isMore(row)) more(row);
-  else if (isVM(row)) beside.show(row, true);
+  else if (isVM(row)) panel.show(row, true);
   else toggle(row);
 }
 
 let typed = "";
 let typedAt = 0;
 
-// Letters go to the next row whose name begins with them.
+// Typed letters move to the next row whose name begins with them.
 function seek(row, letter) {
   typed = performance.now() - typedAt > 800 ? letter : typed + letter;
   typedAt = performance.now();
@@ -32,8 +32,8 @@ function seek(row, letter) {
 const keys = {
   ArrowDown: (row) => focus(next(row)),
   ArrowUp: (row) => focus(previous(row)),
-  ArrowRight: (row) => (isOpen(row) ? focus(childrenOf(row)[0]) : unfold(row)),
-  ArrowLeft: (row) => (isOpen(row) && !isRoof(row) ? fold(row) : focus(parentOf(row))),
+  ArrowRight: (row) => (isOpen(row) ? focus(childrenOf(row)[0]) : open(row)),
+  ArrowLeft: (row) => (isOpen(row) && !isRootRow(row) ? close(row) : focus(parentOf(row))),
   Home: () => focus(tree().firstElementChild),
   End: () => focus(last()),
   Enter: (row) => act(row),
@@ -53,11 +53,11 @@ block.addEventListener("keydown", (event) => {
 
 block.addEventListener("click", (event) => {
   if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
-  if (event.target.closest("[data-close]")) return beside.close();
+  if (event.target.closest("[data-close]")) return panel.close();
   const link = event.target.closest("a[data-beside]");
   if (link) {
     event.preventDefault();
-    beside.fill(link.dataset.beside);
+    panel.fill(link.dataset.beside);
   }
   const row = event.target.closest('[role="treeitem"]');
   if (!row) return;

@@ -2,6 +2,6 @@
 if (document.getElementById("fleet-tree")) {
   await import("./search.js");
   await import("./keys.js");
-  // Of an earlier moment there is nothing new.
-  if (document.getElementById("fleet-tree").dataset.newsUrl) await import("./news.js");
+  // The tree at an earlier time does not change.
+  if (document.getElementById("fleet-tree").dataset.newsUrl) await import("./updates.js");
 }

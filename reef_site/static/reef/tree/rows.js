@@ -1,16 +1,16 @@
-// The live tree's rows: how they lie under each other, folding and unfolding by fetching.
+// Rows of the live tree: their order, and opening and closing them.
 //
-// Rows lie flat, one after the other, with their level in aria-level: so a chain of thousands is
-// no deep document. A row's element stays for as long as its VM is shown; only its inside changes.
-// Rows with a data-key are nodes, or the roof ("0"), or the group of those without a node.
+// Rows are flat siblings with their level in aria-level, so that a chain of thousands is not a deep
+// document. A row's element stays as long as its VM is shown; only its content changes. Rows with a
+// data-key are nodes, or the root row ("0"), or the group of unplaced VMs.
 import { tick } from "../base.js";
-import { byId, get, sayFailure, urls } from "./asking.js";
+import { byId, get, showFailure, urls } from "./common.js";
 
 export const tree = () => byId("tree");
 export const level = (row) => Number(row.getAttribute("aria-level"));
 export const isOpen = (row) => row.getAttribute("aria-expanded") === "true";
 export const isFolder = (row) => row.hasAttribute("aria-expanded");
-export const isRoof = (row) => row.dataset.key === "0";
+export const isRootRow = (row) => row.dataset.key === "0";
 export const isNode = (row) => /^[0-9]+$/.test(row.dataset.key || "");
 export const isMore = (row) => row.classList.contains("more");
 export const isFiltered = () => "filtered" in tree().dataset;
@@ -33,15 +33,15 @@ export function last() {
   return row && row.hidden ? previous(row) : row;
 }
 
-// All rows below this one that are in the page, shown or folded away.
-export function below(row) {
+// All descendants of this row on the page, visible or not.
+export function descendants(row) {
   const found = [];
   for (let each = row.nextElementSibling; each && level(each) > level(row); each = each.nextElementSibling)
     found.push(each);
   return found;
 }
 
-export const childrenOf = (row) => below(row).filter((each) => level(each) === level(row) + 1);
+export const childrenOf = (row) => descendants(row).filter((each) => level(each) === level(row) + 1);
 
 export function parentOf(row) {
   let other = row.previousElementSibling;
@@ -57,22 +57,22 @@ export function focus(row) {
   row.scrollIntoView({ block: "nearest" });
 }
 
-// A fold hides what was fetched, and shows it again with what was unfolded inside.
+// Hide or show descendants; rows that are open inside stay open.
 export function paint(row) {
   let shut = isOpen(row) ? Infinity : level(row);
-  for (const each of below(row)) {
+  for (const each of descendants(row)) {
     each.hidden = level(each) > shut;
     if (each.hidden) continue;
     shut = isFolder(each) && !isOpen(each) ? level(each) : Infinity;
   }
 }
 
-// Of an earlier moment there are no news.
-const moment = urls.at ? { at: urls.at } : {};
-export const childrenUrl = (key, words) =>
-  `${urls.childrenUrl}${key}?${new URLSearchParams({ ...moment, ...words })}`;
+// Parameters of the tree at an earlier time.
+const timeParams = urls.at ? { at: urls.at } : {};
+export const childrenUrl = (key, params) =>
+  `${urls.childrenUrl}${key}?${new URLSearchParams({ ...timeParams, ...params })}`;
 
-export async function unfold(row) {
+export async function open(row) {
   if (!isFolder(row) || isOpen(row)) return;
   row.setAttribute("aria-expanded", "true");
   if (row.dataset.loaded || childrenOf(row).length) return paint(row);
@@ -85,17 +85,17 @@ export async function unfold(row) {
     tick();
   } catch (error) {
     row.setAttribute("aria-expanded", "false");
-    sayFailure(error);
+    showFailure(error);
   }
   row.removeAttribute("aria-busy");
 }
 
-export function fold(row) {
-  if (!isOpen(row) || isRoof(row)) return;
-  const inside = below(row).includes(document.activeElement);
+export function close(row) {
+  if (!isOpen(row) || isRootRow(row)) return;
+  const inside = descendants(row).includes(document.activeElement);
   row.setAttribute("aria-expanded", "false");
-  // What a search left out comes when it is unfolded again.
-  if (isFiltered() && !row.dataset.loaded) below(row).forEach((each) => each.remove());
+  // Children that a search left out are fetched when the row is opened again.
+  if (isFiltered() && !row.dataset.loaded) descendants(row).forEach((each) => each.remove());
   paint(row);
   if (inside) focus(row);
 }
@@ -113,6 +113,6 @@ export async function more(row) {
     tick();
   } catch (error) {
     row.removeAttribute("aria-busy");
-    sayFailure(error);
+    showFailure(error);
   }
 }

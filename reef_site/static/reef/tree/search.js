@@ -1,32 +1,32 @@
-// Searching in the live tree, which is the whole tree anew as the address says.
+// Searching: the whole tree is fetched again for the query in the page's URL.
 import { tick } from "../base.js";
-import { ask, failure, parse } from "../requests.js";
-import { block, byId, say, sayFailure, urls } from "./asking.js";
+import { request, failure, parse } from "../requests.js";
+import { block, byId, showProblem, showFailure, urls } from "./common.js";
 import { focus, tree } from "./rows.js";
 
 const query = () => new URLSearchParams(location.search);
 
-// The row that had the focus has it again.
+// The focus stays on its row.
 export async function refill() {
-  const answer = await ask(`${urls.treeUrl}?${query()}`);
-  if (answer.status !== 400 && !answer.ok) throw await failure(answer);
-  say("");
+  const response = await request(`${urls.treeUrl}?${query()}`);
+  if (response.status !== 400 && !response.ok) throw await failure(response);
+  showProblem("");
   const focused = tree()?.contains(document.activeElement) ? document.activeElement.id : "";
-  byId("tree-part").replaceChildren(parse(await answer.text()));
-  byId("tree-q").toggleAttribute("aria-invalid", answer.status === 400);
+  byId("tree-part").replaceChildren(parse(await response.text()));
+  byId("tree-q").toggleAttribute("aria-invalid", response.status === 400);
   if (focused) focus(byId(focused) || tree()?.firstElementChild);
   tick();
 }
 
-async function search(words) {
-  const url = words ? `?${new URLSearchParams({ q: words })}` : urls.pageUrl;
+async function search(text) {
+  const url = text ? `?${new URLSearchParams({ q: text })}` : urls.pageUrl;
   history.pushState(null, "", url);
-  await refill().catch(sayFailure);
+  await refill().catch(showFailure);
 }
 
 block.addEventListener("submit", (event) => {
   const form = event.target;
-  // On other pages the form leads to the tree's own.
+  // On other pages the form opens the tree's page.
   const here = location.pathname === new URL(urls.pageUrl, location).pathname;
   if (form.id !== "tree-search" || !here) return;
   event.preventDefault();
@@ -36,5 +36,5 @@ block.addEventListener("submit", (event) => {
 addEventListener("popstate", () => {
   if (urls.at) return;
   byId("tree-q").value = query().get("q") || "";
-  refill().catch(sayFailure);
+  refill().catch(showFailure);
 });

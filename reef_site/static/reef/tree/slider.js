@@ -1,4 +1,4 @@
-// The slider says its moment while it is moved, and goes there when it is let go.
+// The slider shows its time while it is moved, and loads the tree of that time when it is released.
 const slider = document.getElementById("second");
 const says = document.getElementById("slider-says");
 

@@ -1,29 +1,29 @@
-// The live tree keeps itself up to date. The server says which VMs changed, and the page fetches the
-// rows of those that are in sight.
+// Updates of the live tree. The server reports which VMs changed, and the page fetches the visible
+// rows among them.
 import { tick } from "../base.js";
 import { onEvents } from "../live.js";
 import { keepFresh } from "../refresh.js";
 import { isSelected, unlessSelected, unselected } from "../selection.js";
-import { block, byId, get, post, urls } from "./asking.js";
-import * as beside from "./beside.js";
+import { block, byId, get, post, urls } from "./common.js";
+import * as panel from "./side_panel.js";
 import {
-  below, childrenOf, childrenUrl, focus, isFiltered, isFolder, isMore, isNode, isOpen, isRoof, level, paint,
+  descendants, childrenOf, childrenUrl, focus, isFiltered, isFolder, isMore, isNode, isOpen, isRootRow, level, paint,
   parentOf, previous, rowOf, tree,
 } from "./rows.js";
 import { refill } from "./search.js";
 
-const MOST_CHANGED = 200;
-const IN_ANY_CASE = 20000;
+const MAX_CHANGED = 200;
+const INTERVAL = 20000;
 
-// Ids of which news came; null is "many". Rows remember the last news that they were asked for.
+// Ids of changed VMs; null means "many". Rows store the number of the last update applied to them.
 let changed = new Set();
-let newest = 0;
-let handled = false; // Whether the reader unfolded something in a search's result.
+let lastUpdate = 0;
+let isExplored = false; // Whether the reader opened something in a search result.
 
-function onNews(ids) {
-  newest += 1;
+function onChanged(ids) {
+  lastUpdate += 1;
   if (ids && changed) ids.forEach((id) => changed.add(id));
-  if (!ids || (changed && changed.size > MOST_CHANGED)) changed = null;
+  if (!ids || (changed && changed.size > MAX_CHANGED)) changed = null;
   wake();
 }
 
@@ -32,31 +32,31 @@ async function refresh() {
   const ids = changed;
   changed = new Set();
   try {
-    if (!isFiltered() || handled) await renew(ids);
+    if (!isFiltered() || isExplored) await refreshRows(ids);
     else await unselected(tree()).then(refill);
-    await beside.renew(ids);
+    await panel.refresh(ids);
   } catch (error) {
     changed = null;
     throw error;
   }
-  roofLater();
+  scheduleRootRow();
 }
 
-// At most four times a second, less often where the server is slow; the last is never missed.
-const wake = keepFresh("tree", refresh, { soonest: 250, slower: 4, often: 0 });
+// At most four times a second, less often if the server is slow; the last change is never missed.
+const wake = keepFresh("tree", refresh, { minInterval: 250, slowdown: 4, interval: 0 });
 
-// The roof counts the whole fleet. Of a large one the server keeps the figures for a moment, and
-// says when they are worth asking for again.
-let roofTimer = 0;
+// The root row counts the whole fleet. For large fleets the server caches the counts and says when to
+// fetch them again.
+let rootRowTimer = 0;
 
-function roofLater() {
+function scheduleRootRow() {
   const again = Number(tree() && rowOf(0)?.dataset.again);
-  clearTimeout(roofTimer);
-  if (again) roofTimer = setTimeout(() => onNews([]), again);
+  clearTimeout(rootRowTimer);
+  if (again) rootRowTimer = setTimeout(() => onChanged([]), again);
 }
 
-// Nodes that can be seen now, or by little scrolling.
-function inSight() {
+// Rows of nodes that are visible, or nearly.
+function visibleRows() {
   const found = [];
   for (const row of tree().children) {
     if (row.hidden || !isNode(row)) continue;
@@ -66,23 +66,23 @@ function inSight() {
   return found.slice(0, 300);
 }
 
-// What is above a row: of all that is above those in sight, only this may be out of sight itself.
-function nodesOver(row) {
+// Ancestors of the first visible row; all other ancestors of visible rows are visible themselves.
+function ancestorsOf(row) {
   const found = [];
   for (let each = row && parentOf(row); each && found.length < 150; each = parentOf(each))
     if (isNode(each)) found.push(each);
   return found;
 }
 
-async function renew(ids) {
-  const rows = inSight();
-  const roof = rowOf(0);
-  const keys = [...rows, ...nodesOver(rows[0])].map((row) => Number(row.dataset.key));
-  const asked = [...new Set([...keys, 0])];
-  const mark = newest;
+async function refreshRows(ids) {
+  const rows = visibleRows();
+  const rootRow = rowOf(0);
+  const keys = [...rows, ...ancestorsOf(rows[0])].map((row) => Number(row.dataset.key));
+  const keysToFetch = [...new Set([...keys, 0])];
+  const mark = lastUpdate;
   const fragment = await post(urls.newsUrl, {
-    shown: asked,
-    also: [0, ...keysAbove(ids)],
+    shown: keysToFetch,
+    also: [0, ...ancestorKeys(ids)],
     changed: [...(ids || [])],
     many: !ids,
   });
@@ -92,20 +92,20 @@ async function renew(ids) {
     else if (swap(rowOf(fresh.dataset.key), fresh)) reshaped.add(rowOf(fresh.dataset.key));
   }
   for (const row of rows) row.dataset.news = mark;
-  if (!tree().querySelector('[tabindex="0"]')) roof.tabIndex = 0;
+  if (!tree().querySelector('[tabindex="0"]')) rootRow.tabIndex = 0;
   tick();
-  groupsWithNews(ids).forEach((row) => reshaped.add(row));
-  for (const row of reshaped) await reshape(row);
+  changedGroups(ids).forEach((row) => reshaped.add(row));
+  for (const row of reshaped) await updateChildren(row);
 }
 
-// Unfolded groups of VMs without a node: those are not asked for one by one.
-function groupsWithNews(ids) {
+// Open groups of unplaced VMs, which are not fetched one by one.
+function changedGroups(ids) {
   const groups = [...tree().querySelectorAll('.group[aria-expanded="true"]')];
   return groups.filter((row) => !ids || childrenOf(row).some((each) => ids.has(each.dataset.vm)));
 }
 
-// Where a VM that is shown hangs now: if it moves away, these change, too.
-function keysAbove(ids) {
+// Current ancestors of shown VMs that changed: they change, too, if the VM moves away.
+function ancestorKeys(ids) {
   const found = new Set();
   for (const row of tree().children) {
     if (!ids?.has(row.dataset.vm)) continue;
@@ -114,36 +114,36 @@ function keysAbove(ids) {
   return [...found].slice(0, 200);
 }
 
-// Give a row its new inside; true if other rows hang below it than before.
+// Update the content of a row; returns whether its set of children differs.
 function swap(row, fresh) {
   if (!row) return false;
   if (isSelected(row)) {
-    unlessSelected(row, () => onNews(null));
+    unlessSelected(row, () => onChanged(null));
     return false;
   }
   const differs = row.dataset.shape !== fresh.dataset.shape;
   for (const name of ["shape", "again"]) if (name in fresh.dataset) row.dataset[name] = fresh.dataset[name];
   if (row.innerHTML !== fresh.innerHTML) row.replaceChildren(...fresh.childNodes);
   if (!isFolder(fresh)) row.removeAttribute("aria-expanded");
-  else if (!isFolder(row)) row.setAttribute("aria-expanded", isRoof(row) ? "true" : "false");
+  else if (!isFolder(row)) row.setAttribute("aria-expanded", isRootRow(row) ? "true" : "false");
   return differs;
 }
 
 function remove(row) {
   if (!row) return;
-  const rows = [row, ...below(row)];
+  const rows = [row, ...descendants(row)];
   const had = rows.find((each) => each.contains(document.activeElement));
   const other = had && (previous(row) || rowOf(0));
   rows.forEach((each) => each.remove());
   if (had) focus(other);
 }
 
-// Bring the children of an unfolded row to what they are now; those that stay keep their element.
-async function reshape(row) {
-  if (!row.isConnected || isFiltered() || (isRoof(row) && "top" in tree().dataset)) return;
+// Update the children of an open row; children that stay keep their elements.
+async function updateChildren(row) {
+  if (!row.isConnected || isFiltered() || (isRootRow(row) && "top" in tree().dataset)) return;
   const old = childrenOf(row);
   if (!isOpen(row)) {
-    below(row).forEach((each) => each.remove());
+    descendants(row).forEach((each) => each.remove());
     delete row.dataset.loaded;
     return;
   }
@@ -153,13 +153,13 @@ async function reshape(row) {
   const kept = new Set(fresh.map((each) => each.id));
   old.filter((each) => !kept.has(each.id)).forEach(remove);
   let before = row;
-  for (const each of fresh) before = settle(each, before, row);
+  for (const each of fresh) before = placeChild(each, before, row);
   paint(row);
   tick();
 }
 
-// Put a child behind `before`; the last row of what then belongs to it.
-function settle(fresh, before, parent) {
+// Place a child after `before`; returns the last row of its subtree.
+function placeChild(fresh, before, parent) {
   let mine = byId(fresh.id);
   if (mine && (isMore(mine) || parentOf(mine) !== parent)) {
     remove(mine);
@@ -171,39 +171,39 @@ function settle(fresh, before, parent) {
   } else {
     mine = fresh;
   }
-  const inside = mine.isConnected ? below(mine) : [];
+  const inside = mine.isConnected ? descendants(mine) : [];
   if (mine.previousElementSibling !== before) before.after(mine, ...inside);
   return inside.at(-1) || mine;
 }
 
-// -- what tells of news -----------------------------------------------------------------------
+// -- triggers ---------------------------------------------------------------------------------
 
-// Rows that come into sight are asked for the news that they missed.
+// Rows that scroll into view fetch the updates that they missed.
 let settling = 0;
 addEventListener("scroll", () => {
   clearTimeout(settling);
   settling = setTimeout(() => {
-    if (!tree() || !inSight().some((row) => Number(row.dataset.news || 0) < newest)) return;
+    if (!tree() || !visibleRows().some((row) => Number(row.dataset.news || 0) < lastUpdate)) return;
     changed = null;
     wake();
   }, 200);
 }, { passive: true, capture: true });
 
 onEvents((kind, data) => {
-  if (kind === "nodes") onNews(data.many ? null : data.ids);
+  if (kind === "nodes") onChanged(data.many ? null : data.ids);
   if (kind === "open") {
-    onNews(null);
+    onChanged(null);
     wake.now();
   }
   if (kind === "error") wake();
 });
-document.addEventListener("visibilitychange", () => document.hidden || onNews(null));
-setInterval(() => onNews(null), IN_ANY_CASE);
-roofLater();
+document.addEventListener("visibilitychange", () => document.hidden || onChanged(null));
+setInterval(() => onChanged(null), INTERVAL);
+scheduleRootRow();
 
 block.addEventListener("click", (event) => {
-  if (event.target.closest('[role="tree"]')) handled = true;
+  if (event.target.closest('[role="tree"]')) isExplored = true;
 });
 block.addEventListener("keydown", (event) => {
-  if (event.key === "ArrowRight" || event.key === " ") handled = true;
+  if (event.key === "ArrowRight" || event.key === " ") isExplored = true;
 });

@@ -1,4 +1,4 @@
-// Reading on: the page follows the transcript's end until the reader scrolls away from it.
+// Scrolling: the page follows the end of the transcript until the reader scrolls away.
 import { isSelected } from "../selection.js";
 
 const byId = (id) => document.getElementById(id);
@@ -8,8 +8,8 @@ const foot = byId("foot");
 let pinned = true;
 let lastY = scrollY;
 
-// Where the page must be scrolled to for the transcript's end to be in sight. The foot sticks to
-// the window's edge, so its column is measured; on small screens the facts come below it.
+// Scroll position that shows the end of the transcript. The foot is sticky, so its column is
+// measured; on small screens the facts come below it.
 const end = () =>
   Math.max(0, foot.parentElement.getBoundingClientRect().bottom + scrollY - innerHeight);
 
@@ -20,7 +20,7 @@ export function follow() {
 
 addEventListener("scroll", () => {
   const near = Math.abs(scrollY - end()) < 48;
-  // Only the reader moves up or past the end; the page itself moves to the end.
+  // Only the reader scrolls up or past the end; the page itself scrolls to the end.
   if (near) pinned = true;
   else if (scrollY < lastY || scrollY > end()) pinned = false;
   lastY = scrollY;

@@ -1,14 +1,14 @@
-// One VM at the side of the live tree.
+// The side panel of the live tree, which shows one VM.
 import { tick } from "../base.js";
 import { unselected } from "../selection.js";
-import { block, byId, get, sayFailure, urls } from "./asking.js";
+import { block, byId, get, showFailure, urls } from "./common.js";
 import { focus, tree } from "./rows.js";
 
-const beside = byId("beside");
+const panel = byId("beside");
 let shown = "";
 let from = null;
 
-// A node says by its key where its facts are, others say it themselves.
+// URL of the panel: derived from a node's key, else given by the row.
 const factsUrl = (row) => row.dataset.facts || `${urls.pageUrl}${row.dataset.key}/_facts`;
 
 export function show(row, byHand) {
@@ -23,37 +23,37 @@ export async function fill(url, byHand = true) {
   try {
     const fragment = await get(url);
     if (shown !== url) return;
-    const had = beside.contains(document.activeElement) ? document.activeElement : null;
-    if (!byHand && had?.matches("input, select")) return; // Somebody is writing there.
-    beside.replaceChildren(fragment);
-    beside.hidden = false;
+    const hadFocus = panel.contains(document.activeElement) ? document.activeElement : null;
+    if (!byHand && hadFocus?.matches("input, select")) return; // The reader is typing there.
+    panel.replaceChildren(fragment);
+    panel.hidden = false;
     block.classList.add("has-beside");
-    if (had) beside.focus({ preventScroll: true });
-    if (byHand) beside.scrollTop = 0;
+    if (hadFocus) panel.focus({ preventScroll: true });
+    if (byHand) panel.scrollTop = 0;
     tick();
   } catch (error) {
     if (!byHand) throw error;
-    sayFailure(error);
+    showFailure(error);
   }
 }
 
 export function close() {
-  beside.hidden = true;
+  panel.hidden = true;
   shown = "";
   block.classList.remove("has-beside");
   from?.setAttribute("aria-selected", "false");
   focus(from?.isConnected ? from : tree()?.firstElementChild);
 }
 
-// News came of these ids (null: of many); what is shown is fetched again if it is among them.
-export async function renew(ids) {
+// These ids changed (null: many); fetch the panel again if its VM is among them.
+export async function refresh(ids) {
   if (!shown || (ids && !ids.has(from?.dataset.vm))) return;
-  await unselected(beside);
+  await unselected(panel);
   try {
     await fill(shown, false);
   } catch (error) {
     if (error.status !== 404) throw error;
-    shown = ""; // It is gone; what was known of it stays to be read.
+    shown = ""; // The VM is gone; its last facts stay visible.
   }
 }
 
@@ -65,7 +65,7 @@ block.addEventListener("submit", (event) => {
 });
 
 block.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || beside.hidden) return;
+  if (event.key !== "Escape" || panel.hidden) return;
   event.stopImmediatePropagation();
   close();
 });

@@ -1,12 +1,12 @@
-// What all parts of the live tree share.
+// Requests and error messages of the live tree.
 import { get as fetchFragment, postJson, RequestFailed } from "../requests.js";
 
 export const byId = (id) => document.getElementById(id);
 export const block = byId("fleet-tree");
 export const urls = block.dataset;
 
-// Without words, what was said before is taken back, as any good answer does.
-export function say(problem) {
+// Show an error, or hide it without an argument; each successful request hides it.
+export function showProblem(problem) {
   let place = byId("tree-problem");
   if (!place && !problem) return;
   if (!place) {
@@ -20,19 +20,19 @@ export function say(problem) {
   place.textContent = problem;
 }
 
-export function sayFailure(error) {
+export function showFailure(error) {
   if (!(error instanceof RequestFailed)) throw error;
-  say(error.message);
+  showProblem(error.message);
 }
 
 export async function get(url) {
   const fragment = await fetchFragment(url);
-  say("");
+  showProblem("");
   return fragment;
 }
 
 export async function post(url, body) {
   const fragment = await postJson(url, body);
-  say("");
+  showProblem("");
   return fragment;
 }

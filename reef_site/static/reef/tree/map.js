@@ -1,4 +1,4 @@
-// The picture: drawn anew for the room that there is, and when something changed.
+// The map: redrawn for the available width, and after changes.
 import { onEvents } from "../live.js";
 import { keepFresh } from "../refresh.js";
 import { get } from "../requests.js";
@@ -11,8 +11,8 @@ async function draw() {
   part.replaceChildren(await get(url));
 }
 
-function begin() {
-  const wake = keepFresh("picture", draw, { soonest: 2000 });
+function init() {
+  const wake = keepFresh("picture", draw, { minInterval: 2000 });
   onEvents((kind) => {
     if (kind === "nodes") wake();
     if (kind === "open") wake.now();
@@ -25,4 +25,4 @@ function begin() {
   }).observe(part);
 }
 
-if (part) begin();
+if (part) init();
