@@ -134,7 +134,7 @@ def test_unknown_names_are_rejected(
 
 
 def test_a_file_without_a_slash_says_where_it_lies(admin_client: Client, api: Api) -> None:
-    assert "it lies below /opt/reef" in admin_client.get(ADD).content.decode()
+    assert "relative to /opt/reef" in admin_client.get(ADD).content.decode()
     assert admin_client.post(ADD, form(**{"files-0-path": "notes/one"})).status_code == 302
 
     one = api.get("/bootloader/profiles/builder").json()["files"][0]
