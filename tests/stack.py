@@ -102,6 +102,7 @@ class Stack:
         self.env = {
             **{key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ},
             "REEF_DATA_DIR": str(self.data),
+            "DJANGO_SETTINGS_MODULE": "tests.stack_settings",
             "PORT": str(self.port),
             "VERS_AUTH_TOKEN": TOKEN,
             "PI_PATH": str(STANDIN),

@@ -42,6 +42,10 @@ MEMBER = {
 class EarlierStack(Stack):
     """The same processes, of that version, as its README started them."""
 
+    def __init__(self, folder: Path, *others: Any, **env: str) -> None:
+        super().__init__(folder, *others, **env)
+        self.env["DJANGO_SETTINGS_MODULE"] = "reef_site.settings"
+
     def _argv(self, name: str) -> list[str]:
         if name == "redis":
             sock = str(self.run / "redis.sock")

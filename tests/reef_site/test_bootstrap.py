@@ -110,6 +110,7 @@ def test_the_next_start_installs_nothing(toy: Toy) -> None:
     assert toy.start("again") == (f"{toy.folder / '.venv'} again\n1.0\n", "")
 
 
+@pytest.mark.thorough
 def test_a_changed_lock_is_installed(toy: Toy) -> None:
     toy.start()
     toy.lock("2.0")
@@ -122,6 +123,7 @@ def test_a_changed_lock_is_installed(toy: Toy) -> None:
     assert toy.start()[1] == ""
 
 
+@pytest.mark.thorough
 def test_the_test_command_installs_its_own_group_too(toy: Toy) -> None:
     toy.start()
     probe = "import reef_probe"

@@ -166,7 +166,7 @@ def grow_old(stack: Stack) -> None:
     stack.manage("shell", "-c", code)
 
 
-@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("width", [390, pytest.param(1440, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_audit_page_fits(chromium: Browser, stack: Stack, width: int, scheme: str) -> None:
     context = chromium.new_context(

@@ -558,9 +558,11 @@ def test_start_succeeds_after_killed_up(up: Up) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("DATABASE_URL", "mysql://x/y", "reef: DATABASE_URL"),
+        pytest.param(
+            *("DATABASE_URL", "mysql://x/y", "reef: DATABASE_URL"), marks=pytest.mark.thorough
+        ),
         ("DATABASE_URL", "postgres://127.0.0.1:1/none", "the database cannot be used"),
-        ("PORT", "many", "reef: PORT"),
+        pytest.param("PORT", "many", "reef: PORT", marks=pytest.mark.thorough),
         ("REEF_VM_VCPUS", "abc", "reef: REEF_VM_VCPUS: must be a whole number from 1 to 256"),
         ("REEF_VM_PROVIDER", "nobody", "reef: REEF_VM_PROVIDER: must be one of ssh, vers"),
     ],
@@ -606,6 +608,7 @@ def holders(inode: int) -> list[int]:
     return [int(one[4]) for one in locks if one[1] == "FLOCK" and one[5].endswith(f":{inode}")]
 
 
+@pytest.mark.thorough
 def test_models_that_cannot_be_read_stop_the_demo(tmp_path: Path) -> None:
     up = Up(tmp_path)
     (tmp_path / "pi").mkdir()
@@ -631,6 +634,7 @@ def test_start_warns_about_suspicious_settings(tmp_path: Path) -> None:
         running.end()
 
 
+@pytest.mark.thorough
 def test_start_warns_about_low_open_file_limit(tmp_path: Path) -> None:
     up = Up(tmp_path)
     shell = f"ulimit -n 256; exec {sys.executable} manage.py up --no-agent --port {up.port}"

@@ -17,7 +17,7 @@ from vmtree.models import LINKS, Node
 from vmtree.services import Change, NewNode
 
 pytestmark = pytest.mark.postgres
-ROUNDS = 60
+ROUNDS = 30
 
 
 def together(*acts: Callable[[], object]) -> list[str]:

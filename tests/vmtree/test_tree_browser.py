@@ -362,7 +362,7 @@ def register(stack: Stack, vm_id: str) -> None:
     assert stack.client.post("/registry/vms", json=body).status_code == 201
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.thorough), "dark"])
 def test_small_screens_need_no_sideways_scrolling(page: Page, scheme: str) -> None:
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     page.set_viewport_size({"width": 390, "height": 844})
