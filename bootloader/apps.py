@@ -1,4 +1,4 @@
-"""App configuration of the bootloader: how a VM becomes a member of the fleet."""
+"""App configuration of the bootloader, which brings VMs into the fleet."""
 
 from django.apps import AppConfig
 
@@ -7,7 +7,9 @@ class BootloaderConfig(AppConfig):
     name = "bootloader"
 
     def ready(self) -> None:
-        """Register what config needs to know about providers and SSH hosts."""
+        """Register this app's checks, secrets and key rotation with config, and its outside
+        calls.
+        """
         from bootloader import hosts, outside_calls, providers
         from bootloader.providers import vers
         from versconfig import checks, rotation, values
@@ -16,7 +18,7 @@ class BootloaderConfig(AppConfig):
         values.value_rules.register(providers.slug_problem, key="REEF_VM_PROVIDER")
         checks.key_checks.register(vers.check_key, key="VERS_API_KEY")
         checks.key_checks.register(hosts.check_shared_key, key="REEF_SSH_PRIVATE_KEY")
-        rotation.reencrypt_tables.register(hosts.reseal, key="SSH hosts")
-        keys = sources.Source(hosts.sealed_keys, hosts.secrets)
+        rotation.reencrypt_tables.register(hosts.reencrypt_keys, key="SSH hosts")
+        keys = sources.Source(hosts.encrypted_keys, hosts.secrets)
         sources.secret_sources.register(keys, key="SSH hosts")
         outside_calls.register()

@@ -1,6 +1,6 @@
-"""The same boot for machines that start with cloud-init: user-data, meta-data, a NoCloud seed.
+"""Render user-data, meta-data and a NoCloud seed for VMs that start with cloud-init.
 
-Pure: a plan in, text out. YAML is dumped from data, never put together from text.
+Pure functions: plan in, text out. YAML is dumped from data, never concatenated.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from bootloader import iso
 from bootloader.plan import BootPlan, File
 from bootloader.render import boot_script, loader
 
-# Where cloud-init puts the script; the script itself keeps to REEF_HOME.
+# cloud-init puts the script here; the script itself uses REEF_HOME.
 FOLDER = "/var/lib/reef-boot"
 SCRIPT = f"{FOLDER}/boot.sh"
 LOG = "/var/log/reef-boot.log"
-# As root, so that the machine's own packages and units can be used. One that failed can run again.
+# As root, so that the system's packages and units can be used. A failed run can be repeated.
 RUN = f"umask 077; /bin/bash {SCRIPT} >>{LOG} 2>&1 && rm -rf {FOLDER}"
-_MOST_HOST = 63
+_MAX_HOST_NAME = 63
 _WIDTH = 1 << 16
-_FIXED = (1980, 1, 1, 0, 0, 0)
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def user_data(plan: BootPlan, *, whole: bool = False) -> str:
-    """A `#cloud-config`: users, keys, files, the boot script and its run at the first boot.
+    """Render a `#cloud-config` with users, keys, files, and the boot script run at the first boot.
 
-    Of the script it has a loader only, for which clouds have room, or all of it if `whole`.
-    Raises BadInput if a text cannot be on a VM.
+    The script is a short loader, because clouds limit the size of user-data; with `whole` it is the
+    complete script. Raise BadInput if a text cannot be used on a VM.
     """
-    # Who may sign in is told to cloud-init; the script runs as root, whoever the user is.
+    # cloud-init itself authorizes the keys; the script runs as root, whoever the user is.
     make = boot_script if whole else loader
     script = make(replace(plan, authorized_keys=()))
     config: dict[str, Any] = {
@@ -58,7 +58,9 @@ def user_data(plan: BootPlan, *, whole: bool = False) -> str:
 
 
 def meta_data(plan: BootPlan) -> str:
-    """Who the machine is, for NoCloud, and in `reef` what it should have; cloud-init keeps that."""
+    """Render NoCloud meta-data: the machine's identity, and under `reef` its intended size,
+    which cloud-init keeps on the VM.
+    """
     size = plan.profile.size
     wanted = {"vcpus": size.vcpus, "memory_mib": size.memory_mib, "disk_mib": size.disk_mib}
     facts: dict[str, Any] = {
@@ -75,18 +77,18 @@ def meta_data(plan: BootPlan) -> str:
 
 
 def seed(plan: BootPlan) -> bytes:
-    """A zip with `user-data` and `meta-data`, the two files of a NoCloud seed."""
+    """Return a zip with `user-data` and `meta-data`, the two files of a NoCloud seed."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in _seed_files(plan).items():
-            about = zipfile.ZipInfo(name, _FIXED)
+            about = zipfile.ZipInfo(name, _ZIP_DATE)
             about.external_attr = 0o600 << 16
             archive.writestr(about, content)
     return out.getvalue()
 
 
 def seed_image(plan: BootPlan) -> bytes:
-    """The same as a CD image, by the label of which cloud-init knows it."""
+    """Return the same seed as a CD image with the label that cloud-init looks for."""
     return iso.image("cidata", _seed_files(plan))
 
 
@@ -95,18 +97,18 @@ def _seed_files(plan: BootPlan) -> dict[str, bytes]:
 
 
 def host_name(plan: BootPlan) -> str:
-    """What DNS would take of the VM's name; never empty."""
+    """Return a valid DNS label made from the VM's name; never empty."""
     words = re.sub(r"[^a-z0-9]+", "-", plan.name.lower()).strip("-")
-    return words[:_MOST_HOST].strip("-") or f"vm-{_digest(plan.vm_id)[:12]}"
+    return words[:_MAX_HOST_NAME].strip("-") or f"vm-{_digest(plan.vm_id)[:12]}"
 
 
 def instance_id(plan: BootPlan) -> str:
-    """One for each VM, so that a copied disk boots as the VM it is now."""
+    """Return an id unique to the VM, so that a copied disk boots as the VM it is now."""
     return f"reef-{_digest(plan.vm_id)[:32]}"
 
 
 def dumped(value: object) -> str:
-    """YAML that loads back to the same value, its texts in Unicode, lines not folded."""
+    """Dump YAML that loads back to the same value, in Unicode, with lines not folded."""
     text: str = yaml.dump(
         value,
         Dumper=_Dumper,
@@ -119,17 +121,17 @@ def dumped(value: object) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as blocks, so that people can read the script in it."""
+    """Dump multi-line texts as blocks, so that the script in them is readable."""
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # These are ends of lines to YAML, and would come back as others.
-    odd = any(sign in text for sign in "\r\x85\u2028\u2029\ufeff")
-    style = '"' if odd else "|" if "\n" in text else None
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # YAML treats these characters as line ends and would load others.
+    needs_quotes = any(character in text for character in "\r\x85\u2028\u2029\ufeff")
+    style = '"' if needs_quotes else "|" if "\n" in text else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
-_Dumper.add_representer(str, _text)
+_Dumper.add_representer(str, _represent_text)
 
 
 def _users(plan: BootPlan) -> list[Any]:

@@ -1,8 +1,10 @@
-"""What a VM gets from its roof: this reef as a wheel, the fleet agent, and the locks to install by.
+"""The files that VMs download from their root: this reef as a wheel, the fleet agent, and lock
+files.
 
-All of it is made from the running code, so a VM needs no place but its roof and its package
-mirrors. The wheel is built by hatchling from a copy of the sources, once for each state of them,
-and kept in the data folder under a name that says which; names are never given to another content.
+Everything is built from the running code, so a VM needs only its root and its package mirrors.
+Hatchling builds the wheel from a copy of the sources, once for each state of them. It is kept in
+the data folder under a name that contains the state's digest; a name never refers to different
+content.
 """
 
 from __future__ import annotations
@@ -21,31 +23,31 @@ from pathlib import Path
 
 from django.conf import settings
 
-from bootloader.exceptions import NothingToHandOut
+from bootloader.exceptions import PackagingFailed
 from bootloader.render import PARTS
 from reef_site.common import locks
 from reef_site.common.errors import NotFound
 
 PACKAGES = ("reef_site", "lieutenants", "bootloader", "registry", "vmtree", "versconfig")
-# What the house needs beside its packages, and where hatchling puts it in the wheel.
-BESIDE = ("pyproject.toml", "README.md", "requirements.lock")
+# Resources needed beside the packages, and where hatchling puts them in the wheel.
+RESOURCES = ("pyproject.toml", "README.md", "requirements.lock")
 TEMPLATES = "templates"
-# Only for those who change reef.
-LEFT_OUT = frozenset({"reef_site/testbed.py", "reef_site/management/commands/test.py"})
-NOT_SOURCES = frozenset({"__pycache__", "node_modules", "house"})
+# Needed only for the development of reef.
+EXCLUDED_FILES = frozenset({"reef_site/testbed.py", "reef_site/management/commands/test.py"})
+EXCLUDED_NAMES = frozenset({"__pycache__", "node_modules", "house"})
 BUILD_SECONDS = 120
-# How many states of the sources stay to be fetched, the newest among them.
-KEPT = 4
+# How many states of the sources are kept for downloads, including the newest.
+MAX_KEPT_STATES = 4
 
-# The folders of states, among others.
-_MARKS = "[0-9a-f]" * 12
+# Matches the folders of states.
+_STATE_GLOB = "[0-9a-f]" * 12
 _VERSION_LINE = re.compile(r'(?m)^version = "[^"]*"$')
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,150}")
 
 
 @dataclass(frozen=True)
 class DistFile:
-    """One file that VMs may fetch at `/bootloader/dist/<name>`."""
+    """One file that VMs may download from `/bootloader/dist/<name>`."""
 
     name: str
     path: Path
@@ -55,11 +57,11 @@ class DistFile:
 
 @dataclass(frozen=True)
 class Dist:
-    """All that VMs may fetch of one state of the sources.
+    """All downloads built from one state of the sources.
 
-    `lock` holds the packages that reef runs on with their hashes, for `pip --require-hashes`; the
-    wheel is installed after it with `--no-deps`. `npm_package` and `npm_lock` are package.json
-    and package-lock.json of the coding agent, for `npm ci`.
+    `lock` lists the packages that reef needs with their hashes, for `pip --require-hashes`; the
+    wheel is installed after it with `--no-deps`. `npm_package` and `npm_lock` are package.json and
+    package-lock.json of the coding agent, for `npm ci`.
     """
 
     version: str
@@ -72,7 +74,7 @@ class Dist:
 
     @property
     def files(self) -> tuple[DistFile, ...]:
-        """All of them."""
+        """Return all files."""
         return (
             self.wheel_file,
             self.lock_file,
@@ -83,8 +85,8 @@ class Dist:
         )
 
     @property
-    def plain(self) -> dict[str, DistFile]:
-        """The newest by names that do not change."""
+    def aliases(self) -> dict[str, DistFile]:
+        """Return the newest files by their constant names."""
         return {
             "requirements.lock": self.lock_file,
             "fleet_agent.py": self.agent_file,
@@ -94,76 +96,78 @@ class Dist:
 
     @property
     def wheel(self) -> Path:
-        """Where the wheel lies here."""
+        """Return the local path of the wheel."""
         return self.wheel_file.path
 
     @property
     def wheel_name(self) -> str:
-        """pip wants the wheel to be called exactly so."""
+        """Return the wheel's file name, which pip requires to have this form."""
         return self.wheel_file.name
 
     @property
     def wheel_sha256(self) -> str:
-        """In hex."""
+        """Return the digest in hex."""
         return self.wheel_file.sha256
 
     @property
     def lock_name(self) -> str:
-        """The name to fetch it by."""
+        """Return the download name of the lock."""
         return self.lock_file.name
 
     @property
     def lock_sha256(self) -> str:
-        """In hex."""
+        """Return the digest in hex."""
         return self.lock_file.sha256
 
     @property
     def body_name(self) -> str:
-        """The name to fetch what all boot scripts have in common by."""
+        """Return the download name of the constant part of all boot scripts."""
         return self.body_file.name
 
     @property
     def body_sha256(self) -> str:
-        """In hex."""
+        """Return the digest in hex."""
         return self.body_file.sha256
 
     @property
     def agent_name(self) -> str:
-        """The name to fetch the fleet agent by."""
+        """Return the download name of the fleet agent."""
         return self.agent_file.name
 
     @property
     def agent_sha256(self) -> str:
-        """In hex."""
+        """Return the digest in hex."""
         return self.agent_file.sha256
 
 
 def current() -> Dist:
-    """What this code is to VMs; built now unless it was before. Raises NothingToHandOut."""
+    """Return the files for the running code, building them if necessary. Raise PackagingFailed."""
     try:
         sources = _sources()
-        mark = _mark(sources)
-        folder = _home() / mark
+        mark = _state_digest(sources)
+        folder = _dist_folder() / mark
         if not folder.is_dir():
-            with _alone():
+            with _build_lock():
                 if not folder.is_dir():
-                    _make(sources, mark, folder)
+                    _build(sources, mark, folder)
         os.utime(folder)
-        return _read(folder, mark)
+        return _load(folder, mark)
     except (OSError, subprocess.SubprocessError, StopIteration) as error:
-        raise NothingToHandOut(f"this reef cannot be packed for VMs: {error}") from error
+        raise PackagingFailed(f"this reef cannot be packed for VMs: {error}") from error
 
 
 def find(name: str) -> Path:
-    """The file of this name, also of an earlier state that is still kept. Raises NotFound.
+    """Return the file with this name, possibly of an earlier state that is still kept.
+
+    Raise NotFound.
 
     `fleet_agent.py`, `requirements.lock`, `package.json` and `package-lock.json` are the newest.
     """
     newest = current()
-    if name in newest.plain:
-        return newest.plain[name].path
+    if name in newest.aliases:
+        return newest.aliases[name].path
     if _NAME.fullmatch(name):
-        for folder in _home().glob(_MARKS):
+        for folder in _dist_folder().glob(_STATE_GLOB):
             if (folder / name).is_file():
                 return folder / name
     raise NotFound(f"there is no file '{name}' here; the list is at /bootloader/dist/")
@@ -173,19 +177,19 @@ def find(name: str) -> Path:
 
 
 def _sources() -> dict[str, Path]:
-    """Every file that goes into the wheel, by its place in the checkout."""
+    """Return every file that goes into the wheel, by its path in the checkout."""
     base, house = Path(settings.BASE_DIR), Path(settings.HOUSE_DIR)
-    found = {name: house / name for name in BESIDE}
+    found = {name: house / name for name in RESOURCES}
     for package in PACKAGES:
         found |= _files_below(base / package, package)
     found |= _files_below(house / TEMPLATES, TEMPLATES)
-    return {place: path for place, path in sorted(found.items()) if place not in LEFT_OUT}
+    return {place: path for place, path in sorted(found.items()) if place not in EXCLUDED_FILES}
 
 
 def _files_below(folder: Path, place: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for entry in os.scandir(folder):
-        if entry.name in NOT_SOURCES or entry.name.endswith((".pyc", ".pyo", ".new")):
+        if entry.name in EXCLUDED_NAMES or entry.name.endswith((".pyc", ".pyo", ".new")):
             continue
         where = f"{place}/{entry.name}"
         if entry.is_dir(follow_symlinks=False):
@@ -199,7 +203,7 @@ _digests: dict[tuple[str, int, int], str] = {}
 
 
 def sha256_of(path: Path) -> str:
-    """In hex; a file is read again only when its time or size changed."""
+    """Return the digest in hex, cached by modification time and size."""
     about = path.stat()
     key = (str(path), about.st_mtime_ns, about.st_size)
     if key not in _digests:
@@ -207,12 +211,12 @@ def sha256_of(path: Path) -> str:
     return _digests[key]
 
 
-def _mark(sources: dict[str, Path]) -> str:
-    """A short digest of all sources; the same in a checkout and where it is installed."""
+def _state_digest(sources: dict[str, Path]) -> str:
+    """Return a short digest of all sources, equal in a checkout and in an installation of it."""
     whole = hashlib.sha256()
     for place, path in sources.items():
         if place == "pyproject.toml":
-            # Its version was written by us where it came with a wheel.
+            # Ignore the version, which differs if it came with a wheel.
             whole.update(_VERSION_LINE.sub("", path.read_text(), count=1).encode())
         else:
             whole.update(f"{place}\0{sha256_of(path)}\n".encode())
@@ -222,48 +226,50 @@ def _mark(sources: dict[str, Path]) -> str:
 # -- building ------------------------------------------------------------------------------------
 
 
-def _home() -> Path:
+def _dist_folder() -> Path:
     folder: Path = settings.DATA_DIR / "dist"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    with locks.held(_home() / "build.lock"):
+def _build_lock() -> Iterator[None]:
+    with locks.held(_dist_folder() / "build.lock"):
         yield
 
 
-def _make(sources: dict[str, Path], mark: str, folder: Path) -> None:
-    """Build into a folder beside and give it its name; so what is there is whole."""
-    half = Path(tempfile.mkdtemp(prefix=".half-", dir=_home()))
+def _build(sources: dict[str, Path], mark: str, folder: Path) -> None:
+    """Build into a temporary folder and rename it, so that a folder is always complete."""
+    half = Path(tempfile.mkdtemp(prefix=".half-", dir=_dist_folder()))
     try:
         with tempfile.TemporaryDirectory(prefix="reef-dist-") as stage:
             _stage(sources, Path(stage), mark)
             _run_hatchling(Path(stage), half)
-        for name, text in _others(sources).items():
+        for name, text in _other_files(sources).items():
             (half / name).write_bytes(text)
         half.chmod(0o700)
         half.rename(folder)
     finally:
         shutil.rmtree(half, ignore_errors=True)
-    old = sorted(_home().glob(_MARKS), key=lambda each: each.stat().st_mtime, reverse=True)
-    for each in old[KEPT:]:
+    old = sorted(
+        _dist_folder().glob(_STATE_GLOB), key=lambda each: each.stat().st_mtime, reverse=True
+    )
+    for each in old[MAX_KEPT_STATES:]:
         shutil.rmtree(each, ignore_errors=True)
 
 
 def _stage(sources: dict[str, Path], stage: Path, mark: str) -> None:
-    """Copy the sources, with a version that tells this state from all others."""
+    """Copy the sources, with a version that is unique to this state."""
     for place, path in sources.items():
         target = stage / place
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     project = stage / "pyproject.toml"
     text = project.read_text()
-    fresh, count = _VERSION_LINE.subn(f'version = "{_version(mark)}"', text, count=1)
+    changed, count = _VERSION_LINE.subn(f'version = "{_version(mark)}"', text, count=1)
     if not count:
-        raise NothingToHandOut("this reef cannot be packed for VMs: pyproject.toml has no version")
-    project.write_text(fresh)
+        raise PackagingFailed("this reef cannot be packed for VMs: pyproject.toml has no version")
+    project.write_text(changed)
 
 
 def _run_hatchling(stage: Path, out: Path) -> None:
@@ -279,19 +285,19 @@ def _run_hatchling(stage: Path, out: Path) -> None:
         check=False,
     )
     if done.returncode:
-        said = " / ".join(done.stdout.strip().splitlines()[-4:])
-        raise NothingToHandOut(f"this reef cannot be packed for VMs: hatchling says: {said}")
+        output = " / ".join(done.stdout.strip().splitlines()[-4:])
+        raise PackagingFailed(f"this reef cannot be packed for VMs: hatchling says: {output}")
 
 
 def _version(mark: str) -> str:
-    # A letter first: a part of digits alone would lose its leading noughts.
+    # Start with a letter: a part of digits only would lose its leading zeros.
     return f"{settings.VERSION}+g{mark}"
 
 
-def _others(sources: dict[str, Path]) -> dict[str, bytes]:
-    """What is handed out beside the wheel, by names that carry its digest."""
+def _other_files(sources: dict[str, Path]) -> dict[str, bytes]:
+    """Return the downloads other than the wheel, by names that contain their digest."""
     contents = {
-        ("requirements", ".txt"): _run_block(sources["requirements.lock"].read_text()).encode(),
+        ("requirements", ".txt"): _runtime_lock(sources["requirements.lock"].read_text()).encode(),
         ("fleet_agent", ".py"): sources["bootloader/fleet_agent.py"].read_bytes(),
         ("boot", ".sh"): "\n".join(
             sources[f"bootloader/scripts/{part}"].read_text() for part in PARTS
@@ -305,18 +311,18 @@ def _others(sources: dict[str, Path]) -> dict[str, bytes]:
     }
 
 
-def _run_block(lock: str) -> str:
-    """The part of the lock that reef runs on, without that of its tests."""
+def _runtime_lock(lock: str) -> str:
+    """Return the lock's runtime part, without test packages."""
     found = re.search(r"(?ms)^#: run\n(.*?)(?=^#: |\Z)", lock)
     if not found:
-        raise NothingToHandOut(
+        raise PackagingFailed(
             "this reef cannot be packed for VMs: requirements.lock has no run block"
         )
     return found[1]
 
 
-def _read(folder: Path, mark: str) -> Dist:
-    """What lies in a folder that was built."""
+def _load(folder: Path, mark: str) -> Dist:
+    """Return the files in a built folder."""
 
     def one(pattern: str) -> DistFile:
         path = next(folder.glob(pattern))

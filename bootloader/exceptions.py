@@ -1,4 +1,4 @@
-"""Errors of providers and provisioning, beside those of `reef_site.common.errors`."""
+"""Errors of providers, provisioning and joining, beside those of `reef_site.common.errors`."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
 
 
 class ProviderError(ReefError):
-    """The VM provider did not do what it was asked; the text says why, without secrets.
+    """The provider did not do what it was asked to. The text gives the reason, without secrets.
 
-    `retry` says whether the same question may simply be asked again later, `answered` is the
-    status of its answer where it speaks HTTP and gave one.
+    `retry` says whether the same request may be repeated later; `answered` is the HTTP status of
+    the response, if there was one.
     """
 
     status = 502
     retry = False
-    answered: int | None = None
+    http_status: int | None = None
 
 
 class ProviderRefused(ProviderError):
-    """The provider will not do this for us: wrong input, quota, a thing that is not ours."""
+    """The provider rejected the request: wrong input, quota, or something that is not ours."""
 
 
 class BadProviderKey(ProviderRefused):
-    """The provider does not know our key, or there is none."""
+    """The provider does not accept our key, or no key is set."""
 
 
 class QuotaExceeded(ProviderRefused):
@@ -35,57 +35,57 @@ class QuotaExceeded(ProviderRefused):
 
 
 class NoHostFree(QuotaExceeded):
-    """No SSH host is free, or none that is what was asked for."""
+    """No SSH host is free, or no free one matches the request."""
 
 
 class NoSuchMachine(ProviderRefused):
-    """The provider has no machine of this id (any longer)."""
+    """The provider has no machine with this id, or no longer has it."""
 
 
-class CannotDo(ProviderRefused):
-    """This kind of machine has no such ability, such as pausing a host of the operator's own."""
+class UnsupportedOperation(ProviderRefused):
+    """The provider does not support the operation, such as pausing an SSH host."""
 
 
-class ProviderAway(ProviderError):
-    """The provider could not be reached, or said that it is busy: nothing has happened."""
+class ProviderUnavailable(ProviderError):
+    """The provider is unreachable or busy. Nothing was changed."""
 
     retry = True
 
 
 class OutcomeUnknown(ProviderError):
-    """The answer was lost, or a 503: it may have happened. Look before you ask again."""
+    """The response was lost, or was a 503: the request may have succeeded. Check before a retry."""
 
 
 class StepFailed(ReefError):
-    """A step of a provisioning cannot come to a good end; the text says why."""
+    """A provisioning step failed for good; the text gives the reason."""
 
     status = 502
 
 
 class UnknownProfile(NotFound):
-    """There is no profile of this type; `known` are the types that there are."""
+    """There is no profile of this type; `known` lists the existing types."""
 
     def __init__(self, type: str, known: list[str]) -> None:  # noqa: A002
         super().__init__(f"Unknown VM type: {type}")
         self.known = known
 
 
-class NothingToHandOut(ReefError):
-    """The files that a VM fetches from here could not be made; the text says why."""
+class PackagingFailed(ReefError):
+    """The files that VMs download could not be built; the text gives the reason."""
 
     status = 503
 
 
-class RateLimited(ProviderAway):
-    """The provider asks us to wait; `seconds` if it said how long."""
+class RateLimited(ProviderUnavailable):
+    """The provider asks us to wait, for `seconds` if it said how long."""
 
     def __init__(self, text: str, seconds: float | None = None) -> None:
         super().__init__(text)
         self.seconds = seconds
 
 
-class PartlyDone(ProviderError):
-    """Of several machines only those in `made` exist; they are the caller's to use or delete."""
+class PartiallyCreated(ProviderError):
+    """Of several requested machines only those in `made` exist; the caller uses or deletes them."""
 
     def __init__(self, text: str, made: tuple[str, ...]) -> None:
         super().__init__(text)
@@ -99,28 +99,28 @@ class ShellError(ReefError):
     retry = False
 
 
-class ShellAway(ShellError):
-    """The machine cannot be reached by SSH (yet), or the connection was lost."""
+class ShellUnavailable(ShellError):
+    """The machine is not reachable by SSH yet, or the connection was lost."""
 
     retry = True
 
 
-class ShellBusy(ShellAway):
-    """The SSH server hung up before its greeting: it has too many connections at this moment."""
+class ShellBusy(ShellUnavailable):
+    """The SSH server closed the connection before its greeting: it has too many connections."""
 
 
-class CommandTimeout(ShellAway):
-    """A command did not end in time; it may still be running there."""
+class CommandTimeout(ShellUnavailable):
+    """A command did not finish in time and may still be running."""
 
 
 class ShellRefused(ShellError):
-    """The machine does not take our key, or is not the one that we know by this host key."""
+    """The machine rejects our key, or shows another host key than the known one."""
 
 
 class JoinRefused(ReefError):
-    """A VM was turned away: its join token is not good (401), another's (403), or clashes (409).
+    """A join was rejected: invalid token (401), another VM's token (403), or a conflict (409).
 
-    `why` is a word of `bootloader.models.Why`, `token` the row of the token if it is known.
+    `why` is a value of `bootloader.models.RefusalReason`, `token` the token's row if it is known.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What people fill in to have VMs made. The rules stand in `provisioning`; forms only read."""
+"""Forms for provisioning. The rules are in `provisioning`; forms only collect input."""
 
 from __future__ import annotations
 
@@ -7,50 +7,52 @@ from typing import Any, ClassVar
 from django import forms
 
 from bootloader import profiles, providers
-from bootloader.provisioning.wishes import MOST_AT_A_TIME, Wish, wish_of
-from bootloader.states import Leftover
+from bootloader.provisioning.wishes import MAX_COUNT, ProvisionRequest, parse_request
+from bootloader.states import CleanupPolicy
 from reef_site.common.errors import ReefError
 from reef_site.common.forms import ServiceForm
 from versconfig import config
 
-_PLAIN = {"autocomplete": "off", "spellcheck": "false"}
+_PLAIN_INPUT = {"autocomplete": "off", "spellcheck": "false"}
 
 
-def _line(label: str = "", help_text: str = "", *, required: bool = False) -> forms.CharField:
+def _text_field(label: str = "", help_text: str = "", *, required: bool = False) -> forms.CharField:
     return forms.CharField(
         required=required,
         label=label or None,
         help_text=help_text,
-        widget=forms.TextInput(attrs=_PLAIN),
+        widget=forms.TextInput(attrs=_PLAIN_INPUT),
     )
 
 
 class ProvisionForm(ServiceForm):
-    """VMs to be made. What is left empty is taken from config or the profile."""
+    """A request for VMs. Empty fields fall back to config or the profile."""
 
-    name = _line(help_text="1 to 64 letters, digits, dots, dashes and underscores.", required=True)
+    name = _text_field(
+        help_text="1–64 letters, digits, dots, dashes or underscores.", required=True
+    )
     type = forms.ChoiceField(label="Profile")
-    parent_vm_id = _line("Parent", "The id of the VM below which it comes. Empty: at the roof.")
+    parent_vm_id = _text_field("Parent", "Id of the parent VM. Leave empty for the roof.")
     count = forms.IntegerField(
         required=False,
         min_value=1,
-        max_value=MOST_AT_A_TIME,
+        max_value=MAX_COUNT,
         label="How many",
         help_text="Leave empty for one VM of exactly this name. More are named name-1, name-2 …",
     )
     provider = forms.ChoiceField(required=False)
     on_failure = forms.ChoiceField(
-        choices=Leftover.choices,
+        choices=CleanupPolicy.choices,
         label="If it fails",
         help_text="A VM that is kept can be inspected, and a retry continues with it.",
     )
-    commit = _line("Commit", "A saved VM to restore, instead of booting an image.")
-    image = _line("Image", "The image to boot, instead of config's.")
+    commit = _text_field("Commit", "Saved VM to restore instead of booting an image.")
+    image = _text_field("Image", "Image to boot instead of the configured one.")
     vcpus = forms.IntegerField(required=False, min_value=1, label="Processors")
     memory_mib = forms.IntegerField(required=False, min_value=1, label="Memory (MiB)")
     disk_mib = forms.IntegerField(required=False, min_value=1, label="Disk (MiB)")
-    extra_organs = _line("More organs", "Names between commas, beside those of the profile.")
-    extra_capabilities = _line("More capabilities", "Names between commas.")
+    extra_organs = _text_field("More organs", "Comma-separated, in addition to the profile's.")
+    extra_capabilities = _text_field("More capabilities", "Comma-separated.")
 
     MORE = ("commit", "image", "vcpus", "memory_mib", "disk_mib", "extra_organs")
     KEYS: ClassVar = {
@@ -73,17 +75,17 @@ class ProvisionForm(ServiceForm):
         ]
         provider: Any = self.fields["provider"]
         try:
-            usual = config.text("REEF_VM_PROVIDER")
+            default = config.text("REEF_VM_PROVIDER")
         except ReefError:
-            usual = ""
+            default = ""
         provider.choices = [
-            ("", f"as configured ({usual})"),
+            ("", f"as configured ({default})"),
             *((slug, slug) for slug in providers.all_slugs()),
         ]
 
-    def wish(self) -> Wish:
-        """What was asked for; the form must be valid. Raises BadInput."""
-        said = {self.KEYS.get(name, name): value for name, value in self.cleaned_data.items()}
+    def to_request(self) -> ProvisionRequest:
+        """Return the request; the form must be valid. Raise BadInput."""
+        data = {self.KEYS.get(name, name): value for name, value in self.cleaned_data.items()}
         for key in ("extraOrgans", "extraCapabilities"):
-            said[key] = [word.strip() for word in said[key].split(",") if word.strip()]
-        return wish_of({key: value for key, value in said.items() if value not in ("", None)})
+            data[key] = [word.strip() for word in data[key].split(",") if word.strip()]
+        return parse_request({key: value for key, value in data.items() if value not in ("", None)})

@@ -22,7 +22,7 @@ def _choices() -> list[tuple[str, str]]:
 
 
 class GrantForm(ModelForm[ProvisionGrant]):
-    """A grant with the kinds of VMs to choose from."""
+    """A grant with checkboxes for the profiles."""
 
     profiles = forms.MultipleChoiceField(
         required=False,
@@ -38,7 +38,7 @@ class GrantForm(ModelForm[ProvisionGrant]):
 
 @admin.register(ProvisionGrant)
 class ProvisionGrantAdmin(ModelAdmin[ProvisionGrant]):
-    """How many VMs nodes may have made with their own tokens."""
+    """How many VMs nodes may provision with their own tokens."""
 
     form = GrantForm
     list_display = ("node", "vms", "kinds", "levels")
@@ -48,12 +48,12 @@ class ProvisionGrantAdmin(ModelAdmin[ProvisionGrant]):
     ordering = ("node",)
 
     def get_readonly_fields(self, _request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        """A grant stays with its node."""
+        """Make the node of an existing grant read-only."""
         return ("node",) if obj else ()
 
     @admin.display(description="profiles")
     def kinds(self, row: ProvisionGrant) -> str:
-        """Their types."""
+        """Return the allowed profile types."""
         return ", ".join(row.profiles) or "all"
 
 
@@ -61,7 +61,7 @@ class ProvisionGrantAdmin(ModelAdmin[ProvisionGrant]):
 def grant_provisioning(
     _admin: Any, _request: HttpRequest, queryset: QuerySet[Node]
 ) -> HttpResponse:
-    """Open the form of the first selected one's grant."""
+    """Open the grant form of the first selected node."""
     node = queryset.order_by("pk").first()
     if node is None or ProvisionGrant.objects.filter(pk=node.pk).exists():
         args = [node.pk] if node else []

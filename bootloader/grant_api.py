@@ -1,4 +1,4 @@
-"""The API of provisioning grants: operators set them, a node reads those of its own line."""
+"""The API of provisioning grants: operators set them, a node reads the grants of its own line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Grants(APIView):
     """`GET /bootloader/grants`"""
 
     def get(self, request: Request) -> Response:
-        """Return the grants of all nodes, or of those of a node's own line."""
+        """Return the grants of all nodes; for a node, those of its own line."""
         rows = ProvisionGrant.objects.select_related("node").order_by("pk")
         line = permissions.readable(request.user, Action.READ_MACHINES)
         if line is not None:
@@ -39,12 +39,12 @@ class OneGrant(APIView):
     asks_authority = True
 
     def get(self, request: Request, vm_id: str) -> Response:
-        """Return what is left of it."""
+        """Return the node's grant."""
         return Response({"grant": grant_json(grants.find(vm_id, by=request.user))})
 
     @takes(body=("vms", "profiles", "levels"))
     def put(self, request: Request, vm_id: str) -> Response:
-        """Set it: `vms` (how many more), `profiles` (none named: all), `levels` (1)."""
+        """Set the grant: `vms` (how many more), `profiles` (empty: all), `levels` (default 1)."""
         permissions.check(request.user, Action.COMMAND, None)
         body = body_of(request)
         grant = grants.set_grant(
@@ -57,13 +57,13 @@ class OneGrant(APIView):
         return Response({"grant": grant_json(grant)})
 
     def delete(self, request: Request, vm_id: str) -> Response:
-        """Take it away."""
+        """Delete the grant."""
         grants.remove(vm_id, by=request.user)
         return Response({"deleted": True})
 
 
 def grant_json(row: ProvisionGrant) -> Json:
-    """A grant; `vms` is how many are left."""
+    """Return a grant as JSON; `vms` is the number left."""
     return {
         "vmId": row.node.vm_id,
         "vms": row.vms,

@@ -1,8 +1,8 @@
-"""Grants: within what a node's token may have VMs made.
+"""Provisioning grants: how many VMs a node may provision with its own token.
 
-Operators set them; no node has one at first, also no lieutenant: each could make further ones with
-grants of their own. The root token and operators need none. A grant is drawn by a conditional
-update, so that requests at the same moment never get more VMs than it has.
+Operators set them. No node has a grant at first, lieutenants included: otherwise each could create
+further nodes with grants of their own. The root token and operators need none. Grants are drawn by
+a conditional UPDATE, so that concurrent requests never exceed them.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ MAX_LEVELS = 1000
 
 
 def check(caller: object, profile: str, parent: Node | None) -> None:
-    """Raise Forbidden unless the caller may have VMs of this profile made below the parent.
+    """Raise Forbidden unless the caller may provision VMs of this profile below the parent.
 
-    How many are left is not looked at; `draw` does that.
+    Does not check how many VMs are left; `draw` does.
     """
     permissions.check(caller, Action.PROVISION, parent)
     node = permissions.node_of(caller)
@@ -49,19 +49,19 @@ def check(caller: object, profile: str, parent: Node | None) -> None:
 
 
 def draw(caller: object, count: int) -> None:
-    """Take so many VMs off the caller's grant, in the caller's transaction. Raises Forbidden."""
+    """Deduct `count` VMs from the caller's grant in the caller's transaction. Raise Forbidden."""
     node = permissions.node_of(caller)
     if node is None:
         return
     mine = ProvisionGrant.objects.filter(pk=node.pk)
-    # The WHERE clause is the lock: of two requests only those are served for which enough is left.
+    # The WHERE clause is the lock: concurrent requests cannot deduct more than is left.
     if not mine.filter(vms__gte=count).update(vms=F("vms") - count):
         left = mine.values_list("vms", flat=True).first() or 0
         raise _refusal(node, f"may have {left} more VMs made, not {count}")
 
 
 def find(vm_id: str, *, by: object) -> ProvisionGrant:
-    """Return the grant of a node. Raises NotFound, Forbidden."""
+    """Return the grant of a node. Raise NotFound, Forbidden."""
     permissions.check(by, Action.READ_MACHINES, vm_id)
     grant = ProvisionGrant.objects.select_related("node").filter(node__vm_id=vm_id).first()
     if grant is None:
@@ -72,7 +72,7 @@ def find(vm_id: str, *, by: object) -> ProvisionGrant:
 def set_grant(
     vm_id: str, *, vms: int, kinds: Sequence[str], levels: int, by: object
 ) -> ProvisionGrant:
-    """Give a node a grant in place of the one it had. Raises BadInput, NotFound, Forbidden."""
+    """Set a node's grant, replacing the previous one. Raise BadInput, NotFound, Forbidden."""
     permissions.check(by, Action.COMMAND, None)
     check_profiles(kinds)
     node = Node.objects.living().filter(vm_id=vm_id).first()
@@ -85,7 +85,7 @@ def set_grant(
 
 
 def remove(vm_id: str, *, by: object) -> None:
-    """Take a node's grant away. Raises NotFound, Forbidden."""
+    """Delete a node's grant. Raise NotFound, Forbidden."""
     permissions.check(by, Action.COMMAND, None)
     deleted, _ = ProvisionGrant.objects.filter(node__vm_id=vm_id).delete()
     if not deleted:
@@ -94,7 +94,7 @@ def remove(vm_id: str, *, by: object) -> None:
 
 
 def check_profiles(kinds: Sequence[str]) -> None:
-    """Raise BadInput for a type of profile that is not known."""
+    """Raise BadInput if a profile type is unknown."""
     for kind in kinds:
         try:
             profiles.get(kind)

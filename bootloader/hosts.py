@@ -1,4 +1,4 @@
-"""Which host is used for what, and whether its SSH answers."""
+"""Claim and release SSH hosts, check that their SSH answers, and try logins."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from versconfig.screening import sources
 from versconfig.screening.screen import Secret
 from vmtree.models import Node
 
-_KNOCK_SECONDS = 2.0
-# Connecting to a silent host ends before the ten seconds that a test may take.
+_PROBE_SECONDS = 2.0
+# Ends before the ten seconds that a test may take, also for a silent host.
 _LOGIN_SECONDS = 8.0
-AT_ONCE = 16
-# At one address: sshd drops connections from ten that have not signed in on (MaxStartups).
-_AT_ONCE_THERE = 4
+MAX_CONCURRENT = 16
+# Per address: sshd starts to drop connections from ten unauthenticated ones on (MaxStartups).
+_MAX_PER_ADDRESS = 4
 _BUSY_PAUSE = 0.3
 
 
 def claim(spec: Spec) -> HostClaim:
-    """Take a free host that is big enough, the smallest such one. Raises NoHostFree."""
-    for host in _fitting(spec):
+    """Claim the smallest free host that satisfies the spec. Raise NoHostFree."""
+    for host in _matching(spec):
         if spec.elsewhere and is_this_machine(host.address):
             continue
-        # The constraint is the lock: of two takers one goes on to the next host.
+        # The constraint is the lock: the loser of a race tries the next host.
         with suppress(IntegrityError), transaction.atomic():
             return HostClaim.objects.create(host=host, name=spec.name, labels=dict(spec.labels))
     count = SshHost.objects.filter(in_service=True).count()
@@ -52,12 +52,12 @@ def claim(spec: Spec) -> HostClaim:
     raise NoHostFree(f"All {count} SSH hosts are in use" if count else "There are no SSH hosts")
 
 
-def _fitting(spec: Spec) -> QuerySet[SshHost]:
+def _matching(spec: Spec) -> QuerySet[SshHost]:
     hosts = SshHost.objects.free()
     for name in ("vcpus", "memory_mib", "disk_mib"):
-        wished = getattr(spec, name)
-        if wished:
-            hosts = hosts.filter(Q(**{f"{name}__gte": wished}) | Q(**{f"{name}__isnull": True}))
+        requested = getattr(spec, name)
+        if requested:
+            hosts = hosts.filter(Q(**{f"{name}__gte": requested}) | Q(**{f"{name}__isnull": True}))
     if spec.region:
         hosts = hosts.filter(region=spec.region)
     if spec.size:
@@ -68,7 +68,7 @@ def _fitting(spec: Spec) -> QuerySet[SshHost]:
 
 
 def get(machine_id: str) -> HostClaim:
-    """The living claim of this id. Raises NoSuchMachine."""
+    """Return the active claim with this id. Raise NoSuchMachine."""
     try:
         return HostClaim.objects.living().select_related("host").get(pk=UUID(machine_id))
     except (HostClaim.DoesNotExist, ValueError):
@@ -76,14 +76,14 @@ def get(machine_id: str) -> HostClaim:
 
 
 def release(machine_id: str) -> None:
-    """Give the host back, if it was not already. What is on it stays there."""
+    """Release the host, if it is still claimed. Its files stay on it."""
     with suppress(ValueError):
         claims = HostClaim.objects.living().filter(pk=UUID(machine_id))
         claims.update(released_at=clock.now())
 
 
 def login(host: SshHost) -> Login:
-    """How to reach it. Raises ProviderRefused without a key that can be read."""
+    """Return SSH parameters of a host. Raise ProviderRefused without a readable key."""
     try:
         key = host.key() or config.secret("REEF_SSH_PRIVATE_KEY")
     except ReefError as error:
@@ -101,8 +101,11 @@ def login(host: SshHost) -> Login:
     )
 
 
-def reseal() -> tuple[int, list[str]]:
-    """Seal all private keys with the vault's first key; how many, and which cannot be read."""
+def reencrypt_keys() -> tuple[int, list[str]]:
+    """Encrypt all private keys again with the vault's first key.
+
+    Return how many were encrypted, and the names of unreadable ones.
+    """
     count, lost = 0, []
     for host in SshHost.objects.exclude(sealed_key=""):
         try:
@@ -115,54 +118,54 @@ def reseal() -> tuple[int, list[str]]:
     return count, lost
 
 
-def sealed_keys() -> tuple[str, ...]:
-    """Return the sealed private keys of all hosts."""
+def encrypted_keys() -> tuple[str, ...]:
+    """Return the encrypted private keys of all hosts."""
     sealed = SshHost.objects.exclude(sealed_key="").order_by("pk")
     return tuple(sealed.values_list("sealed_key", flat=True))
 
 
 def secrets() -> list[Secret]:
-    """Return the private keys of hosts that can be read, to be covered in texts."""
+    """Return the readable private keys of all hosts, so that they can be masked in texts."""
     name = "SSH host key"
     rows = SshHost.objects.exclude(sealed_key="")
     return [Secret(name, sources.unseal(f"{name} of {row}", row.key)) for row in rows]
 
 
-def answering(hosts: list[SshHost]) -> list[bool]:
-    """Whether the SSH port of each can be reached now, all asked at once."""
+def probe_ssh(hosts: list[SshHost]) -> list[bool]:
+    """Return for each host whether its SSH port answers; all are tried concurrently."""
     if not hosts:
         return []
-    places = _places(hosts)
-    with ThreadPoolExecutor(min(AT_ONCE, len(hosts))) as pool:
-        return list(pool.map(partial(_knock, places), [(row.address, row.port) for row in hosts]))
+    places = _address_limits(hosts)
+    with ThreadPoolExecutor(min(MAX_CONCURRENT, len(hosts))) as pool:
+        return list(pool.map(partial(_probe, places), [(row.address, row.port) for row in hosts]))
 
 
-def _places(hosts: list[SshHost]) -> Mapping[str, threading.Semaphore]:
-    """How many may be asked at a time at each address."""
-    return {host.address: threading.Semaphore(_AT_ONCE_THERE) for host in hosts}
+def _address_limits(hosts: list[SshHost]) -> Mapping[str, threading.Semaphore]:
+    """Return for each address a semaphore that limits concurrent connections to it."""
+    return {host.address: threading.Semaphore(_MAX_PER_ADDRESS) for host in hosts}
 
 
-def _knock(places: Mapping[str, threading.Semaphore], where: tuple[str, int]) -> bool:
+def _probe(places: Mapping[str, threading.Semaphore], where: tuple[str, int]) -> bool:
     with places[where[0]]:
         try:
-            sock = socket.create_connection(where, _KNOCK_SECONDS)
+            sock = socket.create_connection(where, _PROBE_SECONDS)
         except (OSError, UnicodeError):
             return False
         with sock:
-            sock.settimeout(_KNOCK_SECONDS)
+            sock.settimeout(_PROBE_SECONDS)
             try:
                 greeting = sock.recv(4)
             except TimeoutError:
                 return False
             except OSError:
-                # It took the connection and dropped it: busy, not away.
+                # The server accepted and dropped the connection: busy, but reachable.
                 return True
-    # A busy one hangs up, or says why first: "Exceeded MaxStartups", "Not allowed at this time".
+    # A busy server hangs up, or gives a reason: "Exceeded MaxStartups", "Not allowed at this time".
     return greeting in (b"SSH-", b"", b"Exce", b"Not ")
 
 
 def try_logins(hosts: list[SshHost]) -> list[str]:
-    """Log in on each; what is wrong with each, empty where nothing is."""
+    """Try to log in on each host; return an error text for each, empty if it succeeded."""
     if not hosts:
         return []
     ways: list[Login | str] = []
@@ -171,18 +174,18 @@ def try_logins(hosts: list[SshHost]) -> list[str]:
             ways.append(login(host))
         except ProviderRefused as error:
             ways.append(str(error))
-    # Threads have no database: the host keys they see are kept here, afterwards.
+    # Threads do not use the database, so the host keys they see are stored afterwards.
     seen: dict[int, str] = {}
-    places = _places(hosts)
-    with ThreadPoolExecutor(min(AT_ONCE, len(hosts))) as pool:
-        found = list(pool.map(partial(_try, seen, places), range(len(ways)), ways))
+    places = _address_limits(hosts)
+    with ThreadPoolExecutor(min(MAX_CONCURRENT, len(hosts))) as pool:
+        found = list(pool.map(partial(_try_login, seen, places), range(len(ways)), ways))
     for number, line in seen.items():
         hosts[number].keep_host_key(line)
     return found
 
 
 def check_shared_key(_node: Node | None) -> Finding:
-    """The test button of REEF_SSH_PRIVATE_KEY: whether hosts without a key of their own take it."""
+    """Test REEF_SSH_PRIVATE_KEY on the hosts in service without a key of their own."""
     rows = list(SshHost.objects.filter(in_service=True, sealed_key=""))
     if not rows:
         return Finding(None, "No SSH host in service is without a key of its own.")
@@ -191,7 +194,7 @@ def check_shared_key(_node: Node | None) -> Finding:
     return Finding(not wrong, "; ".join(wrong)[:1000] or f"{len(rows)} SSH hosts let us in.")
 
 
-def _try(
+def _try_login(
     seen: dict[int, str],
     places: Mapping[str, threading.Semaphore],
     number: int,
@@ -205,7 +208,7 @@ def _try(
             try:
                 return _log_in(seen, number, way, end - time.monotonic())
             except ShellBusy as error:
-                # No two at the same moment.
+                # Random pauses spread the retries.
                 pause = min(2.0, pause * random.uniform(1.0, 2.0))  # noqa: S311
                 if time.monotonic() + pause >= end - 1.0:
                     return str(error)
@@ -215,11 +218,11 @@ def _try(
 
 
 def _log_in(seen: dict[int, str], number: int, way: Login, seconds: float) -> str:
-    with shell.connect(_without_keeping(way), seconds) as session:
+    with shell.connect(_without_key_store(way), seconds) as session:
         seen[number] = session.host_key
         ran = session.script("exit 0", timeout=_LOGIN_SECONDS)
     return "" if ran.exit_status == 0 else f"a command ended with {ran.exit_status}"
 
 
-def _without_keeping(way: Login) -> Login:
+def _without_key_store(way: Login) -> Login:
     return Login(way.host, way.port, way.user, way.private_key, host_key=way.host_key)

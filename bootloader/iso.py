@@ -1,7 +1,7 @@
-"""A small CD image: a few files in one folder, as ISO 9660 has it. Pure: names and bytes in.
+"""Write small CD images (ISO 9660): a few files in one folder. Pure: names and bytes in, bytes out.
 
-Enough for a NoCloud seed, which hypervisors take as a CD. Names are written in capitals, as the
-format wants them, and Linux shows them in small letters.
+Enough for a NoCloud seed, which hypervisors attach as a CD. Names are stored in capitals, as the
+format requires; Linux shows them in lower case.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ _NO_DATE = b"0" * 16 + b"\0"
 
 
 def image(label: str, files: Mapping[str, bytes]) -> bytes:
-    """An image of this label, of at most 32 characters, with these files in its only folder."""
+    """Return an image with this label, of at most 32 characters, and these files in its only
+    folder.
+    """
     if wrong := [name for name in files if not _NAME.fullmatch(name)]:
         raise ValueError(f"{wrong[0]!r} cannot be a file's name here")
     records, contents, at = [], [], _FIRST_FILE
@@ -42,7 +44,7 @@ def image(label: str, files: Mapping[str, bytes]) -> bytes:
 
 
 def _descriptor(label: str, sectors: int) -> bytes:
-    """The primary volume descriptor of an image of so many sectors."""
+    """Return the primary volume descriptor of an image with this number of sectors."""
     parts = [
         b"\x01CD001\x01\0",
         b" " * 32,
@@ -62,7 +64,7 @@ def _descriptor(label: str, sectors: int) -> bytes:
 
 
 def _record(name: bytes, sector: int, size: int, *, folder: bool = False) -> bytes:
-    """What a folder says of one of its files, or of itself."""
+    """Return a directory record for a file or for the folder itself."""
     length = 33 + len(name)
     length += length % 2
     head = struct.pack("BB", length, 0) + _both32(sector) + _both32(size) + bytes(7)

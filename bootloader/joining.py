@@ -1,8 +1,7 @@
-"""Join tokens: one VM's way into the fleet. Given out once, traded once for a token of its own.
+"""Join tokens: each lets one VM join the fleet, and is exchanged once for a node token.
 
-A token is bound to the node and profile that its VM will have. It lives for minutes, and whoever
-comes with one that is used, voided, expired or another VM's is turned away in words and written
-down as a `JoinRefusal`.
+A token is bound to its VM's future node and profile, and is valid for minutes. Attempts with a
+used, voided, expired or foreign token are rejected with a reason and recorded as `JoinRefusal`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from django.db import transaction
 from django.db.models import F
 
 from bootloader.exceptions import JoinRefused
-from bootloader.models.joining import JoinRefusal, JoinToken, Why
+from bootloader.models.joining import JoinRefusal, JoinToken, RefusalReason
 from reef_site.common import clock, events
 from reef_site.common.errors import BadInput, Conflict
 from reef_site.common.ids import new_secret
@@ -31,20 +30,20 @@ from vmtree.dna import Dna, empty
 from vmtree.models import Node, NodeToken
 
 PREFIX = "reefjoin_"
-MINUTES, MOST_MINUTES = 60, 7 * 24 * 60
-# For so long after its use a VM whose answer was lost may ask again, and may still report.
-AGAIN = timedelta(minutes=10)
-# A token is kept for so long after its end, so that pages show what became of it.
-KEPT = timedelta(days=30)
-MOST_REFUSALS = 1000
+DEFAULT_MINUTES, MAX_MINUTES = 60, 7 * 24 * 60
+# A VM that lost the response may repeat its join, and may still report, for this long.
+REPEAT_WINDOW = timedelta(minutes=10)
+# Tokens are kept for this long after their end, so that pages can show their outcome.
+RETENTION = timedelta(days=30)
+MAX_REFUSALS = 1000
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a VM says of itself when it joins. `remote` is where its request came from.
+class JoinFacts:
+    """A VM's description of itself in a join request. `remote` is the address of the request.
 
-    `nonce` is a word that it made for this one join: with the same word it may ask again when the
-    answer was lost. `vm_id`, where it says one, must be that of the token.
+    `nonce` is a random value of this join: a VM that lost the response may repeat the request with
+    it. `vm_id`, if given, must match the token.
     """
 
     hostname: str = ""
@@ -64,20 +63,19 @@ def issue(
     role: str,
     parent_vm_id: str | None,
     by: object,
-    minutes: int = MINUTES,
+    minutes: int = DEFAULT_MINUTES,
     dna: Dna | None = None,
     address: str = "",
 ) -> str:
-    """A join token for this future member; nobody can read it later.
+    """Return a new join token for a VM. Only its digest is stored.
 
-    Tokens that were given out for the same VM and not used are voided. Whether the caller may have
-    a VM join is for the caller's door to ask. Raises BadInput.
+    Unused tokens of the same VM are voided. The caller checks permissions. Raise BadInput.
     """
-    if not 1 <= minutes <= MOST_MINUTES:
-        raise BadInput(f"minutes: must be a whole number from 1 to {MOST_MINUTES}", "minutes")
+    if not 1 <= minutes <= MAX_MINUTES:
+        raise BadInput(f"minutes: must be a whole number from 1 to {MAX_MINUTES}", "minutes")
     token, now = new_secret(PREFIX), clock.now()
     with transaction.atomic():
-        void(vm_id)
+        revoke_unused(vm_id)
         JoinToken.objects.create(
             digest=tokens.digest_of(token),
             vm_id=vm_id,
@@ -95,82 +93,85 @@ def issue(
     return token
 
 
-def void(vm_id: str) -> int:
-    """Shut the door to all tokens of this VM that were not used; how many there were."""
+def revoke_unused(vm_id: str) -> int:
+    """Void all unused tokens of this VM; return how many there were."""
     now = clock.now()
     return JoinToken.objects.filter(vm_id=vm_id).open(now).update(voided_at=now)
 
 
-def opened_by(text: str, *, remote: str = "", just_used: bool = False) -> JoinToken:
-    """The token that this text is, if it opens reports and downloads. Raises JoinRefused.
+def find_valid(text: str, *, remote: str = "", just_used: bool = False) -> JoinToken:
+    """Return the row of a token that is valid for reports and downloads. Raise JoinRefused.
 
-    With `just_used` one that was traded within the last minutes is good enough.
+    `just_used` also accepts a token that was redeemed within the last minutes.
     """
-    with _written_down(remote):
-        token = _row_of(text)
+    with _recording_refusals(remote):
+        token = _find_token(text)
         used = token.used_at if just_used and not token.voided_at else None
-        if used is None or clock.now() - used > AGAIN:
+        if used is None or clock.now() - used > REPEAT_WINDOW:
             _check_open(token)
     return token
 
 
-def trade(text: str, facts: Facts) -> tuple[Node, str]:
-    """Take the VM into tree and registry; its node and the node's own token.
+def redeem(text: str, facts: JoinFacts) -> tuple[Node, str]:
+    """Redeem a join token: create the VM's node and registry row, and return the node and its node
+    token.
 
-    Happens once for each token; the same VM may repeat it for some minutes with its nonce, and
-    then gets a fresh token. Raises JoinRefused; with status 409 if the tree has changed so that
-    the VM cannot be put where it was meant to be.
+    Succeeds once for each token. The same VM may repeat it for some minutes with its nonce and then
+    gets a fresh token. Raise JoinRefused; status 409 means that the tree has changed so that the VM
+    cannot be placed as planned.
     """
-    with _written_down(facts.remote), transaction.atomic():
-        token = _row_of(text)
+    with _recording_refusals(facts.remote), transaction.atomic():
+        token = _find_token(text)
         if facts.vm_id and facts.vm_id != token.vm_id:
-            words = f"this join token is for another VM than '{facts.vm_id[:255]}'"
-            raise JoinRefused(words, Why.FOREIGN, token, status=403)
+            problem = f"this join token is for another VM than '{facts.vm_id[:255]}'"
+            raise JoinRefused(problem, RefusalReason.FOREIGN, token, status=403)
         if not _claim(token, facts):
-            _check_again(token, facts)
+            _check_repeat(token, facts)
         try:
-            node = _take_in(token, facts)
+            node = _register_member(token, facts)
         except (BadInput, Conflict) as error:
-            words = f"'{token.vm_id}' cannot join: {error}"
-            raise JoinRefused(words, Why.CLASH, token, status=409) from error
-        given = tokens.issue(node, made_by=f"join of {token.vm_id}")
-        JoinToken.objects.filter(pk=token.pk).update(given_digest=tokens.digest_of(given))
-    return node, given
+            problem = f"'{token.vm_id}' cannot join: {error}"
+            raise JoinRefused(problem, RefusalReason.CLASH, token, status=409) from error
+        node_token = tokens.issue(node, made_by=f"join of {token.vm_id}")
+        JoinToken.objects.filter(pk=token.pk).update(given_digest=tokens.digest_of(node_token))
+    return node, node_token
 
 
 def sweep() -> None:
-    """Forget tokens that ended long ago, with their refusals, and all but the newest refusals."""
-    JoinToken.objects.filter(expires_at__lt=clock.now() - KEPT).delete()
-    newest = JoinRefusal.objects.order_by("-last_at", "-id").values("pk")[:MOST_REFUSALS]
+    """Delete tokens that ended long ago, with their rejections, and all but the newest
+    rejections.
+    """
+    JoinToken.objects.filter(expires_at__lt=clock.now() - RETENTION).delete()
+    newest = JoinRefusal.objects.order_by("-last_at", "-id").values("pk")[:MAX_REFUSALS]
     JoinRefusal.objects.exclude(pk__in=list(newest.values_list("pk", flat=True))).delete()
 
 
-# -- the one use ---------------------------------------------------------------------------------
+# -- redeeming -----------------------------------------------------------------------------------
 
 
-def _claim(token: JoinToken, facts: Facts) -> bool:
-    """Use the token; False if it is not open. The WHERE clause lets one of two in."""
+def _claim(token: JoinToken, facts: JoinFacts) -> bool:
+    """Mark the token as used; return False if it is not open. The WHERE clause is the lock."""
     now = clock.now()
     used_by = " ".join(filter(None, [facts.hostname, facts.remote]))[:255]
     mine = JoinToken.objects.filter(pk=token.pk).open(now)
     return bool(mine.update(used_at=now, used_by=used_by, nonce_digest=_nonce_digest(facts.nonce)))
 
 
-def _check_again(token: JoinToken, facts: Facts) -> None:
-    """Raise JoinRefused unless this is the VM that has just used the token, asking once more."""
+def _check_repeat(token: JoinToken, facts: JoinFacts) -> None:
+    """Raise JoinRefused unless the VM that has just used the token repeats its request."""
     token.refresh_from_db()
     same = bool(facts.nonce) and hmac.compare_digest(token.nonce_digest, _nonce_digest(facts.nonce))
-    soon = token.used_at is not None and clock.now() - token.used_at < AGAIN
-    # What it was given may have been revoked by an operator; that stays so.
-    held = NodeToken.objects.good().filter(digest=token.given_digest).exists()
-    if same and soon and held and not token.voided_at:
+    in_time = token.used_at is not None and clock.now() - token.used_at < REPEAT_WINDOW
+    # An operator may have revoked the node token; a repeated join must not replace it.
+    still_valid = NodeToken.objects.good().filter(digest=token.given_digest).exists()
+    if same and in_time and still_valid and not token.voided_at:
         return
     _check_open(token)
     raise AssertionError("a token that is open was not claimed")  # pragma: no cover
 
 
-def _take_in(token: JoinToken, facts: Facts) -> Node:
-    """Its node in the tree, made unless it is there, and its row in the registry."""
+def _register_member(token: JoinToken, facts: JoinFacts) -> Node:
+    """Return the VM's node, created if missing, and register the VM."""
     by = f"join token of {token.vm_id}"
     node = Node.objects.living().filter(vm_id=token.vm_id).first()
     if node is None:
@@ -182,7 +183,7 @@ def _take_in(token: JoinToken, facts: Facts) -> Node:
             id=token.vm_id,
             name=token.name or token.vm_id,
             role=token.role,
-            address=token.address or facts.address or _own_address(facts) or token.vm_id,
+            address=token.address or facts.address or _request_address(facts) or token.vm_id,
             registered_by="bootloader",
             parent_vm_id=token.parent_vm_id,
             reef_config=dict(token.reef_config),
@@ -197,8 +198,10 @@ def _take_in(token: JoinToken, facts: Facts) -> Node:
     return node
 
 
-def _own_address(facts: Facts) -> str:
-    """Where the VM's request came from, unless that is no address for others; else its name."""
+def _request_address(facts: JoinFacts) -> str:
+    """Return the address of the VM's request, or its host name if others cannot use that
+    address.
+    """
     try:
         seen = ip_address(facts.remote)
     except ValueError:
@@ -211,40 +214,42 @@ def _nonce_digest(nonce: str) -> str:
     return hashlib.sha256(nonce.encode("utf-8", "replace")).hexdigest() if nonce else ""
 
 
-# -- who is turned away --------------------------------------------------------------------------
+# -- rejections ----------------------------------------------------------------------------------
 
 
-def _row_of(text: str) -> JoinToken:
+def _find_token(text: str) -> JoinToken:
     token = JoinToken.objects.filter(digest=tokens.digest_of(text)).first()
     if token is None or not text.startswith(PREFIX):
-        raise JoinRefused("this join token is not known here; have a new one made", Why.UNKNOWN)
+        raise JoinRefused(
+            "this join token is not known here; have a new one made", RefusalReason.UNKNOWN
+        )
     return token
 
 
 def _check_open(token: JoinToken) -> None:
-    """Raise JoinRefused with what is wrong with it, if anything is."""
+    """Raise JoinRefused with the reason if the token is not open."""
     if token.used_at:
-        words = f"this join token was used at {clock.format_timestamp(token.used_at)}"
-        raise JoinRefused(words, Why.USED, token)
+        problem = f"this join token was used at {clock.format_timestamp(token.used_at)}"
+        raise JoinRefused(problem, RefusalReason.USED, token)
     if token.voided_at:
-        words = f"this join token was voided at {clock.format_timestamp(token.voided_at)}"
-        raise JoinRefused(words, Why.VOIDED, token)
+        problem = f"this join token was voided at {clock.format_timestamp(token.voided_at)}"
+        raise JoinRefused(problem, RefusalReason.VOIDED, token)
     if token.expires_at <= clock.now():
-        words = f"this join token expired at {clock.format_timestamp(token.expires_at)}"
-        raise JoinRefused(words, Why.EXPIRED, token)
+        problem = f"this join token expired at {clock.format_timestamp(token.expires_at)}"
+        raise JoinRefused(problem, RefusalReason.EXPIRED, token)
 
 
 @contextlib.contextmanager
-def _written_down(remote: str) -> Iterator[None]:
-    """Keep a row of each refusal, or count it on the row that is there."""
+def _recording_refusals(remote: str) -> Iterator[None]:
+    """Record each JoinRefused raised inside, or increase the count of an existing row."""
     try:
         yield
     except JoinRefused as refusal:
-        _write_down(refusal, remote[:255])
+        _record_refusal(refusal, remote[:255])
         raise
 
 
-def _write_down(refusal: JoinRefused, remote: str) -> None:
+def _record_refusal(refusal: JoinRefused, remote: str) -> None:
     now, text = clock.now(), str(refusal)[:500]
     row, made = JoinRefusal.objects.get_or_create(
         token=refusal.token, why=refusal.why, remote=remote, defaults={"text": text}
@@ -252,7 +257,7 @@ def _write_down(refusal: JoinRefused, remote: str) -> None:
     if not made:
         again = JoinRefusal.objects.filter(pk=row.pk)
         again.update(count=F("count") + 1, last_at=now, text=text)
-    elif JoinRefusal.objects.count() > 2 * MOST_REFUSALS:
+    elif JoinRefusal.objects.count() > 2 * MAX_REFUSALS:
         sweep()
     if refusal.token is not None:
         events.publish_nodes([refusal.token.vm_id])

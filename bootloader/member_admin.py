@@ -1,4 +1,4 @@
-"""The admin of join tokens, of who was turned away, and of what boots reported: to be read."""
+"""Read-only admin of join tokens, rejected joins and boot reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reef_site.common.admin import ReadOnlyAdmin
 
 @admin.register(JoinToken)
 class JoinTokenAdmin(ReadOnlyAdmin):
-    """What opens the door to VMs; the tokens themselves are kept nowhere."""
+    """Join tokens. The secrets themselves are not stored."""
 
     list_display = ("vm_id", "name", "profile", "now", "made_at", "made_by", "used_at", "used_by")
     list_filter = ("profile", "category", "role")
@@ -26,19 +26,21 @@ class JoinTokenAdmin(ReadOnlyAdmin):
 
     @admin.display(description="state")
     def now(self, row: JoinToken) -> str:
-        """In one word."""
+        """Return the token's state."""
         return row.state(clock.now())
 
-    @admin.action(description="Void: open nothing any more", permissions=["command"])
+    @admin.action(description="Revoke unused tokens", permissions=["command"])
     def void(self, request: HttpRequest, queryset: QuerySet[JoinToken]) -> None:
-        """Those that were not used."""
-        count = sum(joining.void(vm_id) for vm_id in set(queryset.values_list("vm_id", flat=True)))
-        self.message_user(request, f"{count} join tokens were voided.", messages.SUCCESS)
+        """Void the unused tokens among the selected ones."""
+        count = sum(
+            joining.revoke_unused(vm_id) for vm_id in set(queryset.values_list("vm_id", flat=True))
+        )
+        self.message_user(request, f"{count} join tokens were revoked.", messages.SUCCESS)
 
 
 @admin.register(JoinRefusal)
 class JoinRefusalAdmin(ReadOnlyAdmin):
-    """Who came with a token that was not good."""
+    """Rejected join attempts."""
 
     list_display = ("why", "vm", "text", "remote", "count", "first_at", "last_at")
     list_filter = ("why",)
@@ -47,7 +49,7 @@ class JoinRefusalAdmin(ReadOnlyAdmin):
 
     @admin.display(description="meant for")
     def vm(self, row: JoinRefusal) -> str:
-        """The VM that the token was made for."""
+        """Return the VM that the token was issued for."""
         return row.token.vm_id if row.token else "—"
 
 
@@ -66,5 +68,5 @@ class BootReportAdmin(ReadOnlyAdmin):
 
     @admin.display(description="output")
     def said(self, row: BootReport) -> str:
-        """As it was written."""
+        """Return the output with its line breaks."""
         return format_html("<pre>{}</pre>", row.output)

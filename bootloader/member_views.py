@@ -1,4 +1,4 @@
-"""The page of the fleet's door: who was turned away, and which join tokens there are."""
+"""The page "Joining": rejected join attempts, and join tokens."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from reef_site.common import clock
 from reef_site.common.page_values import text_value
 from vmtree.models import Node
 
-PAGE = 50
-MOST_REFUSALS = 50
+PAGE_SIZE = 50
+MAX_REFUSALS = 50
 
 
 @login_required
 @require_GET
 def door(request: HttpRequest) -> HttpResponse:
-    """Refusals, newest first, and tokens by page; `?vm=` those of one VM."""
+    """List rejections, newest first, and join tokens by page. `?vm=` filters by VM."""
     now, vm_id = clock.now(), text_value(request.GET, "vm", 255)
     refusals = JoinRefusal.objects.select_related("token")
     tokens = JoinToken.objects.order_by("-id")
     if vm_id:
         refusals, tokens = refusals.filter(token__vm_id=vm_id), tokens.filter(vm_id=vm_id)
-    page = Paginator(tokens, PAGE).get_page(request.GET.get("page"))
+    page = Paginator(tokens, PAGE_SIZE).get_page(request.GET.get("page"))
     shown = list(page.object_list)
     nodes = {node.vm_id: node for node in Node.objects.filter(vm_id__in={t.vm_id for t in shown})}
     context = {
-        "refusals": refusals[:MOST_REFUSALS],
+        "refusals": refusals[:MAX_REFUSALS],
         "page": page,
         "rows": [(token, token.state(now), nodes.get(token.vm_id)) for token in shown],
         "vm_id": vm_id,
@@ -44,10 +44,10 @@ def door(request: HttpRequest) -> HttpResponse:
 @permission_required("bootloader.change_jointoken", raise_exception=True)
 @require_POST
 def void(request: HttpRequest, pk: int) -> HttpResponse:
-    """Have a token that was not used open nothing any more."""
+    """Revoke an unused join token."""
     token = get_object_or_404(JoinToken, pk=pk)
-    if joining.void(token.vm_id):
+    if joining.revoke_unused(token.vm_id):
         messages.success(request, f"The {token} was revoked.")
     else:
-        messages.warning(request, f"The {token} was not valid any more.")
+        messages.warning(request, f"The {token} is no longer valid.")
     return redirect("bootloader:door")

@@ -1,6 +1,6 @@
-"""What the bootloader asks providers and hosts for at a person's wish: workers do it.
+"""Calls to providers and hosts that a worker makes at an operator's request.
 
-Each function takes and returns only what fits into JSON; see `reef_site.common.outside`.
+Each function takes and returns only JSON values; see `reef_site.common.outside`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_SHOWN = 5
 
 
 def register() -> None:
-    """Let workers make these calls."""
+    """Register the call kinds of this app."""
     outside.call_kinds.register(Kind(_compare, _compared), key=COMPARE)
     outside.call_kinds.register(Kind(_act, _acted), key=ACT)
     outside.call_kinds.register(Kind(_act_on_many, _acted_on_many), key=ACT_ON_MANY)
@@ -35,32 +35,32 @@ def compare(*, by: object) -> OutsideCall:
 
 
 def act(finding_id: int, proposal: Proposal | None, *, by: object) -> OutsideCall:
-    """Do what a finding proposes, or another thing that fits."""
+    """Carry out a finding's proposal, or the given one if it is allowed for this finding."""
     arguments = {"finding_id": finding_id, "proposal": proposal, "by": str(by)}
     return outside.make(ACT, arguments, by=by, limit=_ACT_SECONDS)
 
 
 def act_on_many(rows: list[Finding], proposal: Proposal | None, *, by: object) -> OutsideCall:
-    """The same for several."""
+    """Carry out the proposals of several findings."""
     arguments = {"ids": [row.pk for row in rows], "proposal": proposal, "by": str(by)}
     return outside.make(ACT_ON_MANY, arguments, by=by, limit=_MANY_SECONDS)
 
 
 def log_in(rows: list[SshHost], *, by: object) -> OutsideCall:
-    """Log in on hosts; ten seconds for all that are tried at the same time."""
-    limit = outside.LIMIT_SECONDS * max(1, math.ceil(len(rows) / hosts.AT_ONCE))
+    """Log in on hosts. The time limit is ten seconds for each batch of concurrent logins."""
+    limit = outside.LIMIT_SECONDS * max(1, math.ceil(len(rows) / hosts.MAX_CONCURRENT))
     return outside.make(LOG_IN, {"ids": [str(row.pk) for row in rows]}, by=by, limit=limit)
 
 
 def _compare() -> Result:
-    return {"open": reconcile.look(), "skipped": reconcile.young().count()}
+    return {"open": reconcile.compare_all(), "skipped": reconcile.too_new().count()}
 
 
 def _compared(result: Result) -> list[Line]:
     count, skipped = result["open"], result["skipped"]
     text = f"Compared: {count or 'no'} open finding{'' if count == 1 else 's'}."
     if skipped:
-        text += f" Left out: {skipped} ({reconcile.SKIPPED})."
+        text += f" Left out: {skipped} ({reconcile.SKIPPED_NOTE})."
     return [(True, text)]
 
 

@@ -1,14 +1,14 @@
-"""What the boot of one VM is made from: its profile, its identity, where it finds what it needs.
+"""The input of one VM's boot: its profile, its identity, and where it finds packages.
 
-Pure data. `planning.make` puts it together from config; `render` and `cloud_init` make texts of it.
-On the VM the boot script keeps everything in one folder, `REEF_HOME` (/opt/reef for root, else
-~/.reef), and all of this is for its owner alone:
+Pure data. `planning.make` builds it from config; `render` and `cloud_init` turn it into text. On
+the VM the boot script keeps everything in one folder, `REEF_HOME` (/opt/reef for root, otherwise
+~/.reef), readable by its owner only:
 
     identity.json        flat object, environment name → text: `BootPlan.identity()`, and after
                          joining VERS_AUTH_TOKEN, the VM's own token; mode 0600
     identity.env         the same as lines of shell, to be sourced; mode 0600
     bin/ run/ log/       programs, pid files, logs
-    fleet_agent.py       from the roof; run as `python3 fleet_agent.py run --home <REEF_HOME>`
+    fleet_agent.py       from the root; run as `python3 fleet_agent.py run --home <REEF_HOME>`
     agent/pi             the coding agent, with agent/installed.json beside it
     reef/                the VM's own reef: its packages and its data
 """
@@ -24,60 +24,60 @@ STEPS = ("dns", "identity", "packages", "agent", "reef", "join", "service", "hea
 
 
 class Dist(Protocol):
-    """What the roof hands out below `<roof>/bootloader/dist/`, by name and SHA-256 in hex.
+    """Files served by the root below `<root>/bootloader/dist/`, with their SHA-256 in hex.
 
-    `dist.current()` has all of it; the names are never given to another content.
+    `dist.current()` provides all of them; a name never refers to different content.
     """
 
     @property
     def version(self) -> str:
-        """Of the wheel."""
+        """Return the version of the wheel."""
         ...
 
     @property
     def wheel_name(self) -> str:
-        """`reef-<version>-py3-none-any.whl`"""
+        """Return `reef-<version>-py3-none-any.whl`."""
         ...
 
     @property
     def wheel_sha256(self) -> str:
-        """Of the wheel."""
+        """Return the digest of the wheel."""
         ...
 
     @property
     def lock_name(self) -> str:
-        """The packages that reef runs on, with their hashes."""
+        """Return the name of the lock file: the packages that reef needs, with their hashes."""
         ...
 
     @property
     def lock_sha256(self) -> str:
-        """Of the lock."""
+        """Return the digest of the lock file."""
         ...
 
     @property
     def body_name(self) -> str:
-        """What all boot scripts have in common."""
+        """Return the name of the constant part of all boot scripts."""
         ...
 
     @property
     def body_sha256(self) -> str:
-        """Of that."""
+        """Return the digest of that part."""
         ...
 
     @property
     def agent_name(self) -> str:
-        """Of the fleet agent, one file of Python."""
+        """Return the name of the fleet agent, a single Python file."""
         ...
 
     @property
     def agent_sha256(self) -> str:
-        """Of the fleet agent."""
+        """Return the digest of the fleet agent."""
         ...
 
 
 @dataclass(frozen=True)
 class File:
-    """A file that a profile brings: an absolute path, or one below REEF_HOME."""
+    """A file of a profile: an absolute path, or one relative to REEF_HOME."""
 
     path: str
     text: str
@@ -86,7 +86,7 @@ class File:
 
 @dataclass(frozen=True)
 class Size:
-    """What a VM of a profile should have; None leaves it to config. MiB."""
+    """The intended size of a profile's VMs, in MiB; None falls back to config."""
 
     vcpus: int | None = None
     memory_mib: int | None = None
@@ -95,9 +95,10 @@ class Size:
 
 @dataclass(frozen=True)
 class Profile:
-    """A kind of VM: its DNA, what is installed on it, its place in tree and registry.
+    """A kind of VM: its composition, installed software, and place in tree and registry.
 
-    `category` is the tree's word, `role` the registry's, `agent_role` what VERS_AGENT_ROLE says.
+    `category` is used by the tree, `role` by the registry; `agent_role` is the value of
+    VERS_AGENT_ROLE.
     """
 
     type: str
@@ -117,11 +118,11 @@ class Profile:
 
     @property
     def dna(self) -> dict[str, list[str]]:
-        """As the tree and the registry keep it (`reefConfig`)."""
+        """Return the composition as stored in tree and registry (`reefConfig`)."""
         return {"organs": list(self.organs), "capabilities": list(self.capabilities)}
 
     def with_extras(self, organs: tuple[str, ...], capabilities: tuple[str, ...]) -> Profile:
-        """The same with more DNA; what it has already is not doubled."""
+        """Return a copy with additional organs and capabilities, without duplicates."""
         return replace(
             self,
             organs=tuple(dict.fromkeys(self.organs + organs)),
@@ -131,7 +132,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class BootPlan:
-    """Everything about one boot. Texts may be anything but have no NUL and are whole Unicode.
+    """All parameters of one boot. Texts contain no NUL and are valid Unicode.
 
     An empty `vm_id` makes a script that takes id, name, parent and token from its environment
     (VERS_VM_ID, VERS_AGENT_NAME, REEF_PARENT_VM_ID, REEF_JOIN_TOKEN or VERS_AUTH_TOKEN).
@@ -141,36 +142,38 @@ class BootPlan:
     name: str
     profile: Profile
     roof_url: str
-    # For one use, bound to this VM and profile; see `joining.issue`.
+    # Single use, bound to this VM and profile; see `joining.issue`.
     join_token: str = field(default="", repr=False)
     parent_vm_id: str | None = None
-    # Under which name others find it, as kept in the registry. Empty: <vm_id>.<ssh_domain> on a
-    # VM of the platform, else the address that it joins from.
+    # Host name in the registry. Empty: <vm_id>.<ssh_domain> on a VM of the platform, otherwise the
+    # address that it joins from.
     address: str = ""
     ssh_domain: str = "vm.vers.sh"
-    # The provider's id, where the VM can tell it itself (/etc/vm_id): another one is refused.
+    # The provider's id. A VM that reports another one (/etc/vm_id) is rejected.
     machine_id: str = ""
-    # A mark of this run in the reports; the script makes one up where it is empty.
+    # Id of this run in reports; the script generates one if it is empty.
     run: str = ""
     user: str = "root"
     authorized_keys: tuple[str, ...] = ()
     # Empty: the version in the lock.
     agent_version: str = ""
     npm_registry: str = ""
-    # Where a VM that brings no npm of its own gets one, if npm_registry says nothing.
+    # Where a VM without npm downloads it, if npm_registry is empty.
     npm_source: str = ""
     pypi_index: str = ""
     apt_mirror: str = ""
-    # Written to resolv.conf if the VM can find no names, as happens after a restore.
+    # Written to resolv.conf if name resolution fails, as happens after a restore.
     nameservers: tuple[str, ...] = ("1.1.1.1", "8.8.8.8")
-    # Where the VM's own reef listens, if the profile has one.
+    # Port of the VM's own reef, if the profile has one.
     reef_port: int = 3000
-    # Beside the identity: the model, provider keys that its agents may have.
+    # Additional environment: the model, provider keys for its agents.
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     dist: Dist | None = None
 
     def identity(self) -> dict[str, str]:
-        """Environment of everything that runs for reef on the VM; its own token comes later."""
+        """Return the environment of all reef processes on the VM, without the token, which
+        joining adds.
+        """
         known = {
             **self.env,
             "VERS_VM_ID": self.vm_id,

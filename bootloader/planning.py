@@ -1,4 +1,4 @@
-"""Puts a boot plan together: what is asked for, and what config says for its place in the tree."""
+"""Build boot plans from a request and the config at the VM's place in the tree."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from vmtree.models import Node
 
 logger = logging.getLogger(__name__)
 
-LONGEST_URL = 2000
+MAX_URL_LENGTH = 2000
 
 
-def make(
+def make_plan(
     *,
     vm_id: str,
     name: str,
@@ -36,16 +36,18 @@ def make(
     run: str = "",
     secrets: bool = True,
 ) -> BootPlan:
-    """The plan for a VM below this parent, where config is resolved; without keys on request.
+    """Return the plan for a VM below this parent, where config is resolved.
 
-    Raises BadInput, NothingToHandOut, and what config raises where a value is no good.
+    `secrets=False` omits keys.
+
+    Raise BadInput, PackagingFailed, and the errors of config for invalid values.
     """
     node = Node.objects.living().filter(vm_id=parent_vm_id).first() if parent_vm_id else None
     return BootPlan(
         vm_id=vm_id,
         name=name,
         profile=profile,
-        roof_url=roof(roof_url or config.text("VERS_INFRA_URL", node)),
+        roof_url=normalize_root_url(roof_url or config.text("VERS_INFRA_URL", node)),
         join_token=join_token,
         parent_vm_id=parent_vm_id or None,
         address=address or provided_address(vm_id),
@@ -65,7 +67,7 @@ def make(
 
 
 def provided_address(vm_id: str) -> str:
-    """The address of a VM of a provider's; empty for a VM of one's own."""
+    """Return the address of a provider's VM; empty for any other VM."""
     machine = Machine.objects.living().filter(vm_id=vm_id).first() if vm_id else None
     if machine is None:
         return ""
@@ -76,27 +78,27 @@ def provided_address(vm_id: str) -> str:
 
 @functools.cache
 def npm_source() -> str:
-    """The registry that npm asks on this machine, if it is one that others may reach; else empty.
+    """Return the registry that npm uses on this machine if VMs can reach it; otherwise empty.
 
-    VMs that bring no npm of their own get Node and npm there.
+    VMs without npm download Node and npm there.
     """
     npm = shutil.which("npm")
     if npm is None:
         return ""
     command = [npm, "config", "get", "registry"]
     try:
-        told = subprocess.run(
+        registry = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20
         ).stdout.strip()
     except (OSError, subprocess.TimeoutExpired) as error:
         logger.warning("npm does not tell its registry (%s)", error)
         return ""
-    here = urlsplit(told).hostname in (None, "localhost", "127.0.0.1", "::1")
-    return "" if here or "@" in told else told.rstrip("/")
+    here = urlsplit(registry).hostname in (None, "localhost", "127.0.0.1", "::1")
+    return "" if here or "@" in registry else registry.rstrip("/")
 
 
 def environment(node: Node | None) -> dict[str, str]:
-    """What agents on the VM may have beside their identity: the model, keys of its provider.
+    """Return additional environment for agents on the VM: the model, keys of its provider.
 
     VMs whose profile has no coding agent get none of it.
     """
@@ -105,8 +107,8 @@ def environment(node: Node | None) -> dict[str, str]:
     return {name: text for name, text in found.items() if text}
 
 
-def with_token(plan: BootPlan, *, by: object, minutes: int = joining.MINUTES) -> BootPlan:
-    """The plan with a join token for its VM; older ones that were not used are good no longer."""
+def with_token(plan: BootPlan, *, by: object, minutes: int = joining.DEFAULT_MINUTES) -> BootPlan:
+    """Return the plan with a new join token. Older unused tokens of the VM are voided."""
     profile = plan.profile
     token = joining.issue(
         vm_id=plan.vm_id,
@@ -123,13 +125,13 @@ def with_token(plan: BootPlan, *, by: object, minutes: int = joining.MINUTES) ->
     return replace(plan, join_token=token)
 
 
-def roof(url: str) -> str:
-    """The address of a roof without a slash at its end. Raises BadInput."""
+def normalize_root_url(url: str) -> str:
+    """Return the root's address without a trailing slash. Raise BadInput."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         good = False
-    if not good or len(url) > LONGEST_URL or not url.isprintable() or " " in url:
+    if not good or len(url) > MAX_URL_LENGTH or not url.isprintable() or " " in url:
         raise BadInput("roofReefUrl: must be a URL of http or https", "roofReefUrl")
     return url.rstrip("/")

@@ -1,4 +1,4 @@
-"""The admin of operators' own profiles: organs and capabilities to tick, packages a line each."""
+"""The admin of custom profiles: checkboxes for organs and capabilities, one package a line."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from bootloader.words import BUILT_IN, CAPABILITIES, ORGANS
 from reef_site.common.admin import ModelAdmin, ModelForm, StackedInline
 
 
-class Lines(forms.CharField):
-    """A list of texts, one on each line."""
+class LinesField(forms.CharField):
+    """A list of strings, edited with one item on each line."""
 
     widget = forms.Textarea
 
     def prepare_value(self, value: Any) -> Any:
-        """The list as lines."""
+        """Join the list into lines."""
         return "\n".join(value) if isinstance(value, list) else value
 
     def to_python(self, value: Any) -> Any:
-        """The lines as a list, without blank ones."""
+        """Split lines into a list, without blank ones."""
         return [line.strip() for line in str(value or "").splitlines() if line.strip()]
 
 
 class ProfileForm(ModelForm[OwnProfile]):
-    """A profile; what the model says of its lists is checked there."""
+    """A custom profile. The model validates its lists."""
 
     organs = forms.MultipleChoiceField(
         required=False,
@@ -39,7 +39,7 @@ class ProfileForm(ModelForm[OwnProfile]):
         choices=[(name, name) for name in CAPABILITIES],
         widget=forms.CheckboxSelectMultiple,
     )
-    packages = Lines(required=False, help_text="Debian packages, one on each line.")
+    packages = LinesField(required=False, help_text="Debian packages, one on each line.")
 
 
 class FileInline(StackedInline[ProfileFile, OwnProfile]):
@@ -51,7 +51,7 @@ class FileInline(StackedInline[ProfileFile, OwnProfile]):
 
 @admin.register(OwnProfile)
 class OwnProfileAdmin(ModelAdmin[OwnProfile]):
-    """The built-in ones stand in code and are not listed here."""
+    """Custom profiles. The built-in ones are defined in code and not listed."""
 
     form = ProfileForm
     inlines = (FileInline,)
@@ -68,11 +68,11 @@ class OwnProfileAdmin(ModelAdmin[OwnProfile]):
         ),
         ("DNA", {"fields": ("organs", "capabilities")}),
         ("Place in the fleet", {"fields": ("category", "role", "agent_role")}),
-        ("What it gets", {"fields": ("agent", "own_reef", "install_pi_vers", "packages")}),
+        ("Software", {"fields": ("agent", "own_reef", "install_pi_vers", "packages")}),
         ("Size", {"fields": ("vcpus", "memory_mib", "disk_mib")}),
     )
 
     @admin.display(description="DNA")
     def dna(self, row: OwnProfile) -> str:
-        """Organs, then capabilities."""
+        """Return organs, then capabilities."""
         return f"{', '.join(row.organs) or '—'} · {', '.join(row.capabilities) or '—'}"

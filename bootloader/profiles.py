@@ -1,4 +1,4 @@
-"""The kinds of VMs: four that never change, and those that operators have added."""
+"""Profiles of VMs: four built-in ones and the operators' custom ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reef_site.common.text import is_storable
 
 
 def get(type: str) -> Profile:  # noqa: A002
-    """The profile of this type. Raises UnknownProfile."""
+    """Return the profile of this type. Raise UnknownProfile."""
     if type in BUILT_IN:
         return BUILT_IN[type]
     own = OwnProfile.objects.filter(type=type).first() if is_storable(type) else None
@@ -20,11 +20,11 @@ def get(type: str) -> Profile:  # noqa: A002
 
 
 def all() -> dict[str, Profile]:  # noqa: A001
-    """By type: the built-in ones in the contract's order, then the operators' own by name."""
+    """Return profiles by type: the built-in ones in their fixed order, then custom ones by name."""
     own = OwnProfile.objects.prefetch_related("files").order_by("type")
     return {**BUILT_IN, **{each.type: each.as_profile() for each in own}}
 
 
 def types() -> list[str]:
-    """The types in the same order."""
+    """Return the types in the same order."""
     return [*BUILT_IN, *OwnProfile.objects.order_by("type").values_list("type", flat=True)]

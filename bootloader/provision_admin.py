@@ -1,4 +1,6 @@
-"""The admin of provisionings, machines, findings: read all, ask services for what is done."""
+"""The admin of provisionings, machines and findings: read-only rows, with actions that call
+services.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from django.utils.html import format_html
 from bootloader import outside_calls, reconcile
 from bootloader.models import BootStep, Finding, LogLine, Machine, Provisioning
 from bootloader.provisioning import services
-from bootloader.states import Leftover
+from bootloader.states import CleanupPolicy
 from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin, add_actions, apply_to_each
 from reef_site.common.outside_answers import page_answer
 from reef_site.common.text import first_line, first_words
@@ -27,7 +29,7 @@ _MAX_TEXT = 100
 
 @admin.register(Provisioning)
 class ProvisioningAdmin(ReadOnlyAdmin):
-    """VMs that come up."""
+    """VMs that are being provisioned."""
 
     list_display = ("name", "state", "why", "profile", "provider", "vm", "actor", "created_at")
     list_filter = ("state", "profile", "provider", "created_at")
@@ -39,28 +41,28 @@ class ProvisioningAdmin(ReadOnlyAdmin):
     actions = ("retry", "cancel_keep", "cancel_delete")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Provisioning]:
-        """Without the long texts."""
-        return Provisioning.objects.light().order_by("-id")
+        """Leave out the large text columns."""
+        return Provisioning.objects.without_texts().order_by("-id")
 
     def view_on_site(self, obj: Provisioning) -> str:
-        """Its own page."""
+        """Link to the provisioning's own page."""
         return reverse("bootloader:detail", args=[obj.pk])
 
     @admin.display(description="VM")
     def vm(self, row: Provisioning) -> str:
-        """The machine, and what became of it."""
+        """Return the machine's id, marked if it is gone."""
         if row.machine is None:
             return "—"
         return f"{row.machine.machine_id}{' (gone)' if row.machine.is_gone else ''}"
 
     @admin.display(description="reason")
     def why(self, row: Provisioning) -> str:
-        """The reason's first line."""
+        """Return the first line of the reason."""
         return first_line(row.reason, _MAX_TEXT)
 
     @admin.action(description="Retry from the failed step", permissions=["command"])
     def retry(self, request: HttpRequest, queryset: QuerySet[Provisioning]) -> None:
-        """Go on where they failed."""
+        """Continue from the failed step."""
         apply_to_each(
             self,
             request,
@@ -70,23 +72,23 @@ class ProvisioningAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Cancel, keep the VM", permissions=["command"])
     def cancel_keep(self, request: HttpRequest, queryset: QuerySet[Provisioning]) -> None:
-        """End them; what they made stays."""
-        self._cancel(request, queryset, Leftover.KEEP)
+        """Cancel and keep the VMs."""
+        self._cancel(request, queryset, CleanupPolicy.KEEP)
 
     @admin.action(description="Cancel, delete the VM", permissions=["command"])
     def cancel_delete(self, request: HttpRequest, queryset: QuerySet[Provisioning]) -> None:
-        """End them, and delete what they made."""
-        self._cancel(request, queryset, Leftover.DELETE)
+        """Cancel and delete the VMs."""
+        self._cancel(request, queryset, CleanupPolicy.DELETE)
 
     def _cancel(
-        self, request: HttpRequest, queryset: QuerySet[Provisioning], leftover: Leftover
+        self, request: HttpRequest, queryset: QuerySet[Provisioning], cleanup: CleanupPolicy
     ) -> None:
         by = request.user
         apply_to_each(
             self,
             request,
             queryset.order_by("pk"),
-            lambda row: services.cancel(row.pk, leftover, by=by).state,
+            lambda row: services.cancel(row.pk, cleanup, by=by).state,
         )
 
 
@@ -102,18 +104,18 @@ class StepAdmin(ReadOnlyAdmin):
 
     @admin.display(description="reason")
     def why(self, row: BootStep) -> str:
-        """The reason's first line."""
+        """Return the first line of the reason."""
         return first_line(row.reason, _MAX_TEXT)
 
     @admin.display(description="seconds")
     def took(self, row: BootStep) -> str:
-        """How long it took."""
+        """Return the duration."""
         return "" if row.seconds is None else f"{row.seconds:.1f}"
 
 
 @admin.register(LogLine)
 class LogLineAdmin(ReadOnlyAdmin):
-    """What was done and said while VMs came up."""
+    """Log lines of provisionings."""
 
     list_display = ("at", "provisioning", "step", "kind", "head")
     list_filter = ("kind", "step", "at")
@@ -123,13 +125,13 @@ class LogLineAdmin(ReadOnlyAdmin):
 
     @admin.display(description="text")
     def head(self, row: LogLine) -> str:
-        """Its first words."""
+        """Return the beginning of the text, as one line."""
         return first_words(row.text, _MAX_TEXT)
 
 
 @admin.register(Machine)
 class MachineAdmin(ReadOnlyAdmin):
-    """VMs as their providers have them."""
+    """VMs as listed by their providers."""
 
     list_display = ("machine_id", "name", "provider", "state", "in_tree", "seen_at", "gone_at")
     list_filter = ("provider", "state", "mine", "known_since")
@@ -138,7 +140,7 @@ class MachineAdmin(ReadOnlyAdmin):
 
     @admin.display(description="in the tree", ordering="vm_id")
     def in_tree(self, row: Machine) -> str:
-        """The way to its place."""
+        """Return a link to the VM in the tree."""
         if not row.vm_id:
             return "—"
         if "vm-tree" not in settings.ORGANS:
@@ -149,7 +151,7 @@ class MachineAdmin(ReadOnlyAdmin):
 
 @admin.register(Finding)
 class FindingAdmin(ReadOnlyAdmin):
-    """What does not fit together."""
+    """Differences between provider, tree and registry."""
 
     list_display = ("__str__", "text", "proposal", "state", "found_at", "outcome", "decided_by")
     list_filter = ("state", "kind", "provider", "found_at")
@@ -158,16 +160,16 @@ class FindingAdmin(ReadOnlyAdmin):
     command_permission = COMMAND
     actions = ("act", "dismiss")
 
-    @admin.action(description="Do what is proposed", permissions=["command"])
+    @admin.action(description="Apply the proposed action", permissions=["command"])
     def act(self, request: HttpRequest, queryset: QuerySet[Finding]) -> HttpResponse:
-        """What each one proposes; a worker does it."""
+        """Carry out the proposal of each finding. A worker does it."""
         authority.check(request.user, "command", None)
         call = outside_calls.act_on_many(list(queryset), None, by=request.user)
         return page_answer(request, call, request.get_full_path())
 
-    @admin.action(description="Leave it as it is", permissions=["command"])
+    @admin.action(description="Dismiss selected findings", permissions=["command"])
     def dismiss(self, request: HttpRequest, queryset: QuerySet[Finding]) -> None:
-        """They are not brought up again while they are so."""
+        """Leave them as they are; they are not reported again while the difference lasts."""
         by = request.user
         apply_to_each(
             self,
@@ -181,10 +183,10 @@ class FindingAdmin(ReadOnlyAdmin):
 def provision_below(
     _admin: ModelAdmin[Node], _request: HttpRequest, queryset: QuerySet[Node]
 ) -> HttpResponse:
-    """The form, filled in with the first of the selected ones as the parent."""
+    """Open the form with the first selected node as the parent."""
     node = queryset.order_by("pk").first()
-    asked = urlencode({"parent_vm_id": node.vm_id if node else ""})
-    return HttpResponseRedirect(f"{reverse('bootloader:create')}?{asked}")
+    query = urlencode({"parent_vm_id": node.vm_id if node else ""})
+    return HttpResponseRedirect(f"{reverse('bootloader:create')}?{query}")
 
 
 add_actions(Node, provision_below)

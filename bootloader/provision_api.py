@@ -1,4 +1,4 @@
-"""The agents' door to provisioning: have VMs made, look at how they come up, retry, cancel."""
+"""The API of provisioning: create, list, retry and cancel provisionings; machines and findings."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from vmtree.models import Node
 from vmtree.permissions import Action
 
 Json = dict[str, Any]
-MOST_ROWS = 1000
-USUAL_ROWS = 100
-LONGEST_KEY = 200
+MAX_ROWS = 1000
+DEFAULT_ROWS = 100
+MAX_KEY_LENGTH = 200
 
 Row = TypeVar("Row", bound=Model)
 
@@ -49,24 +49,24 @@ class Provision(APIView):
 
     @takes(query=("dryRun",), body=wishes.FIELDS)
     def post(self, request: Request) -> Response:
-        """Have a VM made, or `count` of them; 202, or 200 for those that are there already.
+        """Provision a VM, or `count` VMs. 202, or 200 if they exist already.
 
-        `{"dryRun": true}` answers what would be asked and run, with secrets masked.
+        `{"dryRun": true}` returns what would be requested and run, with secrets masked.
         """
         body = body_of(request)
-        wish = wishes.wish_of(body)
+        vm_request = wishes.parse_request(body)
         if is_dry_run(request):
-            return Response({"dryRun": True, **preview.as_json(wish, by=request.user)})
+            return Response({"dryRun": True, **preview.as_json(vm_request, by=request.user)})
         key = _key(request.headers.get("Idempotency-Key", ""))
-        started = services.start(wish, by=request.user, key=key)
-        answer: Json = {
+        started = services.start(vm_request, by=request.user, key=key)
+        response: Json = {
             "provisionings": provisionings_json(started.rows),
             "count": len(started.rows),
-            "continued": started.again,
+            "continued": started.existing,
         }
-        if wish.count is None:
-            answer["provisioning"] = answer["provisionings"][0]
-        return Response(answer, status=200 if started.again else 202)
+        if vm_request.count is None:
+            response["provisioning"] = response["provisionings"][0]
+        return Response(response, status=200 if started.existing else 202)
 
 
 class Provisionings(APIView):
@@ -74,17 +74,19 @@ class Provisionings(APIView):
 
     @takes(query=("state", "name", "batch", "vmId", "limit", "cursor"))
     def get(self, request: Request) -> Response:
-        """Newest first; `?state= name= batch= vmId= limit= cursor=` narrow."""
-        rows = services.listed(state=query_choice(request, "state", State.values))
+        """List provisionings, newest first; filter by `?state= name= batch= vmId= limit=
+        cursor=`.
+        """
+        rows = services.list_provisionings(state=query_choice(request, "state", State.values))
         for name, column in (("name", "name"), ("batch", "batch"), ("vmId", "vm_id")):
             if value := _query(request, name):
                 value = aliases.resolve(value) if name == "vmId" else value
                 rows = rows.filter(**{column: value})
         if cursor := _query(request, "cursor"):
             rows = rows.filter(pk__lt=cursor)
-        limit = query_limit(request, most=MOST_ROWS, default=USUAL_ROWS)
+        limit = query_limit(request, most=MAX_ROWS, default=DEFAULT_ROWS)
         found, more = take_page(rows, limit)
-        shown = _bounded(request, found)
+        shown = _visible_json(request, found)
         return Response(
             {"provisionings": shown, "count": len(shown), "next": found[-1].pk if more else None}
         )
@@ -94,9 +96,9 @@ class OneProvisioning(APIView):
     """`GET /bootloader/provisionings/<id>`"""
 
     def get(self, request: Request, provisioning_id: str) -> Response:
-        """With its steps."""
+        """Return a provisioning with its steps."""
         row = services.find(provisioning_id)
-        return Response({"provisioning": _bounded(request, [row])[0]})
+        return Response({"provisioning": _visible_json(request, [row])[0]})
 
 
 class Log(APIView):
@@ -104,11 +106,13 @@ class Log(APIView):
 
     @takes(query=("after", "cursor", "limit"))
     def get(self, request: Request, provisioning_id: str) -> Response:
-        """Lines after `?after=`, oldest first; `next` is where the following ones begin."""
+        """Return lines after `?after=`, oldest first; `next` is the cursor of the following
+        ones.
+        """
         row = services.find(provisioning_id)
-        permissions.check(request.user, Action.READ_MACHINES, _places([row])[row.pk] or None)
+        permissions.check(request.user, Action.READ_MACHINES, _subject_ids([row])[row.pk] or None)
         after = query_cursor(request, "after") or 0
-        limit = query_limit(request, most=MOST_ROWS, default=MOST_ROWS)
+        limit = query_limit(request, most=MAX_ROWS, default=MAX_ROWS)
         found = services.log_of(row, after, limit)
         return Response(
             {
@@ -126,7 +130,7 @@ class Retry(APIView):
     asks_authority = True
 
     def post(self, request: Request, provisioning_id: str) -> Response:
-        """Go on from the step that failed."""
+        """Continue from the failed step."""
         row = services.retry(provisioning_id, by=request.user)
         return Response({"provisioning": provisioning_json(row)}, status=202)
 
@@ -138,10 +142,10 @@ class Cancel(APIView):
 
     @takes(body=("machine",))
     def post(self, request: Request, provisioning_id: str) -> Response:
-        """End it; `{"machine": "keep"}` or `"delete"` says what becomes of a VM that it has."""
+        """Cancel; `{"machine": "keep"}` or `"delete"` is the cleanup policy for its VM."""
         services.may_command(services.find(provisioning_id), request.user)
-        leftover = wishes.leftover_of(body_of(request).get("machine"))
-        row = services.cancel(provisioning_id, leftover, by=request.user)
+        cleanup = wishes.parse_cleanup(body_of(request).get("machine"))
+        row = services.cancel(provisioning_id, cleanup, by=request.user)
         return Response({"provisioning": provisioning_json(row)}, status=202)
 
 
@@ -150,13 +154,15 @@ class Machines(APIView):
 
     @takes(query=("gone", "provider", "limit", "cursor"))
     def get(self, request: Request) -> Response:
-        """VMs of providers that are known here; `?provider=` narrows, `?gone=true` shows all."""
+        """List known machines of providers; `?provider=` filters, `?gone=true` includes gone
+        ones.
+        """
         rows = Machine.objects.all()
         if request.query_params.get("gone") != "true":
             rows = rows.living()
         if provider := _query(request, "provider"):
             rows = rows.of(provider)
-        legible = _legible(rows, request)
+        legible = _readable(rows, request)
         found, following = _page(request, legible)
         shown = [machine_json(row) for row in found]
         return Response({"machines": shown, "count": len(shown), "next": following})
@@ -167,10 +173,10 @@ class Findings(APIView):
 
     @takes(query=("state", "limit", "cursor"))
     def get(self, request: Request) -> Response:
-        """What does not fit together; `?state=` (open), newest first."""
+        """List findings, newest first; `?state=` (default open)."""
         state = request.query_params.get("state", FindingState.OPEN.value)
         choice_of(state, "state", FindingState.values)
-        rows = _legible(Finding.objects.filter(state=state), request)
+        rows = _readable(Finding.objects.filter(state=state), request)
         found, following = _page(request, rows)
         shown = [finding_json(row) for row in found]
         return Response({"findings": shown, "count": len(shown), "next": following})
@@ -184,7 +190,7 @@ class Reconcile(APIView):
     def post(self, request: Request) -> Response:
         """Compare providers, tree and registry now."""
         authority.check(request.user, "command", None)
-        return _answer(outside_calls.compare(by=request.user))
+        return _call_response(outside_calls.compare(by=request.user))
 
 
 class DecideMany(APIView):
@@ -194,9 +200,9 @@ class DecideMany(APIView):
 
     @takes(body=("ids", "kind", "provider", "action"))
     def post(self, request: Request) -> Response:
-        """Act on several: `{"ids": […]}`, or `{"kind": …}` and perhaps `provider`.
+        """Act on several findings: `{"ids": […]}`, or `{"kind": …}` with an optional `provider`.
 
-        200 with what became of each; what failed stays open and says why.
+        200 with the result for each; failed ones stay open and give the reason.
         """
         authority.check(request.user, "command", None)
         body = body_of(request)
@@ -206,15 +212,15 @@ class DecideMany(APIView):
         if ids is not None:
             if not isinstance(ids, list) or not ids or not all(type(key) is int for key in ids):
                 raise BadInput("ids: must be a list of numbers", "ids")
-            chosen = [reconcile.find(key) for key in dict.fromkeys(ids[:MOST_ROWS])]
+            selected = [reconcile.find(key) for key in dict.fromkeys(ids[:MAX_ROWS])]
         else:
             choice_of(kind, "kind", FindingKind.values)
             rows = Finding.objects.open().filter(kind=kind)
             if provider is not None:
                 rows = rows.filter(provider=_provider(provider))
-            chosen = list(rows.order_by("id")[:MOST_ROWS])
+            selected = list(rows.order_by("id")[:MAX_ROWS])
         proposal = _proposal(body)
-        return _answer(outside_calls.act_on_many(chosen, proposal, by=request.user))
+        return _call_response(outside_calls.act_on_many(selected, proposal, by=request.user))
 
 
 class Decide(APIView):
@@ -224,7 +230,9 @@ class Decide(APIView):
 
     @takes(body=("action",))
     def post(self, request: Request, finding_id: str, word: str) -> Response:
-        """Do what is proposed (`{"action": …}` another thing that fits), or leave it as it is."""
+        """Carry out the proposal (`{"action": …}`: another allowed action), or dismiss the
+        finding.
+        """
         permissions.check(request.user, Action.COMMAND, None)
         if word == "dismiss":
             return Response(
@@ -233,7 +241,7 @@ class Decide(APIView):
         proposal = _proposal(body_of(request))
         authority.check(request.user, "command", None)
         reconcile.find(int(finding_id))
-        return _answer(outside_calls.act(int(finding_id), proposal, by=request.user))
+        return _call_response(outside_calls.act(int(finding_id), proposal, by=request.user))
 
 
 class Call(APIView):
@@ -242,27 +250,29 @@ class Call(APIView):
     asks_authority = True
 
     def get(self, request: Request, call_id: str) -> Response:
-        """What came of a request that was answered with 202; `state` says whether it is over."""
+        """Return the result of a request that was answered with 202; `state` tells whether it
+        has ended.
+        """
         authority.check(request.user, "command", None)
-        row = outside.find(call_id, *_BODIES)
+        row = outside.find(call_id, *_RESULT_JSON)
         if row is None:
             raise NotFound("there is no such call")
-        return api_state(row, lambda row: _BODIES[row.kind](row.result))
+        return api_state(row, lambda row: _RESULT_JSON[row.kind](row.result))
 
 
-# -- calls to providers: a worker makes them -----------------------------------------------------
+# -- calls to providers, made by a worker --------------------------------------------------------
 
 
-def _answer(row: OutsideCall) -> Response:
+def _call_response(row: OutsideCall) -> Response:
     path = f"/bootloader/calls/{row.pk}"
-    return api_answer(row, path, lambda row: _BODIES[row.kind](row.result))
+    return api_answer(row, path, lambda row: _RESULT_JSON[row.kind](row.result))
 
 
 def _compared(_result: Json) -> Json:
-    shown = [finding_json(row) for row in Finding.objects.open().order_by("-id")[:MOST_ROWS]]
-    young = [machine_json(row) for row in reconcile.young()[:MOST_ROWS]]
-    note = {"note": reconcile.SKIPPED} if young else {}
-    return {"findings": shown, "count": len(shown), "skipped": young, **note}
+    shown = [finding_json(row) for row in Finding.objects.open().order_by("-id")[:MAX_ROWS]]
+    skipped = [machine_json(row) for row in reconcile.too_new()[:MAX_ROWS]]
+    note = {"note": reconcile.SKIPPED_NOTE} if skipped else {}
+    return {"findings": shown, "count": len(shown), "skipped": skipped, **note}
 
 
 def _acted(result: Json) -> Json:
@@ -279,38 +289,43 @@ def _acted_on_many(result: Json) -> Json:
     }
 
 
-_BODIES: dict[str, Callable[[Json], Json]] = {
+_RESULT_JSON: dict[str, Callable[[Json], Json]] = {
     outside_calls.COMPARE: _compared,
     outside_calls.ACT: _acted,
     outside_calls.ACT_ON_MANY: _acted_on_many,
 }
 
 
-def _legible(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
-    """The rows that the caller may read: a node's those about its own line."""
+def _readable(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
+    """Filter rows to those that the caller may read: for a node, rows about its own line."""
     line = permissions.readable(request.user, Action.READ_MACHINES)
     return rows if line is None else rows.filter(vm_id__in=line.values("vm_id"))
 
 
 def _page(request: Request, rows: QuerySet[Row]) -> tuple[list[Row], int | None]:
-    """The newest rows behind `?cursor=`, at most `?limit=`, and the cursor of those behind them."""
-    limit = query_limit(request, most=MOST_ROWS, default=MOST_ROWS)
+    """Return the newest rows after `?cursor=`, at most `?limit=`, and the next cursor."""
+    limit = query_limit(request, most=MAX_ROWS, default=MAX_ROWS)
     if cursor := query_cursor(request):
         rows = rows.filter(pk__lt=cursor)
     found, more = take_page(rows.order_by("-id"), limit)
     return found, found[-1].pk if more else None
 
 
-def _places(rows: Sequence[Provisioning]) -> dict[str, str]:
-    """Of each provisioning the VM that it is about: of one that is not there yet, the parent."""
+def _subject_ids(rows: Sequence[Provisioning]) -> dict[str, str]:
+    """Map each provisioning to the VM that it is about, or to its parent while the VM has no
+    node.
+    """
     vm_ids = [row.vm_id for row in rows if row.vm_id]
     there = set(Node.objects.filter(vm_id__in=vm_ids).values_list("vm_id", flat=True))
     return {row.pk: row.vm_id if row.vm_id in there else row.parent_vm_id for row in rows}
 
 
-def _bounded(request: Request, rows: Sequence[Provisioning]) -> list[Json]:
-    """Provisionings; outside of a node's own line without reasons, which may repeat outputs."""
-    places, shown = _places(rows), provisionings_json(rows)
+def _visible_json(request: Request, rows: Sequence[Provisioning]) -> list[Json]:
+    """Return provisionings as JSON.
+
+    Outside a node's own line reasons are removed, since they may quote output.
+    """
+    places, shown = _subject_ids(rows), provisionings_json(rows)
     legible = permissions.readable(request.user, Action.READ_MACHINES)
     if legible is None:
         return shown
@@ -322,18 +337,18 @@ def _bounded(request: Request, rows: Sequence[Provisioning]) -> list[Json]:
     return shown
 
 
-# -- what is said --------------------------------------------------------------------------------
+# -- JSON ----------------------------------------------------------------------------------------
 
 
 def provisionings_json(rows: Iterable[Provisioning]) -> list[Json]:
-    """Several of them; what they wait for is looked up once."""
+    """Return several provisionings as JSON, looking up the cause of waiting only once."""
     found = list(rows)
     waits = limits.why_waiting() if any(row.state == State.QUEUED for row in found) else ""
     return [_provisioning_json(row, waits) for row in found]
 
 
 def provisioning_json(row: Provisioning) -> Json:
-    """A provisioning with its steps; times in the wire's form, durations in milliseconds."""
+    """Return a provisioning with its steps as JSON; durations in milliseconds."""
     return provisionings_json([row])[0]
 
 
@@ -372,7 +387,7 @@ def _provisioning_json(row: Provisioning, waits: str) -> Json:
 
 
 def line_json(line: LogLine) -> Json:
-    """One entry of a log; `output` may have many lines."""
+    """Return a log entry as JSON; `output` may have many lines."""
     return {
         "id": line.pk,
         "at": line.at,
@@ -383,7 +398,7 @@ def line_json(line: LogLine) -> Json:
 
 
 def machine_json(row: Machine) -> Json:
-    """A VM of a provider."""
+    """Return a machine as JSON."""
     return {
         "provider": row.provider,
         "machineId": row.machine_id,
@@ -399,7 +414,7 @@ def machine_json(row: Machine) -> Json:
 
 
 def finding_json(row: Finding) -> Json:
-    """A finding with what is proposed."""
+    """Return a finding with its proposal as JSON."""
     return {
         "id": row.pk,
         "kind": row.kind,
@@ -409,7 +424,7 @@ def finding_json(row: Finding) -> Json:
         "name": row.name or None,
         "text": row.text,
         "proposal": row.proposal,
-        "actions": sorted(reconcile.fitting(row)),
+        "actions": sorted(reconcile.allowed_actions(row)),
         "state": row.state,
         "foundAt": row.found_at,
         "decidedAt": row.decided_at,
@@ -419,9 +434,9 @@ def finding_json(row: Finding) -> Json:
 
 
 def _proposal(body: Json) -> Proposal | None:
-    """The `action` of a decision, if it says one."""
-    chosen = body.get("action")
-    return None if chosen is None else Proposal(choice_of(chosen, "action", Proposal.values))
+    """Return the requested `action`, if there is one. Raise BadInput."""
+    selected = body.get("action")
+    return None if selected is None else Proposal(choice_of(selected, "action", Proposal.values))
 
 
 def _provider(slug: object) -> str:
@@ -429,7 +444,7 @@ def _provider(slug: object) -> str:
 
 
 def _query(request: Request, name: str) -> str:
-    """A text of the query that a database can look for."""
+    """Return a query parameter that a database can search for. Raise BadInput."""
     value: str = request.query_params.get(name, "")
     if not is_storable(value):
         raise BadInput(f"{name}: has characters that are no text", name)
@@ -438,8 +453,8 @@ def _query(request: Request, name: str) -> str:
 
 def _key(value: str) -> str:
     key = value.strip()
-    if len(key) > LONGEST_KEY or not key.isprintable():
-        raise BadInput(f"Idempotency-Key: must be at most {LONGEST_KEY} printable characters")
+    if len(key) > MAX_KEY_LENGTH or not key.isprintable():
+        raise BadInput(f"Idempotency-Key: must be at most {MAX_KEY_LENGTH} printable characters")
     return key
 
 

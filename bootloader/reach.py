@@ -1,4 +1,4 @@
-"""From a provider's machine to a shell on it."""
+"""Connect to a provider's machine by SSH."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from bootloader.providers.base import Provider
 
 
 def reach(provider: Provider, machine_id: str, timeout: float = 15.0) -> shell_protocol.Shell:
-    """Log in to it. Raises ShellAway, ShellRefused and what `provider.login` raises.
+    """Log in to the machine.
 
-    A machine that refuses may have a new key by now: the provider is asked anew, once.
+    Raise ShellUnavailable, ShellRefused and the errors of `provider.login`.
+
+    If the machine refuses, its key may have changed: fetch the login anew and try once more.
     """
     login = provider.login(machine_id)
     try:

@@ -1,7 +1,7 @@
-"""What providers have, against what reef knows: findings, acted on when one (or a rule) says so.
+"""Compare the providers' machines with tree and registry, and keep the differences as findings.
 
-A finding stays as long as it is so; one that is not so any more settles itself, and one that was
-dismissed is not brought up again while it is so.
+Operators or rules decide about findings. A finding whose difference disappears is settled; a
+dismissed one is not reported again while the difference lasts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bootloader.exceptions import BadProviderKey, NoSuchMachine, ProviderError
 from bootloader.models import Finding, Machine, Provisioning
 from bootloader.providers import base
 from bootloader.provisioning import machines
-from bootloader.states import OPEN, FindingKind, FindingState, Proposal, State
+from bootloader.states import OPEN_STATES, FindingKind, FindingState, Proposal, State
 from reef_site.common import clock
 from reef_site.common.errors import BadInput, Conflict, NotFound, ReefError
 from registry import services as registry
@@ -29,37 +29,37 @@ from vmtree.models import Node
 
 logger = logging.getLogger(__name__)
 
-# A VM is not called unknown, vanished or useless before it had so long to find its place.
-PATIENCE = timedelta(minutes=3)
-# Without a beat for so long a running VM serves nothing.
-SERVES_NOTHING = timedelta(minutes=30)
-SKIPPED = (
-    f"machines known for less than {int(PATIENCE.total_seconds() // 60)} minutes are not compared"
-    " yet: they may still find their place"
+# Machines get this much time to appear in tree and registry before they are compared.
+GRACE_PERIOD = timedelta(minutes=3)
+# A running VM without a heartbeat for this long counts as useless.
+IDLE_AFTER = timedelta(minutes=30)
+SKIPPED_NOTE = (
+    f"machines known for less than {int(GRACE_PERIOD.total_seconds() // 60)} minutes are not"
+    " compared yet: they may still find their place"
 )
-# The "provider" of findings that the registry's own rows tell.
+# The "provider" of findings that come from the registry's own rows.
 REGISTRY = "registry"
-# Two machines with one identity are a finding until they took no turns for so long.
-TWIN_FOR = timedelta(minutes=15)
-# The state of a machine that its provider lists no longer.
+# A twin finding is settled when the machines have not alternated for this long.
+TWIN_PERIOD = timedelta(minutes=15)
+# The state of a machine that its provider no longer lists.
 VANISHED = "vanished"
-# What may be done about each kind of finding; the proposal is always one of them.
-FITS: dict[FindingKind, frozenset[Proposal]] = {
+# Actions allowed for each kind of finding; the proposal is always one of them.
+ALLOWED_ACTIONS: dict[FindingKind, frozenset[Proposal]] = {
     FindingKind.UNKNOWN: frozenset({Proposal.ADOPT, Proposal.DELETE}),
     FindingKind.VANISHED: frozenset({Proposal.BURY}),
     FindingKind.USELESS: frozenset({Proposal.DELETE, Proposal.PAUSE}),
     FindingKind.TWIN: frozenset({Proposal.REVOKE}),
 }
-# Whoever takes a VM into the tree has only its place.
-ADOPTED = (
+# Adopting a VM only gives it a node in the tree.
+ADOPTED_OUTCOME = (
     "taken into the tree; not in the registry until the boot script for it "
     "(POST /bootloader/generate with its vmId) has run there"
 )
 
 
 @dataclass(frozen=True)
-class Odd:
-    """Something that does not fit together now."""
+class Discrepancy:
+    """A difference that exists now."""
 
     kind: FindingKind
     machine: Machine
@@ -67,11 +67,14 @@ class Odd:
     proposal: Proposal
 
 
-def look() -> int:
-    """Look at every provider; how many findings are open. One that is away stops no other."""
+def compare_all() -> int:
+    """Compare all providers and return the number of open findings.
+
+    An unreachable provider is logged and does not stop the others.
+    """
     for slug in providers.all_slugs():
         try:
-            look_at(slug)
+            compare_provider(slug)
         except BadProviderKey:
             logger.debug("%s has no good key, so nothing is compared", slug)
         except ProviderError as error:
@@ -80,35 +83,35 @@ def look() -> int:
             logger.warning("%s cannot be compared with the fleet: %s", slug, error)
         except Exception:
             logger.exception("%s cannot be compared with the fleet", slug)
-    look_for_twins()
+    compare_twins()
     return Finding.objects.open().count()
 
 
-def look_at(slug: str) -> None:
-    """Compare one provider's list with the rows. Raises ProviderError."""
+def compare_provider(slug: str) -> None:
+    """Compare one provider's list with our rows. Raise ProviderError."""
     listed = {seen.id: seen for seen in providers.get(slug).list()}
-    _note(slug, listed)
-    odd = list(_odd(slug, listed))
-    for each in odd:
-        _keep(slug, each)
-    still = {(each.kind, each.machine.machine_id) for each in odd}
-    held = Finding.objects.filter(
+    _update_machines(slug, listed)
+    discrepancies = list(_discrepancies(slug, listed))
+    for each in discrepancies:
+        _record(slug, each)
+    current = {(each.kind, each.machine.machine_id) for each in discrepancies}
+    existing = Finding.objects.filter(
         provider=slug, state__in=(FindingState.OPEN, FindingState.DISMISSED)
     )
-    for row in held:
-        if (row.kind, row.machine_id) not in still:
+    for row in existing:
+        if (row.kind, row.machine_id) not in current:
             unchanged = Finding.objects.filter(pk=row.pk, state=row.state)
             unchanged.update(state=FindingState.SETTLED, decided_at=clock.now())
 
 
-def look_for_twins() -> None:
-    """Note VMs as which two machines send heartbeats in turn; `registry.beats` sees that."""
-    since = clock.format_timestamp(clock.now() - TWIN_FOR)
+def compare_twins() -> None:
+    """Record findings for VM ids used alternately by two machines, as detected from heartbeats."""
+    since = clock.format_timestamp(clock.now() - TWIN_PERIOD)
     found = {vm.pk: vm for vm in VM.objects.filter(vitals__twinSeenAt__gte=since)}
-    held = Finding.objects.filter(
+    existing = Finding.objects.filter(
         kind=FindingKind.TWIN, state__in=(FindingState.OPEN, FindingState.DISMISSED)
     )
-    for row in held.exclude(vm_id__in=found):
+    for row in existing.exclude(vm_id__in=found):
         unchanged = Finding.objects.filter(pk=row.pk, state=row.state)
         unchanged.update(state=FindingState.SETTLED, decided_at=clock.now())
     for vm in found.values():
@@ -118,7 +121,7 @@ def look_for_twins() -> None:
             f" {vm.vitals['twinSeenAt']}: one is a copy. Revoke the token, then have the right one"
             " join again"
         )
-        same = held.filter(machine_id=vm.pk)
+        same = existing.filter(machine_id=vm.pk)
         if not same.update(text=text[:500], seen_at=clock.now()):
             Finding.objects.create(
                 kind=FindingKind.TWIN,
@@ -131,55 +134,59 @@ def look_for_twins() -> None:
             )
 
 
-def young() -> QuerySet[Machine]:
-    """Machines that were not compared, since they have had no time to find their place."""
-    rows = Machine.objects.living().filter(known_since__gt=clock.now() - PATIENCE)
-    coming = Provisioning.objects.filter(state__in=OPEN, machine__isnull=False)
+def too_new() -> QuerySet[Machine]:
+    """Return machines that are too new to be compared."""
+    rows = Machine.objects.living().filter(known_since__gt=clock.now() - GRACE_PERIOD)
+    coming = Provisioning.objects.filter(state__in=OPEN_STATES, machine__isnull=False)
     return rows.exclude(pk__in=coming.values("machine")).order_by("-id")
 
 
-def _note(slug: str, listed: dict[str, base.Machine]) -> None:
-    """Bring the rows of machines up to date; those that nobody knew become rows, too."""
+def _update_machines(slug: str, listed: dict[str, base.Machine]) -> None:
+    """Update the rows of the listed machines, and create rows for unknown ones."""
     known = dict(Machine.objects.of(slug).values_list("machine_id", "gone_at"))
     for machine_id, seen in listed.items():
         if machine_id not in known and not seen.mine:
             continue
-        if known.get(machine_id) is not None and not _came_back(slug, machine_id):
+        if known.get(machine_id) is not None and not _reappeared(slug, machine_id):
             continue
         place = machine_id if Node.objects.filter(vm_id=machine_id).exists() else ""
         machines.record(slug, seen, vm_id="" if machine_id in known else place)
 
 
-def _came_back(slug: str, machine_id: str) -> bool:
-    """A machine that was gone is listed: deleting takes a moment, so it gets some time."""
+def _reappeared(slug: str, machine_id: str) -> bool:
+    """Return whether a machine marked as gone is listed long enough after that.
+
+    Deleting takes a moment, so an earlier listing is ignored.
+    """
     row = Machine.objects.get(provider=slug, machine_id=machine_id)
-    return row.gone_at is not None and clock.now() - row.gone_at >= PATIENCE
+    return row.gone_at is not None and clock.now() - row.gone_at >= GRACE_PERIOD
 
 
-def _odd(slug: str, listed: dict[str, base.Machine]) -> Iterator[Odd]:
+def _discrepancies(slug: str, listed: dict[str, base.Machine]) -> Iterator[Discrepancy]:
     now = clock.now()
     nodes = set(Node.objects.living().values_list("vm_id", flat=True))
-    for machine in Machine.objects.of(slug).living().filter(known_since__lte=now - PATIENCE):
+    for machine in Machine.objects.of(slug).living().filter(known_since__lte=now - GRACE_PERIOD):
         if _is_coming(machine):
             continue
         seen = listed.get(machine.machine_id)
         if seen is None:
             yield from _vanished(machine, nodes)
         elif machine.vm_id not in nodes:
-            yield _stranger(machine)
+            yield _unknown_machine(machine)
         else:
-            yield from _useless(machine, seen)
-    yield from _registered_only(slug, listed, nodes)
+            yield from _idle_machine(machine, seen)
+    yield from _gone_but_in_tree(slug, listed, nodes)
 
 
 def _is_coming(machine: Machine) -> bool:
-    return Provisioning.objects.filter(machine=machine, state__in=OPEN).exists()
+    return Provisioning.objects.filter(machine=machine, state__in=OPEN_STATES).exists()
 
 
-def _vanished(machine: Machine, nodes: set[str]) -> Iterator[Odd]:
-    """Its provider lists it no longer. Without a place in the tree that is all there is to say.
+def _vanished(machine: Machine, nodes: set[str]) -> Iterator[Discrepancy]:
+    """Yield a finding for a machine that its provider no longer lists, if the tree has it;
+    otherwise mark it as gone.
 
-    A list alone may lack one for a moment, so its provider is asked for this one, too.
+    A list alone may briefly miss a machine, so the provider is also asked for this one.
     """
     try:
         providers.get(machine.provider).state(machine.machine_id)
@@ -189,12 +196,12 @@ def _vanished(machine: Machine, nodes: set[str]) -> Iterator[Odd]:
         return
     if machine.vm_id in nodes:
         text = f"{machine.provider} does not list it any more, but the tree has it"
-        yield Odd(FindingKind.VANISHED, machine, text, Proposal.BURY)
+        yield Discrepancy(FindingKind.VANISHED, machine, text, Proposal.BURY)
     else:
-        machines.gone(machine, "its provider lists it no longer")
+        machines.mark_gone(machine, "its provider lists it no longer")
 
 
-def _stranger(machine: Machine) -> Odd:
+def _unknown_machine(machine: Machine) -> Discrepancy:
     row = Provisioning.objects.filter(machine=machine).order_by("-id").first()
     if row is None:
         text = "nobody here made it, and the tree does not have it"
@@ -202,67 +209,75 @@ def _stranger(machine: Machine) -> Odd:
         text = f"was a member (provisioning {row.pk}), but the tree does not have it any more"
     else:
         text = f"was left by provisioning {row.pk}, which {_ended(row)}"
-    return Odd(FindingKind.UNKNOWN, machine, text, Proposal.DELETE if row else Proposal.ADOPT)
+    return Discrepancy(
+        FindingKind.UNKNOWN, machine, text, Proposal.DELETE if row else Proposal.ADOPT
+    )
 
 
 def _ended(row: Provisioning) -> str:
     return "failed" if row.state == State.FAILED else "was cancelled"
 
 
-def _useless(machine: Machine, seen: base.Machine) -> Iterator[Odd]:
-    """It costs and serves nothing: it runs, and nobody has heard of it for long."""
+def _idle_machine(machine: Machine, seen: base.Machine) -> Iterator[Discrepancy]:
+    """Yield a finding for a machine that runs at its provider but has been silent for long."""
     if seen.state != base.MachineState.RUNNING:
         return
     vm = VM.objects.filter(pk=machine.vm_id).first()
     now = clock.now()
-    if vm is not None and Watch.grace(now) and not _is_held(FindingKind.USELESS, machine):
-        # Reef itself was away: nobody's heartbeat could be heard.
+    if vm is not None and Watch.grace(now) and not _has_finding(FindingKind.USELESS, machine):
+        # Reef itself was down, so no heartbeat could arrive.
         return
     if vm is not None and vm.status == Status.PAUSED:
         text = "runs at its provider, but is paused in the registry"
-        yield Odd(FindingKind.USELESS, machine, text, Proposal.PAUSE)
-    elif vm is None or now - vm.last_seen > SERVES_NOTHING:
-        heard = "never registered (no fleet agent of ours runs there)"
+        yield Discrepancy(FindingKind.USELESS, machine, text, Proposal.PAUSE)
+    elif vm is None or now - vm.last_seen > IDLE_AFTER:
+        activity = "never registered (no fleet agent of ours runs there)"
         if vm is not None:
-            said = "" if vm.status == Status.RUNNING else f"is {vm.status} in the registry and "
-            heard = f"{said}was last heard of at {clock.format_timestamp(vm.last_seen)}"
-        text = f"runs, but {heard}: it costs and serves nothing"
-        yield Odd(FindingKind.USELESS, machine, text, Proposal.DELETE)
+            status_text = (
+                "" if vm.status == Status.RUNNING else f"is {vm.status} in the registry and "
+            )
+            activity = f"{status_text}was last heard of at {clock.format_timestamp(vm.last_seen)}"
+        text = f"runs, but {activity}: it costs and serves nothing"
+        yield Discrepancy(FindingKind.USELESS, machine, text, Proposal.DELETE)
 
 
-def _is_held(kind: FindingKind, machine: Machine) -> bool:
-    """Whether there is a finding of this kind about it already, decided or not."""
-    held = Finding.objects.filter(state__in=(FindingState.OPEN, FindingState.DISMISSED))
-    return held.filter(kind=kind, provider=machine.provider, machine_id=machine.machine_id).exists()
+def _has_finding(kind: FindingKind, machine: Machine) -> bool:
+    """Return whether an open or dismissed finding of this kind exists for the machine."""
+    existing = Finding.objects.filter(state__in=(FindingState.OPEN, FindingState.DISMISSED))
+    return existing.filter(
+        kind=kind, provider=machine.provider, machine_id=machine.machine_id
+    ).exists()
 
 
-def _registered_only(slug: str, listed: dict[str, base.Machine], nodes: set[str]) -> Iterator[Odd]:
-    """Machines that we know as gone, but whose VMs are still in the tree."""
-    gone = Machine.objects.of(slug).filter(~Q(vm_id=""), gone_at__lte=clock.now() - PATIENCE)
+def _gone_but_in_tree(
+    slug: str, listed: dict[str, base.Machine], nodes: set[str]
+) -> Iterator[Discrepancy]:
+    """Yield findings for gone machines whose VMs are still in the tree."""
+    gone = Machine.objects.of(slug).filter(~Q(vm_id=""), gone_at__lte=clock.now() - GRACE_PERIOD)
     here = Machine.objects.living().values_list("vm_id", flat=True)
     for machine in gone.filter(vm_id__in=nodes).exclude(vm_id__in=here):
         if machine.machine_id not in listed:
             text = f"is gone ({machine.note}), but the tree has it"
-            yield Odd(FindingKind.VANISHED, machine, text, Proposal.BURY)
+            yield Discrepancy(FindingKind.VANISHED, machine, text, Proposal.BURY)
 
 
-def _keep(slug: str, odd: Odd) -> None:
+def _record(slug: str, discrepancy: Discrepancy) -> None:
     now = clock.now()
-    machine = odd.machine
-    fields = {"text": odd.text[:500], "proposal": odd.proposal, "seen_at": now}
-    held = Finding.objects.filter(
-        kind=odd.kind,
+    machine = discrepancy.machine
+    fields = {"text": discrepancy.text[:500], "proposal": discrepancy.proposal, "seen_at": now}
+    existing = Finding.objects.filter(
+        kind=discrepancy.kind,
         provider=slug,
         machine_id=machine.machine_id,
         state__in=(FindingState.OPEN, FindingState.DISMISSED),
     )
-    if held.update(**fields):
-        _does_not_run(odd, held.values_list("found_at", flat=True).first())
+    if existing.update(**fields):
+        _mark_stopped(discrepancy, existing.values_list("found_at", flat=True).first())
         return
     try:
         with transaction.atomic():
             Finding.objects.create(
-                kind=odd.kind,
+                kind=discrepancy.kind,
                 provider=slug,
                 machine_id=machine.machine_id,
                 vm_id=machine.vm_id,
@@ -270,46 +285,47 @@ def _keep(slug: str, odd: Odd) -> None:
                 **fields,
             )
     except IntegrityError:
-        held.update(**fields)
-    _does_not_run(odd, now)
+        existing.update(**fields)
+    _mark_stopped(discrepancy, now)
 
 
-def _does_not_run(odd: Odd, found_at: datetime | None) -> None:
-    """What vanished is not said to run, unless it was heard of after that was found."""
-    if odd.kind != FindingKind.VANISHED:
+def _mark_stopped(discrepancy: Discrepancy, found_at: datetime | None) -> None:
+    """Mark a vanished VM as stopped, unless it sent a heartbeat after it was found missing."""
+    if discrepancy.kind != FindingKind.VANISHED:
         return
-    living = Machine.objects.living().filter(pk=odd.machine.pk)
+    living = Machine.objects.living().filter(pk=discrepancy.machine.pk)
     living.update(state=VANISHED)
-    if odd.machine.vm_id:
-        registry.mark_stopped(odd.machine.vm_id, found_at)
+    if discrepancy.machine.vm_id:
+        registry.mark_stopped(discrepancy.machine.vm_id, found_at)
 
 
-# -- what an operator says -----------------------------------------------------------------------
+# -- decisions -----------------------------------------------------------------------------------
 
 
 def find(key: int) -> Finding:
-    """The finding of this number, or NotFound."""
+    """Return the finding with this id. Raise NotFound."""
     row = Finding.objects.filter(pk=key).first()
     if row is None:
         raise NotFound("finding not found")
     return row
 
 
-def fitting(row: Finding) -> frozenset[Proposal]:
-    """What may be done about it."""
-    return FITS[FindingKind(row.kind)] | {Proposal(row.proposal)}
+def allowed_actions(row: Finding) -> frozenset[Proposal]:
+    """Return the actions allowed for the finding."""
+    return ALLOWED_ACTIONS[FindingKind(row.kind)] | {Proposal(row.proposal)}
 
 
 def act_on(
     rows: list[Finding], *, by: object, proposal: Proposal | None = None
 ) -> tuple[list[Finding], list[tuple[Finding, str]]]:
-    """Act on each; those that were done, and the others with why not.
+    """Act on several findings. Return the completed ones, and the failed ones with their reasons.
 
-    A VM that others stand below is buried after those. Raises Forbidden, BadInput.
+    Failed ones are retried as long as others succeed, because a VM can only be removed after its
+    descendants. Raise Forbidden, BadInput.
     """
     authority.check(by, "command", None)
     for row in rows:
-        _check_fits(row, proposal)
+        _check_allowed(row, proposal)
     done: list[Finding] = []
     left = [(row, "") for row in rows]
     while left:
@@ -325,8 +341,8 @@ def act_on(
     return done, left
 
 
-def _check_fits(row: Finding, chosen: Proposal | None) -> None:
-    fits = fitting(row)
+def _check_allowed(row: Finding, chosen: Proposal | None) -> None:
+    fits = allowed_actions(row)
     if chosen is not None and chosen not in fits:
         valid = ", ".join(sorted(fits))
         text = f"action: '{chosen}' does not fit {row.get_kind_display()} {row.machine_id}"
@@ -334,15 +350,13 @@ def _check_fits(row: Finding, chosen: Proposal | None) -> None:
 
 
 def act(key: int, *, by: object, proposal: Proposal | None = None) -> Finding:
-    """Do what is proposed, or another thing that fits.
+    """Carry out the proposal, or another allowed action. Only for the root token and operators.
 
-    Raises BadInput, Conflict, NotFound, ProviderError.
-
-    Only for the root token and operators. What fails leaves the finding open.
+    A failure leaves the finding open. Raise BadInput, Conflict, NotFound, ProviderError.
     """
     authority.check(by, "command", None)
     row = find(key)
-    _check_fits(row, proposal)
+    _check_allowed(row, proposal)
     chosen = proposal or Proposal(row.proposal)
     if row.state not in (FindingState.OPEN, FindingState.DISMISSED):
         raise Conflict(f"finding {row.pk} is {row.get_state_display()} already")
@@ -351,14 +365,16 @@ def act(key: int, *, by: object, proposal: Proposal | None = None) -> Finding:
     machine = Machine.objects.filter(provider=row.provider, machine_id=row.machine_id).first()
     if machine is None:
         raise NotFound(f"machine '{row.machine_id}' is not known any more")
-    _check_still(row, machine, chosen)
-    _do(chosen, machine, by)
-    outcome = ADOPTED if chosen == Proposal.ADOPT else chosen.label
+    _check_unchanged(row, machine, chosen)
+    _carry_out(chosen, machine, by)
+    outcome = ADOPTED_OUTCOME if chosen == Proposal.ADOPT else chosen.label
     return _decide(row, FindingState.DONE, by, outcome)
 
 
 def _revoke(row: Finding) -> str:
-    """Neither machine acts as the VM any more; the one that gets a new join token may."""
+    """Revoke the VM's token, so that neither machine can act as the VM until one of them joins
+    again.
+    """
     node = Node.objects.living().filter(vm_id=row.vm_id).first()
     if node is None:
         raise NotFound(f"VM '{row.vm_id}' is not in the tree, so it has no token of its own")
@@ -368,7 +384,10 @@ def _revoke(row: Finding) -> str:
 
 
 def dismiss(key: int, *, by: object) -> Finding:
-    """Leave it as it is; it is not brought up again while it is so. Raises Conflict, NotFound."""
+    """Leave the difference as it is; it is not reported again while it lasts.
+
+    Raise Conflict, NotFound.
+    """
     authority.check(by, "command", None)
     row = find(key)
     if row.state == FindingState.DISMISSED:
@@ -376,8 +395,8 @@ def dismiss(key: int, *, by: object) -> Finding:
     return _decide(row, FindingState.DISMISSED, by, "left as it is")
 
 
-def _check_still(row: Finding, machine: Machine, chosen: Proposal) -> None:
-    """What was true when the finding was made may be wrong by now. Raises Conflict."""
+def _check_unchanged(row: Finding, machine: Machine, chosen: Proposal) -> None:
+    """Raise Conflict if the situation has changed since the finding was recorded."""
     if _is_coming(machine):
         raise Conflict(f"{machine} is being provisioned again")
     if chosen != Proposal.DELETE:
@@ -387,17 +406,17 @@ def _check_still(row: Finding, machine: Machine, chosen: Proposal) -> None:
         raise Conflict(f"{machine} was heard of since: {clock.format_timestamp(vm.last_seen)}")
 
 
-def _do(chosen: Proposal, machine: Machine, by: object) -> None:
+def _carry_out(chosen: Proposal, machine: Machine, by: object) -> None:
     match chosen:
         case Proposal.DELETE:
             machines.delete(machine, by=by)
         case Proposal.BURY:
-            machines.bury(machine.vm_id, by=by)
-            machines.gone(machine, f"buried by {str(by)[:200]}")
+            machines.remove_vm(machine.vm_id, by=by)
+            machines.mark_gone(machine, f"buried by {str(by)[:200]}")
         case Proposal.PAUSE:
             machines.pause(machine)
         case Proposal.ADOPT:
-            machines.adopt(machine, by=by)
+            machines.import_machine(machine, by=by)
 
 
 def _decide(row: Finding, state: FindingState, by: object, outcome: str) -> Finding:

@@ -1,8 +1,8 @@
-"""How a script is sent to a machine whose login shell may be anything and may print anything.
+"""Run a script on a machine whose login shell may be of any kind and may print anything.
 
-The command is `sh -s`, which bash, zsh, fish, csh and dash run alike; the script comes by stdin.
-Its output stands between two marker lines with a nonce. The script's text does not contain the
-markers, so an echo of the input cannot be mistaken for them.
+The command is `sh -s`, which bash, zsh, fish, csh and dash run alike; the script is sent on stdin.
+Its output is enclosed by two marker lines with a nonce. The script's text does not contain the
+complete markers, so an echo of the input cannot be mistaken for them.
 """
 
 from __future__ import annotations
@@ -20,27 +20,30 @@ _CONTROL = re.compile(
 
 
 @dataclass(frozen=True)
-class Framed:
-    """A script between its markers."""
+class FramedScript:
+    """A script with its markers."""
 
     script: str
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @property
     def begin(self) -> bytes:
-        """The line in front of the output, on stdout and stderr."""
+        """Return the marker printed before the output, on stdout and stderr."""
         return f"\n--- reef begins {self.nonce}\n".encode()
 
     @property
     def end(self) -> bytes:
-        """What stands behind the output, followed by the exit status and a line break."""
+        """Return the marker printed after the output, followed by the exit status and a line
+        break.
+        """
         return f"\n--- reef ended {self.nonce} ".encode()
 
     def text(self, *, has_data: bool) -> bytes:
         """Return the text for the stdin of `sh -s`.
 
-        One compound command: the shell has read all of it before it prints the first marker, so
-        data sent after that marker reach the script's stdin whole, whatever the shell reads ahead.
+        It is one compound command: the shell has read all of it before it prints the first marker,
+        so data sent after that marker reaches the script's stdin completely, even if the shell
+        reads ahead.
         """
         stdin = "" if has_data else " </dev/null"
         return (
@@ -53,7 +56,7 @@ class Framed:
         ).encode()
 
     def reply(self, output: bytes, errors: bytes) -> Reply:
-        """Return what the script printed and how it ended, without what others printed."""
+        """Separate the script's output and exit status from unrelated output of the login shell."""
         noise, began, rest = output.partition(self.begin)
         inner, ended, tail = rest.rpartition(self.end)
         status = tail.split(b"\n", 1)[0] if ended else b""
@@ -69,7 +72,10 @@ class Framed:
 
 @dataclass(frozen=True)
 class Reply:
-    """`status` is None if the script did not come to its end; `noise` is what others printed."""
+    """The result of a script.
+
+    `status` is None if it did not finish; `noise` is unrelated output.
+    """
 
     began: bool
     status: int | None
@@ -78,7 +84,7 @@ class Reply:
     noise: str
 
 
-def printable(text: bytes, most: int = 300) -> str:
-    """Return the end of what a machine printed as one line, without colours and control signs."""
+def printable(text: bytes, limit: int = 300) -> str:
+    """Return the end of a machine's output as one line, without colours and control characters."""
     lines = (_CONTROL.sub("", line).strip() for line in text.decode("utf-8", "replace").split("\n"))
-    return clip_start(" / ".join(line for line in lines if line), most)
+    return clip_start(" / ".join(line for line in lines if line), limit)

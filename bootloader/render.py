@@ -1,8 +1,7 @@
-"""The boot script of one VM. Pure: a plan in, text out.
+"""Render the boot script of one VM. Pure functions: plan in, text out.
 
-The script's body never changes and stands in `scripts/`. Everything that does change is assigned
-to variables in front of it, each value quoted so that bash takes it as it is; the body has no
-place where a value could be read as code.
+The script's body is constant (`scripts/`). All variable values are assigned to variables in front
+of it, each quoted for bash; no value is ever parsed as code.
 """
 
 from __future__ import annotations
@@ -21,15 +20,18 @@ from vmtree.organs import NONE
 
 PARTS = ("start.sh", "tools.sh", "prepare.sh", "install.sh", "run.sh")
 MASK = "•••"
-# Of what agents on a VM may have, the names whose values are no secrets.
-OPEN = frozenset({"REEF_AGENT_MODEL", "REEF_MODEL_URL"})
-_FOLDER = Path(__file__).parent / "scripts"
+# Names in an agent's environment whose values are not secret.
+PUBLIC_NAMES = frozenset({"REEF_AGENT_MODEL", "REEF_MODEL_URL"})
+_SCRIPTS = Path(__file__).parent / "scripts"
 _PLAIN = re.compile(r"[A-Za-z0-9 _@%+=:,./~#&*()<>\[\]{};|?!^-]*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def boot_script(plan: BootPlan) -> str:
-    """A bash script that makes the VM a member. Raises BadInput if a text cannot be on a VM."""
+    """Render a bash script that joins the VM to the fleet.
+
+    Raise BadInput if a text cannot be used on a VM.
+    """
     about = _comment(plan.name or "${VERS_AGENT_NAME}")
     return "\n".join(
         [
@@ -46,10 +48,9 @@ def boot_script(plan: BootPlan) -> str:
 
 
 def loader(plan: BootPlan) -> str:
-    """A short script that fetches the body from the roof and goes on as `boot_script` does.
+    """Render a short script that downloads the body from the root and continues as `boot_script`.
 
-    It is for those clouds that take few bytes, and needs a plan with a join token and a dist.
-    Raises BadInput.
+    For clouds with small size limits. Needs a plan with a join token and a dist. Raise BadInput.
     """
     if plan.dist is None:
         return boot_script(plan)
@@ -71,47 +72,47 @@ def loader(plan: BootPlan) -> str:
 
 @cache
 def load_body() -> str:
-    """What all loaders have in common."""
-    return (_FOLDER / "load.sh").read_text()
+    """Return the constant part of all loaders."""
+    return (_SCRIPTS / "load.sh").read_text()
 
 
 @cache
 def body() -> str:
-    """What all scripts have in common."""
-    return "\n".join((_FOLDER / part).read_text() for part in PARTS)
+    """Return the constant part of all boot scripts."""
+    return "\n".join((_SCRIPTS / part).read_text() for part in PARTS)
 
 
 def masked(plan: BootPlan) -> BootPlan:
-    """The same with its secrets covered, for pages, logs and comparisons."""
+    """Return the plan with its secrets masked, for pages, logs and comparisons."""
     token = MASK if plan.join_token else ""
-    env = {name: text if _is_open(name, text) else MASK for name, text in plan.env.items()}
+    env = {name: text if _is_public(name, text) else MASK for name, text in plan.env.items()}
     return replace(plan, join_token=token, env=env)
 
 
-def _is_open(name: str, text: str) -> bool:
-    """Whether everybody may see it; a URL with somebody's password is a secret, too."""
-    return name in OPEN and "@" not in text
+def _is_public(name: str, text: str) -> bool:
+    """Return whether the value may be shown. A URL that contains a password may not."""
+    return name in PUBLIC_NAMES and "@" not in text
 
 
 def quoted(text: str) -> str:
-    """The text as one word of bash, in ASCII, whatever is in it. Raises BadInput."""
+    """Quote any text as one ASCII word of bash. Raise BadInput."""
     if not is_storable(text):
         raise BadInput("a text for a VM has a NUL character or half of a Unicode pair")
     if _PLAIN.fullmatch(text):
         return f"'{text}'"
-    signs = (_escaped(byte) for byte in text.encode())
-    return f"$'{''.join(signs)}'"
+    characters = (_escaped(byte) for byte in text.encode())
+    return f"$'{''.join(characters)}'"
 
 
 def _escaped(byte: int) -> str:
-    sign = chr(byte)
-    return sign if _PLAIN.fullmatch(sign) else f"\\x{byte:02x}"
+    character = chr(byte)
+    return character if _PLAIN.fullmatch(character) else f"\\x{byte:02x}"
 
 
 def _header(plan: BootPlan) -> list[str]:
     profile, dist = plan.profile, plan.dist
     return [
-        *_who(plan),
+        *_identity_lines(plan),
         _assign("ROOF_URL", plan.roof_url.rstrip("/")),
         _assign("SSH_DOMAIN", plan.ssh_domain),
         _assign("MACHINE_ID", plan.machine_id),
@@ -143,8 +144,8 @@ def _header(plan: BootPlan) -> list[str]:
     ]
 
 
-def _who(plan: BootPlan) -> list[str]:
-    """Fixed in the script, or left to its environment."""
+def _identity_lines(plan: BootPlan) -> list[str]:
+    """Assign the VM's identity, or read it from the script's environment if the plan has none."""
     if plan.vm_id:
         return [
             _assign("VM_ID", plan.vm_id),
@@ -163,13 +164,13 @@ def _who(plan: BootPlan) -> list[str]:
 
 
 def _identity(plan: BootPlan) -> dict[str, str]:
-    """Without what the script puts in front by itself."""
+    """Return the identity without the values that the script itself adds."""
     own = {"VERS_VM_ID", "VERS_AGENT_NAME", "REEF_PARENT_VM_ID", "REEF_ADDRESS"}
     return {name: text for name, text in plan.identity().items() if name not in own}
 
 
 def _reef_env(plan: BootPlan) -> dict[str, str]:
-    """The environment of the VM's own reef; it knows the organs that it has code for."""
+    """Return the environment of the VM's own reef, with only the organs that reef has code for."""
     known = [organ for organ in plan.profile.organs if organ in ORGANS]
     return {**plan.env, "REEF_ORGANS": ",".join(known) or NONE}
 
@@ -198,5 +199,5 @@ def _yes(value: bool) -> str:
 
 
 def _comment(text: str) -> str:
-    """The text for a line of comment: one line, nothing but plain signs, not too long."""
+    """Return the text as a safe one-line comment: plain characters, limited length."""
     return re.sub(r"[^A-Za-z0-9 ._${}-]+", "?", text)[:60]

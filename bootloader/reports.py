@@ -1,4 +1,4 @@
-"""What boot scripts report: each step of each run, with how long it took and how it ended."""
+"""Reports of boot scripts: each step of each run, with its duration and result."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from versconfig.screening import sources
 from vmtree.models import Node
 
 FIELDS = ("run", "step", "status", "durationMs", "exitStatus", "output")
-MOST_OUTPUT = 8 << 10
-# Of one VM; older ones go.
-MOST_REPORTS = 400
-KEPT = timedelta(days=30)
-_LONGEST = 10**12
+MAX_OUTPUT = 8 << 10
+# Per VM; older ones are deleted.
+MAX_REPORTS = 400
+RETENTION = timedelta(days=30)
+_MAX_NUMBER = 10**12
 
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _STEP = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
-# Tokens of ours, and what follows the word with which they are sent.
+# Our tokens, and anything after the word "bearer".
 _SECRETS = re.compile(r"\breef(?:join)?_[A-Za-z0-9_-]{20,}|(?i:(?<=bearer )\S{8,})")
 
 
 @dataclass(frozen=True)
-class Said:
-    """One report: how a step of a run stands."""
+class StepReport:
+    """One report about a step of a run."""
 
     run: str
     step: str
@@ -42,8 +42,8 @@ class Said:
     output: str = ""
 
 
-def said_of(body: object) -> Said:
-    """A report from a request's JSON. Raises BadInput with the field that is wrong."""
+def parse_report(body: object) -> StepReport:
+    """Parse a report from request JSON. Raise BadInput."""
     data: Mapping[str, Any] = body if isinstance(body, dict) else {}
     status = data.get("status")
     if status not in ReportStatus.values:
@@ -51,63 +51,63 @@ def said_of(body: object) -> Said:
     output = data.get("output")
     if output is not None and not isinstance(output, str):
         raise BadInput("output: must be a string", "output")
-    return Said(
+    return StepReport(
         run=_name(data, "run", _RUN),
         step=_name(data, "step", _STEP),
         status=ReportStatus(status),
-        duration_ms=_number(data, "durationMs", least=0),
-        exit_status=_number(data, "exitStatus", least=-_LONGEST),
+        duration_ms=_number(data, "durationMs", minimum=0),
+        exit_status=_number(data, "exitStatus", minimum=-_MAX_NUMBER),
         output=output or "",
     )
 
 
-def note(vm_id: str, said: Said) -> BootReport:
-    """Keep a report and tell who watches. A step that has ended is not begun again by a late word.
+def record(vm_id: str, report: StepReport) -> BootReport:
+    """Store a report and publish the change.
 
-    Reporting the same twice changes nothing.
+    Idempotent; a late "started" does not reopen an ended step.
     """
     now = clock.now()
     with transaction.atomic():
         row, made = BootReport.objects.select_for_update().get_or_create(
             vm_id=vm_id,
-            run=said.run,
-            step=said.step,
-            defaults={"status": said.status, "began_at": _began(said), "at": now},
+            run=report.run,
+            step=report.step,
+            defaults={"status": report.status, "began_at": _estimate_start(report), "at": now},
         )
-        if made or said.status != ReportStatus.STARTED:
-            row.status, row.at = said.status, now
-            row.duration_ms, row.exit_status = said.duration_ms, said.exit_status
-            row.output = tail(vm_id, said.output)
+        if made or report.status != ReportStatus.STARTED:
+            row.status, row.at = report.status, now
+            row.duration_ms, row.exit_status = report.duration_ms, report.exit_status
+            row.output = masked_tail(vm_id, report.output)
             row.save(update_fields=["status", "at", "duration_ms", "exit_status", "output"])
         if made:
-            _forget_old(vm_id)
+            _delete_old(vm_id)
         events.publish_nodes([vm_id])
     return row
 
 
-def tail(vm_id: str, output: str) -> str:
-    """The end of an output as every database can hold it, without secrets of ours."""
-    # Cut afterwards: half a secret would not be known as one.
+def masked_tail(vm_id: str, output: str) -> str:
+    """Return the end of an output as storable text, with secrets masked."""
+    # Truncate after masking: half a secret would not be recognized.
     cover = sources.for_node(vm_id, recheck=True).cover
     shown = cover(_SECRETS.sub("(secret)", to_storable(output))).encode()
-    return shown[-MOST_OUTPUT:].decode("utf-8", "ignore")
+    return shown[-MAX_OUTPUT:].decode("utf-8", "ignore")
 
 
 def sweep() -> None:
-    """Forget reports of VMs that are no members (any longer) and have been quiet for long."""
-    old = BootReport.objects.filter(at__lt=clock.now() - KEPT)
+    """Delete old reports of VMs that are not members."""
+    old = BootReport.objects.filter(at__lt=clock.now() - RETENTION)
     old.exclude(vm_id__in=Node.objects.living().values("vm_id")).delete()
 
 
-def _began(said: Said) -> Any:
-    """When the step began, by what it tells of its duration."""
-    lasted = timedelta(milliseconds=min(said.duration_ms or 0, 86_400_000))
+def _estimate_start(report: StepReport) -> Any:
+    """Estimate the start of the step from its reported duration."""
+    lasted = timedelta(milliseconds=min(report.duration_ms or 0, 86_400_000))
     return clock.now() - lasted
 
 
-def _forget_old(vm_id: str) -> None:
+def _delete_old(vm_id: str) -> None:
     newest = BootReport.objects.filter(vm_id=vm_id).order_by("-began_at", "-id")
-    if surplus := list(newest.values_list("pk", flat=True)[MOST_REPORTS:]):
+    if surplus := list(newest.values_list("pk", flat=True)[MAX_REPORTS:]):
         BootReport.objects.filter(pk__in=surplus).delete()
 
 
@@ -120,10 +120,10 @@ def _name(data: Mapping[str, Any], field: str, form: re.Pattern[str]) -> str:
     return value
 
 
-def _number(data: Mapping[str, Any], field: str, *, least: int) -> int | None:
+def _number(data: Mapping[str, Any], field: str, *, minimum: int) -> int | None:
     value = data.get(field)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _LONGEST:
-        raise BadInput(f"{field}: must be a whole number from {least}", field)
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= _MAX_NUMBER:
+        raise BadInput(f"{field}: must be a whole number from {minimum}", field)
     return value

@@ -1,4 +1,4 @@
-"""The agents' routes of the bootloader."""
+"""API routes of the bootloader."""
 
 from __future__ import annotations
 

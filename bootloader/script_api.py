@@ -1,7 +1,7 @@
-"""The agents' door to profiles, boot scripts and cloud-init.
+"""The API of profiles, boot scripts and cloud-init.
 
-A script or cloud-init for a VM that is named carries a join token. A node may have one made for a
-VM that comes below it, or is below it already; the root token and operators for any.
+A script or cloud-init for a named VM contains a join token. A node may request one for a VM that
+comes below it, or is below it already; the root token and operators for any VM.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from vmtree import names as vm_names
 from vmtree.models import Node
 
 Json = dict[str, Any]
-MOST_TEXT = 255
-MOST_NAMES = 200
-MOST_USER_DATA = 256 << 10
+MAX_TEXT = 255
+MAX_NAMES = 200
+MAX_USER_DATA = 256 << 10
 _ADDRESS = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]+"
 )
-# What says which VM a script is for.
+# Fields that describe the VM of a script.
 SCRIPT_FIELDS = (
     *("vmId", "name", "type", "parentVmId", "extraOrgans", "extraCapabilities", "roofReefUrl"),
     "address",
 )
-FORMS = ("text", "json", "gzip", "mime", "seed", "iso")
+FORMATS = ("text", "json", "gzip", "mime", "seed", "iso")
 
 
 @dataclass(frozen=True)
-class Wish:
-    """A VM that somebody wants a script for."""
+class ScriptRequest:
+    """A request for the script of one VM."""
 
     vm_id: str
     name: str
@@ -59,7 +59,7 @@ class Profiles(APIView):
     """`GET /bootloader/profiles`"""
 
     def get(self, request: Request) -> Response:
-        """All, by type; the four built-in ones first."""
+        """Return all profiles by type, the four built-in ones first."""
         found = profiles.all().values()
         return Response({"profiles": {each.type: profile_json(each) for each in found}})
 
@@ -68,7 +68,7 @@ class OneProfile(APIView):
     """`GET /bootloader/profiles/:type`"""
 
     def get(self, request: Request, type: str) -> Response:  # noqa: A002
-        """One."""
+        """Return one profile."""
         return Response(profile_json(profiles.get(type)))
 
 
@@ -79,9 +79,9 @@ class Generate(APIView):
 
     @takes(body=SCRIPT_FIELDS)
     def post(self, request: Request) -> Response:
-        """The boot script of a VM, with a join token for it."""
+        """Return a VM's boot script, with a join token."""
         plan = _plan_of(request)
-        answer = {
+        response = {
             "vmId": plan.vm_id,
             "name": plan.name,
             "type": plan.profile.type,
@@ -89,19 +89,19 @@ class Generate(APIView):
             "script": render.boot_script(plan),
             "joinToken": plan.join_token,
         }
-        return Response(answer, status=201, headers={"Cache-Control": "no-store"})
+        return Response(response, status=201, headers={"Cache-Control": "no-store"})
 
 
 class Script(APIView):
     """`GET /bootloader/script/:type`"""
 
     def get(self, request: Request, type: str) -> HttpResponse:  # noqa: A002
-        """A script that takes the VM's identity and token from its environment.
+        """Return a script that takes the VM's identity and token from its environment.
 
-        It carries no secret: neither a token nor the keys that agents may have.
+        It contains no secret: neither a token nor keys for agents.
         """
         profile = profiles.get(type)
-        plan = planning.make(vm_id="", name="", profile=profile, secrets=False)
+        plan = planning.make_plan(vm_id="", name="", profile=profile, secrets=False)
         return HttpResponse(render.boot_script(plan), content_type="text/x-shellscript")
 
 
@@ -112,25 +112,27 @@ class CloudInit(APIView):
 
     @takes(query=(*SCRIPT_FIELDS, "whole", "for"))
     def get(self, request: Request) -> HttpResponse:
-        """User-data for the VM of the query, as text; nothing is kept and no token is made.
+        """Return user-data for the VM of the query, as text; nothing is stored and no token is
+        issued.
 
-        What would be secret in it is covered; POST makes the real one.
+        Secrets are masked; POST returns the usable text.
         """
-        wish = _wish_of(request.query_params)
-        _check_may(request.user, wish)
-        plan = render.masked(_plan(wish, join_token=render.MASK))
+        script_request = _parse_request(request.query_params)
+        _check_permission(request.user, script_request)
+        plan = render.masked(_plan(script_request, join_token=render.MASK))
         text = cloud_init.user_data(plan, whole=query_flag(request, "whole"))
         _check_size(request, len(text.encode()))
         return _text(text)
 
     @takes(query=("form", "whole", "for"), body=(*SCRIPT_FIELDS, "userData"))
     def post(self, request: Request) -> HttpResponse:
-        """User-data with a join token: as text, with meta-data as `?form=json`, as NoCloud seed.
+        """Return user-data with a join token: as text, `?form=json` with meta-data, or as NoCloud
+        seed.
 
-        The seed is a zip of two files with `?form=seed`, a CD image with `?form=iso`. `?form=gzip`
-        is the text compressed, `?form=mime` a multi-part with the body's own `userData` behind it.
+        `?form=seed` is a zip of the seed's two files, `?form=iso` a CD image of them. `?form=gzip`
+        is the text compressed, `?form=mime` a multi-part that ends with the body's own `userData`.
         """
-        form = query_choice(request, "form", FORMS) or "text"
+        form = query_choice(request, "form", FORMATS) or "text"
         whole = query_flag(request, "whole")
         own = _own_part(request) if form == "mime" else ""
         _check_size(request, _size_of(request, form, own, whole=whole))
@@ -153,8 +155,8 @@ class CloudInit(APIView):
 
 
 def profile_json(profile: Profile) -> Json:
-    """As agents in the field know it; what is newer comes last."""
-    told = {
+    """Return a profile as JSON. The order of the fields is fixed; newer ones come last."""
+    result = {
         "type": profile.type,
         "organs": list(profile.organs),
         "capabilities": list(profile.capabilities),
@@ -168,18 +170,18 @@ def profile_json(profile: Profile) -> Json:
         "builtIn": profile.built_in,
     }
     if not profile.built_in:
-        told["files"] = [_file_json(file) for file in profile.files]
+        result["files"] = [_file_json(file) for file in profile.files]
         size = profile.size
-        told["size"] = {
+        result["size"] = {
             "vcpus": size.vcpus,
             "memoryMib": size.memory_mib,
             "diskMib": size.disk_mib,
         }
-    return told
+    return result
 
 
 def _file_json(file: File) -> Json:
-    """A file without what is in it, and where it lies if root or somebody else signs in."""
+    """Return a file without its content, and its path on VMs with and without root login."""
     place = file.path if file.path.startswith("/") else f"/opt/reef/{file.path}"
     user = file.path if file.path.startswith("/") else f"~/.reef/{file.path}"
     return {
@@ -191,47 +193,47 @@ def _file_json(file: File) -> Json:
     }
 
 
-# -- what is asked for ---------------------------------------------------------------------------
+# -- requests ------------------------------------------------------------------------------------
 
 
 def _plan_of(request: Request) -> BootPlan:
-    """The plan of the request's VM, with a fresh join token."""
-    wish = _wish_of(body_of(request))
-    _check_may(request.user, wish)
-    # Config has keys of model providers that a node could not read otherwise.
+    """Return the plan for the request's VM, with a fresh join token."""
+    script_request = _parse_request(body_of(request))
+    _check_permission(request.user, script_request)
+    # Config contains keys of model providers, which a node could not read otherwise.
     secrets = permissions.may(request.user, permissions.Action.READ_SECRETS, None)
-    plan = _plan(wish, secrets=secrets)
+    plan = _plan(script_request, secrets=secrets)
     return planning.with_token(plan, by=request.user)
 
 
-def _plan(wish: Wish, *, join_token: str = "", secrets: bool = True) -> BootPlan:
-    return planning.make(
+def _plan(script_request: ScriptRequest, *, join_token: str = "", secrets: bool = True) -> BootPlan:
+    return planning.make_plan(
         secrets=secrets,
-        vm_id=wish.vm_id,
-        name=wish.name,
-        profile=wish.profile,
-        parent_vm_id=wish.parent_vm_id,
-        roof_url=wish.roof_url,
+        vm_id=script_request.vm_id,
+        name=script_request.name,
+        profile=script_request.profile,
+        parent_vm_id=script_request.parent_vm_id,
+        roof_url=script_request.roof_url,
         join_token=join_token,
-        address=wish.address,
+        address=script_request.address,
     )
 
 
-def _check_may(caller: object, wish: Wish) -> None:
-    """Raise Forbidden unless the caller may have this VM in the fleet, there.
+def _check_permission(caller: object, script_request: ScriptRequest) -> None:
+    """Raise Forbidden unless the caller may add this VM there.
 
-    Whoever holds its script becomes it: to take the place of a VM that is known needs command of
-    that VM, and a new one needs a place at or below the caller's own.
+    A script lets its holder become that VM: replacing a known VM needs command of it, a new VM
+    needs a place at or below the caller's own.
     """
-    known = Node.objects.filter(vm_id=wish.vm_id).first()
+    known = Node.objects.filter(vm_id=script_request.vm_id).first()
     if known is not None:
-        # The holder of a script becomes that node.
+        # Whoever holds the script can become that node.
         authority.check(caller, permissions.Action.ISSUE_TOKENS, known)
-    authority.check(caller, "write", wish.parent_vm_id if known is None else known)
+    authority.check(caller, "write", script_request.parent_vm_id if known is None else known)
 
 
-def _wish_of(data: Mapping[str, Any]) -> Wish:
-    """Raises BadInput with the contract's texts."""
+def _parse_request(data: Mapping[str, Any]) -> ScriptRequest:
+    """Parse the request. Raise BadInput."""
     vm_id, name, type_ = (data.get(field) for field in ("vmId", "name", "type"))
     if not vm_id or not name or not type_:
         raise BadInput("vmId, name, and type are required")
@@ -246,83 +248,87 @@ def _wish_of(data: Mapping[str, Any]) -> Wish:
     words.check(capabilities, words.CAPABILITIES, "extraCapabilities")
     parent = data.get("parentVmId")
     roof_url = data.get("roofReefUrl")
-    return Wish(
+    return ScriptRequest(
         vm_id=texts[0],
         name=texts[1],
         profile=profile.with_extras(organs, capabilities),
         parent_vm_id=aliases.resolve(_text_of(parent, "parentVmId")) if parent else None,
-        roof_url=planning.roof(_text_of(roof_url, "roofReefUrl", 2000)) if roof_url else "",
+        roof_url=planning.normalize_root_url(_text_of(roof_url, "roofReefUrl", 2000))
+        if roof_url
+        else "",
         address=_address(data),
     )
 
 
 def _address(data: Mapping[str, Any]) -> str:
-    """A host name or IP address; empty if none is said. Raises BadInput."""
+    """Return a host name or IP address; empty if there is none. Raise BadInput."""
     text = _text_of(data.get("address") or "", "address")
     if text and not _ADDRESS.fullmatch(text):
         raise BadInput("address: must be a host name or an IP address", "address")
     return text
 
 
-def _text_of(value: object, field: str, length: int = MOST_TEXT) -> str:
+def _text_of(value: object, field: str, length: int = MAX_TEXT) -> str:
     return text_of(value, field, length=length, strip=False)
 
 
 def _names(data: Mapping[str, Any], field: str) -> tuple[str, ...]:
-    """A list of texts; a query names it several times, or with commas."""
+    """Return a list of texts; queries repeat the parameter or use commas. Raise BadInput."""
     value = data.get(field)
     if value is None:
         return ()
     if isinstance(value, str) and hasattr(data, "getlist"):
         value = [word for part in data.getlist(field) for word in part.split(",") if word]
-    if not isinstance(value, list) or len(value) > MOST_NAMES:
+    if not isinstance(value, list) or len(value) > MAX_NAMES:
         raise BadInput(f"{field}: must be a list of text", field)
     if not all(isinstance(name, str) for name in value):
         raise BadInput(f"{field}: must be a list of text", field)
     return tuple(_text_of(name, field, 200) for name in value)
 
 
-# -- answers -------------------------------------------------------------------------------------
+# -- responses -----------------------------------------------------------------------------------
 
 
 def _own_part(request: Request) -> str:
-    """The operator's own user-data, to stand behind ours. Raises BadInput."""
+    """Return the operator's own user-data, to be appended to ours. Raise BadInput."""
     data = body_of(request)
-    text = _text_of(data.get("userData") or "", "userData", MOST_USER_DATA)
+    text = _text_of(data.get("userData") or "", "userData", MAX_USER_DATA)
     if text:
         user_data.kind_of(text)
     return text
 
 
 def _size_of(request: Request, form: str, own: str, *, whole: bool) -> int:
-    """How many bytes of user-data it will be; asked before a join token is made."""
+    """Return the size of the user-data in bytes, before a join token is issued."""
     if not request.query_params.get("for"):
         return 0
-    wish = _wish_of(body_of(request))
-    _check_may(request.user, wish)
-    # As long as a token, and as hard to compress.
-    text = cloud_init.user_data(_plan(wish, join_token=new_secret(joining.PREFIX)), whole=whole)
+    script_request = _parse_request(body_of(request))
+    _check_permission(request.user, script_request)
+    # As long as a token, and equally incompressible.
+    text = cloud_init.user_data(
+        _plan(script_request, join_token=new_secret(joining.PREFIX)), whole=whole
+    )
     if form == "gzip":
         return len(user_data.gzipped(text)) + 8
     return len((user_data.multipart(text, own) if form == "mime" else text).encode())
 
 
 def _check_size(request: Request, size: int) -> None:
-    """Raise BadInput if the cloud of `?for=` takes less."""
+    """Raise BadInput if the limit of the cloud in `?for=` is exceeded."""
     if cloud := request.query_params.get("for"):
         user_data.check_fits(size, cloud)
 
 
 def _text(text: str, kind: str = "text/cloud-config") -> HttpResponse:
-    answer = HttpResponse(text, content_type=f"{kind}; charset=utf-8")
-    answer["Cache-Control"] = "no-store"
-    return answer
+    response = HttpResponse(text, content_type=f"{kind}; charset=utf-8")
+    response["Cache-Control"] = "no-store"
+    return response
 
 
 def _json(plan: BootPlan, *, whole: bool) -> Response:
     text = cloud_init.user_data(plan, whole=whole)
     size = len(text.encode())
-    answer = {
+    response = {
         "vmId": plan.vm_id,
         "name": plan.name,
         "type": plan.profile.type,
@@ -332,15 +338,15 @@ def _json(plan: BootPlan, *, whole: bool) -> Response:
         "metaData": cloud_init.meta_data(plan),
         "joinToken": plan.join_token,
     }
-    return Response(answer, status=201, headers={"Cache-Control": "no-store"})
+    return Response(response, status=201, headers={"Cache-Control": "no-store"})
 
 
 def _download(content: bytes, plan: BootPlan, ending: str, kind: str) -> HttpResponse:
-    answer = HttpResponse(content, content_type=kind)
+    response = HttpResponse(content, content_type=kind)
     name = f"{cloud_init.host_name(plan)}-seed.{ending}"
-    answer["Content-Disposition"] = f'attachment; filename="{name}"'
-    answer["Cache-Control"] = "no-store"
-    return answer
+    response["Content-Disposition"] = f'attachment; filename="{name}"'
+    response["Cache-Control"] = "no-store"
+    return response
 
 
 urlpatterns = [

@@ -1,6 +1,6 @@
-"""Commands and files on a machine by SSH: plainly, or inside TLS where the provider wants that.
+"""Commands and files on a machine by SSH: directly, or inside TLS where the provider requires it.
 
-`ssh_shell` has the implementation. It is imported where it is used, since it takes much memory.
+`ssh_shell` has the implementation. It is imported only when needed because of its memory use.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from bootloader.shell_protocol import Shell
 
 
 def connect(login: Login, timeout: float = 15.0) -> Shell:
-    """Log in within `timeout` seconds. Raises ShellAway and ShellRefused.
+    """Log in within `timeout` seconds. Raise ShellUnavailable, ShellRefused.
 
-    Without a known host key the one that is shown is accepted and given to `login.keep`.
+    Without a known host key the first one shown is accepted and passed to `login.keep`.
     """
     from bootloader import ssh_shell
 
@@ -20,9 +20,9 @@ def connect(login: Login, timeout: float = 15.0) -> Shell:
 
 
 def check_key(text: str) -> None:
-    """Whether this is a private key that we can use (OpenSSH or PEM, no passphrase).
+    """Check that this is a usable private key (OpenSSH or PEM, no passphrase).
 
-    Raises ShellRefused, without quoting it.
+    Raise ShellRefused, without quoting the key.
     """
     from bootloader import ssh_shell
 

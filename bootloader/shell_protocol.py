@@ -9,8 +9,8 @@ from typing import Protocol, Self
 
 
 @dataclass(frozen=True)
-class Ran:
-    """How a command ended. `exit_status` is -1 if a signal ended it."""
+class CommandResult:
+    """The result of a command. `exit_status` is -1 if a signal ended it."""
 
     exit_status: int
     output: bytes
@@ -18,15 +18,15 @@ class Ran:
 
 
 class Shell(Protocol):
-    """A connection to one machine. Not for several threads at once; close it, or use `with`.
+    """A connection to one machine. Not thread-safe; close it, or use `with`.
 
-    `host_key` is the machine's, as one line without a name.
+    `host_key` is the machine's key, as one line without a name.
     """
 
     host_key: str
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Return self."""
         ...
 
     def __exit__(
@@ -35,11 +35,11 @@ class Shell(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Hang up."""
+        """Close the connection."""
         ...
 
     def close(self) -> None:
-        """Hang up; what runs there without a hold on its output goes on."""
+        """Close the connection. Processes that do not hold its output open keep running."""
         ...
 
     def run(
@@ -49,25 +49,25 @@ class Shell(Protocol):
         stdin: bytes = b"",
         timeout: float,
         on_output: Callable[[bytes], None] | None = None,
-    ) -> Ran:
-        """Run it in the user's shell; `on_output` gets both streams as they come.
+    ) -> CommandResult:
+        """Run a command in the user's shell; `on_output` receives both streams as they arrive.
 
-        Raises ShellAway when the connection is lost (the command may have run, or still runs),
-        CommandTimeout after `timeout` seconds. Of a stream at most 16 MiB are kept.
+        At most 16 MiB of each stream are kept. Raise ShellUnavailable when the connection is lost
+        (the command may have run, or still runs), CommandTimeout after `timeout` seconds.
         """
         ...
 
-    def script(self, script: str, *, data: bytes = b"", timeout: float) -> Ran:
-        """Run a script of sh in the user's home, whatever the user's shell is and prints.
+    def script(self, script: str, *, data: bytes = b"", timeout: float) -> CommandResult:
+        """Run an sh script in the user's home, whatever the user's login shell is or prints.
 
-        `data` are its stdin. Raises ShellRefused, with what was printed instead, if the account
-        runs no scripts, ShellAway if it was cut off, and what `run` raises.
+        `data` is its stdin. Raise ShellRefused, with the output received instead, if the account
+        cannot run scripts, ShellUnavailable if the script was interrupted, and the errors of `run`.
         """
         ...
 
     def put(self, path: str, data: bytes, mode: int, timeout: float = 120.0) -> None:
-        """Write a file whole or not at all, with its folder; a relative path starts at the home.
+        """Write a file atomically, creating its folder. A relative path starts at the user's home.
 
-        Raises ShellAway, and ShellError if it cannot be written.
+        Raise ShellUnavailable, and ShellError if it cannot be written.
         """
         ...

@@ -1,4 +1,4 @@
-"""The shell of `bootloader.shell`, by paramiko. That module says what each part does."""
+"""The paramiko implementation of `bootloader.shell`, which documents the interface."""
 
 from __future__ import annotations
 
@@ -21,52 +21,58 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from bootloader import tls_pipe
-from bootloader.exceptions import CommandTimeout, ShellAway, ShellBusy, ShellError, ShellRefused
+from bootloader.exceptions import (
+    CommandTimeout,
+    ShellBusy,
+    ShellError,
+    ShellRefused,
+    ShellUnavailable,
+)
 from bootloader.providers.base import Login
-from bootloader.remote_script import COMMAND, Framed, printable
-from bootloader.shell_protocol import Ran
+from bootloader.remote_script import COMMAND, FramedScript, printable
+from bootloader.shell_protocol import CommandResult
 from reef_site.common.text import clip_start
 
-_ALIVE_EVERY = 15
-# What a command says beyond this is thrown away; `on_output` still gets it.
-MOST_OUTPUT = 16 << 20
-# How long we go on listening after a command's end, if a child of its holds the output open.
-_LINGER = 1.0
+_KEEPALIVE_SECONDS = 15
+# Output beyond this is discarded; `on_output` still gets it.
+MAX_OUTPUT = 16 << 20
+# How long to keep reading after a command's end, if a child process holds the output open.
+_LINGER_SECONDS = 1.0
 _CHUNKS = 32
-# How the text of a public key begins.
-_PUBLIC = re.compile(
+# Matches the beginning of a public key.
+_PUBLIC_KEY = re.compile(
     r"(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ AAAA|-----BEGIN (RSA )?PUBLIC KEY|---- BEGIN SSH2 PUBLIC KEY"
 )
 _RSA = ("rsa-sha2-512", "rsa-sha2-256")
 
 
 def connect(login: Login, timeout: float) -> SshShell:
-    """Dial, agree on encryption, check the host key, log in."""
+    """Connect, negotiate encryption, check the host key and log in."""
     end = time.monotonic() + timeout
     key = read_key(login.private_key)
-    sock = _dial(login, timeout)
+    sock = _open_socket(login, timeout)
     try:
         transport = paramiko.Transport(sock)
     except (paramiko.SSHException, OSError) as error:
         sock.close()
-        raise ShellAway(_about(login, error)) from None
+        raise ShellUnavailable(_error_text(login, error)) from None
     try:
-        host_key = _shake_hands(transport, login, end, timeout)
-        _let_in(transport, login, key, end)
+        host_key = _handshake(transport, login, end, timeout)
+        _authenticate(transport, login, key, end)
         if login.host_key is None and login.keep is not None:
             login.keep(host_key)
     except BaseException:
         transport.close()
         raise
-    transport.set_keepalive(_ALIVE_EVERY)
+    transport.set_keepalive(_KEEPALIVE_SECONDS)
     return SshShell(transport, login, host_key)
 
 
 def read_key(text: str) -> paramiko.PKey:
-    """The private key in this text (OpenSSH or PEM, no passphrase); raises ShellRefused."""
-    if _PUBLIC.match(text.strip()):
+    """Parse a private key (OpenSSH or PEM, no passphrase). Raise ShellRefused."""
+    if _PUBLIC_KEY.match(text.strip()):
         raise ShellRefused("This is a public key; give the private one that belongs to it")
-    # What the parsers say of a key they cannot read is never shown: it may quote the key.
+    # The parsers' own messages are never shown: they may quote the key.
     try:
         text = text.replace("\r\n", "\n").strip() + "\n"
         raw = text.encode()
@@ -89,34 +95,34 @@ def read_key(text: str) -> paramiko.PKey:
     raise ShellRefused("The private SSH key cannot be read: damaged, or with a passphrase")
 
 
-def _dial(login: Login, timeout: float) -> socket.socket:
+def _open_socket(login: Login, timeout: float) -> socket.socket:
     try:
         if login.tls_name:
             trust = _trust(login)
             return tls_pipe.open_pipe(login.host, login.port, login.tls_name, trust, timeout)
         sock = socket.create_connection((login.host, login.port), timeout)
-        tls_pipe.keep_watch(sock)
+        tls_pipe.enable_keepalive(sock)
     except ssl.SSLCertVerificationError as error:
         text = f"{login.tls_name} shows no certificate that we trust: {error.verify_message}"
         raise ShellRefused(text) from None
     except (OSError, UnicodeError) as error:
-        raise ShellAway(_about(login, error)) from None
+        raise ShellUnavailable(_error_text(login, error)) from None
     return sock
 
 
 def _trust(login: Login) -> ssl.SSLContext:
     try:
-        return tls_pipe.trusting(login.trust)
+        return tls_pipe.trust_context(login.trust)
     except OSError as error:
         words = error.strerror or "no certificates in it"
         raise ShellRefused(f"The file of CA certificates {login.trust}: {words}") from None
 
 
-def _shake_hands(transport: paramiko.Transport, login: Login, end: float, timeout: float) -> str:
-    """Agree on encryption; returns the host key as one line."""
+def _handshake(transport: paramiko.Transport, login: Login, end: float, timeout: float) -> str:
+    """Negotiate encryption and return the host key as one line."""
     known = login.host_key.split()[:2] if login.host_key else []
     if known:
-        # A host has several keys: it shall show the one of the kind that we know.
+        # A host has several keys: request the kind that we know.
         kinds = _RSA if known[0] == "ssh-rsa" else known[:1]
         try:
             transport.get_security_options().key_types = kinds
@@ -132,11 +138,11 @@ def _shake_hands(transport: paramiko.Transport, login: Login, end: float, timeou
     except (paramiko.SSHException, OSError, EOFError) as error:
         if time.monotonic() >= end - 0.2:
             text = f"{_name(login)} did not answer by SSH within {timeout:g} s"
-            raise ShellAway(text) from None
+            raise ShellUnavailable(text) from None
         if _is_busy(transport, error):
             text = f"{_name(login)} hung up before its SSH greeting; it may be busy"
             raise ShellBusy(text) from None
-        raise ShellAway(_about(login, error)) from None
+        raise ShellUnavailable(_error_text(login, error)) from None
     line = f"{shown.get_name()} {shown.get_base64()}"
     if known and line.split() != known:
         raise ShellRefused(f"{_name(login)} has another host key than before")
@@ -144,16 +150,18 @@ def _shake_hands(transport: paramiko.Transport, login: Login, end: float, timeou
 
 
 def _is_busy(transport: paramiko.Transport, error: BaseException) -> bool:
-    """Whether the server hung up before its greeting, as sshd does beyond MaxStartups.
+    """Return whether the server hung up before its greeting, as sshd does beyond MaxStartups.
 
-    Newer ones say why in a line of text first (PerSourcePenalties).
+    Newer servers first send a line of text with the reason (PerSourcePenalties).
     """
     throttled = re.search(r"MaxStartups|Not allowed at this time", str(error))
     greeted = "Indecipherable" in str(error) or transport.remote_version
     return bool(throttled) or not greeted
 
 
-def _let_in(transport: paramiko.Transport, login: Login, key: paramiko.PKey, end: float) -> None:
+def _authenticate(
+    transport: paramiko.Transport, login: Login, key: paramiko.PKey, end: float
+) -> None:
     transport.auth_timeout = max(0.1, end - time.monotonic())
     try:
         further = transport.auth_publickey(login.user, key)
@@ -163,16 +171,16 @@ def _let_in(transport: paramiko.Transport, login: Login, key: paramiko.PKey, end
         raise ShellRefused(text) from None
     except paramiko.AuthenticationException as error:
         if not transport.is_active() or "timeout" in str(error).lower():
-            raise ShellAway(_about(login, error)) from None
+            raise ShellUnavailable(_error_text(login, error)) from None
         raise ShellRefused(f"{_name(login)} does not let {login.user} in with our key") from None
     except (paramiko.SSHException, OSError, EOFError) as error:
-        raise ShellAway(_about(login, error)) from None
+        raise ShellUnavailable(_error_text(login, error)) from None
     if further:
         raise ShellRefused(f"{_name(login)} wants more than a key: {', '.join(further)}")
 
 
 class SshShell:
-    """See `shell.Shell`."""
+    """See `shell_protocol.Shell`."""
 
     def __init__(self, transport: paramiko.Transport, login: Login, host_key: str) -> None:
         self.host_key = host_key
@@ -191,7 +199,7 @@ class SshShell:
         self.close()
 
     def close(self) -> None:
-        """And end the thread behind it."""
+        """Close the connection and end its thread."""
         self._transport.close()
 
     def run(
@@ -201,60 +209,67 @@ class SshShell:
         stdin: bytes = b"",
         timeout: float,
         on_output: Callable[[bytes], None] | None = None,
-    ) -> Ran:
-        """In a session of its own on the one connection."""
-        return self._converse(command, stdin, timeout, on_output)
+    ) -> CommandResult:
+        """Run a command in a session of its own on the shared connection."""
+        return self._run_command(command, stdin, timeout, on_output)
 
-    def script(self, script: str, *, data: bytes = b"", timeout: float) -> Ran:
-        """See `remote_script`: `data` are held back until the script reads its stdin."""
-        framed = Framed(script)
+    def script(self, script: str, *, data: bytes = b"", timeout: float) -> CommandResult:
+        """Run a script as `remote_script` describes.
+
+        `data` is held back until the script reads its stdin.
+        """
+        framed = FramedScript(script)
         text = framed.text(has_data=bool(data))
-        later = (framed.begin, data) if data else None
-        ran = self._converse(COMMAND, text, timeout, later=later)
+        deferred = (framed.begin, data) if data else None
+        ran = self._run_command(COMMAND, text, timeout, deferred=deferred)
         reply = framed.reply(ran.output, ran.errors)
         if not reply.began:
-            said = reply.noise or f"nothing, and ended with status {ran.exit_status}"
-            problem = f"{_name(self._login)} runs no script for {self._login.user}; it says: {said}"
+            output = reply.noise or f"nothing, and ended with status {ran.exit_status}"
+            problem = (
+                f"{_name(self._login)} runs no script for {self._login.user}; it says: {output}"
+            )
             raise ShellRefused(problem)
         if reply.status is None:
-            raise ShellAway(f"{_name(self._login)} cut the script off: {printable(reply.errors)}")
-        return Ran(reply.status, reply.output, reply.errors)
+            raise ShellUnavailable(
+                f"{_name(self._login)} cut the script off: {printable(reply.errors)}"
+            )
+        return CommandResult(reply.status, reply.output, reply.errors)
 
-    def _converse(
+    def _run_command(
         self,
         command: str,
         stdin: bytes,
         timeout: float,
         on_output: Callable[[bytes], None] | None = None,
-        later: tuple[bytes, bytes] | None = None,
-    ) -> Ran:
+        deferred: tuple[bytes, bytes] | None = None,
+    ) -> CommandResult:
         end = time.monotonic() + timeout
         with self._session(end) as channel:
-            talk = _Talk(channel, stdin, on_output, later)
-            # The request itself waits without an end if the machine is frozen.
+            stream_pump = _StreamPump(channel, stdin, on_output, deferred)
+            # The request itself would wait forever on a frozen machine.
             watch = threading.Timer(timeout, channel.close)
             watch.daemon = True
             watch.start()
             try:
                 channel.exec_command(command)
-                whole = talk.hold(end)
+                finished = stream_pump.run(end)
             except (paramiko.SSHException, OSError, EOFError) as error:
                 if time.monotonic() >= end:
-                    raise _late(timeout) from None
-                raise ShellAway(_about(self._login, error)) from None
+                    raise _timeout_error(timeout) from None
+                raise ShellUnavailable(_error_text(self._login, error)) from None
             finally:
                 watch.cancel()
-            # -1 stands for none: it was too late, or a signal ended it, or the connection is gone.
+            # -1 means no status: timeout, ended by a signal, or connection lost.
             status: int = channel.exit_status
-            if not whole or (status == -1 and time.monotonic() >= end):
-                raise _late(timeout)
+            if not finished or (status == -1 and time.monotonic() >= end):
+                raise _timeout_error(timeout)
             if status == -1:
-                self._must_live()
-        return Ran(status, bytes(talk.output), bytes(talk.errors))
+                self._check_alive()
+        return CommandResult(status, bytes(stream_pump.output), bytes(stream_pump.errors))
 
     def put(self, path: str, data: bytes, mode: int, timeout: float = 120.0) -> None:
-        """To a draft beside it, whose length is checked before it takes its place."""
-        # A connection that is lost looks like the end of the file: so the length is checked.
+        """Write to a temporary file first, and check its length before it replaces the target."""
+        # A lost connection looks like the end of the file, so the length is checked.
         script = f"""
         umask 077; file={shlex.quote(path)}; draft="$file".{secrets.token_hex(4)}.part
         case $file in /*) ;; *) file=./$file; draft=./$draft ;; esac
@@ -265,8 +280,8 @@ class SshShell:
         """
         ran = self.script(script, data=data, timeout=timeout)
         if ran.exit_status:
-            said = clip_start(ran.errors.decode("utf-8", "replace").strip(), 300)
-            raise ShellError(f"{path} could not be written: {said or 'not all of it arrived'}")
+            output = clip_start(ran.errors.decode("utf-8", "replace").strip(), 300)
+            raise ShellError(f"{path} could not be written: {output or 'not all of it arrived'}")
 
     @contextlib.contextmanager
     def _session(self, end: float) -> Iterator[paramiko.Channel]:
@@ -277,117 +292,123 @@ class SshShell:
             text = f"{_name(self._login)} opens no session: {error.text}"
             raise ShellRefused(text) from None
         except (paramiko.SSHException, OSError, EOFError) as error:
-            raise ShellAway(_about(self._login, error)) from None
+            raise ShellUnavailable(_error_text(self._login, error)) from None
         try:
             yield channel
         finally:
             channel.close()
 
-    def _must_live(self) -> None:
-        """No exit status came: either a signal ended the command, or the connection is gone."""
+    def _check_alive(self) -> None:
+        """Raise ShellUnavailable if the connection is gone.
+
+        Called when no exit status arrived, which also happens if a signal ended the command.
+        """
         watch = threading.Timer(5.0, self._transport.close)
         watch.daemon = True
         watch.start()
         try:
             self._transport.global_request("keepalive@openssh.com", wait=True)
         except (paramiko.SSHException, OSError, EOFError) as error:
-            raise ShellAway(_about(self._login, error)) from None
+            raise ShellUnavailable(_error_text(self._login, error)) from None
         finally:
             watch.cancel()
         if not self._transport.is_active():
-            raise ShellAway(f"The connection to {_name(self._login)} was lost")
+            raise ShellUnavailable(f"The connection to {_name(self._login)} was lost")
 
 
-class _Talk:
-    """One command's three streams, moved by one thread."""
+class _StreamPump:
+    """The three streams of one command, pumped by one thread."""
 
     def __init__(
         self,
         channel: paramiko.Channel,
         stdin: bytes,
         on_output: Callable[[bytes], None] | None,
-        later: tuple[bytes, bytes] | None = None,
+        deferred: tuple[bytes, bytes] | None = None,
     ) -> None:
         self.channel = channel
         self.stdin = memoryview(stdin)
-        # What else is fed once the output has this in it.
-        self.later = later
-        self.fed = False
+        # A marker, and the data to send once the output contains it.
+        self.deferred = deferred
+        self.input_sent = False
         self.on_output = on_output
         self.output, self.errors = bytearray(), bytearray()
-        self.wake = _Wake()
-        channel.in_buffer.set_event(self.wake)
-        channel.in_stderr_buffer.set_event(self.wake)
+        self.data_event = _DataEvent()
+        channel.in_buffer.set_event(self.data_event)
+        channel.in_stderr_buffer.set_event(self.data_event)
 
-    def hold(self, end: float) -> bool:
-        """Until the command and its output have ended (True), or `end` is reached."""
+    def run(self, end: float) -> bool:
+        """Pump until the command and its output have ended (True) or `end` is reached (False)."""
         ended: float | None = None
         while True:
-            self._feed()
-            # Asked before we listen: what came until then is heard below, or the next time.
+            self._send_input()
+            # Read before the output: data that arrives later is read below, or in the next
+            # iteration.
             over = self.channel.closed or self.channel.eof_received
-            heard = self._listen()
+            received = self._read_output()
             now = time.monotonic()
             if self.channel.exit_status_ready():
-                ended = now if ended is None or heard else ended
-                if not heard and (over or now - ended > _LINGER):
+                ended = now if ended is None or received else ended
+                if not received and (over or now - ended > _LINGER_SECONDS):
                     return True
             if now >= end:
                 return False
-            if not heard:
-                self.wake.next(min(end - now, 0.2 if self.fed and not over else 0.01))
+            if not received:
+                self.data_event.wait_for_data(
+                    min(end - now, 0.2 if self.input_sent and not over else 0.01)
+                )
 
-    def _feed(self) -> None:
-        while not self.fed and self.channel.send_ready():
+    def _send_input(self) -> None:
+        while not self.input_sent and self.channel.send_ready():
             try:
-                if not self.stdin and self.later:
-                    if self.later[0] not in self.output:
+                if not self.stdin and self.deferred:
+                    if self.deferred[0] not in self.output:
                         return
-                    self.stdin, self.later = memoryview(self.later[1]), None
+                    self.stdin, self.deferred = memoryview(self.deferred[1]), None
                 elif self.stdin:
                     self.stdin = self.stdin[self.channel.send(bytes(self.stdin[:32768])) :]
                 else:
                     self.channel.shutdown_write()
-                    self.fed = True
+                    self.input_sent = True
             except OSError:
-                self.fed = True  # it ended without reading all of it
+                self.input_sent = True  # the command ended without reading all of it
 
-    def _listen(self) -> bool:
-        """Take what has come; True if there was something."""
-        heard = False
+    def _read_output(self) -> bool:
+        """Read available output; return whether there was any."""
+        received = False
         for ready, take, kept in (
             (self.channel.recv_ready, self.channel.recv, self.output),
             (self.channel.recv_stderr_ready, self.channel.recv_stderr, self.errors),
         ):
-            # One that never stops talking must not keep us from looking at the clock.
+            # A command that prints without pause must not keep us from checking the time.
             for _ in range(_CHUNKS):
                 if not ready():
                     break
                 data = take(65536)
-                heard = heard or bool(data)
-                kept += data[: max(0, MOST_OUTPUT - len(kept))]
+                received = received or bool(data)
+                kept += data[: max(0, MAX_OUTPUT - len(kept))]
                 if data and self.on_output is not None:
                     self.on_output(data)
-        return heard
+        return received
 
 
-class _Wake(threading.Event):
-    """Set by the connection's thread when something comes in on one of the streams.
+class _DataEvent(threading.Event):
+    """Set by the connection's thread when data arrives on one of the streams.
 
-    The channel's own `fileno()` would be a pipe, which that thread may write to after we closed it:
-    into whatever file has its number by then.
+    The channel's own `fileno()` would be a pipe, which that thread may write to after we closed it,
+    and thus into whatever file has its number by then.
     """
 
     def clear(self) -> None:
-        """One stream is read empty, which says nothing of the other one."""
+        """Do nothing: that one stream was emptied says nothing about the other one."""
 
-    def next(self, seconds: float) -> None:
-        """Until something comes in, or for so long."""
+    def wait_for_data(self, seconds: float) -> None:
+        """Wait for data, at most this long."""
         self.wait(seconds)
         super().clear()
 
 
-def _late(timeout: float) -> CommandTimeout:
+def _timeout_error(timeout: float) -> CommandTimeout:
     return CommandTimeout(f"The command did not end within {timeout:g} s")
 
 
@@ -395,5 +416,5 @@ def _name(login: Login) -> str:
     return login.tls_name or f"{login.host}:{login.port}"
 
 
-def _about(login: Login, error: BaseException) -> str:
+def _error_text(login: Login, error: BaseException) -> str:
     return f"{_name(login)} cannot be reached by SSH: {error or type(error).__name__}"

@@ -1,4 +1,4 @@
-"""The words of a provisioning's state machines and their arrows; imports no model."""
+"""States of provisionings, steps and findings, and their transitions. Imports no model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.db.models import TextChoices
 
 
 class State(TextChoices):
-    """How far a provisioning has come."""
+    """The state of a provisioning."""
 
     QUEUED = "queued", "queued"
     RUNNING = "running", "running"
@@ -19,20 +19,20 @@ class State(TextChoices):
 MOVES: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.RUNNING, State.CANCELLING}),
     State.RUNNING: frozenset({State.DONE, State.FAILED, State.CANCELLING}),
-    # A retry begins at the step that failed.
+    # A retry starts at the failed step.
     State.FAILED: frozenset({State.QUEUED, State.CANCELLING}),
-    # Back to FAILED when its VM could not be deleted: nothing is forgotten.
+    # Back to FAILED when the VM could not be deleted, so that it stays visible.
     State.CANCELLING: frozenset({State.CANCELLED, State.FAILED}),
     State.DONE: frozenset(),
     State.CANCELLED: frozenset(),
 }
 
-AT_WORK = (State.RUNNING, State.CANCELLING)
-OPEN = (State.QUEUED, *AT_WORK)
+ACTIVE_STATES = (State.RUNNING, State.CANCELLING)
+OPEN_STATES = (State.QUEUED, *ACTIVE_STATES)
 
 
 class StepName(TextChoices):
-    """The steps, in their order."""
+    """The steps, in the order in which they run."""
 
     RESOLVE = "resolve", "resolve config"
     CREATE = "create", "create the VM"
@@ -45,43 +45,43 @@ class StepName(TextChoices):
 
 
 class StepState(TextChoices):
-    """How far a step has come."""
+    """The state of a step."""
 
     WAITING = "waiting", "waiting"
     RUNNING = "running", "running"
     DONE = "done", "done"
     FAILED = "failed", "failed"
-    # Nothing more is to come of it, since its provisioning was cancelled.
+    # The provisioning was cancelled before this step ended.
     CANCELLED = "cancelled", "cancelled"
 
 
 STEP_MOVES: dict[StepState, frozenset[StepState]] = {
     StepState.WAITING: frozenset({StepState.RUNNING, StepState.CANCELLED}),
     StepState.RUNNING: frozenset({StepState.DONE, StepState.FAILED, StepState.CANCELLED}),
-    # A retry does it again, with those before it that it needs anew.
+    # A retry repeats it, and the earlier steps that it depends on.
     StepState.FAILED: frozenset({StepState.WAITING}),
     StepState.DONE: frozenset({StepState.WAITING}),
     StepState.CANCELLED: frozenset(),
 }
 
-# What a retry does again beside the step that failed: a join token may have been used or be too
-# old by now, so the script is written anew.
-NEEDS_ANEW: dict[StepName, StepName] = {
+# The step from which a retry starts, if not from the failed one: the join token may be used or
+# expired by now, so the script is uploaded again.
+RETRY_FROM: dict[StepName, StepName] = {
     StepName.RUN: StepName.UPLOAD,
     StepName.JOIN: StepName.UPLOAD,
     StepName.HEALTH: StepName.UPLOAD,
 }
 
 
-class Leftover(TextChoices):
-    """What becomes of a VM whose provisioning came to no good end."""
+class CleanupPolicy(TextChoices):
+    """The cleanup policy for the VM of a provisioning that failed or was cancelled."""
 
     KEEP = "keep", "keep the VM"
     DELETE = "delete", "delete the VM"
 
 
 class FindingKind(TextChoices):
-    """What provider, tree and registry say differently."""
+    """The kinds of differences between provider, tree and registry."""
 
     UNKNOWN = "unknown", "unknown VM"
     VANISHED = "vanished", "vanished VM"
@@ -90,17 +90,17 @@ class FindingKind(TextChoices):
 
 
 class FindingState(TextChoices):
-    """What was decided about a finding."""
+    """The decision about a finding."""
 
     OPEN = "open", "open"
-    # It is not so any more, without anybody's doing.
+    # The difference disappeared by itself.
     SETTLED = "settled", "settled itself"
     DONE = "done", "done"
     DISMISSED = "dismissed", "dismissed"
 
 
 class Proposal(TextChoices):
-    """What reef proposes to do about a finding; done only when an operator or a rule says so."""
+    """An action proposed for a finding. Carried out only by an operator or a rule."""
 
     ADOPT = "adopt", "take it into the tree"
     DELETE = "delete", "delete the VM"

@@ -1,4 +1,4 @@
-"""Doorbells of provisioning. Each re-reads the rows, so it may run twice, late or never."""
+"""Celery tasks of provisioning. Each re-reads the rows, so it may run twice, late or never."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from reef_site.common.ticks import tick_task
 
 @shared_task(name="bootloader.advance", soft_time_limit=340, time_limit=360)
 def advance(provisioning_id: str) -> None:
-    """Move a provisioning on for a while."""
+    """Advance a provisioning for a while."""
     run.advance(provisioning_id)
 
 
 @shared_task(name="bootloader.begin", soft_time_limit=20, time_limit=30)
 def begin() -> None:
-    """Let those begin for which there is room."""
-    limits.begin()
+    """Start queued provisionings for which there are free slots."""
+    limits.start_queued()
 
 
 @tick_task("bootloader.tick", soft_time_limit=20, time_limit=30)
 def tick() -> None:
-    """Go on with what a lost ring or a dead worker left behind."""
+    """Dispatch provisionings that a lost message or a dead worker left behind."""
     run.tick()
 
 
 @tick_task("bootloader.sweep", soft_time_limit=50, time_limit=60)
 def sweep() -> None:
-    """Forget join tokens, reports and scripts that nobody needs any more."""
+    """Delete old join tokens, reports and scripts."""
     joining.sweep()
     reports.sweep()
     texts.sweep()
@@ -38,5 +38,5 @@ def sweep() -> None:
 
 @tick_task("bootloader.reconcile", soft_time_limit=150, time_limit=170)
 def reconcile() -> None:
-    """Compare what providers have with tree and registry."""
-    reconciling.look()
+    """Compare providers with tree and registry."""
+    reconciling.compare_all()

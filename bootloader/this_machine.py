@@ -1,4 +1,4 @@
-"""Whether an address leads to the machine that reef itself runs on."""
+"""Detect addresses of the machine that reef itself runs on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import socket
 
 
 def is_this_machine(address: str) -> bool:
-    """Whether one of the addresses of this host name belongs to this machine.
+    """Return whether one of the addresses of this host name belongs to this machine.
 
-    A name that cannot be resolved counts as this machine: nobody knows where it leads.
+    Return True for a name that cannot be resolved, since its target is unknown.
     """
     try:
         found = socket.getaddrinfo(address, None, type=socket.SOCK_DGRAM)
@@ -18,7 +18,7 @@ def is_this_machine(address: str) -> bool:
 
 
 def _is_own(family: int, place: tuple[object, ...]) -> bool:
-    """Only an address of one of our interfaces can be bound."""
+    """Return whether the address can be bound, which only works for our own interfaces."""
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         try:
             sock.bind((place[0], 0, *place[2:]))

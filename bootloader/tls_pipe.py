@@ -1,7 +1,7 @@
-"""A byte stream inside TLS, offered as a plain socket.
+"""A TLS connection presented as a plain socket.
 
-SSH reads and writes from several threads, and a TLS connection may be used by one at a time: so one
-thread of its own stands between the two sockets until either side ends.
+SSH reads and writes from several threads, but a TLS connection is not thread-safe: a dedicated
+thread copies between the two sockets until either side ends.
 """
 
 from __future__ import annotations
@@ -15,30 +15,33 @@ from functools import lru_cache
 from pathlib import Path
 
 _CHUNK = 65536
-_MOST_HELD = 1 << 20
+_MAX_BUFFERED = 1 << 20
 
 
-def trusting(file: str | None) -> ssl.SSLContext:
-    """Trust the CA certificates of this file, or those of this machine. Raises OSError."""
-    return _trusting(file, Path(file).stat().st_mtime_ns if file else 0)
+def trust_context(file: str | None) -> ssl.SSLContext:
+    """Return a context that trusts the CA certificates of this file, or those of this machine.
+
+    Raise OSError.
+    """
+    return _load_context(file, Path(file).stat().st_mtime_ns if file else 0)
 
 
 @lru_cache(8)
-def _trusting(file: str | None, _changed: int) -> ssl.SSLContext:
-    """Read once: the certificates of a machine are many."""
+def _load_context(file: str | None, _changed: int) -> ssl.SSLContext:
+    """Cache the context: a machine has many certificates."""
     return ssl.create_default_context(cafile=file)
 
 
 def open_pipe(
     host: str, port: int, name: str, context: ssl.SSLContext, timeout: float
 ) -> socket.socket:
-    """A socket whose bytes travel in TLS to `host:port`; `name` is SNI and must be certified.
+    """Return a socket whose bytes travel in TLS to `host:port`. `name` is the SNI and is verified.
 
-    Raises OSError (ssl.SSLCertVerificationError among them).
+    Raise OSError (ssl.SSLCertVerificationError among them).
     """
     raw = socket.create_connection((host, port), timeout)
     try:
-        keep_watch(raw)
+        enable_keepalive(raw)
         inside = context.wrap_socket(raw, server_hostname=name)
     except BaseException:
         raw.close()
@@ -48,8 +51,8 @@ def open_pipe(
     return ours
 
 
-def keep_watch(sock: socket.socket) -> None:
-    """Let the kernel find out within a minute that the other side is gone."""
+def enable_keepalive(sock: socket.socket) -> None:
+    """Let the kernel detect within a minute that the peer is gone."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for option, value in (
@@ -63,7 +66,7 @@ def keep_watch(sock: socket.socket) -> None:
 
 
 class _Pump:
-    """Carries bytes both ways; what cannot be passed on yet is held, up to a limit."""
+    """Copies bytes both ways, buffering up to a limit."""
 
     def __init__(self, inside: ssl.SSLSocket, plain: socket.socket) -> None:
         self.inside, self.plain = inside, plain
@@ -72,35 +75,35 @@ class _Pump:
         self.inside_wants_write = False
 
     def run(self) -> None:
-        """Until one side has ended and the other has been given what was left."""
+        """Copy until one side has ended and the other has received the rest."""
         self.inside.setblocking(False)
         self.plain.setblocking(False)
         with self.inside, self.plain, selectors.DefaultSelector() as selector:
             selector.register(self.inside, selectors.EVENT_READ)
             selector.register(self.plain, selectors.EVENT_READ)
-            # A side that was cut off ends the pipe; SSH sees the end of its stream.
+            # A broken side ends the pipe; SSH sees the end of its stream.
             with contextlib.suppress(OSError):
-                while not self._over():
-                    self._pass_on()
-                    if not self._over():
+                while not self._has_ended():
+                    self._copy()
+                    if not self._has_ended():
                         self._wait(selector)
 
-    def _over(self) -> bool:
+    def _has_ended(self) -> bool:
         return (self.plain_ended and not self.to_inside) or (
             self.inside_ended and not self.to_plain
         )
 
     def _wait(self, selector: selectors.BaseSelector) -> None:
         inside = plain = 0
-        if not self.inside_ended and len(self.to_plain) < _MOST_HELD:
+        if not self.inside_ended and len(self.to_plain) < _MAX_BUFFERED:
             inside |= selectors.EVENT_READ
         if self.to_inside or self.inside_wants_write:
             inside |= selectors.EVENT_WRITE
-        if not self.plain_ended and len(self.to_inside) < _MOST_HELD:
+        if not self.plain_ended and len(self.to_inside) < _MAX_BUFFERED:
             plain |= selectors.EVENT_READ
         if self.to_plain:
             plain |= selectors.EVENT_WRITE
-        # A selector knows no "nothing": a side that is asked nothing is left out.
+        # A selector cannot register without events, so such a socket is left out.
         for sock, events in ((self.inside, inside), (self.plain, plain)):
             known = sock.fileno() in selector.get_map()
             if events and known:
@@ -111,7 +114,7 @@ class _Pump:
                 selector.unregister(sock)
         selector.select()
 
-    def _pass_on(self) -> None:
+    def _copy(self) -> None:
         self._read_inside()
         self._read_plain()
         self._write_plain()
@@ -120,8 +123,8 @@ class _Pump:
     def _read_inside(self) -> None:
         self.inside_wants_write = False
         try:
-            # TLS keeps decrypted bytes that no selector sees: read until it says that it waits.
-            while not self.inside_ended and len(self.to_plain) < _MOST_HELD:
+            # TLS buffers decrypted bytes that no selector sees: read until it would block.
+            while not self.inside_ended and len(self.to_plain) < _MAX_BUFFERED:
                 data = self.inside.recv(_CHUNK)
                 self.to_plain += data
                 self.inside_ended = not data
@@ -134,7 +137,7 @@ class _Pump:
 
     def _read_plain(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while not self.plain_ended and len(self.to_inside) < _MOST_HELD:
+            while not self.plain_ended and len(self.to_inside) < _MAX_BUFFERED:
                 data = self.plain.recv(_CHUNK)
                 self.to_inside += data
                 self.plain_ended = not data
@@ -147,5 +150,5 @@ class _Pump:
     def _write_inside(self) -> None:
         with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
             while self.to_inside:
-                # The same bytes must be given again after "not yet": nothing is taken off before.
+                # TLS requires the same bytes again after "would block": remove them only when sent.
                 del self.to_inside[: self.inside.send(self.to_inside[:_CHUNK])]

@@ -1,4 +1,4 @@
-"""Pages of the bootloader."""
+"""URLs of the bootloader's pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ urlpatterns = [
     path("door/", member_views.door, name="door"),
     path("door/<int:pk>/void", member_views.void, name="void"),
     path("findings/", views.findings, name="findings"),
-    path("findings/look/", views.look_now, name="look"),
+    path("findings/look/", views.compare_now, name="look"),
     path("findings/all/", views.decide_many, name="decide_many"),
     path("findings/<int:pk>/", views.decide, name="decide"),
     path("<str:pk>/", views.detail, name="detail"),

@@ -1,4 +1,4 @@
-"""The forms in which a cloud takes user-data, and how much of it each cloud takes."""
+"""Encodings of user-data, and the size limits of clouds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from reef_site.common.errors import BadInput
 
-# Bytes of user-data before any base64; None is no limit.
+# Bytes of user-data before base64 encoding; None means no limit.
 LIMITS: Mapping[str, int | None] = MappingProxyType(
     {
         "ec2": 16 << 10,
@@ -22,7 +22,7 @@ LIMITS: Mapping[str, int | None] = MappingProxyType(
         "nocloud": None,
     }
 )
-# Lists of both parts are joined, so that neither part's files or commands are lost.
+# Lists of both parts are concatenated, so that no files or commands are lost.
 MERGE = "list(append)+dict(recurse_list)+str()"
 _KINDS = {
     "#cloud-config": "cloud-config",
@@ -35,14 +35,14 @@ _KINDS = {
 
 
 def gzipped(text: str) -> bytes:
-    """The same, compressed; cloud-init knows it by its first bytes."""
+    """Compress the text; cloud-init recognizes gzip by its magic bytes."""
     return gzip.compress(text.encode(), 9, mtime=0)
 
 
 def multipart(config: str, own: str = "") -> str:
-    """A MIME archive of our `#cloud-config` and, behind it, a part of the operator's own.
+    """Build a MIME archive of our `#cloud-config`, followed by the operator's own part.
 
-    Raises BadInput if cloud-init would not know what that part is.
+    Raise BadInput if cloud-init would not recognize the type of that part.
     """
     archive = MIMEMultipart(boundary="==reef-user-data==")
     archive.attach(_part(config, "cloud-config", "reef.cfg"))
@@ -52,7 +52,7 @@ def multipart(config: str, own: str = "") -> str:
 
 
 def kind_of(own: str) -> str:
-    """The subtype of a part, as its first line says. Raises BadInput."""
+    """Return the MIME subtype of a part from its first line. Raise BadInput."""
     for beginning, kind in _KINDS.items():
         if own.startswith(beginning):
             return kind
@@ -60,20 +60,20 @@ def kind_of(own: str) -> str:
 
 
 def check_fits(size: int, cloud: str) -> None:
-    """Raise BadInput if this cloud is not known or does not take so many bytes."""
+    """Raise BadInput if the cloud is unknown or its limit is below `size` bytes."""
     if cloud not in LIMITS:
         raise BadInput(f"for: must be one of {', '.join(LIMITS)}", "for")
-    most = LIMITS[cloud]
-    if most is not None and size > most:
-        text = f"for: {cloud} takes {most} bytes of user-data, and this is {size}"
+    limit = LIMITS[cloud]
+    if limit is not None and size > limit:
+        text = f"for: {cloud} takes {limit} bytes of user-data, and this is {size}"
         raise BadInput(f"{text}; form=gzip makes it smaller", "for")
 
 
 def limits_of(size: int) -> list[dict[str, object]]:
-    """Each cloud with what it takes, and whether it takes this."""
+    """List each cloud with its limit, and whether user-data of this size fits."""
     return [
-        {"cloud": cloud, "bytes": most, "fits": most is None or size <= most}
-        for cloud, most in LIMITS.items()
+        {"cloud": cloud, "bytes": limit, "fits": limit is None or size <= limit}
+        for cloud, limit in LIMITS.items()
     ]
 
 

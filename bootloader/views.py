@@ -1,4 +1,4 @@
-"""Pages of provisioning. Each parses, calls one thing and answers."""
+"""Pages of provisioning. Each view parses, calls one service and renders."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from reef_site.common.outside_answers import page_answer
 from reef_site.common.page_values import number_value, text_value
 from vmtree.models import Node
 
-PAGE = 50
-MACHINES_PAGE = 100
-MOST_LINES = 300
-MOST_FINDINGS = 1000
+PAGE_SIZE = 50
+MACHINES_PAGE_SIZE = 100
+MAX_LINES = 300
+MAX_FINDINGS = 1000
 
 render_errors = ErrorPage("bootloader:index", "Provisioning")
 
@@ -39,26 +39,26 @@ render_errors = ErrorPage("bootloader:index", "Provisioning")
 @login_required
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
-    """All provisionings, live."""
+    """List all provisionings; the page updates itself."""
     return render(request, "bootloader/index.html", _listing(request))
 
 
 @login_required
 @require_GET
 def rows(request: HttpRequest) -> HttpResponse:
-    """What `index` fetches again when something changed."""
+    """Render the part of `index` that is updated."""
     return render(request, "bootloader/_rows.html", _listing(request))
 
 
 def _listing(request: HttpRequest) -> dict[str, Any]:
-    """The rows that the query asks for; the number of statements is always the same."""
+    """Return the filtered page of rows, with a constant number of queries."""
     state = text_value(request.GET, "state")
     counts = Provisioning.objects.count_by_state()
-    found = services.listed(state=state if state in State.values else "")
-    page = Paginator(found, PAGE).get_page(request.GET.get("page"))
+    found = services.list_provisionings(state=state if state in State.values else "")
+    page = Paginator(found, PAGE_SIZE).get_page(request.GET.get("page"))
     return {
         "page": page,
-        "rows": [_shown(row) for row in page.object_list],
+        "rows": [_row_context(row) for row in page.object_list],
         "tabs": [(each, counts.get(each, 0)) for each in State.values],
         "total": sum(counts.values()),
         "state": state,
@@ -68,30 +68,30 @@ def _listing(request: HttpRequest) -> dict[str, Any]:
     }
 
 
-def _shown(row: Provisioning) -> dict[str, Any]:
+def _row_context(row: Provisioning) -> dict[str, Any]:
     steps = sorted(row.steps.all(), key=lambda each: each.position)
     now = next((step for step in steps if step.state != StepState.DONE), None)
     ended = (State.DONE, State.CANCELLED)
     return {"row": row, "steps": steps, "now": None if row.state in ended else now}
 
 
-# -- a new one -----------------------------------------------------------------------------------
+# -- create --------------------------------------------------------------------------------------
 
 
 @login_required
 @require_http_methods(["GET", "POST"])
 def create(request: HttpRequest) -> HttpResponse:
-    """The form; then what it would come to; then it starts. Errors stay beside their fields."""
+    """Show the form, then the preview, then start. Errors are shown beside their fields."""
     if request.method == "GET":
         return _form(request, ProvisionForm(initial=_initial(request.GET)))
     form = ProvisionForm(request.POST)
     if not form.is_valid():
         return _form(request, form, 400)
     try:
-        wish = form.wish()
+        vm_request = form.to_request()
         if "start" not in request.POST:
-            return _preview(request, form, preview.make(wish, by=request.user))
-        started = services.start(wish, by=request.user, key=text_value(request.POST, "key"))
+            return _preview(request, form, preview.make_preview(vm_request, by=request.user))
+        started = services.start(vm_request, by=request.user, key=text_value(request.POST, "key"))
     except ReefError as error:
         form.add_service_error(error)
         return _form(request, form, error.status)
@@ -104,12 +104,12 @@ def create(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 def change(request: HttpRequest) -> HttpResponse:
-    """Back from the preview to the form, as it was filled in."""
+    """Return from the preview to the form, with its values."""
     return _form(request, ProvisionForm(initial=_initial(request.POST)))
 
 
 def _initial(query: QueryDict) -> dict[str, str]:
-    """A form that is filled in by a link, such as that of a VM's page."""
+    """Return initial values of the form from a link, such as that of a VM's page."""
     return {name: text_value(query, name) for name in ProvisionForm.base_fields if name in query}
 
 
@@ -123,14 +123,14 @@ def _preview(request: HttpRequest, form: ProvisionForm, made: preview.Preview) -
     return render(request, "bootloader/preview.html", context)
 
 
-# -- one -----------------------------------------------------------------------------------------
+# -- detail --------------------------------------------------------------------------------------
 
 
 @login_required
 @require_GET
 @render_errors
 def detail(request: HttpRequest, pk: str) -> HttpResponse:
-    """One provisioning, live."""
+    """Show one provisioning; the page updates itself."""
     return render(request, "bootloader/detail.html", _facts(pk, None))
 
 
@@ -138,13 +138,13 @@ def detail(request: HttpRequest, pk: str) -> HttpResponse:
 @require_GET
 @render_errors
 def part(request: HttpRequest, pk: str) -> HttpResponse:
-    """What `detail` fetches again: its steps, and the lines of its log after `?after=`."""
+    """Render the part of `detail` that is updated: the steps, and log lines after `?after=`."""
     after = number_value(request.GET, "after")
     return render(request, "bootloader/_part.html", _facts(pk, after))
 
 
 def _label(key: str) -> str:
-    """Return how the form calls a part of a machine's specification."""
+    """Return the form's label for a field of the specification."""
     field = ProvisionForm.base_fields.get(key)
     return str(field.label) if field and field.label else key.capitalize()
 
@@ -152,10 +152,10 @@ def _label(key: str) -> str:
 def _facts(pk: str, after: int | None) -> dict[str, Any]:
     row = services.find(pk)
     is_first = after is None
-    found = services.log_tail(row, MOST_LINES) if after is None else services.log_of(row, after)
+    found = services.log_tail(row, MAX_LINES) if after is None else services.log_of(row, after)
     node = Node.objects.filter(vm_id=row.vm_id).first() if row.vm_id else None
     return {
-        **_shown(row),
+        **_row_context(row),
         "lines": found,
         "is_first": is_first,
         "after": found[-1].pk if found else after or 0,
@@ -164,14 +164,14 @@ def _facts(pk: str, after: int | None) -> dict[str, Any]:
         "waits": limits.why_waiting() if row.state == State.QUEUED else "",
         "reports": BootReport.objects.newest_run(row.vm_id) if row.vm_id else [],
         "refusals": JoinRefusal.objects.filter(token__vm_id=row.vm_id)[:5] if row.vm_id else [],
-        "siblings": Provisioning.objects.filter(batch=row.batch).exclude(pk=row.pk)[:PAGE],
+        "siblings": Provisioning.objects.filter(batch=row.batch).exclude(pk=row.pk)[:PAGE_SIZE],
         "can_retry": row.state == State.FAILED,
         "can_cancel": row.state in (State.QUEUED, State.RUNNING, State.FAILED),
     }
 
 
 def _value(value: object) -> str:
-    """A part of a machine as people write it."""
+    """Return a field of the specification as readable text."""
     if isinstance(value, dict):
         return ", ".join(f"{key}={text}" for key, text in value.items())
     return str(value)
@@ -181,7 +181,7 @@ def _value(value: object) -> str:
 @require_GET
 @render_errors
 def used(request: HttpRequest, pk: str) -> HttpResponse:
-    """The script and the cloud-init that were used, secrets masked."""
+    """Show the script and the cloud-init that were used, with secrets masked."""
     return render(request, "bootloader/used.html", {"row": services.find(pk)})
 
 
@@ -189,7 +189,7 @@ def used(request: HttpRequest, pk: str) -> HttpResponse:
 @require_POST
 @render_errors
 def retry(request: HttpRequest, pk: str) -> HttpResponse:
-    """Go on from the step that failed."""
+    """Continue from the failed step."""
     row = services.retry(pk, by=request.user)
     messages.success(request, f"{row.name}: retrying.")
     return redirect("bootloader:detail", row.pk)
@@ -199,13 +199,13 @@ def retry(request: HttpRequest, pk: str) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @render_errors
 def cancel(request: HttpRequest, pk: str) -> HttpResponse:
-    """GET asks what becomes of the VM; POST does it."""
+    """GET asks for the cleanup policy; POST cancels."""
     if request.method == "GET":
         row = services.find(pk)
         has_vm = row.machine is not None and not row.machine.is_gone
         return render(request, "bootloader/cancel.html", {"row": row, "has_vm": has_vm})
-    leftover = wishes.leftover_of(request.POST.get("machine"))
-    row = services.cancel(pk, leftover, by=request.user)
+    cleanup = wishes.parse_cleanup(request.POST.get("machine"))
+    row = services.cancel(pk, cleanup, by=request.user)
     messages.success(request, f"{row.name} is being cancelled.")
     return redirect("bootloader:detail", row.pk)
 
@@ -216,9 +216,9 @@ def cancel(request: HttpRequest, pk: str) -> HttpResponse:
 @login_required
 @require_GET
 def machines(request: HttpRequest) -> HttpResponse:
-    """VMs of providers that are known here."""
+    """List known machines of providers."""
     found = Machine.objects.all() if "gone" in request.GET else Machine.objects.living()
-    page = Paginator(found.order_by("-id"), MACHINES_PAGE).get_page(request.GET.get("page"))
+    page = Paginator(found.order_by("-id"), MACHINES_PAGE_SIZE).get_page(request.GET.get("page"))
     shown = list(page.object_list)
     places = [row.vm_id for row in shown if row.vm_id]
     nodes = {node.vm_id: node for node in Node.objects.filter(vm_id__in=places)}
@@ -234,22 +234,24 @@ def machines(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_GET
 def findings(request: HttpRequest) -> HttpResponse:
-    """What provider, tree and registry say differently."""
+    """List differences between provider, tree and registry."""
     found = _findings()
     context = {
         "findings": found,
         "groups": _groups(),
-        "decided": Finding.objects.exclude(state=FindingState.OPEN).order_by("-decided_at")[:PAGE],
+        "decided": Finding.objects.exclude(state=FindingState.OPEN).order_by("-decided_at")[
+            :PAGE_SIZE
+        ],
     }
     return render(request, "bootloader/findings.html", context)
 
 
 def _findings() -> list[Finding]:
-    return list(Finding.objects.open().order_by("-id")[:PAGE])
+    return list(Finding.objects.open().order_by("-id")[:PAGE_SIZE])
 
 
 def _groups() -> list[dict[str, Any]]:
-    """Findings of one kind at one provider with the same proposal, where there are several."""
+    """Group findings by kind, provider and proposal; return groups of several."""
     by = ("kind", "provider", "proposal")
     found = Finding.objects.open().order_by().values(*by).annotate(count=Count("pk"))
     return [
@@ -266,9 +268,9 @@ def _groups() -> list[dict[str, Any]]:
 @require_POST
 @render_errors
 def decide_many(request: HttpRequest) -> HttpResponse:
-    """Do what is proposed about all findings of one kind at one provider."""
-    said = {name: text_value(request.POST, name) for name in ("kind", "provider", "proposal")}
-    rows = list(Finding.objects.open().filter(**said).order_by("id")[:MOST_FINDINGS])
+    """Carry out the proposals of all findings of one group."""
+    filters = {name: text_value(request.POST, name) for name in ("kind", "provider", "proposal")}
+    rows = list(Finding.objects.open().filter(**filters).order_by("id")[:MAX_FINDINGS])
     call = outside_calls.act_on_many(rows, None, by=request.user)
     return page_answer(request, call, reverse("bootloader:findings"))
 
@@ -276,8 +278,8 @@ def decide_many(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_POST
 @render_errors
-def look_now(request: HttpRequest) -> HttpResponse:
-    """Compare providers, tree and registry at once."""
+def compare_now(request: HttpRequest) -> HttpResponse:
+    """Compare providers, tree and registry now."""
     call = outside_calls.compare(by=request.user)
     return page_answer(request, call, reverse("bootloader:findings"))
 
@@ -286,7 +288,7 @@ def look_now(request: HttpRequest) -> HttpResponse:
 @require_POST
 @render_errors
 def decide(request: HttpRequest, pk: int) -> HttpResponse:
-    """Do what is proposed, or leave it as it is."""
+    """Act on a finding, or dismiss it."""
     word = request.POST.get("do", "")
     if word == "dismiss":
         row = reconcile.dismiss(pk, by=request.user)

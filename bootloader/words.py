@@ -1,4 +1,4 @@
-"""Names that the bootloader knows: organs, capabilities, and the profiles that never change."""
+"""Known organs and capabilities, and the built-in profiles."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from reef_site.common.errors import BadInput
 from reef_site.common.text import clip_words
 from vmtree import organs
 
-# Service modules. Those of this reef first; the others are known to VMs in the field.
+# Service modules: first those of this reef, then those that VMs in the field know.
 ORGANS = organs.KNOWN
-# What VMs may have beside: services of older VMs, and those that an infra VM is made for.
+# Organs that VMs may have in addition: services of older VMs and of infra VMs.
 EXTRA_ORGANS = (*ORGANS, "services", "ui", "gitea", "minio")
 CAPABILITIES = ("vers-vm", "vers-vm-copy", "vers-swarm", "ssh")
 
@@ -73,7 +73,7 @@ BUILT_IN = MappingProxyType(
 
 
 def check(given: Iterable[str], known: tuple[str, ...], field: str) -> None:
-    """Raise BadInput with the known names unless all of these are known."""
+    """Raise BadInput, listing the known names, if any given name is unknown."""
     for name in given:
         if name not in known:
             text = f"{field}: '{clip_words(name, 60)}' is not known; these are: {', '.join(known)}"

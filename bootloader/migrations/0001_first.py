@@ -362,7 +362,7 @@ class Migration(migrations.Migration):
                     "agent_role",
                     models.CharField(
                         default="worker",
-                        help_text="What VERS_AGENT_ROLE says on the VM.",
+                        help_text="Value of VERS_AGENT_ROLE on the VM.",
                         max_length=40,
                         validators=[
                             django.core.validators.RegexValidator(
@@ -385,7 +385,7 @@ class Migration(migrations.Migration):
                     "install_pi_vers",
                     models.BooleanField(
                         default=False,
-                        help_text="What installPiVers says to agents that ask.",
+                        help_text="Value of installPiVers in the API.",
                         verbose_name="pi-vers",
                     ),
                 ),
@@ -692,7 +692,7 @@ class Migration(migrations.Migration):
                     "host_key",
                     models.CharField(
                         blank=True,
-                        help_text="Empty: the one that it shows first is kept. Another one is refused ever after.",
+                        help_text="Leave empty to store the first key shown. Any other key is rejected.",
                         max_length=2000,
                         validators=[
                             django.core.validators.RegexValidator(
@@ -708,7 +708,7 @@ class Migration(migrations.Migration):
                     "vcpus",
                     models.PositiveIntegerField(
                         blank=True,
-                        help_text="Empty: not known, which is enough for every wish.",
+                        help_text="Leave empty if unknown. The host then matches any request.",
                         null=True,
                         validators=[django.core.validators.MinValueValidator(1)],
                         verbose_name="virtual processors",
@@ -718,7 +718,7 @@ class Migration(migrations.Migration):
                     "memory_mib",
                     models.PositiveIntegerField(
                         blank=True,
-                        help_text="Empty: not known, which is enough for every wish.",
+                        help_text="Leave empty if unknown. The host then matches any request.",
                         null=True,
                         validators=[django.core.validators.MinValueValidator(1)],
                         verbose_name="memory in MiB",
@@ -728,7 +728,7 @@ class Migration(migrations.Migration):
                     "disk_mib",
                     models.PositiveIntegerField(
                         blank=True,
-                        help_text="Empty: not known, which is enough for every wish.",
+                        help_text="Leave empty if unknown. The host then matches any request.",
                         null=True,
                         validators=[django.core.validators.MinValueValidator(1)],
                         verbose_name="disk in MiB",
@@ -738,7 +738,7 @@ class Migration(migrations.Migration):
                     "in_service",
                     models.BooleanField(
                         default=True,
-                        help_text="Whether it may be taken for new members of the fleet.",
+                        help_text="May be used for new VMs.",
                     ),
                 ),
                 ("note", models.CharField(blank=True, max_length=300)),
@@ -807,10 +807,12 @@ class Migration(migrations.Migration):
                         max_length=10,
                     ),
                 ),
-                ("text", models.CharField(help_text="What the VM was told.", max_length=500)),
+                ("text", models.CharField(help_text="The message sent to the VM.", max_length=500)),
                 (
                     "remote",
-                    models.CharField(blank=True, help_text="Where it came from.", max_length=255),
+                    models.CharField(
+                        blank=True, help_text="Address of the client.", max_length=255
+                    ),
                 ),
                 ("count", models.PositiveIntegerField(default=1)),
                 ("first_at", models.DateTimeField(default=reef_site.common.clock.now)),
@@ -862,7 +864,7 @@ class Migration(migrations.Migration):
                 (
                     "path",
                     models.CharField(
-                        help_text="From / on; else it lies below /opt/reef (~/.reef where root does not sign in).",
+                        help_text="Absolute, or relative to /opt/reef (~/.reef without root login).",
                         max_length=500,
                     ),
                 ),

@@ -1,4 +1,4 @@
-"""Rows of the bootloader, a file for each subject."""
+"""Models of the bootloader, one module for each subject."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from bootloader.models.hosts import SshHost as SshHost
 from bootloader.models.joining import BootReport as BootReport
 from bootloader.models.joining import JoinRefusal as JoinRefusal
 from bootloader.models.joining import JoinToken as JoinToken
+from bootloader.models.joining import RefusalReason as RefusalReason
 from bootloader.models.joining import ReportStatus as ReportStatus
-from bootloader.models.joining import Why as Why
 from bootloader.models.machines import Finding as Finding
 from bootloader.models.machines import Machine as Machine
 from bootloader.models.profile import OwnProfile as OwnProfile

@@ -1,4 +1,4 @@
-"""Within what nodes may have VMs made."""
+"""Provisioning grants of nodes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from vmtree.models import Node
 
 
 class ProvisionGrant(models.Model):
-    """How many further VMs a node's token may have made, of which kinds, and how deep below it.
+    """How many more VMs a node may provision with its token, of which profiles, and how deep below
+    it.
 
-    A node without a row has none. Each VM that is asked for is taken off `vms`, and is not given
-    back when it is destroyed.
+    A node without a row may provision none. Each requested VM is deducted from `vms` and is not
+    returned when the VM is destroyed.
     """
 
     node = models.OneToOneField(

@@ -1,4 +1,4 @@
-"""Machines that the operator already has, and what each is used for."""
+"""SSH hosts of the operator, and their uses."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ def _size(label: str) -> Any:
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text="Empty: not known, which is enough for every wish.",
+        help_text="Leave empty if unknown. The host then matches any request.",
     )
 
 
 class SshHostQuerySet(models.QuerySet["SshHost"]):
     def free(self) -> Self:
-        """Those in service that nobody uses."""
+        """Return hosts in service without an active claim."""
         used = HostClaim.objects.living().filter(host=OuterRef("pk"))
         return self.filter(Q(in_service=True), ~Exists(used))
 
 
 class SshHost(models.Model):
-    """One machine and how to reach it. Its private key is sealed; without one the fleet's is used.
+    """A machine and its SSH parameters.
 
-    `host_key` is one line as in known_hosts without the name; empty until it was shown first.
+    Its private key is stored encrypted; without one the fleet's shared key is used. `host_key` is
+    one line as in known_hosts without the name, and is empty until the first connection.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -66,16 +67,14 @@ class SshHost(models.Model):
         validators=[
             RegexValidator(rf"\A{_PUBLIC_KEY}\Z", "like “ssh-ed25519 AAAA…”, without a name")
         ],
-        help_text="Empty: the one that it shows first is kept. Another one is refused ever after.",
+        help_text="Leave empty to store the first key shown. Any other key is rejected.",
     )
     region = models.CharField(max_length=80, blank=True)
     size = models.CharField("size class", max_length=80, blank=True)
     vcpus = _size("virtual processors")
     memory_mib = _size("memory in MiB")
     disk_mib = _size("disk in MiB")
-    in_service = models.BooleanField(
-        default=True, help_text="Whether it may be taken for new members of the fleet."
-    )
+    in_service = models.BooleanField(default=True, help_text="May be used for new VMs.")
     note = models.CharField(max_length=300, blank=True)
     added_at = models.DateTimeField(default=clock.now, editable=False)
 
@@ -93,29 +92,29 @@ class SshHost(models.Model):
         return self.name
 
     def set_key(self, text: str) -> None:
-        """Seal this private key; an empty one takes it away. Only before a save."""
+        """Encrypt this private key into the field; an empty text clears it. Does not save."""
         self.sealed_key = vault.seal(self._seal_name(), text) if text else ""
 
     def key(self) -> str:
-        """Its own private key in clear; empty if it has none. Raises Unreadable."""
+        """Return the host's own private key, decrypted; empty if it has none. Raise Unreadable."""
         return vault.unseal(self._seal_name(), self.sealed_key) if self.sealed_key else ""
 
     def _seal_name(self) -> str:
         return f"SSH host {self.pk}"
 
     def keep_host_key(self, line: str) -> None:
-        """The first one stays."""
+        """Store the host key unless one is stored already."""
         SshHost.objects.filter(pk=self.pk, host_key="").update(host_key=line)
 
 
 class HostClaimQuerySet(models.QuerySet["HostClaim"]):
     def living(self) -> Self:
-        """Those that were not released."""
+        """Return claims that are not released."""
         return self.filter(released_at__isnull=True)
 
 
 class HostClaim(models.Model):
-    """One use of a host: a "machine" of this provider. Each use has an id of its own."""
+    """One use of a host: a machine of this provider. Each use has its own id."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     host = models.ForeignKey(SshHost, models.PROTECT, related_name="claims")

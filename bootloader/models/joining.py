@@ -1,4 +1,4 @@
-"""How a VM comes into the fleet: its join token, who was turned away, what its boot reported."""
+"""Join tokens, rejected joins, and boot reports."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from vmtree.models import Category, CompactEncoder
 
 class JoinTokenQuerySet(models.QuerySet["JoinToken"]):
     def open(self, at: datetime) -> Self:
-        """Those that still open the door: not used, not voided, not expired."""
+        """Return tokens that are not used, voided or expired at this time."""
         return self.filter(used_at__isnull=True, voided_at__isnull=True, expires_at__gt=at)
 
 
 class JoinToken(models.Model):
-    """Opens join, report and dist for one VM that is not a member yet. Only its hash is kept."""
+    """Authorizes join, report and dist requests of one future VM. Only its hash is stored."""
 
     digest = models.CharField(max_length=64, unique=True, editable=False)
     vm_id = models.CharField("VM id", max_length=255)
-    # What its node and its row in the registry will say.
+    # Values for its node and its registry row.
     name = models.CharField(max_length=255, blank=True)
     profile = models.CharField(max_length=80)
     category = models.CharField(max_length=20, choices=Category.choices)
@@ -39,7 +39,7 @@ class JoinToken(models.Model):
     voided_at = models.DateTimeField(null=True, blank=True)
     used_at = models.DateTimeField(null=True, blank=True)
     used_by = models.CharField(max_length=255, blank=True, help_text="Host name and address.")
-    # Hashes: of the word by which a VM whose answer was lost is known again, and of what it got.
+    # Hashes of the nonce, by which a repeated join is recognized, and of the issued node token.
     nonce_digest = models.CharField(max_length=64, blank=True, editable=False)
     given_digest = models.CharField(max_length=64, blank=True, editable=False)
 
@@ -67,7 +67,7 @@ class JoinToken(models.Model):
         return f"join token of {self.name or self.vm_id}"
 
     def state(self, at: datetime) -> str:
-        """In one word, for pages: open, used, voided or expired."""
+        """Return the state for pages: open, used, voided or expired."""
         if self.used_at:
             return "used"
         if self.voided_at:
@@ -75,8 +75,8 @@ class JoinToken(models.Model):
         return "open" if self.expires_at > at else "expired"
 
 
-class Why(models.TextChoices):
-    """Why somebody was turned away."""
+class RefusalReason(models.TextChoices):
+    """The reason for a rejection."""
 
     UNKNOWN = "unknown", "unknown token"
     EXPIRED = "expired", "expired token"
@@ -87,15 +87,15 @@ class Why(models.TextChoices):
 
 
 class JoinRefusal(models.Model):
-    """Somebody who was turned away, as often as it happened, so that operators see it."""
+    """A rejected join attempt; repeated attempts increase `count`."""
 
-    # Empty where nobody knows whose token it was.
+    # Null if the token is unknown.
     token = models.ForeignKey(
         JoinToken, models.CASCADE, null=True, blank=True, related_name="refusals"
     )
-    why = models.CharField(max_length=10, choices=Why.choices)
-    text = models.CharField(max_length=500, help_text="What the VM was told.")
-    remote = models.CharField(max_length=255, blank=True, help_text="Where it came from.")
+    why = models.CharField(max_length=10, choices=RefusalReason.choices)
+    text = models.CharField(max_length=500, help_text="The message sent to the VM.")
+    remote = models.CharField(max_length=255, blank=True, help_text="Address of the client.")
     count = models.PositiveIntegerField(default=1)
     first_at = models.DateTimeField(default=clock.now)
     last_at = models.DateTimeField(default=clock.now)
@@ -110,7 +110,7 @@ class JoinRefusal(models.Model):
                 name="one_refusal_of_nobody_a_reason",
             ),
             models.CheckConstraint(
-                condition=Q(why__in=Why.values),
+                condition=Q(why__in=RefusalReason.values),
                 name="refusal_reason_is_known",
             ),
         ]
@@ -121,7 +121,7 @@ class JoinRefusal(models.Model):
 
 
 class ReportStatus(models.TextChoices):
-    """How a step of a boot script stands. The words are those of the HTTP API."""
+    """The status of a boot script's step, as named in the HTTP API."""
 
     STARTED = "started", "started"
     OK = "ok", "ok"
@@ -131,14 +131,14 @@ class ReportStatus(models.TextChoices):
 
 class BootReportQuerySet(models.QuerySet["BootReport"]):
     def newest_run(self, vm_id: str) -> Self:
-        """The steps of this VM's last boot, in the order in which they began."""
+        """Return the steps of the VM's latest boot, in the order in which they began."""
         last = self.filter(vm_id=vm_id).order_by("-began_at", "-id").first()
         run = last.run if last else ""
         return self.filter(vm_id=vm_id, run=run).order_by("began_at", "id")
 
 
 class BootReport(models.Model):
-    """One step of one run of a VM's boot script, as it was reported last."""
+    """The latest report about one step of one run of a VM's boot script."""
 
     vm_id = models.CharField("VM id", max_length=255)
     run = models.CharField(max_length=64)
@@ -169,7 +169,7 @@ class BootReport(models.Model):
         return f"{self.step} {self.status} on {self.vm_id}"
 
     def as_json(self) -> dict[str, Any]:
-        """As the API tells it."""
+        """Return the report in the API's form."""
         return {
             "vmId": self.vm_id,
             "run": self.run,

@@ -1,4 +1,4 @@
-"""Every VM of a provider that reef knows, and what does not fit together."""
+"""Machines of providers, and findings about them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from reef_site.common import clock
 
 class MachineQuerySet(models.QuerySet["Machine"]):
     def living(self) -> Self:
-        """Those that are not known to be gone."""
+        """Return machines that are not known to be gone."""
         return self.filter(gone_at__isnull=True)
 
     def of(self, provider: str) -> Self:
-        """Those of one provider."""
+        """Return machines of one provider."""
         return self.filter(provider=provider)
 
 
 class Machine(models.Model):
-    """A VM as its provider has it. `vm_id` is its place in the tree, empty if it has none."""
+    """A VM as reported by its provider. `vm_id` is its node in the tree, empty if it has none."""
 
     provider = models.CharField(max_length=40)
     machine_id = models.CharField("machine id", max_length=255)
@@ -30,7 +30,7 @@ class Machine(models.Model):
     vm_id = models.CharField("VM id", max_length=255, blank=True)
     state = models.CharField(max_length=20, blank=True, help_text="In the provider's words.")
     address = models.CharField(max_length=255, blank=True)
-    # As in known_hosts, without the name: the key that was shown first.
+    # The first key shown, as in known_hosts without the name.
     host_key = models.CharField(max_length=2000, blank=True)
     mine = models.BooleanField(default=True, help_text="Made with our key, as far as is known.")
     created_at = models.DateTimeField(null=True, blank=True)
@@ -58,18 +58,18 @@ class Machine(models.Model):
 
     @property
     def is_gone(self) -> bool:
-        """Whether it was deleted, or its provider does not know it any more."""
+        """Return whether it was deleted, or its provider no longer knows it."""
         return self.gone_at is not None
 
 
 class FindingQuerySet(models.QuerySet["Finding"]):
     def open(self) -> Self:
-        """Those about which nothing was decided."""
+        """Return undecided findings."""
         return self.filter(state=FindingState.OPEN)
 
 
 class Finding(models.Model):
-    """Something that provider, tree and registry say differently, and what could be done."""
+    """A difference between provider, tree and registry, with a proposed action."""
 
     kind = models.CharField(max_length=10, choices=FindingKind.choices)
     provider = models.CharField(max_length=40)
@@ -92,7 +92,8 @@ class Finding(models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["kind", "provider", "machine_id"],
-                # A dismissed one stays: it is not brought up again while it is so.
+                # A dismissed finding stays, so that it is not reported again while the difference
+                # lasts.
                 condition=Q(state__in=["open", "dismissed"]),
                 name="one_finding_of_a_kind",
             ),

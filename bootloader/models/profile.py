@@ -1,4 +1,4 @@
-"""Kinds of VMs that operators have added to the built-in ones."""
+"""Custom profiles, which operators add to the built-in ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from registry.models import Role
 from vmtree.models import Category
 
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,99}(=[A-Za-z0-9.+:~-]{1,100})?")
-MOST_FILE = 256 << 10
+MAX_FILE_CHARACTERS = 256 << 10
 
 
 def _size(least: int, most: int, **options: Any) -> Any:
@@ -25,7 +25,7 @@ def _size(least: int, most: int, **options: Any) -> Any:
 
 
 class OwnProfile(models.Model):
-    """What `Profile` is, as a row."""
+    """A `Profile` stored as a row."""
 
     type = models.CharField(
         max_length=40,
@@ -50,14 +50,14 @@ class OwnProfile(models.Model):
         max_length=40,
         default="worker",
         validators=[RegexValidator(r"\A[A-Za-z0-9._-]+\Z", "letters, digits and . _ -")],
-        help_text="What VERS_AGENT_ROLE says on the VM.",
+        help_text="Value of VERS_AGENT_ROLE on the VM.",
     )
     agent = models.BooleanField("has the coding agent", default=True)
     own_reef = models.BooleanField(
         "has a reef of its own", default=False, help_text="With only the organs chosen above."
     )
     install_pi_vers = models.BooleanField(
-        "pi-vers", default=False, help_text="What installPiVers says to agents that ask."
+        "pi-vers", default=False, help_text="Value of installPiVers in the API."
     )
     vcpus = _size(1, 256, verbose_name="vCPUs")
     memory_mib = _size(128, 4 << 20, verbose_name="memory (MiB)")
@@ -80,18 +80,21 @@ class OwnProfile(models.Model):
         return self.type
 
     def clean(self) -> None:
-        """Organs, capabilities and packages are lists of names that exist. ValidationError."""
+        """Check that organs, capabilities and packages are lists of valid names.
+
+        Raise ValidationError.
+        """
         problems = {
             "type": f"{self.type} is built in" if self.type in BUILT_IN else "",
-            "organs": _unknown(self.organs, ORGANS),
-            "capabilities": _unknown(self.capabilities, CAPABILITIES),
-            "packages": _no_package(self.packages),
+            "organs": _names_problem(self.organs, ORGANS),
+            "capabilities": _names_problem(self.capabilities, CAPABILITIES),
+            "packages": _packages_problem(self.packages),
         }
         if found := {field: text for field, text in problems.items() if text}:
             raise ValidationError(found)
 
     def as_profile(self) -> Profile:
-        """The same as data."""
+        """Return the row as a `Profile`."""
         return Profile(
             type=self.type,
             organs=tuple(self.organs),
@@ -109,13 +112,13 @@ class OwnProfile(models.Model):
         )
 
 
-# What the boot script and the programs it starts write below their folder.
+# Written by the boot script and the programs that it starts, below their folder.
 BOOT_FILES = frozenset({"identity.json", "identity.env", "join-token", "fleet_agent.py"})
 BOOT_FOLDERS = frozenset({"run", "log", "agent", "reef", "boot", "dist"})
 
 
-def _kept_by_boot(path: str) -> str:
-    """Return the name by which the boot itself uses this place; empty if it does not."""
+def _reserved_name(path: str) -> str:
+    """Return the name that the boot itself uses at this path; empty if there is none."""
     inside = path.removeprefix("/opt/reef/") if path.startswith("/opt/reef/") else path
     if inside.startswith("/"):
         return ""
@@ -131,9 +134,9 @@ class ProfileFile(models.Model):
     profile = models.ForeignKey(OwnProfile, models.CASCADE, related_name="files")
     path = models.CharField(
         max_length=500,
-        help_text="From / on; else it lies below /opt/reef (~/.reef where root does not sign in).",
+        help_text="Absolute, or relative to /opt/reef (~/.reef without root login).",
     )
-    text = models.TextField(blank=True, max_length=MOST_FILE)
+    text = models.TextField(blank=True, max_length=MAX_FILE_CHARACTERS)
     mode = models.PositiveSmallIntegerField(choices=MODES, default=0o644)
 
     class Meta:
@@ -147,20 +150,20 @@ class ProfileFile(models.Model):
         return self.path
 
     def clean(self) -> None:
-        """The path leads to a file, and not out of where it starts. ValidationError."""
+        """Check that the path names a file and does not leave its folder. Raise ValidationError."""
         parts = self.path.split("/")
         if ".." in parts or not parts[-1] or "." in parts or not self.path.isprintable():
             raise ValidationError({"path": "must be the path of a file, without . and .."})
-        if name := _kept_by_boot(self.path):
+        if name := _reserved_name(self.path):
             raise ValidationError({"path": f"{name} is written by the boot script itself"})
 
     def as_file(self) -> File:
-        """The same as data; forms send line ends as on Windows, and none at the end."""
+        """Return the row as a `File`, with Unix line ends and a final line break."""
         text = self.text.replace("\r\n", "\n")
         return File(self.path, f"{text}\n" if text and text[-1] != "\n" else text, self.mode)
 
 
-def _unknown(given: object, known: tuple[str, ...]) -> str:
+def _names_problem(given: object, known: tuple[str, ...]) -> str:
     if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
         return "must be a list of names"
     if unknown := [name for name in given if name not in known]:
@@ -168,7 +171,7 @@ def _unknown(given: object, known: tuple[str, ...]) -> str:
     return "" if len(set(given)) == len(given) else "has a name twice"
 
 
-def _no_package(given: object) -> str:
+def _packages_problem(given: object) -> str:
     if not isinstance(given, list):
         return "must be a list of names"
     wrong = [name for name in given if not (isinstance(name, str) and PACKAGE.fullmatch(name))]

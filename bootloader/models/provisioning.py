@@ -1,4 +1,4 @@
-"""Provisionings, their steps and what they said. Ids are text: they sort by time."""
+"""Provisionings, their steps and their log. Ids are ULIDs, which sort by time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from django.db.models import F, Q
 
 from bootloader.models.machines import Machine
 from bootloader.states import (
-    AT_WORK,
+    ACTIVE_STATES,
     MOVES,
-    OPEN,
+    OPEN_STATES,
     STEP_MOVES,
-    Leftover,
+    CleanupPolicy,
     State,
     StepName,
     StepState,
@@ -27,50 +27,52 @@ from reef_site.common.text import clip_words
 
 
 class ProvisioningQuerySet(LeaseQuerySet["Provisioning"]):
-    def light(self) -> Self:
-        """Without the long texts, which are read when they are asked for."""
+    def without_texts(self) -> Self:
+        """Defer the large text columns."""
         return self.select_related("machine").defer("script", "user_data")
 
     def open(self) -> Self:
-        """Those that something is still to come of."""
-        return self.filter(state__in=OPEN)
+        """Return provisionings that have not ended."""
+        return self.filter(state__in=OPEN_STATES)
 
-    def at_work(self) -> Self:
-        """Those that take one of the places there are for them."""
-        return self.filter(state__in=AT_WORK)
+    def active(self) -> Self:
+        """Return provisionings that occupy one of the concurrent slots."""
+        return self.filter(state__in=ACTIVE_STATES)
 
-    def holding(self) -> Self:
-        """Those whose name nobody else may have."""
+    def reserving_names(self) -> Self:
+        """Return provisionings whose names are still reserved."""
         return self.filter(released_at__isnull=True)
 
     def claim(self, pk: str, holder: str, lease: timedelta) -> Provisioning | None:
-        """Lease the row to this holder if it is at work; None while somebody else has it."""
-        mine = self.at_work().acquire(pk, lease, leased_by=holder)
-        return self.light().get(pk=pk) if mine else None
+        """Lease an active row to `holder` and return it; None while another holder has it."""
+        mine = self.active().acquire(pk, lease, leased_by=holder)
+        return self.without_texts().get(pk=pk) if mine else None
 
     def count_by_state(self) -> dict[str, int]:
-        """How many there are of each state that any has."""
+        """Count rows by state; states without rows are missing."""
         return dict(self.order_by().values_list("state").annotate(count=models.Count("pk")))
 
 
 class Provisioning(models.Model):
-    """One VM's way from nothing to a member of the fleet."""
+    """One run of steps that turns a request into a member of the fleet."""
 
     id = models.CharField(primary_key=True, max_length=26, default=new_ulid, editable=False)
     name = models.CharField(max_length=64)
     profile = models.CharField(max_length=64)
     provider = models.CharField(max_length=40)
     parent_vm_id = models.CharField("parent VM id", max_length=255, blank=True)
-    # What was asked for beside the above, by the names of the API; no secrets.
+    # The rest of the request, by the API's names; no secrets.
     wish = models.JSONField(default=dict, blank=True)
-    # What config and wish came to, by the names of `providers.base.Spec`; no secrets.
+    # The resolved specification, by the names of `providers.base.Spec`; no secrets.
     spec = models.JSONField(default=dict, blank=True)
-    on_failure = models.CharField(max_length=10, choices=Leftover.choices, default=Leftover.KEEP)
+    on_failure = models.CharField(
+        max_length=10, choices=CleanupPolicy.choices, default=CleanupPolicy.KEEP
+    )
     actor = models.CharField(max_length=200)
-    # The VM never runs on the machine of reef itself then.
+    # If set, the VM is never placed on reef's own machine.
     asked_by_node = models.BooleanField(default=False)
     key = models.CharField("idempotency key", max_length=200, blank=True)
-    # Which one of those that one request asked for, and what all of them are known by.
+    # All provisionings of one request share a batch; position is the index in it.
     batch = models.CharField(max_length=26, blank=True)
     position = models.PositiveSmallIntegerField(default=0)
     state = models.CharField(max_length=10, choices=State.choices, default=State.QUEUED)
@@ -80,12 +82,12 @@ class Provisioning(models.Model):
         Machine, models.PROTECT, null=True, blank=True, related_name="provisionings"
     )
     vm_id = models.CharField("VM id", max_length=255, blank=True)
-    # The script and the cloud-init as they were used, secrets masked.
+    # Script and cloud-init as used, with secrets masked.
     script = models.TextField(blank=True)
     user_data = models.TextField("cloud-init", blank=True)
     created_at = models.DateTimeField(default=clock.now)
     ended_at = models.DateTimeField(null=True, blank=True)
-    # From when on another VM may have its name.
+    # The name may be used by another VM from then on.
     released_at = models.DateTimeField(null=True, blank=True)
     leased_until = models.DateTimeField(null=True, blank=True, editable=False)
     leased_by = models.CharField(max_length=40, blank=True, editable=False)
@@ -120,19 +122,16 @@ class Provisioning(models.Model):
 
     @property
     def is_open(self) -> bool:
-        """Whether something is still to come."""
-        return self.state in OPEN
+        """Return whether it has not ended."""
+        return self.state in OPEN_STATES
 
     def move(self, to: State, reason: str = "", **also: Any) -> None:
-        """Follow one arrow of the state machine and write it down, or raise.
-
-        Raises IllegalMove, LostRace.
-        """
+        """Perform a transition of the state machine and log it. Raise IllegalMove, LostRace."""
         old = State(self.state)
         if to not in MOVES[old]:
             raise IllegalMove(f"'{self}' is {old}")
         now = clock.now()
-        ended = None if to in OPEN else now
+        ended = None if to in OPEN_STATES else now
         fields = {
             "state": to,
             "state_since": now,
@@ -145,19 +144,19 @@ class Provisioning(models.Model):
             raise LostRace(f"'{self}' is no longer {old}")
         for name, value in fields.items():
             setattr(self, name, value)
-        said = f"{old} → {to}" + (f": {reason}" if reason else "")
+        line = f"{old} → {to}" + (f": {reason}" if reason else "")
         LogLine.objects.create(
-            provisioning=self, kind=LogLine.Kind.STATE, text=clip_words(said, 2000)
+            provisioning=self, kind=LogLine.Kind.STATE, text=clip_words(line, 2000)
         )
 
 
 class BootStepQuerySet(models.QuerySet["BootStep"]):
     def next(self) -> BootStep | None:
-        """The first one that is not at its end."""
+        """Return the first step that is not done."""
         return self.exclude(state=StepState.DONE).order_by("position").first()
 
     def cancel(self) -> None:
-        """Nothing more comes of those that run or wait; what has run, has run until now."""
+        """Cancel waiting and running steps; running ones end now."""
         unended = [state for state, to in STEP_MOVES.items() if StepState.CANCELLED in to]
         self.filter(state=StepState.RUNNING).update(ended_at=clock.now())
         self.filter(state__in=unended).update(state=StepState.CANCELLED, reason="")
@@ -170,12 +169,12 @@ class BootStep(models.Model):
     position = models.PositiveSmallIntegerField()
     name = models.CharField(max_length=10, choices=StepName.choices)
     state = models.CharField(max_length=10, choices=StepState.choices, default=StepState.WAITING)
-    # Why it failed, or what it waits for.
+    # The cause of a failure, or what the step waits for.
     reason = models.TextField(blank=True)
     attempts = models.PositiveSmallIntegerField(default=0, help_text="Retries count, too.")
-    # How often in a row the provider or the VM could not be reached.
+    # Consecutive failures to reach the provider or the VM.
     misses = models.PositiveSmallIntegerField(default=0)
-    # What must be known to go on with it: offsets, times, ids.
+    # State needed to continue: offsets, times, ids.
     facts = models.JSONField(default=dict, blank=True)
     started_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
@@ -196,13 +195,13 @@ class BootStep(models.Model):
 
     @property
     def seconds(self) -> float | None:
-        """How long it took, or has taken until now; None before its beginning."""
+        """Return the duration so far; None before the step starts."""
         if self.started_at is None:
             return None
         return ((self.ended_at or clock.now()) - self.started_at).total_seconds()
 
     def move(self, to: StepState, reason: str = "") -> None:
-        """Follow one arrow of the state machine, or raise IllegalMove, LostRace."""
+        """Perform a transition of the state machine. Raise IllegalMove, LostRace."""
         old, now = StepState(self.state), clock.now()
         if to not in STEP_MOVES[old]:
             raise IllegalMove(f"step {self} is {old}")
@@ -220,7 +219,7 @@ class BootStep(models.Model):
         self.refresh_from_db()
 
     def keep(self, **facts: Any) -> None:
-        """Write down what must be known to go on."""
+        """Store values that the step needs to continue."""
         self.facts = {**self.facts, **facts}
         BootStep.objects.filter(pk=self.pk).update(facts=self.facts)
 

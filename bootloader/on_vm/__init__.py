@@ -1,1 +1,1 @@
-"""What runs on a VM from the unpacked wheel, before anything is installed there."""
+"""Programs that run on a VM from the unpacked wheel, before anything is installed there."""

@@ -1,9 +1,9 @@
-"""Installs the coding agent on a VM: by the same npm lock as on the roof, with Node where none is.
+"""Install the coding agent on a VM from the same npm lock as on the root.
 
-`python3 -m bootloader.on_vm.agent --target REEF_HOME/agent`, from the unpacked wheel. Standard
-library only, Python 3.9 or newer. A VM that has no npm gets one: Node as the agent's lock names it
-and npm as named here come from a registry (`--npm-from`: the configured one, else the one that the
-roof's own npm asks), each checked by its SHA-512.
+`python3 -m bootloader.on_vm.agent --target REEF_HOME/agent`, from the unpacked wheel.
+Standard library only, Python 3.9 or newer. On a VM without npm, the Node version of the agent's
+lock and the npm version named here are downloaded from a registry (`--npm-from`: the configured
+one, otherwise the one that the root's own npm uses) and checked by their SHA-512.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from bootloader.agent_install import (
 from bootloader.reasons import cause
 from reef_site.common.text import clip_start
 
-OLDEST_NODE = 20
-# What the agent takes with its packages, and some room beside it.
+MIN_NODE = 20
+# Disk space for the agent with its packages, plus some reserve.
 NEEDED_MIB = 400
 TRUSTED = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package of the npm registry, at one version, with the hash that its lock names."""
+    """A package of the npm registry at one version, with its integrity hash."""
 
     name: str
     version: str
     integrity: str
 
     def url(self, registry: str) -> str:
-        """Where its tarball is."""
+        """Return the address of its tarball."""
         return f"{registry}/{self.name}/-/{self.name}-{self.version}.tgz"
 
 
@@ -61,29 +61,29 @@ NPM = Package(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Install; what happens is said on stdout. 1 if it could not be."""
+    """Install and log to stdout; return 1 on failure."""
     parser = argparse.ArgumentParser(description="install the coding agent on a VM")
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--version", default="", help="another one than the lock's")
     parser.add_argument("--npm-from", default="", help="the registry, if there is no npm here")
-    asked = parser.parse_args(argv)
-    registry = asked.npm_from.rstrip("/")
+    options = parser.parse_args(argv)
+    registry = options.npm_from.rstrip("/")
     try:
         recipe = PINNED
-        if asked.version and asked.version != locked_version():
-            provide_npm(asked.target.parent, registry)
-            recipe = recipe_for(asked.version, asked.target.parent)
-        if not installed(recipe, asked.target):
-            check_room(asked.target)
-            provide_npm(asked.target.parent, registry)
+        if options.version and options.version != locked_version():
+            provide_npm(options.target.parent, registry)
+            recipe = recipe_for(options.version, options.target.parent)
+        if not installed(recipe, options.target):
+            check_room(options.target)
+            provide_npm(options.target.parent, registry)
     except (InstallError, OSError) as error:
         say(str(error))
         return 1
-    return 0 if ensure_or_note(recipe, asked.target.absolute(), say) else 1
+    return 0 if ensure_or_note(recipe, options.target.absolute(), say) else 1
 
 
 def check_room(target: Path) -> None:
-    """Raise InstallError unless the disk has room for the agent."""
+    """Raise InstallError unless the disk has enough free space for the agent."""
     folder = next(each for each in target.absolute().parents if each.exists())
     free = shutil.disk_usage(folder).free >> 20
     if free < NEEDED_MIB:
@@ -92,18 +92,18 @@ def check_room(target: Path) -> None:
 
 
 def say(line: str) -> None:
-    """To whoever watches the boot."""
+    """Print a line for the boot log."""
     print(line, flush=True)  # noqa: T201
 
 
 def locked_version() -> str:
-    """The agent's version in the lock that came along."""
+    """Return the agent's version in the bundled lock."""
     facts = json.loads((PINNED.source / "package.json").read_text())
     return str(facts["dependencies"][PINNED.package])
 
 
 def recipe_for(version: str, home: Path) -> Recipe:
-    """A lock for another version, resolved now. Raises InstallError."""
+    """Resolve a lock for another version. Raise InstallError."""
     folder = home / f"agent-recipe-{hashlib.sha256(version.encode()).hexdigest()[:12]}"
     recipe = Recipe(folder, PINNED.package)
     if recipe.lock.exists():
@@ -122,12 +122,15 @@ def recipe_for(version: str, home: Path) -> Recipe:
     return recipe
 
 
-# -- npm where there is none ---------------------------------------------------------------------
+# -- installing npm ------------------------------------------------------------------------------
 
 
 def provide_npm(home: Path, registry: str) -> None:
-    """Put npm and its Node on this process's PATH unless good ones are there. InstallError."""
-    if shutil.which("npm") and _node_number() >= OLDEST_NODE:
+    """Put npm and its Node on this process's PATH, unless suitable ones exist.
+
+    Raise InstallError.
+    """
+    if shutil.which("npm") and _node_major() >= MIN_NODE:
         return
     if not registry:
         raise InstallError("there is no npm here; REEF_NPM_REGISTRY says where to get one, if set")
@@ -141,13 +144,16 @@ def provide_npm(home: Path, registry: str) -> None:
         _write_programs(folder, node)
         (folder / "complete").touch()
     os.environ["PATH"] = f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    # This Node brings certificates of its own; those that the VM trusts beside them count, too.
+    # This Node has its own certificates; add those that the VM trusts.
     if TRUSTED.exists():
         os.environ.setdefault("NODE_EXTRA_CA_CERTS", str(TRUSTED))
 
 
 def node_package() -> Package:
-    """The Node that the agent's lock names for this machine. Raises InstallError."""
+    """Return the Node package that the agent's lock names for this architecture.
+
+    Raise InstallError.
+    """
     name = NODE_PACKAGES.get(platform.machine())
     packages = json.loads(PINNED.lock.read_text())["packages"]
     facts = packages.get(f"node_modules/{name}")
@@ -157,7 +163,7 @@ def node_package() -> Package:
 
 
 def fetch(package: Package, registry: str, target: Path) -> None:
-    """Fetch, check and unpack a package. Raises InstallError."""
+    """Download, verify and unpack a package. Raise InstallError."""
     url = package.url(registry)
     target.mkdir(parents=True)
     draft = target.with_suffix(".tgz")
@@ -173,7 +179,7 @@ def fetch(package: Package, registry: str, target: Path) -> None:
     with tarfile.open(draft) as archive:
         if hasattr(tarfile, "data_filter"):
             archive.extractall(target, filter="data")
-        else:  # its hash is known, so nothing in it is a surprise
+        else:  # safe: the hash of the archive was verified
             archive.extractall(target)  # noqa: S202
     draft.unlink()
 
@@ -199,15 +205,15 @@ def _write_programs(folder: Path, node: Package) -> None:
     (programs / "npm").chmod(0o755)
 
 
-def _node_number() -> int:
-    """The first number of the version of the Node on PATH; 0 without one."""
+def _node_major() -> int:
+    """Return the major version of the Node on PATH; 0 without one."""
     node = shutil.which("node")
     if not node:
         return 0
-    told = subprocess.run(
+    result = subprocess.run(
         [node, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
-    number = told.stdout.strip().lstrip("v").split(".")[0]
+    number = result.stdout.strip().lstrip("v").split(".")[0]
     return int(number) if number.isdigit() else 0
 
 

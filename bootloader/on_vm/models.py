@@ -1,10 +1,9 @@
-"""Tells the coding agents of a VM where their model is, if the fleet has an endpoint of its own.
+"""Configure the fleet's own model endpoint for the coding agents of a VM.
 
-`python3 -m bootloader.on_vm.models FILE…` enters the endpoint REEF_MODEL_URL with the model of
-REEF_AGENT_MODEL (`provider/model`) into each agent's `models.json` and leaves all else there as it
-is. The key is named, not written: agents take it from OPENAI_API_KEY in their environment, if the
-fleet has one.
-Standard library only, Python 3.9 or newer.
+`python3 -m bootloader.on_vm.models FILE…` writes the endpoint REEF_MODEL_URL with the
+model of REEF_AGENT_MODEL (`provider/model`) into each agent's `models.json` and leaves everything
+else unchanged. The key is referenced, not written: agents read OPENAI_API_KEY from their
+environment. Standard library only, Python 3.9 or newer.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 KEY = "OPENAI_API_KEY"
-# Agents use a model only if they have something to show; an endpoint without keys does not look.
+# Agents require some key; an endpoint without keys ignores it.
 NO_KEY = "none"
 
 
 def main(argv: list[str]) -> int:
-    """1 with a sentence if it cannot be."""
+    """Update the files; return 1 with a message on failure."""
     url, model = os.environ.get("REEF_MODEL_URL", ""), os.environ.get("REEF_AGENT_MODEL", "")
     provider, _, name = model.partition("/")
     if not name:
@@ -38,20 +37,20 @@ def main(argv: list[str]) -> int:
 
 
 def enter(file: Path, provider: str, model: str, url: str) -> None:
-    """Put the provider into this `models.json`. Raise ValueError if that file is none."""
+    """Add the provider to this `models.json`. Raise ValueError if the file is not a valid one."""
     found: Any = json.loads(file.read_text()) if file.exists() else {}
     if not isinstance(found, dict) or not isinstance(found.get("providers", {}), dict):
         raise ValueError("it has no object 'providers'")
     found["providers"] = {**found.get("providers", {}), provider: entry(model, url)}
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = file.with_name(f".{file.name}.new")
-    fresh.touch(mode=0o600)
-    fresh.write_text(json.dumps(found, indent=1) + "\n")
-    fresh.replace(file)
+    draft = file.with_name(f".{file.name}.new")
+    draft.touch(mode=0o600)
+    draft.write_text(json.dumps(found, indent=1) + "\n")
+    draft.replace(file)
 
 
 def entry(model: str, url: str) -> dict[str, Any]:
-    """One provider with one model; what it costs is not known."""
+    """Return a provider entry with one model of unknown cost."""
     costs = {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0}
     return {
         "baseUrl": url,
@@ -77,7 +76,7 @@ def entry(model: str, url: str) -> dict[str, Any]:
 
 
 def say(line: str) -> None:
-    """To whoever watches the boot."""
+    """Print a line for the boot log."""
     print(line, flush=True)  # noqa: T201
 
 

@@ -1,4 +1,4 @@
-"""All kinds of VM providers. A module in this folder that has a `PROVIDER` is one of them."""
+"""Registry of VM providers: each module in this folder that defines `PROVIDER`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bootloader.providers.base import Provider
 
 
 def get(slug: str) -> Provider:
-    """The provider of this name; raises UnknownProvider."""
+    """Return the provider with this name. Raise UnknownProvider."""
     try:
         return _all()[slug]
     except KeyError:
@@ -21,12 +21,12 @@ def get(slug: str) -> Provider:
 
 
 def all_slugs() -> tuple[str, ...]:
-    """The names of all of them, sorted."""
+    """Return the names of all providers, sorted."""
     return tuple(_all())
 
 
 def slug_problem(slug: str) -> str:
-    """What is wrong with this name for a provider; empty if there is one."""
+    """Return the error text for an unknown provider name; empty if the name is valid."""
     return "" if slug in _all() else f"must be one of {', '.join(all_slugs())}"
 
 

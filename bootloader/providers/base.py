@@ -1,4 +1,4 @@
-"""The contract between reef and whoever has VMs; a new kind of provider is one more file here."""
+"""The interface between reef and VM providers. A new kind of provider is a new module here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 class Ability(StrEnum):
-    """What a provider may be asked beside telling its machines, their state and their login."""
+    """Optional operations of a provider. List, state and login are always available."""
 
     CREATE = "create"
     RESTORE = "restore"
@@ -21,7 +21,7 @@ class Ability(StrEnum):
 
 
 class MachineState(StrEnum):
-    """In the provider's eyes; `UNKNOWN` is a word of the provider's that we do not know."""
+    """A machine's state as reported by its provider. UNKNOWN: a state that reef does not know."""
 
     BOOTING = "booting"
     RUNNING = "running"
@@ -32,9 +32,9 @@ class MachineState(StrEnum):
 
 @dataclass(frozen=True)
 class Spec:
-    """What a new machine shall be. Sizes in MiB; None leaves the choice to the provider.
+    """The specification of a new machine. Sizes in MiB; None leaves the choice to the provider.
 
-    `commit` restores a saved machine; else `image` is booted (None: the provider's default).
+    `commit` restores a saved machine; otherwise `image` is booted (None: the provider's default).
     """
 
     name: str
@@ -47,13 +47,13 @@ class Spec:
     region: str | None = None
     size: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
-    # Never the machine that reef itself runs on.
+    # Never place it on the machine that reef itself runs on.
     elsewhere: bool = False
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine as its provider tells it. `name` and `labels` are empty where it keeps none."""
+    """A machine as reported by its provider. `name` and `labels` are empty if it stores none."""
 
     id: str
     state: MachineState
@@ -62,17 +62,16 @@ class Machine:
     labels: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None
     parent_id: str | None = None
-    # False if the account that made it is known to be another than ours.
+    # False if it is known to belong to another account.
     mine: bool = True
 
 
 @dataclass(frozen=True)
 class Login:
-    """How to reach a machine by SSH. With `tls_name`, SSH is spoken inside TLS with that SNI.
+    """SSH connection parameters. With `tls_name`, SSH runs inside TLS with that SNI.
 
-    `host_key` is one line as in known_hosts without the name ("ssh-ed25519 AAAA…"); None accepts
-    the key that is shown first, and `keep` is called with it. `trust` is the path of CA
-    certificates for TLS.
+    `host_key` is one line as in known_hosts without the name ("ssh-ed25519 AAAA…"). None accepts
+    the first key shown and calls `keep` with it. `trust` is the path of CA certificates for TLS.
     """
 
     host: str
@@ -87,66 +86,70 @@ class Login:
 
 @dataclass(frozen=True)
 class KeyVerdict:
-    """What the provider says of our key."""
+    """The provider's opinion of our API key."""
 
     good: bool
     text: str
 
 
 class Provider(Protocol):
-    """All verbs raise subclasses of `bootloader.exceptions.ProviderError`, `CannotDo` among them.
+    """A VM provider. All methods raise subclasses of `bootloader.exceptions.ProviderError`.
 
-    `create` and `branch` are never repeated inside: after `OutcomeUnknown` the caller looks with
-    `find_created` before it asks again. `delete` of a machine that is gone is no error.
+    `create` and `branch` are never retried internally: after `OutcomeUnknown` the caller uses
+    `find_created` before it calls again. Deleting a missing machine is not an error.
     """
 
     slug: str
     abilities: frozenset[Ability]
 
     def create(self, spec: Spec) -> Machine:
-        """Create from an image, or restore a commit; may still be booting when it returns."""
+        """Create from an image, or restore a commit. The machine may still be booting."""
         ...
 
     def find_created(self, spec: Spec, since: datetime, known: frozenset[str]) -> list[Machine]:
-        """Machines that a `create` with this spec since then may have made, apart from known."""
+        """Return machines, except known ones, that a `create` with this spec may have made since
+        then.
+        """
         ...
 
     def branch(self, machine_id: str, count: int = 1) -> list[Machine]:
-        """Living copies of a machine."""
+        """Create running copies of a machine."""
         ...
 
     def commit(self, machine_id: str, name: str) -> str:
-        """Save a machine; the id of the commit."""
+        """Save a machine and return the id of the commit."""
         ...
 
     def pause(self, machine_id: str) -> None:
-        """Freeze it, memory and all."""
+        """Freeze the machine, including its memory."""
         ...
 
     def resume(self, machine_id: str) -> None:
-        """Let it go on."""
+        """Resume a paused machine."""
         ...
 
     def delete(self, machine_id: str) -> None:
-        """Remove it for good."""
+        """Delete the machine permanently."""
         ...
 
     def state(self, machine_id: str) -> Machine:
-        """What it is now; raises NoSuchMachine."""
+        """Return the machine's current state. Raise NoSuchMachine."""
         ...
 
     def list(self) -> list[Machine]:
-        """All machines that our key may see."""
+        """Return all machines visible to our key."""
         ...
 
     def login(self, machine_id: str, *, fresh: bool = False) -> Login:
-        """How to reach it by SSH; `fresh` asks anew for what is kept of an earlier answer."""
+        """Return SSH parameters. `fresh` bypasses cached keys."""
         ...
 
     def address(self, machine_id: str) -> str:
-        """The name under which the fleet may find it, as kept in the registry."""
+        """Return the host name by which the fleet reaches the machine, as stored in the
+        registry.
+        """
         ...
 
     def check(self) -> KeyVerdict:
-        """Whether our key is good; raises ProviderAway when nobody can tell."""
+        """Check our key. Raise ProviderUnavailable if the provider cannot be reached."""
         ...

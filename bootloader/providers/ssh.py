@@ -1,5 +1,6 @@
-"""Hosts of the operator's own, reached by SSH. They are not made or destroyed, but taken and
-given back; what a platform could do to its VMs, nobody can do to them.
+"""The operator's own hosts, reached by SSH.
+
+They are claimed and released, not created or destroyed, and cannot be paused, saved or branched.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from datetime import datetime
 from typing import NoReturn
 
 from bootloader import hosts
-from bootloader.exceptions import CannotDo
+from bootloader.exceptions import UnsupportedOperation
 from bootloader.models import HostClaim, SshHost
 from bootloader.providers.base import (
     Ability,
@@ -22,68 +23,71 @@ from bootloader.providers.base import (
 
 
 class SshHosts:
-    """See `base.Provider`. To create is to take a host, to delete is to give it back."""
+    """See `base.Provider`. Creating claims a host, deleting releases it."""
 
     slug = "ssh"
     abilities = frozenset({Ability.CREATE, Ability.DELETE})
 
     def create(self, spec: Spec) -> Machine:
-        """Take a free host. What is on it is what it has: no image or commit gets there."""
+        """Claim a free host.
+
+        It keeps its installed system: images and commits are not supported.
+        """
         if spec.commit:
-            _cannot("restore a commit")
+            _unsupported("restore a commit")
         if spec.image or spec.kernel:
-            _cannot("boot an image or kernel")
+            _unsupported("boot an image or kernel")
         return _machine(hosts.claim(spec))
 
     def find_created(
         self, spec: Spec, since: datetime, known: frozenset[str]
     ) -> builtins.list[Machine]:
-        """What was taken under this name and these labels."""
+        """Return active claims with this name and these labels."""
         claims = HostClaim.objects.living().filter(name=spec.name, claimed_at__gte=since)
         found = [each for each in claims if dict(spec.labels).items() <= each.labels.items()]
         return [_machine(each) for each in found if str(each.pk) not in known]
 
     def branch(self, machine_id: str, count: int = 1) -> builtins.list[Machine]:
-        """Nobody can."""
-        _cannot("be branched")
+        """Raise UnsupportedOperation."""
+        _unsupported("be branched")
 
     def commit(self, machine_id: str, name: str) -> str:
-        """Nobody can."""
-        _cannot("be saved as a commit")
+        """Raise UnsupportedOperation."""
+        _unsupported("be saved as a commit")
 
     def pause(self, machine_id: str) -> None:
-        """Nobody can."""
-        _cannot("be paused")
+        """Raise UnsupportedOperation."""
+        _unsupported("be paused")
 
     def resume(self, machine_id: str) -> None:
-        """Nobody can."""
-        _cannot("be resumed")
+        """Raise UnsupportedOperation."""
+        _unsupported("be resumed")
 
     def delete(self, machine_id: str) -> None:
-        """Give it back. What was put on it stays on it."""
+        """Release the host. Installed files stay on it."""
         hosts.release(machine_id)
 
     def state(self, machine_id: str) -> Machine:
-        """Running if its SSH answers; if not, nobody can tell whether it is off or cut off."""
+        """Report RUNNING if SSH answers, otherwise UNKNOWN: it may be off or unreachable."""
         claim = hosts.get(machine_id)
-        return _machine(claim, hosts.answering([claim.host])[0])
+        return _machine(claim, hosts.probe_ssh([claim.host])[0])
 
     def list(self) -> builtins.list[Machine]:
-        """Those that are in use."""
+        """Return the hosts in use."""
         claims = list(HostClaim.objects.living().select_related("host"))
-        answers = hosts.answering([claim.host for claim in claims])
+        answers = hosts.probe_ssh([claim.host for claim in claims])
         return [_machine(claim, answer) for claim, answer in zip(claims, answers, strict=True)]
 
     def login(self, machine_id: str, *, fresh: bool = False) -> Login:
-        """As its row says now."""
+        """Return SSH parameters from the host's row."""
         return hosts.login(hosts.get(machine_id).host)
 
     def address(self, machine_id: str) -> str:
-        """As in its row."""
+        """Return the address from the host's row."""
         return hosts.get(machine_id).host.address
 
     def check(self) -> KeyVerdict:
-        """Whether every host in service lets us in."""
+        """Try to log in on every host in service."""
         rows = list(SshHost.objects.filter(in_service=True))
         if not rows:
             return KeyVerdict(False, "There are no SSH hosts")
@@ -104,8 +108,8 @@ def _machine(claim: HostClaim, answers: bool = True) -> Machine:
     )
 
 
-def _cannot(what: str) -> NoReturn:
-    raise CannotDo(f"A host of your own cannot {what}")
+def _unsupported(what: str) -> NoReturn:
+    raise UnsupportedOperation(f"A host of your own cannot {what}")
 
 
 PROVIDER = SshHosts()

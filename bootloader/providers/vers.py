@@ -1,6 +1,6 @@
-"""The Vers VM platform as a provider. What is said over HTTP stands in `bootloader.vers`.
+"""The Vers VM platform as a provider. Its HTTP client is `bootloader.vers`.
 
-Regions and size classes it has none; a VM restored from a commit has the size that it had.
+The platform has no regions or size classes; a VM restored from a commit keeps its size.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from functools import partial
 from bootloader.exceptions import (
     NoSuchMachine,
     OutcomeUnknown,
-    ProviderAway,
     ProviderError,
     ProviderRefused,
+    ProviderUnavailable,
 )
 from bootloader.providers.base import (
     Ability,
@@ -35,19 +35,19 @@ from vmtree.models import Node
 
 logger = logging.getLogger(__name__)
 
-# The platform keeps no names: ours is a label.
+# The platform stores no names: ours is a label.
 NAME_LABEL = "reef-name"
-# Their clock and ours.
+# Tolerance between the platform's clock and ours.
 _SKEW = timedelta(minutes=1)
-# How long a change of state, which is answered at once, may take to be seen.
-_SEEN_WITHIN = 10.0
-_LOOK_EVERY = 0.5
+# A state change is answered at once and becomes visible within this time.
+_CHANGE_SECONDS = 10.0
+_POLL_SECONDS = 0.5
 
 _STATES = {
     "booting": MachineState.BOOTING,
     "running": MachineState.RUNNING,
     "paused": MachineState.PAUSED,
-    # Like paused to users, but only the platform wakes it.
+    # Like paused to users, but only the platform resumes it.
     "sleeping": MachineState.PAUSED,
     "dead": MachineState.STOPPED,
 }
@@ -62,10 +62,13 @@ class Vers:
     def __init__(self, client: Client | None = None) -> None:
         self.client = client or Client()
 
-    # -- making ----------------------------------------------------------------------------------
+    # -- create and save -------------------------------------------------------------------------
 
     def create(self, spec: Spec) -> Machine:
-        """From a commit it runs at once, from an image it boots; one that fails to disappears."""
+        """Create a VM.
+
+        From a commit it runs at once; from an image it boots, and disappears on failure.
+        """
         labels = _labels(spec)
         if spec.commit is None:
             vm_id = self.client.new_root(_config(spec, labels))
@@ -77,7 +80,10 @@ class Vers:
         )
 
     def _name(self, vm_id: str, labels: dict[str, str]) -> None:
-        """A restored VM has no labels yet. It is there, whether it gets them or not."""
+        """Label a restored VM, which has no labels yet.
+
+        Failure is logged, since the VM exists anyway.
+        """
         try:
             self.client.label(vm_id, labels)
         except ProviderError as error:
@@ -86,8 +92,9 @@ class Vers:
     def find_created(
         self, spec: Spec, since: datetime, known: frozenset[str]
     ) -> builtins.list[Machine]:
-        """By labels; those that were restored, but not yet labelled, by their commit. Such a one
-        may also be another's: what is in the making at the same time must be taken only once.
+        """Find VMs by label, and restored VMs without labels by their commit.
+
+        An unlabelled match may belong to a concurrent create, so callers must assign each VM once.
         """
         owner = self.client.account().owner
         fresh = [
@@ -113,18 +120,22 @@ class Vers:
             return False
 
     def branch(self, machine_id: str, count: int = 1) -> builtins.list[Machine]:
-        """Saves it, restores the copies, and lets it go on. Raises PartlyDone."""
+        """Save the VM, restore the copies, and let the VM continue. Raise PartiallyCreated."""
         made = self.client.branch(machine_id, count)
         return [Machine(vm_id, MachineState.RUNNING, parent_id=machine_id) for vm_id in made]
 
     def commit(self, machine_id: str, name: str) -> str:
-        """Save it; `sync` in it before, or the newest files are empty in the commit."""
+        """Save the VM.
+
+        Run `sync` on it first, otherwise the newest files are empty in the commit.
+        """
         return self.client.commit(machine_id, name)
 
     def find_commits(self, machine_id: str, name: str) -> builtins.list[str]:
-        """Commits of this machine under this name: for whoever lost the answer to `commit`.
+        """Return commits of this machine with this name, for callers that lost the response to
+        `commit`.
 
-        One may be listed while it is still being written.
+        A listed commit may still be being written.
         """
         vm_id = known_id(machine_id)
         return [
@@ -133,10 +144,10 @@ class Vers:
             if commit.parent_vm_id == vm_id and commit.name == name
         ]
 
-    # -- changing --------------------------------------------------------------------------------
+    # -- change and delete -----------------------------------------------------------------------
 
     def pause(self, machine_id: str) -> None:
-        """Freeze it; it still counts against the account's limits."""
+        """Freeze the VM. It still counts towards the account's limits."""
         if self.state(machine_id).state is MachineState.PAUSED:
             return
         self._change(machine_id, MachineState.PAUSED, partial(self._freeze, machine_id))
@@ -145,50 +156,55 @@ class Vers:
         try:
             self.client.set_state(machine_id, "Paused")
         except ProviderRefused as error:
-            # Some versions of the platform know another word for it.
-            if error.answered != 422 or "Sleeping" not in str(error):
+            # Some versions of the platform use another state name.
+            if error.http_status != 422 or "Sleeping" not in str(error):
                 raise
             self.client.set_state(machine_id, "Sleeping")
 
     def resume(self, machine_id: str) -> None:
-        """Let it go on; SSH answers some seconds later."""
+        """Resume the VM. SSH answers some seconds later."""
         if self.state(machine_id).state is MachineState.RUNNING:
             return
         resume = partial(self.client.set_state, machine_id, "Running")
         self._change(machine_id, MachineState.RUNNING, resume)
 
     def _change(self, machine_id: str, wanted: MachineState, ask: Callable[[], None]) -> None:
-        """The answer says nothing, or is lost: the state is what counts."""
+        """Request a state change and wait for the state, since the response says nothing or is
+        lost.
+        """
         lost: OutcomeUnknown | None = None
         try:
             ask()
         except OutcomeUnknown as error:
             lost = error
-        if _seen(lambda: self.state(machine_id).state is wanted):
+        if _wait_for(lambda: self.state(machine_id).state is wanted):
             return
         raise lost or OutcomeUnknown(f"Vers said yes, but {machine_id} is not {wanted}")
 
     def delete(self, machine_id: str) -> None:
-        """Remove it. The platform says of an unknown one that it is not ours: so we look."""
+        """Delete the VM.
+
+        The platform answers "not ours" for a missing VM, so its absence is verified.
+        """
         lost: ProviderError | None = None
         try:
             self._remove(machine_id)
         except ProviderError as error:
-            if error.answered not in (403, 404) and not isinstance(error, OutcomeUnknown):
+            if error.http_status not in (403, 404) and not isinstance(error, OutcomeUnknown):
                 raise
             lost = error
-        if lost is not None and not _seen(
-            lambda: self._gone(machine_id), 0 if lost.answered == 403 else _SEEN_WITHIN
+        if lost is not None and not _wait_for(
+            lambda: self._gone(machine_id), 0 if lost.http_status == 403 else _CHANGE_SECONDS
         ):
             raise lost
         keyring.forget(known_id(machine_id))
 
     def _remove(self, machine_id: str) -> None:
-        """Some nodes do not let go of a paused one."""
+        """Delete, resuming the VM first if the node refuses to delete a paused one."""
         try:
             self.client.delete(machine_id)
         except ProviderError as error:
-            if error.answered not in (400, 409, 500):
+            if error.http_status not in (400, 409, 500):
                 raise
             if self.state(machine_id).state is not MachineState.PAUSED:
                 raise
@@ -196,36 +212,39 @@ class Vers:
             self.client.delete(machine_id)
 
     def _gone(self, machine_id: str) -> bool:
-        """Neither listed nor known by itself; a list alone may lack one for a moment."""
+        """Return whether the VM is neither known nor listed. A list alone may briefly miss a VM."""
         try:
             self.client.status(machine_id)
         except ProviderRefused as error:
-            if error.answered not in (403, 404):
+            if error.http_status not in (403, 404):
                 return False
             return known_id(machine_id) not in {vm.vm_id for vm in self.client.vms()}
         return False
 
-    # -- asking ----------------------------------------------------------------------------------
+    # -- read ------------------------------------------------------------------------------------
 
     def state(self, machine_id: str) -> Machine:
-        """What it is now; one whose boot has failed is no longer there."""
+        """Return the current state. A VM whose boot failed no longer exists."""
         try:
             vm = self.client.status(machine_id)
         except ProviderRefused as error:
-            if error.answered == 409 and "sleeping" in str(error):
+            if error.http_status == 409 and "sleeping" in str(error):
                 return Machine(known_id(machine_id), MachineState.PAUSED)
             raise
         return _machine(vm, self.client.account().owner)
 
     def list(self) -> builtins.list[Machine]:
-        """All VMs of the organisation."""
+        """Return all VMs of the organisation."""
         owner = self.client.account().owner
         found = [_machine(vm, owner) for vm in self.client.vms()]
         keyring.sweep({machine.id for machine in found})
         return found
 
     def login(self, machine_id: str, *, fresh: bool = False) -> Login:
-        """SSH inside TLS at the VM's own name. Raises ProviderRefused while it is paused."""
+        """Return parameters for SSH inside TLS at the VM's own name.
+
+        Raise ProviderRefused if paused.
+        """
         vm_id = known_id(machine_id)
         name = self.address(vm_id)
         key = None if fresh else keyring.key_of(vm_id)
@@ -249,9 +268,9 @@ class Vers:
     def _fetch_key(self, vm_id: str) -> str:
         try:
             return self.client.ssh_key(vm_id).private_key
-        except ProviderAway as error:
-            # A 500 says nothing of why; only one that boots will have a key later.
-            state = self.state(vm_id).state if error.answered == 500 else None
+        except ProviderUnavailable as error:
+            # A 500 does not tell the cause; only a booting VM will have a key later.
+            state = self.state(vm_id).state if error.http_status == 500 else None
             if state is MachineState.PAUSED:
                 raise ProviderRefused(f"{vm_id} is paused: resume it to reach it") from None
             if state is MachineState.STOPPED:
@@ -259,7 +278,7 @@ class Vers:
             raise
 
     def address(self, machine_id: str) -> str:
-        """The VM's public name."""
+        """Return the VM's public name."""
         try:
             domain = config.text("REEF_SSH_DOMAIN") or "vm.vers.sh"
         except ReefError as error:
@@ -267,7 +286,7 @@ class Vers:
         return f"{known_id(machine_id)}.{domain.strip('.')}"
 
     def check(self) -> KeyVerdict:
-        """Ask the platform about our key."""
+        """Ask the platform to validate our key."""
         try:
             verdict = self.client.validate()
         except ProviderRefused as error:
@@ -302,18 +321,18 @@ def _machine(vm: wire.VM, owner: str) -> Machine:
     )
 
 
-def _seen(condition: Callable[[], bool], within: float = _SEEN_WITHIN) -> bool:
-    """Whether it becomes true in time."""
+def _wait_for(condition: Callable[[], bool], within: float = _CHANGE_SECONDS) -> bool:
+    """Poll the condition; return whether it becomes true in time."""
     end = time.monotonic() + within
     while not condition():
         if time.monotonic() >= end:
             return False
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_SECONDS)
     return True
 
 
 def check_key(node: Node | None) -> KeyVerdict:
-    """The test button of VERS_API_KEY, as it is for this node. Raises ProviderAway."""
+    """Test VERS_API_KEY as resolved for this node. Raise ProviderUnavailable."""
     return Vers(Client(node)).check()
 
 

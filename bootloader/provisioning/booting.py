@@ -1,7 +1,7 @@
-"""The boot script on its VM: brought there, started detached, followed by offset.
+"""Run the boot script on its VM: upload it, start it detached, follow its output by offset.
 
-No connection and no worker has to live as long as the script does: it runs in a session of its
-own, writes into a file, and leaves its exit status in another one.
+The script runs in a session of its own, writes to a file, and stores its exit status in another
+one, so that it survives the loss of connections and workers.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from bootloader.provisioning.steps import Context
 
 COMMAND_SECONDS = 20.0
-# How much of the output one look brings.
-CHUNK = 1 << 16
-_MARK = b"\n--- reef: output follows ---\n"
+# Maximum output fetched at a time.
+CHUNK_BYTES = 1 << 16
+_OUTPUT_MARKER = b"\n--- reef: output follows ---\n"
 
 
 @dataclass(frozen=True)
-class Look:
-    """How the script is: `there` once it was asked for, `begun` once it has a process, `status`
+class ScriptState:
+    """The script's state: `there` once it was requested, `begun` once it has a process, `status`
     once it has ended.
     """
 
@@ -36,13 +36,13 @@ class Look:
     alive: bool
     status: int | None
     output: bytes
-    # Of all the output that there is.
+    # Size of the complete output.
     size: int = 0
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a VM says of itself before anything is done to it."""
+class VMDescription:
+    """A VM's description of itself before anything is changed on it."""
 
     user: str
     host: str
@@ -52,14 +52,14 @@ class Found:
 
 
 def folder_of(row: Provisioning) -> str:
-    """The folder of one provisioning on its VM, below the home of who logs in."""
+    """Return the provisioning's folder on its VM, relative to the user's home."""
     return f".reef-boot/{row.pk}"
 
 
-def look_around(shell: Shell, row: Provisioning) -> Found:
-    """Who answers there. Makes our folder, for its owner alone, and removes those of others.
+def inspect_vm(shell: Shell, row: Provisioning) -> VMDescription:
+    """Identify the VM, create our private folder, and remove folders of other provisionings.
 
-    A VM restored from a saved one has the folders, and perhaps the identity, of that one.
+    A VM restored from a saved one has that one's folders, and perhaps its identity.
     """
     script = f"""
     umask 077
@@ -77,27 +77,27 @@ def look_around(shell: Shell, row: Provisioning) -> Found:
     sed -n 's/.*"VERS_VM_ID": *"\\([^"]*\\)".*/was=\\1/p' "$home/identity.json" 2>/dev/null
     true
     """
-    said: dict[str, list[str]] = {}
-    for line in run(shell, script, "look around").decode("utf-8", "replace").splitlines():
+    output_text: dict[str, list[str]] = {}
+    for line in run_script(shell, script, "look around").decode("utf-8", "replace").splitlines():
         name, _, value = line.partition("=")
-        said.setdefault(name, []).append(value.strip()[:255])
-    return Found(
-        user=said.get("user", [""])[0],
-        host=said.get("host", [""])[0],
-        machine=said.get("machine", [""])[0],
-        tools=frozenset(said.get("tool", [])),
-        was=said.get("was", [""])[0],
+        output_text.setdefault(name, []).append(value.strip()[:255])
+    return VMDescription(
+        user=output_text.get("user", [""])[0],
+        host=output_text.get("host", [""])[0],
+        machine=output_text.get("machine", [""])[0],
+        tools=frozenset(output_text.get("tool", [])),
+        was=output_text.get("was", [""])[0],
     )
 
 
-def bring(shell: Shell, row: Provisioning, script: str) -> None:
-    """Put the script there, readable by its owner alone."""
+def upload(shell: Shell, row: Provisioning, script: str) -> None:
+    """Upload the script, readable by its owner only."""
     shell.put(f"{folder_of(row)}/boot.sh", script.encode(), 0o700)
 
 
-def begin(shell: Shell, row: Provisioning, number: int) -> None:
-    """Start the script unless this run of it was started already."""
-    # Not by `bash -c`: below sshd that reads .bashrc, which may lead to another folder.
+def start_script(shell: Shell, row: Provisioning, number: int) -> None:
+    """Start the script unless this run of it was started before."""
+    # Not `bash -c`: under sshd it reads .bashrc, which may change the folder.
     script = f"""
     umask 077
     cd "$HOME/{folder_of(row)}" || exit 9
@@ -110,11 +110,11 @@ def begin(shell: Shell, row: Provisioning, number: int) -> None:
       echo $? > status.new && mv status.new status
     ' reef-boot-{row.pk} > /dev/null 2>&1 < /dev/null &
     """
-    run(shell, script, "start the boot script")
+    run_script(shell, script, "start the boot script")
 
 
-def look(shell: Shell, row: Provisioning, number: int, offset: int) -> Look:
-    """How run `number` is, and what it said from this byte on."""
+def poll_script(shell: Shell, row: Provisioning, number: int, offset: int) -> ScriptState:
+    """Return the state of run `number`, and its output from this byte on."""
     script = f"""
     cd "$HOME/{folder_of(row)}/run-{number}" 2>/dev/null || exit 0
     echo there=yes
@@ -124,13 +124,13 @@ def look(shell: Shell, row: Provisioning, number: int, offset: int) -> Look:
     [ -n "$pid" ] && echo begun=yes
     [ -n "$pid" ] && grep -q reef-boot-{row.pk} "/proc/$pid/cmdline" 2>/dev/null && echo alive=yes
     printf '\\n--- reef: output follows ---\\n'
-    tail -c +{offset + 1} out 2>/dev/null | head -c {CHUNK}
+    tail -c +{offset + 1} out 2>/dev/null | head -c {CHUNK_BYTES}
     true
     """
-    head, _, output = run(shell, script, "look at the boot script").partition(_MARK)
+    head, _, output = run_script(shell, script, "look at the boot script").partition(_OUTPUT_MARKER)
     facts = dict(line.partition("=")[::2] for line in head.decode("utf-8", "replace").split("\n"))
     status, size = facts.get("status", ""), facts.get("size", "").strip()
-    return Look(
+    return ScriptState(
         there="there" in facts,
         begun="begun" in facts,
         alive="alive" in facts,
@@ -140,8 +140,8 @@ def look(shell: Shell, row: Provisioning, number: int, offset: int) -> Look:
     )
 
 
-def end(shell: Shell, row: Provisioning) -> None:
-    """End whatever runs of the script, children and all."""
+def kill_script(shell: Shell, row: Provisioning) -> None:
+    """Kill the script with its child processes."""
     script = f"""
     cd "$HOME/{folder_of(row)}" 2>/dev/null || exit 0
     for each in run-*/pid; do
@@ -153,19 +153,20 @@ def end(shell: Shell, row: Provisioning) -> None:
     done
     true
     """
-    run(shell, script, "end the boot script")
+    run_script(shell, script, "end the boot script")
 
 
-def clear(shell: Shell, row: Provisioning) -> None:
-    """Remove what is not needed any more; the script held a token."""
-    run(shell, f'rm -f -- "$HOME/{folder_of(row)}/boot.sh"', "clear up")
+def remove_script(shell: Shell, row: Provisioning) -> None:
+    """Remove the script, which contains a token."""
+    run_script(shell, f'rm -f -- "$HOME/{folder_of(row)}/boot.sh"', "clear up")
 
 
-def leave(shell: Shell) -> None:
-    """End what reef runs on a machine that goes on without us, and remove who it was to us:
-    whatever holds a token or a key. Programs, logs and the profile's own files stay.
+def clean_host(shell: Shell) -> None:
+    """Stop reef's processes on a host that is released, and remove everything that holds a token
+    or a key. Programs, logs and the profile's own files stay.
     """
-    # The secrets go first: what has to be ended may take its time. And last: it may have written.
+    # Remove secrets first, since ending processes takes time, and again last, since those may
+    # write.
     script = """
     home=/opt/reef; [ "$(id -u)" = 0 ] || home=$HOME/.reef
     forget() {
@@ -192,7 +193,7 @@ def leave(shell: Shell) -> None:
         kill -KILL -- "-$pid" 2>/dev/null
       fi
     done
-    # Agents of its own reef, and what keeps them, outlive its service.
+    # Agents of the VM's own reef, and their shims, outlive its service.
     for each in /proc/[0-9]*/cwd; do
       case $(readlink "$each" 2>/dev/null) in
         "$home"/reef/data/lieutenants/*) pid=${each#/proc/}; kill -KILL "${pid%/cwd}" 2>/dev/null ;;
@@ -203,25 +204,28 @@ def leave(shell: Shell) -> None:
     rm -rf -- "$HOME/.reef-boot" "$home/run"
     true
     """
-    run(shell, script, "leave the machine")
+    run_script(shell, script, "leave the machine")
 
 
-def stop(context: Context) -> None:
-    """Before a VM is left to itself: end the script. One that cannot be reached is left alone."""
+def stop_script(context: Context) -> None:
+    """End the script on a VM that is kept. A VM that cannot be reached is left unchanged."""
     machine = context.row.machine
     if machine is None:
         return
     with contextlib.suppress(ShellError, ProviderError, StepFailed):
-        with lines.to(machine) as shell:
-            end(shell, context.row)
-            clear(shell, context.row)
-        lines.hang_up(machine)
+        with lines.connection(machine) as shell:
+            kill_script(shell, context.row)
+            remove_script(shell, context.row)
+        lines.disconnect(machine)
 
 
-def run(shell: Shell, script: str, what: str) -> bytes:
-    """Run a script of sh, whatever the user's own shell is; its output. Raises StepFailed."""
+def run_script(shell: Shell, script: str, what: str) -> bytes:
+    """Run an sh script, whatever the user's login shell is, and return its output.
+
+    Raise StepFailed.
+    """
     ran = shell.script(script, timeout=COMMAND_SECONDS)
     if ran.exit_status:
-        said = printable(ran.errors) or printable(ran.output)
-        raise StepFailed(f"could not {what}: {said or f'exit status {ran.exit_status}'}")
+        output_text = printable(ran.errors) or printable(ran.output)
+        raise StepFailed(f"could not {what}: {output_text or f'exit status {ran.exit_status}'}")
     return ran.output

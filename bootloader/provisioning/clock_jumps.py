@@ -1,4 +1,4 @@
-"""What happens to running provisionings when somebody sets the wall clock."""
+"""Adjust running provisionings when the wall clock is set."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from bootloader.states import StepState
 
 
 def rebase(jump: timedelta) -> None:
-    """Move the times from which limits count, and those at which to look again, by the jump."""
+    """Shift start times, next checks and leases by the jump."""
     steps = BootStep.objects.filter(state=StepState.RUNNING)
     steps.update(started_at=F("started_at") + jump)
-    at_work = Provisioning.objects.at_work()
-    at_work.update(look_at=F("look_at") + jump, leased_until=F("leased_until") + jump)
+    active = Provisioning.objects.active()
+    active.update(look_at=F("look_at") + jump, leased_until=F("leased_until") + jump)

@@ -1,4 +1,6 @@
-"""How a provisioning ends that did not reach its goal: its VM is kept or deleted, not forgotten."""
+"""Clean up after cancelled and failed provisionings: keep or delete the VM, never lose track of
+it.
+"""
 
 from __future__ import annotations
 
@@ -7,60 +9,63 @@ from typing import TYPE_CHECKING
 from django.db import transaction
 
 from bootloader import joining
-from bootloader.exceptions import ProviderAway, RateLimited
+from bootloader.exceptions import ProviderUnavailable, RateLimited
 from bootloader.models import LogLine, Provisioning
 from bootloader.provisioning import booting, creating, machines
-from bootloader.states import Leftover, State, StepState
+from bootloader.states import CleanupPolicy, State, StepState
 from reef_site.common import clock, events
 from reef_site.common.errors import ReefError
 
 if TYPE_CHECKING:
     from bootloader.provisioning.steps import Context
 
-# So often somebody who cannot be reached is asked before the provisioning counts as failed.
-MOST_TRIES = 8
+# Attempts to reach the provider before the provisioning counts as failed.
+MAX_ATTEMPTS = 8
 
 
-def clear_up(context: Context) -> float | None:
-    """What a cancellation has to do; after how many seconds to look again, None at its end."""
+def finish_cancellation(context: Context) -> float | None:
+    """Do the work of a cancellation.
+
+    Return the seconds until the next check, or None at its end.
+    """
     row = context.row
     try:
         wait = _find_lost(context)
         if wait is not None:
             return wait
         machine = row.machine
-        fate = "no VM was made" if machine is None else "its VM was gone already"
+        outcome = "no VM was made" if machine is None else "its VM was gone already"
         if machine is not None and not machine.is_gone:
-            if row.on_failure == Leftover.DELETE:
+            if row.on_failure == CleanupPolicy.DELETE:
                 machines.delete(machine, by=row.actor, note=f"of cancelled provisioning {row.pk}")
-                fate = f"its VM {machine} was deleted"
+                outcome = f"its VM {machine} was deleted"
             else:
-                booting.stop(context)
-                machines.note(machine, f"kept when provisioning {row.pk} was cancelled")
-                fate = f"its VM {machine} was kept"
-            context.say(fate, None)
-    except ProviderAway as error:
-        return _again(context, error)
+                booting.stop_script(context)
+                machines.set_note(machine, f"kept when provisioning {row.pk} was cancelled")
+                outcome = f"its VM {machine} was kept"
+            context.say(outcome, None)
+    except ProviderUnavailable as error:
+        return _retry_later(context, error)
     except ReefError as error:
-        # Nothing is forgotten: the VM is still there, and the page says so.
-        _stuck(row, f"cancelled, but its VM is still there: {error}")
+        # Keep the row visible as failed: the VM still exists.
+        _fail_cancellation(row, f"cancelled, but its VM is still there: {error}")
         return None
-    _let_go(row, fate)
+    _complete(row, outcome)
     return None
 
 
-def _let_go(row: Provisioning, fate: str) -> None:
-    who = row.reason.rpartition("; its VM is to be ")[0] or row.reason
+def _complete(row: Provisioning, outcome: str) -> None:
+    actor = row.reason.rpartition("; its VM is to be ")[0] or row.reason
     with transaction.atomic():
         if row.vm_id:
-            joining.void(row.vm_id)
+            joining.revoke_unused(row.vm_id)
         row.steps.cancel()
-        row.move(State.CANCELLED, f"{who}; {fate}", released_at=clock.now())
+        row.move(State.CANCELLED, f"{actor}; {outcome}", released_at=clock.now())
     events.publish_provisionings([row.pk])
 
 
-def _stuck(row: Provisioning, reason: str) -> None:
-    """It cannot be cancelled now; the step that was cut off is not running any more either."""
+def _fail_cancellation(row: Provisioning, reason: str) -> None:
+    """Mark as failed a provisioning that cannot be cancelled now, and its interrupted step."""
     with transaction.atomic():
         for step in row.steps.filter(state=StepState.RUNNING):
             step.move(StepState.FAILED, "was cut off")
@@ -68,31 +73,33 @@ def _stuck(row: Provisioning, reason: str) -> None:
 
 
 def _find_lost(context: Context) -> float | None:
-    """If the provider may have made a VM of which we do not know, look for it first."""
+    """Look for a VM that the provider may have created without our knowledge."""
     step = context.row.steps.get(name="create")
-    if context.row.machine is not None or not creating.may_have_asked(step):
+    if context.row.machine is not None or not creating.may_have_requested(step):
         return None
-    later = creating.look(context, step)
+    later = creating.find_lost_vm(context, step)
     return None if later is None else later.seconds
 
 
-def _again(context: Context, error: ProviderAway) -> float | None:
-    """The provider cannot be reached: ask again, but not for ever."""
+def _retry_later(context: Context, error: ProviderUnavailable) -> float | None:
+    """Schedule another attempt to reach the provider, up to a limit."""
     step = context.row.steps.get(name="create")
     tries = int(step.facts.get("clearing", 0)) + 1
     step.keep(clearing=tries)
-    if tries >= MOST_TRIES:
-        _stuck(context.row, f"cancelled, but its VM may still be there: {error}")
+    if tries >= MAX_ATTEMPTS:
+        _fail_cancellation(context.row, f"cancelled, but its VM may still be there: {error}")
         return None
     context.say(f"{error}; trying again", None, LogLine.Kind.ERROR)
     seconds = error.seconds if isinstance(error, RateLimited) and error.seconds else 0.0
     return max(seconds, min(15.0, 0.5 * 2.0**tries))
 
 
-def after_failure(row: Provisioning) -> None:
-    """Delete the VM of a failed one if that was the choice; a retry then makes a new one."""
+def apply_failure_policy(row: Provisioning) -> None:
+    """Delete the VM of a failed provisioning if its policy says so; a retry then makes a new
+    one.
+    """
     machine = row.machine
-    if row.on_failure != Leftover.DELETE or machine is None or machine.is_gone:
+    if row.on_failure != CleanupPolicy.DELETE or machine is None or machine.is_gone:
         return
     try:
         machines.delete(machine, by=row.actor, note=f"of failed provisioning {row.pk}")

@@ -1,4 +1,4 @@
-"""How many VMs there may be, and how many come up at a time."""
+"""Limits on the number of VMs, and on concurrent provisionings."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from versconfig import config
 from vmtree.models import Node
 
 
-def check_room(more: int, node: Node | None) -> None:
-    """Raise Conflict unless there may be so many more VMs."""
-    most = config.integer("REEF_MAX_VMS", node)
-    if not most:
+def check_quota(more: int, node: Node | None) -> None:
+    """Raise Conflict unless this many more VMs are allowed."""
+    maximum = config.integer("REEF_MAX_VMS", node)
+    if not maximum:
         return
     there = Machine.objects.living().exclude(vm_id="").count()
     coming = Provisioning.objects.open().filter(machine__isnull=True).count()
-    if there + coming + more > most:
-        text = f"{there} VMs are there and {coming} are coming; REEF_MAX_VMS allows {most}"
+    if there + coming + more > maximum:
+        text = f"{there} VMs are there and {coming} are coming; REEF_MAX_VMS allows {maximum}"
         raise Conflict(text)
 
 
-def places() -> int:
-    """How many may come up at a time."""
+def max_concurrent() -> int:
+    """Return how many provisionings may run concurrently."""
     return max(1, config.integer("REEF_PROVISION_AT_ONCE") or 1)
 
 
 def why_waiting() -> str:
-    """What those wait for that are queued now."""
-    most = places()
-    if Provisioning.objects.at_work().count() < most:
+    """Return the text that tells what queued provisionings wait for."""
+    maximum = max_concurrent()
+    if Provisioning.objects.active().count() < maximum:
         return "begins as soon as a worker takes it"
-    return f"waits for one of {most} place{'' if most == 1 else 's'} (REEF_PROVISION_AT_ONCE)"
+    return f"waits for one of {maximum} place{'' if maximum == 1 else 's'} (REEF_PROVISION_AT_ONCE)"
 
 
-def begin() -> list[str]:
-    """Let those begin for which there is room now; their ids."""
+def start_queued() -> list[str]:
+    """Start queued provisionings while there are free slots; return their ids."""
     begun: list[str] = []
     with transaction.atomic():
         database_locks.lock(DatabaseLock.PROVISIONING_STARTS)
-        room = places() - Provisioning.objects.at_work().count()
+        room = max_concurrent() - Provisioning.objects.active().count()
         waiting = Provisioning.objects.filter(state=State.QUEUED).order_by("id")
         for row in waiting[: max(0, room)]:
             try:

@@ -1,6 +1,6 @@
-"""Connections to VMs that are coming up, kept for a while between one look and the next.
+"""A pool of SSH connections to VMs that are being provisioned.
 
-A connection belongs to one taker at a time; each process has its own.
+A connection is used by one caller at a time; each process has its own pool.
 """
 
 from __future__ import annotations
@@ -16,51 +16,53 @@ from bootloader.reach import reach
 from bootloader.shell_protocol import Shell
 
 CONNECT_SECONDS = 10.0
-# Nobody took it for so long: it is hung up.
+# Unused connections are closed after this time.
 IDLE_SECONDS = 30.0
 
-_kept: dict[int, tuple[Shell, float]] = {}
+_pool: dict[int, tuple[Shell, float]] = {}
 _lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def to(machine: Machine) -> Iterator[Shell]:
-    """A connection to this machine; kept for the next one unless something goes wrong.
+def connection(machine: Machine) -> Iterator[Shell]:
+    """Connect to a machine, or take its pooled connection.
 
-    Raises ShellAway, ShellRefused, ProviderError.
+    It is pooled again unless an error occurs.
+
+    Raise ShellUnavailable, ShellRefused, ProviderError.
     """
-    line = _take(machine.pk) or _dial(machine)
+    ssh_connection = _take(machine.pk) or _connect(machine)
     try:
-        yield line
+        yield ssh_connection
     except BaseException:
-        line.close()
+        ssh_connection.close()
         raise
     with _lock:
-        old = _kept.pop(machine.pk, None)
-        _kept[machine.pk] = (line, time.monotonic())
+        old = _pool.pop(machine.pk, None)
+        _pool[machine.pk] = (ssh_connection, time.monotonic())
     if old:
         old[0].close()
 
 
-def hang_up(machine: Machine) -> None:
-    """Nothing more is to be said to it."""
-    if line := _take(machine.pk):
-        line.close()
+def disconnect(machine: Machine) -> None:
+    """Close the pooled connection to a machine."""
+    if ssh_connection := _take(machine.pk):
+        ssh_connection.close()
 
 
 def _take(key: int) -> Shell | None:
     now = time.monotonic()
     with _lock:
-        old = [each for each, (_, since) in _kept.items() if now - since > IDLE_SECONDS]
-        stale = [_kept.pop(each)[0] for each in old]
-        found = _kept.pop(key, None)
-    for line in stale:
-        line.close()
+        old = [each for each, (_, since) in _pool.items() if now - since > IDLE_SECONDS]
+        expired = [_pool.pop(each)[0] for each in old]
+        found = _pool.pop(key, None)
+    for ssh_connection in expired:
+        ssh_connection.close()
     return found[0] if found else None
 
 
-def _dial(machine: Machine) -> Shell:
+def _connect(machine: Machine) -> Shell:
     provider = providers.get(machine.provider)
-    line = reach(provider, machine.machine_id, CONNECT_SECONDS)
-    Machine.objects.filter(pk=machine.pk).update(host_key=line.host_key[:2000])
-    return line
+    ssh_connection = reach(provider, machine.machine_id, CONNECT_SECONDS)
+    Machine.objects.filter(pk=machine.pk).update(host_key=ssh_connection.host_key[:2000])
+    return ssh_connection

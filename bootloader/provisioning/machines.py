@@ -1,4 +1,4 @@
-"""What may be asked of a provider's VM that reef knows. Its row follows what the provider did."""
+"""Operations on known machines of providers. The rows follow the result of each operation."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from django.db import IntegrityError, transaction
 
 from bootloader import joining, providers
 from bootloader.exceptions import (
-    CannotDo,
     NoSuchMachine,
     ProviderError,
     ShellError,
     StepFailed,
+    UnsupportedOperation,
 )
 from bootloader.models import LogLine, Machine, Provisioning
 from bootloader.providers import base
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def record(slug: str, seen: base.Machine, *, name: str = "", vm_id: str = "") -> Machine:
-    """The row of a machine that its provider tells of: made, or brought up to date."""
+    """Create or update the row of a machine that its provider reports."""
     now = clock.now()
     fields = {"state": seen.state.value, "seen_at": now, "mine": seen.mine}
     row = Machine.objects.filter(provider=slug, machine_id=seen.id).first()
@@ -57,13 +57,15 @@ def record(slug: str, seen: base.Machine, *, name: str = "", vm_id: str = "") ->
     return row
 
 
-def note(machine: Machine, text: str) -> None:
-    """Say why it is here."""
+def set_note(machine: Machine, text: str) -> None:
+    """Set the machine's note."""
     Machine.objects.filter(pk=machine.pk).update(note=clip_words(text, 300))
 
 
-def place_of(machine_id: str) -> str:
-    """The id in the tree for a new member on this machine: its own, unless that was used before."""
+def new_vm_id(machine_id: str) -> str:
+    """Return the id for the machine's new node: its own id, with a number added if that was used
+    before.
+    """
     vm_id, number = machine_id, 1
     while Node.objects.filter(vm_id=vm_id).exists() or (
         Machine.objects.living().filter(vm_id=vm_id).exclude(machine_id=machine_id).exists()
@@ -74,34 +76,34 @@ def place_of(machine_id: str) -> str:
 
 
 def delete(machine: Machine, *, by: object, note: str = "") -> None:
-    """Delete it at its provider, and what tree and registry say of it. May be repeated.
+    """Delete the machine at its provider, and the VM from tree and registry. May be repeated.
 
-    Where other VMs stand below it, it stays in the tree as a finding. Raises ProviderError.
+    A VM with children stays in the tree and becomes a finding. Raise ProviderError.
     """
     left = _end(machine)
-    gone(machine, (note or f"deleted by {str(by)[:100]}") + left)
+    mark_gone(machine, (note or f"deleted by {str(by)[:100]}") + left)
     with suppress(BadInput):
-        bury(machine.vm_id, by=by)
+        remove_vm(machine.vm_id, by=by)
 
 
-def gone(machine: Machine, note: str) -> None:
-    """It is there no longer; its name is free for another VM."""
+def mark_gone(machine: Machine, note: str) -> None:
+    """Mark the machine as gone, and make its name available to other VMs."""
     now = clock.now()
     with transaction.atomic():
         living = Machine.objects.living().filter(pk=machine.pk)
         living.update(gone_at=now, state="", note=clip_words(note, 300))
-        done = Provisioning.objects.holding().filter(machine=machine, state=State.DONE)
+        done = Provisioning.objects.reserving_names().filter(machine=machine, state=State.DONE)
         done.update(released_at=now)
         if machine.vm_id:
-            joining.void(machine.vm_id)
+            joining.revoke_unused(machine.vm_id)
             registry.mark_stopped(machine.vm_id)
     machine.refresh_from_db()
     for row in Provisioning.objects.filter(machine=machine).values_list("pk", flat=True):
         events.publish_provisionings([row])
 
 
-def bury(vm_id: str, *, by: object) -> None:
-    """Take a VM that is gone out of tree and registry. Raises BadInput while others are below."""
+def remove_vm(vm_id: str, *, by: object) -> None:
+    """Remove a VM that is gone from tree and registry. Raise BadInput while it has children."""
     if not vm_id:
         return
     try:
@@ -116,51 +118,54 @@ def bury(vm_id: str, *, by: object) -> None:
         registry.deregister(vm_id)
 
 
-def adopt(machine: Machine, *, by: object) -> None:
-    """Give a VM that somebody else made a place in the tree, below nobody. Raises Conflict."""
-    # Providers may take names that the tree does not.
+def import_machine(machine: Machine, *, by: object) -> None:
+    """Add a node without parent for a VM that was made elsewhere. Raise Conflict."""
+    # Providers may accept names that the tree does not.
     name = vm_names.marked(machine.name or machine.machine_id)
-    vm_id = place_of(machine.machine_id)
+    vm_id = new_vm_id(machine.machine_id)
     with transaction.atomic():
         tree.create(tree.NewNode(name, Category.AGENT_VM, vm_id), by=str(by))
         Machine.objects.filter(pk=machine.pk).update(vm_id=vm_id)
 
 
 def pause(machine: Machine) -> None:
-    """Freeze it. Raises ProviderError, CannotDo."""
-    provider = _able(machine, base.Ability.PAUSE)
+    """Pause the machine. Raise ProviderError, UnsupportedOperation."""
+    provider = _provider_with(machine, base.Ability.PAUSE)
     provider.pause(machine.machine_id)
     look(machine)
 
 
 def resume(machine: Machine) -> None:
-    """Let it go on. Raises ProviderError, CannotDo."""
-    provider = _able(machine, base.Ability.PAUSE)
+    """Resume the machine. Raise ProviderError, UnsupportedOperation."""
+    provider = _provider_with(machine, base.Ability.PAUSE)
     provider.resume(machine.machine_id)
     look(machine)
 
 
 def end(machine: Machine, *, by: object) -> None:
-    """Delete it at its provider; tree and registry are the caller's. Raises ProviderError."""
+    """Delete the machine at its provider.
+
+    The caller updates tree and registry. Raise ProviderError.
+    """
     left = _end(machine)
-    gone(machine, f"destroyed by {str(by)[:100]}{left}")
+    mark_gone(machine, f"destroyed by {str(by)[:100]}{left}")
 
 
 def _end(machine: Machine) -> str:
-    """Delete it; what could not be taken back from a host that was there before us, for a note."""
+    """Delete the machine; return a note about what is left on a host that existed before us."""
     provider = providers.get(machine.provider)
-    left = "" if base.Ability.RESTORE in provider.abilities else _leave(machine)
+    left = "" if base.Ability.RESTORE in provider.abilities else _clean_host(machine)
     with suppress(NoSuchMachine):
         provider.delete(machine.machine_id)
     return left
 
 
-def _leave(machine: Machine) -> str:
-    """Leave a host as far as it can be reached; said in its log if that is not at all."""
+def _clean_host(machine: Machine) -> str:
+    """Clean up a host that is released; log it if the host cannot be reached."""
     try:
-        with lines.to(machine) as shell:
-            booting.leave(shell)
-        lines.hang_up(machine)
+        with lines.connection(machine) as shell:
+            booting.clean_host(shell)
+        lines.disconnect(machine)
     except NoSuchMachine:
         return ""
     except (ShellError, ProviderError, StepFailed) as error:
@@ -175,11 +180,11 @@ def _leave(machine: Machine) -> str:
 
 
 def look(machine: Machine) -> base.Machine | None:
-    """What its provider says of it now; None, and the row says so, if it is gone."""
+    """Ask the provider for the machine's state; return None, and mark the row, if it is gone."""
     try:
         seen = providers.get(machine.provider).state(machine.machine_id)
     except NoSuchMachine:
-        gone(machine, "its provider knows it no longer")
+        mark_gone(machine, "its provider knows it no longer")
         return None
     fields = {"state": seen.state.value, "seen_at": clock.now()}
     Machine.objects.filter(pk=machine.pk).update(**fields)
@@ -187,8 +192,8 @@ def look(machine: Machine) -> base.Machine | None:
     return seen
 
 
-def _able(machine: Machine, ability: base.Ability) -> base.Provider:
+def _provider_with(machine: Machine, ability: base.Ability) -> base.Provider:
     provider = providers.get(machine.provider)
     if ability not in provider.abilities:
-        raise CannotDo(f"{machine}: {machine.provider} machines cannot {ability}")
+        raise UnsupportedOperation(f"{machine}: {machine.provider} machines cannot {ability}")
     return provider

@@ -1,4 +1,4 @@
-"""What a wish would come to, before anything happens: machine, script, cloud-init, differences."""
+"""Preview a request before anything happens: machine, script, cloud-init, and differences."""
 
 from __future__ import annotations
 
@@ -9,79 +9,87 @@ from typing import Any
 
 from bootloader.models import Provisioning
 from bootloader.provisioning import resolving, services, texts
-from bootloader.provisioning.texts import Texts
-from bootloader.provisioning.wishes import Wish, spec_json
+from bootloader.provisioning.texts import RenderedTexts
+from bootloader.provisioning.wishes import ProvisionRequest, spec_json
 from bootloader.user_data import limits_of
 
-MOST_LINES = 4000
+MAX_DIFF_LINES = 4000
 _OWN_LINES = re.compile(r"\s*(ADDRESS|RUN)=|\s*(hostname|fqdn): ")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What a text has more and less than the one that was used last; lines of a unified diff."""
+    """A unified diff between a text and the one used last."""
 
     against: Provisioning
     lines: list[str]
 
     @property
     def is_empty(self) -> bool:
-        """Whether both are the same."""
+        """Return whether both are equal."""
         return not self.lines
 
 
 @dataclass(frozen=True)
 class Preview:
-    """All that can be said before. `told` says where each part of the machine comes from."""
+    """The result of a preview. `told` explains where each part of the specification comes from."""
 
-    wish: Wish
+    vm_request: ProvisionRequest
     names: list[str]
     spec: dict[str, Any]
-    told: list[str]
-    texts: Texts
+    explanation: list[str]
+    texts: RenderedTexts
     script_diff: Difference | None
     user_data_diff: Difference | None
     known: list[Provisioning]
 
     @property
     def user_data_limits(self) -> list[dict[str, object]]:
-        """Each cloud with how much user-data it takes, and whether it takes this."""
+        """List each cloud with its limit, and whether this user-data fits."""
         return limits_of(self.user_data_bytes)
 
     @property
     def user_data_bytes(self) -> int:
-        """How long the cloud-init user-data is."""
+        """Return the size of the user-data."""
         return len(self.texts.user_data.encode())
 
 
-def make(wish: Wish, *, by: object) -> Preview:
-    """Changes nothing. Raises what a start would raise for the same wish."""
-    wish, parent = services.placed(wish, by)
-    names = wish.names()
-    spec, told = resolving.spec_of_wish(wish, parent)
-    made = texts.previewed(wish, names[0])
-    last = _last(wish)
+def make_preview(vm_request: ProvisionRequest, *, by: object) -> Preview:
+    """Return the preview, changing nothing.
+
+    Raise the errors that starting the request would raise.
+    """
+    vm_request, parent = services.resolve_placement(vm_request, by)
+    names = vm_request.names()
+    spec, explanation = resolving.spec_of_request(vm_request, parent)
+    made = texts.render_preview(vm_request, names[0])
+    last = _last(vm_request)
     return Preview(
-        wish=wish,
+        vm_request=vm_request,
         names=names,
         spec=spec,
-        told=told,
+        explanation=explanation,
         texts=made,
         script_diff=_diff(last, last.script, made.script, names[0]) if last else None,
         user_data_diff=_diff(last, last.user_data, made.user_data, names[0]) if last else None,
-        known=list(Provisioning.objects.light().holding().filter(name__in=names).order_by("id")),
+        known=list(
+            Provisioning.objects.without_texts()
+            .reserving_names()
+            .filter(name__in=names)
+            .order_by("id")
+        ),
     )
 
 
-def as_json(wish: Wish, *, by: object) -> dict[str, Any]:
-    """The same for the API."""
-    made = make(wish, by=by)
+def as_json(vm_request: ProvisionRequest, *, by: object) -> dict[str, Any]:
+    """Return the preview as JSON."""
+    made = make_preview(vm_request, by=by)
     return {
         "names": made.names,
-        "provider": made.wish.provider,
-        "parentVmId": made.wish.parent_vm_id or None,
+        "provider": made.vm_request.provider,
+        "parentVmId": made.vm_request.parent_vm_id or None,
         "spec": spec_json(made.spec),
-        "told": made.told,
+        "told": made.explanation,
         "script": made.texts.script,
         "userData": made.texts.user_data,
         "diff": _diff_json(made.script_diff),
@@ -96,26 +104,26 @@ def _diff_json(difference: Difference | None) -> dict[str, Any] | None:
     return {"against": difference.against.pk, "lines": difference.lines}
 
 
-def _last(wish: Wish) -> Provisioning | None:
-    """The provisioning of this profile whose script was used last."""
-    used = Provisioning.objects.filter(profile=wish.profile).exclude(script="")
+def _last(vm_request: ProvisionRequest) -> Provisioning | None:
+    """Return the latest provisioning of this profile that has a script."""
+    used = Provisioning.objects.filter(profile=vm_request.profile).exclude(script="")
     return used.order_by("-id").first()
 
 
 def _diff(last: Provisioning, old: str, new: str, name: str) -> Difference:
-    """What is another one only because it is another VM is left out."""
-    known = _renamed(_renamed(old, last.vm_id, texts.TO_COME), last.name, name)
+    """Compare two texts, ignoring differences that only come from another VM's name and id."""
+    known = _renamed(_renamed(old, last.vm_id, texts.VM_ID_PLACEHOLDER), last.name, name)
     lines = difflib.unified_diff(_common(known), _common(new), "last used", "now", lineterm="", n=2)
-    return Difference(last, list(lines)[:MOST_LINES])
+    return Difference(last, list(lines)[:MAX_DIFF_LINES])
 
 
 def _common(text: str) -> list[str]:
-    """Its lines without those that are never the same for two VMs."""
+    """Return the lines, without those that differ between any two VMs."""
     return [line for line in text.splitlines() if not _OWN_LINES.match(line)]
 
 
 def _renamed(text: str, old: str, new: str) -> str:
-    """The text with one word put for another."""
+    """Replace one word by another."""
     if not old:
         return text
     return re.sub(rf"(?<![\w.-]){re.escape(old)}(?![\w-])", lambda _: new, text)

@@ -1,4 +1,6 @@
-"""What machine a provisioning asks for: what was wished, else the profile's size, else config."""
+"""Resolve a provisioning's machine specification from its request, then its profile, then
+config.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from bootloader import profiles, providers
 from bootloader.models import Provisioning
 from bootloader.plan import Profile
 from bootloader.providers.base import Ability
-from bootloader.provisioning.wishes import Wish, of_row
+from bootloader.provisioning.wishes import ProvisionRequest, request_of_row
 from versconfig import config
 from vmtree.models import Node
 
@@ -26,71 +28,82 @@ _NUMBERS = {
 
 
 def parent_of(row: Provisioning) -> Node | None:
-    """The node below which the VM comes; config is resolved there."""
+    """Return the node below which the VM comes; config is resolved there."""
     return Node.objects.living().filter(vm_id=row.parent_vm_id).first()
 
 
-def profile_of(wish: Wish) -> Profile:
-    """The profile with what was wished beside it. Raises UnknownProfile."""
-    profile = profiles.get(wish.profile)
-    return profile.with_extras(wish.extra_organs, wish.extra_capabilities)
+def profile_of(vm_request: ProvisionRequest) -> Profile:
+    """Return the profile with the request's extras. Raise UnknownProfile."""
+    profile = profiles.get(vm_request.profile)
+    return profile.with_extras(vm_request.extra_organs, vm_request.extra_capabilities)
 
 
 def spec_of(row: Provisioning) -> tuple[dict[str, Any], list[str]]:
-    """The fields of `providers.base.Spec` that are said, and lines on where they come from.
+    """Return the set fields of `providers.base.Spec`, and lines that explain their sources.
 
-    Raises UnknownProfile and what config raises.
+    Raise UnknownProfile and the errors of config.
     """
-    return spec_of_wish(of_row(row), parent_of(row))
+    return spec_of_request(request_of_row(row), parent_of(row))
 
 
-def spec_of_wish(wish: Wish, node: Node | None) -> tuple[dict[str, Any], list[str]]:
-    """The same for VMs that are not asked for yet."""
-    spec, told = _source(wish, node)
-    size = profile_of(wish).size
+def spec_of_request(
+    vm_request: ProvisionRequest, node: Node | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the same for a request that has no row yet."""
+    spec, explanation = _source(vm_request, node)
+    size = profile_of(vm_request).size
     for name, key in _NUMBERS.items():
-        wished, usual = getattr(wish, name), getattr(size, name)
+        requested, usual = getattr(vm_request, name), getattr(size, name)
         found = config.integer(key, node)
-        value = wished or usual or found
+        value = requested or usual or found
         if value:
-            source = "wish" if wished else "profile" if usual else _origin(key, node)
+            source = "request" if requested else "profile" if usual else _origin(key, node)
             spec[name] = value
-            told.append(f"{name} = {value} ({source})")
-    labels = {**config.pairs("REEF_VM_LABELS", node), **wish.labels}
+            explanation.append(f"{name} = {value} ({source})")
+    labels = {**config.pairs("REEF_VM_LABELS", node), **vm_request.labels}
     if labels:
         spec["labels"] = labels
-        told.append("labels = " + ", ".join(f"{key}={value}" for key, value in labels.items()))
-    return spec, told
+        explanation.append(
+            "labels = " + ", ".join(f"{key}={value}" for key, value in labels.items())
+        )
+    return spec, explanation
 
 
-def _source(wish: Wish, node: Node | None) -> tuple[dict[str, Any], list[str]]:
-    """The commit, or the image and what goes with it. A wished image beats a golden commit."""
+def _source(vm_request: ProvisionRequest, node: Node | None) -> tuple[dict[str, Any], list[str]]:
+    """Resolve the commit, or the image and its options.
+
+    A requested image beats a configured commit.
+    """
     spec: dict[str, Any] = {}
-    told: list[str] = []
-    usual = Ability.RESTORE in providers.get(wish.provider).abilities
+    explanation: list[str] = []
+    usual = Ability.RESTORE in providers.get(vm_request.provider).abilities
     if not usual:
-        told.append(f"{wish.provider} machines are what they are: no commit or image by config")
-    commit = wish.commit or (
-        config.text("REEF_VM_COMMIT", node) if usual and not wish.image else ""
+        explanation.append(
+            f"{vm_request.provider} machines are what they are: no commit or image by config"
+        )
+    commit = vm_request.commit or (
+        config.text("REEF_VM_COMMIT", node) if usual and not vm_request.image else ""
     )
     if commit:
         spec["commit"] = commit
-        told.append(f"commit = {commit} ({_from(wish.commit, 'REEF_VM_COMMIT', node)})")
+        explanation.append(
+            f"commit = {commit} ({_from(vm_request.commit, 'REEF_VM_COMMIT', node)})"
+        )
     for name, key in _TEXTS.items():
         if commit and name in ("image", "kernel"):
             continue
-        wished = getattr(wish, name)
-        value = wished or (config.text(key, node) if usual else "")
+        requested = getattr(vm_request, name)
+        value = requested or (config.text(key, node) if usual else "")
         if value:
             spec[name] = value
-            told.append(f"{name} = {value} ({_from(wished, key, node)})")
-    return spec, told
+            explanation.append(f"{name} = {value} ({_from(requested, key, node)})")
+    return spec, explanation
 
 
-def _from(wished: str, key: str, node: Node | None) -> str:
-    return "wish" if wished else _origin(key, node)
+def _from(requested: str, key: str, node: Node | None) -> str:
+    return "request" if requested else _origin(key, node)
 
 
 def _origin(key: str, node: Node | None) -> str:
-    """Where config has it from, such as `store, fleet`."""
+    """Return the config source of a value, such as `store, fleet`."""
     return config.resolve(key, node).where

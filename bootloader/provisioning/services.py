@@ -1,4 +1,7 @@
-"""What may be asked of provisionings: start, retry, cancel, look. Rows first, doorbells after."""
+"""Start, retry, cancel and list provisionings.
+
+Rows are written first, tasks dispatched on commit.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ from django.db.models import QuerySet
 from bootloader import grants, providers
 from bootloader.models import BootStep, LogLine, Machine, Provisioning
 from bootloader.provisioning import limits
-from bootloader.provisioning.wishes import Wish
+from bootloader.provisioning.wishes import ProvisionRequest
 from bootloader.states import (
-    NEEDS_ANEW,
-    Leftover,
+    RETRY_FROM,
+    CleanupPolicy,
     State,
     StepName,
     StepState,
@@ -30,76 +33,87 @@ from vmtree.models import Node
 
 @dataclass(frozen=True)
 class Started:
-    """Provisionings in the order of their names; `again` are those of an earlier request."""
+    """Provisionings in the order of their names; `existing` if an earlier request made them."""
 
     rows: list[Provisioning]
-    again: bool
+    existing: bool
 
 
-def start(wish: Wish, *, by: object, key: str = "") -> Started:
-    """Have these VMs made. The same key, or the same name, gives the rows that are there.
+def start(vm_request: ProvisionRequest, *, by: object, key: str = "") -> Started:
+    """Start provisionings. The same key, or the same names, return the existing rows.
 
-    Raises BadInput, Conflict, Forbidden, NotFound.
+    Raise BadInput, Conflict, Forbidden, NotFound.
     """
-    wish, parent = placed(wish, by)
-    if known := _known(wish, str(by)[:200], key):
-        return Started(known, again=True)
+    vm_request, parent = resolve_placement(vm_request, by)
+    if known := _existing(vm_request, str(by)[:200], key):
+        return Started(known, existing=True)
     try:
         with transaction.atomic():
             database_locks.lock(DatabaseLock.PROVISIONING_STARTS)
-            limits.check_room(len(wish.names()), parent)
-            grants.draw(by, len(wish.names()))
-            rows = _write(wish, by, key)
+            limits.check_quota(len(vm_request.names()), parent)
+            grants.draw(by, len(vm_request.names()))
+            rows = _create_rows(vm_request, by, key)
             dispatch("bootloader.begin")
     except IntegrityError:
-        # Somebody asked for the same at this moment.
-        if known := _known(wish, str(by)[:200], key):
-            return Started(known, again=True)
-        raise Conflict(f"name: some of {wish.name}… are taken") from None
+        # A concurrent request created the same names.
+        if known := _existing(vm_request, str(by)[:200], key):
+            return Started(known, existing=True)
+        raise Conflict(f"name: some of {vm_request.name}… are taken") from None
     for row in rows:
         events.publish_provisionings([row.pk])
-    return Started(rows, again=False)
+    return Started(rows, existing=False)
 
 
-def placed(wish: Wish, by: object) -> tuple[Wish, Node | None]:
-    """The wish with its parent and provider said, and that parent. Raises BadInput, Forbidden,
-    UnknownProvider and what config raises.
+def resolve_placement(
+    vm_request: ProvisionRequest, by: object
+) -> tuple[ProvisionRequest, Node | None]:
+    """Return the request with its parent and provider filled in, and the parent's node.
+
+    Raise BadInput, Forbidden, UnknownProvider and the errors of config.
     """
     mine = authority.node_of(by)
-    if mine and wish.roof_url:
-        # It says where join tokens are sent.
+    if mine and vm_request.roof_url:
+        # Join tokens are sent to this address.
         raise Forbidden("roofReefUrl: is for the root token and operators")
-    if mine and wish.commit:
-        # A saved machine holds what somebody else's VM held.
+    if mine and vm_request.commit:
+        # A saved machine contains data of another VM.
         raise Forbidden("commitId: is for the root token and operators")
-    parent_id = wish.parent_vm_id or (mine.vm_id if mine else "")
+    parent_id = vm_request.parent_vm_id or (mine.vm_id if mine else "")
     parent = Node.objects.living().filter(vm_id=parent_id).first() if parent_id else None
     if parent_id and parent is None:
         raise BadInput(f"parent VM '{parent_id}' not found", "parentVmId")
-    grants.check(by, wish.profile, parent)
-    slug = wish.provider or config.text("REEF_VM_PROVIDER", parent)
+    grants.check(by, vm_request.profile, parent)
+    slug = vm_request.provider or config.text("REEF_VM_PROVIDER", parent)
     providers.get(slug)
-    return _said(wish, parent_id, slug), parent
+    return _with_placement(vm_request, parent_id, slug), parent
 
 
-def _said(wish: Wish, parent_id: str, provider: str) -> Wish:
+def _with_placement(
+    vm_request: ProvisionRequest, parent_id: str, provider: str
+) -> ProvisionRequest:
     changed = {"parent_vm_id": parent_id, "provider": provider}
-    return Wish(**{**vars(wish), **changed})
+    return ProvisionRequest(**{**vars(vm_request), **changed})
 
 
-def _known(wish: Wish, actor: str, key: str) -> list[Provisioning]:
-    """The rows of an earlier request like this one. Raises Conflict if it was another wish."""
+def _existing(vm_request: ProvisionRequest, actor: str, key: str) -> list[Provisioning]:
+    """Return the rows of an equal earlier request. Raise Conflict if it was a different one."""
     if key:
         rows = list(Provisioning.objects.filter(actor=actor, key=key).order_by("position"))
-        if rows and [row.name for row in rows] == wish.names() and _same(rows[0], wish):
+        if (
+            rows
+            and [row.name for row in rows] == vm_request.names()
+            and _is_same_request(rows[0], vm_request)
+        ):
             return rows
         if rows:
             raise Conflict("Idempotency-Key: was used for another request")
-    names = wish.names()
-    rows = list(Provisioning.objects.holding().filter(name__in=names).order_by("position", "id"))
+    names = vm_request.names()
+    rows = list(
+        Provisioning.objects.reserving_names().filter(name__in=names).order_by("position", "id")
+    )
     if not rows:
         return []
-    if len(rows) == len(names) and all(_same(row, wish) for row in rows):
+    if len(rows) == len(names) and all(_is_same_request(row, vm_request) for row in rows):
         return rows
     failed = next((row for row in rows if row.state == State.FAILED), None)
     if failed is not None:
@@ -110,28 +124,28 @@ def _known(wish: Wish, actor: str, key: str) -> list[Provisioning]:
     raise Conflict(f"name: '{taken.name}' is {taken.state} as provisioning {taken.pk}")
 
 
-def _same(row: Provisioning, wish: Wish) -> bool:
+def _is_same_request(row: Provisioning, vm_request: ProvisionRequest) -> bool:
     alike = (row.profile, row.provider, row.parent_vm_id, row.on_failure, row.wish)
     return alike == (
-        wish.profile,
-        wish.provider,
-        wish.parent_vm_id,
-        wish.on_failure,
-        wish.kept(),
+        vm_request.profile,
+        vm_request.provider,
+        vm_request.parent_vm_id,
+        vm_request.on_failure,
+        vm_request.stored(),
     )
 
 
-def _write(wish: Wish, by: object, key: str) -> list[Provisioning]:
+def _create_rows(vm_request: ProvisionRequest, by: object, key: str) -> list[Provisioning]:
     batch, actor = "", str(by)[:200]
     rows = []
-    for position, name in enumerate(wish.names()):
+    for position, name in enumerate(vm_request.names()):
         row = Provisioning(
             name=name,
-            profile=wish.profile,
-            provider=wish.provider,
-            parent_vm_id=wish.parent_vm_id,
-            wish=wish.kept(),
-            on_failure=wish.on_failure,
+            profile=vm_request.profile,
+            provider=vm_request.provider,
+            parent_vm_id=vm_request.parent_vm_id,
+            wish=vm_request.stored(),
+            on_failure=vm_request.on_failure,
             actor=actor,
             asked_by_node=authority.node_of(by) is not None,
             key=key,
@@ -152,12 +166,12 @@ def _write(wish: Wish, by: object, key: str) -> list[Provisioning]:
     return rows
 
 
-# -- later ---------------------------------------------------------------------------------------
+# -- retry, cancel, list -------------------------------------------------------------------------
 
 
 def find(provisioning_id: str) -> Provisioning:
-    """The provisioning of this id, or NotFound."""
-    rows = Provisioning.objects.light()
+    """Return the provisioning with this id. Raise NotFound."""
+    rows = Provisioning.objects.without_texts()
     row = rows.filter(pk=to_storable(provisioning_id)).first()
     if row is None:
         raise NotFound("provisioning not found")
@@ -165,7 +179,7 @@ def find(provisioning_id: str) -> Provisioning:
 
 
 def may_command(row: Provisioning, by: object) -> None:
-    """Raise Forbidden unless the caller may command the VM that this makes."""
+    """Raise Forbidden unless the caller may command the VM being provisioned."""
     if authority.node_of(by) is None:
         return
     node = Node.objects.filter(vm_id=row.vm_id).first() if row.vm_id else None
@@ -176,18 +190,18 @@ def may_command(row: Provisioning, by: object) -> None:
 
 
 def retry(provisioning_id: str, *, by: object) -> Provisioning:
-    """Go on from the step that failed. Raises NotFound, Forbidden, IllegalMove."""
+    """Continue from the failed step. Raise NotFound, Forbidden, IllegalMove."""
     with transaction.atomic():
         row = find(provisioning_id)
         may_command(row, by)
-        # It may make another VM in place of one that is gone.
+        # A retry may make a new VM in place of one that is gone.
         grants.check(by, row.profile, _parent_of(row))
         if row.state in (State.QUEUED, State.RUNNING):
             return row
         by_node = row.asked_by_node or authority.node_of(by) is not None
         reason = f"again, by {str(by)[:200]}"
         row.move(State.QUEUED, reason, look_at=None, asked_by_node=by_node)
-        _open_again(row)
+        _reset_steps(row)
         dispatch("bootloader.begin")
         events.publish_provisionings([row.pk])
     return row
@@ -197,15 +211,15 @@ def _parent_of(row: Provisioning) -> Node | None:
     return Node.objects.filter(vm_id=row.parent_vm_id).first() if row.parent_vm_id else None
 
 
-def _open_again(row: Provisioning) -> None:
-    """Have the failed step done again, and those before it that it needs anew."""
+def _reset_steps(row: Provisioning) -> None:
+    """Reset the failed step, and the earlier steps that it depends on."""
     failed = row.steps.exclude(state=StepState.DONE).order_by("position").first()
     if failed is None:
         return
     first = StepName(failed.name)
     if row.machine is None or row.machine.is_gone:
         first = min(first, StepName.CREATE, key=list(StepName).index)
-    first = NEEDS_ANEW.get(first, first)
+    first = RETRY_FROM.get(first, first)
     again = row.steps.filter(position__gte=list(StepName).index(first))
     for step in again.exclude(state=StepState.WAITING):
         if step.state == StepState.RUNNING:
@@ -213,11 +227,11 @@ def _open_again(row: Provisioning) -> None:
         step.move(StepState.WAITING)
 
 
-def cancel(provisioning_id: str, leftover: Leftover | None, *, by: object) -> Provisioning:
-    """End it; its VM is kept or deleted. Repeating is no error.
+def cancel(provisioning_id: str, cleanup: CleanupPolicy | None, *, by: object) -> Provisioning:
+    """Cancel it and keep or delete its VM. Repeating it is not an error.
 
-    Without a VM nothing has to be said of it; one that is being made at this moment is deleted
-    then. Raises NotFound, Forbidden, BadInput, Conflict for one that is done.
+    The policy may be omitted while there is no VM; one that is just being created is deleted then.
+    Raise NotFound, Forbidden, BadInput, and Conflict for a completed provisioning.
     """
     with transaction.atomic():
         row = find(provisioning_id)
@@ -227,32 +241,32 @@ def cancel(provisioning_id: str, leftover: Leftover | None, *, by: object) -> Pr
         if row.state == State.DONE:
             text = f"'{row.name}' is a member of the fleet: destroy VM '{row.vm_id}' instead"
             raise Conflict(text)
-        if leftover is None and row.machine is not None and not row.machine.is_gone:
+        if cleanup is None and row.machine is not None and not row.machine.is_gone:
             raise BadInput("machine: say what becomes of the VM: keep or delete", "machine")
-        leftover = leftover or Leftover.DELETE
-        word = "deleted" if leftover == Leftover.DELETE else "kept"
+        cleanup = cleanup or CleanupPolicy.DELETE
+        word = "deleted" if cleanup == CleanupPolicy.DELETE else "kept"
         reason = f"by {str(by)[:200]}"
         if row.machine is not None and not row.machine.is_gone:
             reason += f"; its VM is to be {word}"
-        row.move(State.CANCELLING, reason, on_failure=leftover, look_at=None)
+        row.move(State.CANCELLING, reason, on_failure=cleanup, look_at=None)
         dispatch("bootloader.advance", row.pk)
         events.publish_provisionings([row.pk])
     return row
 
 
-def log_of(row: Provisioning, after: int = 0, most: int = 500) -> list[LogLine]:
-    """The lines after this one, oldest first."""
-    return list(row.log.filter(pk__gt=after).order_by("id")[:most])
+def log_of(row: Provisioning, after: int = 0, limit: int = 500) -> list[LogLine]:
+    """Return the lines after this id, oldest first."""
+    return list(row.log.filter(pk__gt=after).order_by("id")[:limit])
 
 
-def log_tail(row: Provisioning, most: int = 300) -> list[LogLine]:
-    """The newest lines, oldest first."""
-    return list(row.log.order_by("-id")[:most])[::-1]
+def log_tail(row: Provisioning, limit: int = 300) -> list[LogLine]:
+    """Return the newest lines, oldest first."""
+    return list(row.log.order_by("-id")[:limit])[::-1]
 
 
-def listed(*, state: str = "", words: str = "") -> QuerySet[Provisioning]:
-    """Newest first, with their machines."""
-    found = Provisioning.objects.light().prefetch_related("steps")
+def list_provisionings(*, state: str = "", words: str = "") -> QuerySet[Provisioning]:
+    """Return provisionings, newest first, with machines and steps prefetched."""
+    found = Provisioning.objects.without_texts().prefetch_related("steps")
     if state:
         found = found.filter(state=state)
     if words:
@@ -261,5 +275,5 @@ def listed(*, state: str = "", words: str = "") -> QuerySet[Provisioning]:
 
 
 def machine_of(vm_id: str) -> Machine | None:
-    """The living machine behind a VM of the tree, if a provider's."""
+    """Return the machine behind a VM of the tree, if a provider has one."""
     return Machine.objects.living().filter(vm_id=vm_id).first() if vm_id else None

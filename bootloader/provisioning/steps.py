@@ -1,8 +1,10 @@
-"""The steps of a provisioning. Each may run twice: it looks first, and does what is not done yet.
+"""The steps of a provisioning.
 
-A step returns None when it is done, `Later` when it has to be looked at again, and raises a
-FleetError when it cannot come to a good end. What cannot be reached (`ProviderAway`, `ShellAway`)
-is tried again by the caller.
+Each step may run twice: it checks first and does only what is missing.
+
+A step returns None when it is done and `CheckAgain` when it must be checked again, and raises a
+ReefError when it fails for good. The caller retries when something is unreachable
+(`ProviderUnavailable`, `ShellUnavailable`).
 """
 
 from __future__ import annotations
@@ -17,17 +19,17 @@ from django.db import transaction
 
 from bootloader import providers, reasons
 from bootloader.exceptions import (
-    ProviderAway,
     ProviderError,
-    ShellAway,
+    ProviderUnavailable,
     ShellBusy,
     ShellRefused,
+    ShellUnavailable,
     StepFailed,
 )
 from bootloader.models import BootStep, LogLine, Provisioning
 from bootloader.models.machines import Machine
 from bootloader.provisioning import booting, creating, lines, machines, resolving, texts
-from bootloader.provisioning.booting import Look
+from bootloader.provisioning.booting import ScriptState
 from bootloader.shell_protocol import Shell
 from bootloader.states import StepName
 from reef_site.common import clock
@@ -38,79 +40,79 @@ from registry.models import VM, Status, Watch
 from versconfig import config
 from vmtree.models import Node
 
-# How long a VM may take until it lets us in, and then until it is a member that beats.
-SSH_PATIENCE = timedelta(seconds=180)
-JOIN_PATIENCE = timedelta(seconds=60)
-HEALTH_PATIENCE = timedelta(seconds=120)
-# A key that is refused may still be on its way into the VM.
-REFUSAL_PATIENCE = timedelta(seconds=30)
-# So often the script is started again when it vanished with its VM's processes.
-MOST_RUNS = 4
-# So often it is begun without anything to be seen of it afterwards.
-MOST_BEGINS = 20
-# A step that is tried again and again has ended by then, whatever its tries see. What each step
-# waits for by itself ends before. The script's own limit is in config.
-LONGEST = {
+# Time limits for SSH login, and then for joining and for the first heartbeat.
+SSH_TIMEOUT = timedelta(seconds=180)
+JOIN_TIMEOUT = timedelta(seconds=60)
+HEALTH_TIMEOUT = timedelta(seconds=120)
+# A rejected key may still be on its way into the VM.
+REFUSAL_TIMEOUT = timedelta(seconds=30)
+# Maximum runs of a script that vanishes with its VM's processes.
+MAX_RUNS = 4
+# Maximum starts without any visible effect.
+MAX_STARTS = 20
+# Upper limits for steps that are retried again and again. Each step's own waiting ends earlier. The
+# script's limit is in config.
+STEP_LIMITS = {
     StepName.RESOLVE: timedelta(minutes=10),
     StepName.CREATE: timedelta(minutes=30),
-    StepName.SSH: SSH_PATIENCE * 2,
+    StepName.SSH: SSH_TIMEOUT * 2,
     StepName.IDENTITY: timedelta(minutes=10),
     StepName.UPLOAD: timedelta(minutes=20),
-    StepName.JOIN: JOIN_PATIENCE * 5,
-    StepName.HEALTH: HEALTH_PATIENCE * 3,
+    StepName.JOIN: JOIN_TIMEOUT * 5,
+    StepName.HEALTH: HEALTH_TIMEOUT * 3,
 }
-# How much later than its limit the script is given up even if it cannot be looked at or ended.
+# Extra time before the script is abandoned even if it cannot be checked or ended.
 LIMIT_SLACK = timedelta(seconds=60)
-SLOWEST_LOOK = 3.0
-LOOKS_FOR_END, LOOKS_FOR_PID = 3, 15
-MOST_LINE = 2000
-# So many bytes of the script's output are kept; of more only the end.
-MOST_HEARD = 8 << 20
-# So often the provider is asked whether a VM is still there: while it is waited for, and while
-# it does not answer.
-LOOK_EVERY = timedelta(seconds=10)
-LOOK_EVERY_UNREACHED = timedelta(seconds=3)
+MAX_POLL_SECONDS = 3.0
+POLLS_FOR_STATUS, POLLS_FOR_PID = 3, 15
+MAX_LOG_LINE = 2000
+# Output beyond this many bytes is skipped, except for its end.
+MAX_OUTPUT_BYTES = 8 << 20
+# Intervals for asking the provider whether a VM still exists: while waiting for it, and while it is
+# unreachable.
+CHECK_INTERVAL = timedelta(seconds=10)
+UNREACHABLE_CHECK_INTERVAL = timedelta(seconds=3)
 
 
 @dataclass(frozen=True)
-class Later:
-    """Look again after so many seconds; `why` is shown."""
+class CheckAgain:
+    """Check again after this many seconds; `why` is shown."""
 
     seconds: float
     why: str = ""
 
 
 class Context:
-    """The provisioning that is moved on, by who holds its lease."""
+    """A provisioning and the holder of its lease."""
 
     def __init__(self, row: Provisioning, holder: str) -> None:
         self.row = row
         self.holder = holder
 
     def fresh(self) -> Provisioning:
-        """The row as it is now."""
-        self.row = Provisioning.objects.light().get(pk=self.row.pk)
+        """Reload the row."""
+        self.row = Provisioning.objects.without_texts().get(pk=self.row.pk)
         return self.row
 
-    def must_hold(self) -> None:
-        """Raise LostRace if the lease was lost, or nothing more is wanted."""
+    def check_lease(self) -> None:
+        """Raise LostRace if the lease was lost."""
         if not Provisioning.objects.is_held(self.row.pk, self.holder):
             raise LostRace("its lease was lost")
 
     def say(self, text: str, step: BootStep | None, kind: LogLine.Kind = LogLine.Kind.NOTE) -> None:
-        """Write a line into its log."""
+        """Write a line to the provisioning's log."""
         name = step.name if step else ""
         LogLine.objects.create(
-            provisioning=self.row, step=name, kind=kind, text=clip_words(text, MOST_LINE)
+            provisioning=self.row, step=name, kind=kind, text=clip_words(text, MAX_LOG_LINE)
         )
 
-    def later(self, seconds: float, why: str = "") -> Later:
-        """Look again after so many seconds."""
-        return Later(seconds, why)
+    def later(self, seconds: float, why: str = "") -> CheckAgain:
+        """Return a request to check again after this many seconds."""
+        return CheckAgain(seconds, why)
 
     @property
     def machine(self) -> Machine:
-        """Its VM. Raises StepFailed if it is gone."""
+        """Return its VM. Raise StepFailed if it is gone."""
         machine = self.row.machine
         if machine is None or machine.is_gone:
             raise StepFailed("its VM is gone; a retry makes a new one")
@@ -124,44 +126,44 @@ def _since(step: BootStep) -> timedelta:
 # -- the steps -----------------------------------------------------------------------------------
 
 
-def resolve(context: Context, step: BootStep) -> Later | None:
-    """Config and wish become the machine that will be asked for; what is missing is told now."""
-    spec, told = resolving.spec_of(context.row)
+def resolve(context: Context, step: BootStep) -> CheckAgain | None:
+    """Resolve the machine's specification from request and config; missing values fail here."""
+    spec, explanation = resolving.spec_of(context.row)
     providers.get(context.row.provider)
     Provisioning.objects.filter(pk=context.row.pk).update(spec=spec)
     context.row.spec = spec
-    for line in told:
+    for line in explanation:
         context.say(line, step)
     return None
 
 
-def ssh(context: Context, step: BootStep) -> Later | None:
-    """Wait until the VM lets us in."""
+def ssh(context: Context, step: BootStep) -> CheckAgain | None:
+    """Wait until SSH login works."""
     try:
-        with lines.to(context.machine) as shell:
-            booting.run(shell, "true", "run a command")
+        with lines.connection(context.machine) as shell:
+            booting.run_script(shell, "true", "run a command")
     except ShellBusy as error:
-        # Its server drops connections beyond a number: come again, not all at once.
-        if _since(step) > SSH_PATIENCE:
-            raise StepFailed(f"{error}; waited {int(SSH_PATIENCE.total_seconds())} s") from None
-        return Later(random.uniform(1.0, 4.0), str(error))  # noqa: S311
-    except (ShellAway, ProviderAway) as error:
-        # Most platforms tell nothing of a machine that is still booting.
-        if _since(step) > SSH_PATIENCE:
-            raise StepFailed(f"{error}; waited {int(SSH_PATIENCE.total_seconds())} s") from None
-        return Later(1.0, str(error))
+        # The server limits connections: retry after a random pause.
+        if _since(step) > SSH_TIMEOUT:
+            raise StepFailed(f"{error}; waited {int(SSH_TIMEOUT.total_seconds())} s") from None
+        return CheckAgain(random.uniform(1.0, 4.0), str(error))  # noqa: S311
+    except (ShellUnavailable, ProviderUnavailable) as error:
+        # Most platforms report nothing about a machine that is still booting.
+        if _since(step) > SSH_TIMEOUT:
+            raise StepFailed(f"{error}; waited {int(SSH_TIMEOUT.total_seconds())} s") from None
+        return CheckAgain(1.0, str(error))
     except ShellRefused as error:
-        if _since(step) > REFUSAL_PATIENCE:
+        if _since(step) > REFUSAL_TIMEOUT:
             raise
-        return Later(2.0, str(error))
+        return CheckAgain(2.0, str(error))
     return None
 
 
-def identity(context: Context, step: BootStep) -> Later | None:
-    """See who answers there, and make a private place for what comes."""
+def identity(context: Context, step: BootStep) -> CheckAgain | None:
+    """Identify the VM, and create a private folder for the upload."""
     row, machine = context.row, context.machine
-    with lines.to(machine) as shell:
-        found = booting.look_around(shell, row)
+    with lines.connection(machine) as shell:
+        found = booting.inspect_vm(shell, row)
     if found.machine and found.machine != machine.machine_id:
         text = f"the VM that answers says it is '{found.machine}' (by its file /etc/vm_id)"
         if row.provider == "ssh":
@@ -177,15 +179,15 @@ def identity(context: Context, step: BootStep) -> Later | None:
     return None
 
 
-def upload(context: Context, step: BootStep) -> Later | None:
-    """Write the script with a join token of its own, and bring it there."""
+def upload(context: Context, step: BootStep) -> CheckAgain | None:
+    """Render the script with a fresh join token and upload it."""
     row = context.row
-    context.must_hold()
+    context.check_lease()
     address = creating.address_of(row)
-    script = texts.real(row, address)
-    with lines.to(context.machine) as shell:
-        booting.bring(shell, row, script)
-    shown = texts.shown(row, address)
+    script = texts.render_real(row, address)
+    with lines.connection(context.machine) as shell:
+        booting.upload(shell, row, script)
+    shown = texts.render_masked(row, address)
     with transaction.atomic():
         used = {"script": shown.script, "user_data": shown.user_data}
         Provisioning.objects.filter(pk=row.pk).update(**used)
@@ -196,47 +198,47 @@ def upload(context: Context, step: BootStep) -> Later | None:
     return None
 
 
-def run(context: Context, step: BootStep) -> Later | None:
-    """Have the script run, and follow what it says, until it ends."""
+def run(context: Context, step: BootStep) -> CheckAgain | None:
+    """Start the script, and follow its output until it ends."""
     row, limit = context.row, _limit(context.row)
-    with lines.to(context.machine) as shell:
+    with lines.connection(context.machine) as shell:
         number, offset = int(step.facts.get("run", 1)), int(step.facts.get("offset", 0))
-        seen = booting.look(shell, row, number, offset)
-        _hear(context, step, seen)
+        seen = booting.poll_script(shell, row, number, offset)
+        _record_output(context, step, seen)
         if seen.status is None and limit and _since(step).total_seconds() > limit:
-            booting.end(shell, row)
+            booting.kill_script(shell, row)
             raise StepFailed(_too_long(limit))
         if not seen.there:
-            return _begin(context, step, shell, number)
-        if len(seen.output) >= booting.CHUNK:
-            return Later(0.0, "")
+            return _start_script(context, step, shell, number)
+        if len(seen.output) >= booting.CHUNK_BYTES:
+            return CheckAgain(0.0, "")
         if seen.status is None and not seen.alive:
-            return _begin_again(context, step, number, begun=seen.begun)
+            return _restart_script(context, step, number, begun=seen.begun)
         if seen.status is None:
             quiet = 0 if seen.output else min(int(step.facts.get("quiet", 0)) + 1, 10)
             step.keep(quiet=quiet, gone=0)
-            return Later(min(SLOWEST_LOOK, 0.7 + 0.3 * quiet), "")
-        booting.clear(shell, row)
+            return CheckAgain(min(MAX_POLL_SECONDS, 0.7 + 0.3 * quiet), "")
+        booting.remove_script(shell, row)
     if seen.status:
-        raise StepFailed(_why(row, step, seen.status))
+        raise StepFailed(_failure_reason(row, step, seen.status))
     return None
 
 
-def join(context: Context, step: BootStep) -> Later | None:
-    """The VM has a place in the tree and in the registry."""
+def join(context: Context, step: BootStep) -> CheckAgain | None:
+    """Wait until the VM is in the tree and in the registry."""
     row = context.row
     node = Node.objects.living().filter(vm_id=row.vm_id).exists()
     registered = VM.objects.filter(pk=row.vm_id).exists()
     if node and registered:
         return None
     missing = "registry" if node else "tree"
-    if _since(step) > JOIN_PATIENCE:
+    if _since(step) > JOIN_TIMEOUT:
         raise StepFailed(f"the VM did not join: it is not in the {missing}")
-    return Later(1.0, f"not in the {missing} yet")
+    return CheckAgain(1.0, f"not in the {missing} yet")
 
 
-def health(context: Context, step: BootStep) -> Later | None:
-    """The VM beats, and is called live."""
+def health(context: Context, step: BootStep) -> CheckAgain | None:
+    """Wait until the VM sends heartbeats and is live."""
     vm, now = VM.objects.filter(pk=context.row.vm_id).first(), clock.now()
     run_step = context.row.steps.get(name=StepName.RUN)
     since = run_step.started_at or now
@@ -244,19 +246,19 @@ def health(context: Context, step: BootStep) -> Later | None:
         raise StepFailed("the VM is not registered any more")
     live = vm.liveness(now, grace=Watch.grace(now)) == Liveness.LIVE
     if vm.status == Status.RUNNING and live and vm.last_seen >= since:
-        lines.hang_up(context.machine)
-        # The page says booting otherwise until the next comparison.
+        lines.disconnect(context.machine)
+        # Otherwise the page shows "booting" until the next comparison.
         with suppress(ProviderError):
             machines.look(context.machine)
         context.say(f"VM {vm.pk} is live", step)
         return None
-    if _since(step) > HEALTH_PATIENCE:
+    if _since(step) > HEALTH_TIMEOUT:
         raise StepFailed(f"the VM does not beat: it is {vm.status}, last seen {vm.last_seen}")
-    return Later(1.0, "waits for a beat")
+    return CheckAgain(1.0, "waits for a beat")
 
 
-def is_gone(context: Context, step: BootStep, every: timedelta = LOOK_EVERY) -> bool:
-    """Whether its provider has it no more, asked now and then while a step waits for the VM."""
+def is_gone(context: Context, step: BootStep, every: timedelta = CHECK_INTERVAL) -> bool:
+    """Return whether the provider no longer has the VM. Asks at most once per `every` seconds."""
     machine, now = context.row.machine, clock.now()
     if machine is None or StepName(step.name) in (StepName.RESOLVE, StepName.CREATE):
         return False
@@ -267,11 +269,11 @@ def is_gone(context: Context, step: BootStep, every: timedelta = LOOK_EVERY) -> 
     try:
         return machine.is_gone or machines.look(machine) is None
     except ReefError:
-        # Nobody can tell; the step goes on or fails by itself.
+        # Unknown; the step continues or fails by itself.
         return False
 
 
-TO_DO: dict[StepName, Callable[[Context, BootStep], Later | None]] = {
+STEP_FUNCTIONS: dict[StepName, Callable[[Context, BootStep], CheckAgain | None]] = {
     StepName.RESOLVE: resolve,
     StepName.CREATE: creating.create,
     StepName.SSH: ssh,
@@ -286,21 +288,21 @@ TO_DO: dict[StepName, Callable[[Context, BootStep], Later | None]] = {
 # -- the script's output -------------------------------------------------------------------------
 
 
-def _hear(context: Context, step: BootStep, seen: Look) -> None:
-    """Whole lines go into the log, with the new offset in the same transaction."""
+def _record_output(context: Context, step: BootStep, seen: ScriptState) -> None:
+    """Log complete lines of output; the new offset is stored in the same transaction."""
     if not seen.output and seen.status is None:
         return
     kept = seen.output
-    if seen.status is None and len(kept) < booting.CHUNK:
-        # The rest of an unfinished line is read again with its end.
+    if seen.status is None and len(kept) < booting.CHUNK_BYTES:
+        # An unfinished line is read again when it is complete.
         kept = kept[: kept.rfind(b"\n") + 1]
     if not kept:
         return
     before = int(step.facts.get("offset", 0))
     offset = before + len(kept)
-    if offset > MOST_HEARD:
-        offset = max(offset, seen.size - booting.CHUNK)
-    if before > MOST_HEARD and seen.status is None:
+    if offset > MAX_OUTPUT_BYTES:
+        offset = max(offset, seen.size - booting.CHUNK_BYTES)
+    if before > MAX_OUTPUT_BYTES and seen.status is None:
         step.keep(offset=offset)
         return
     text = to_storable(kept.decode("utf-8", "replace")).rstrip("\n")
@@ -312,40 +314,42 @@ def _hear(context: Context, step: BootStep, seen: Look) -> None:
             kind=LogLine.Kind.OUTPUT,
             text=texts.without_secrets(context.row, text),
         )
-        if before <= MOST_HEARD < offset:
+        if before <= MAX_OUTPUT_BYTES < offset:
             context.say("the script prints very much; only its end is kept from here on", step)
 
 
-def _begin(context: Context, step: BootStep, shell: Shell, number: int) -> Later:
-    """Start this run of the script. Raises StepFailed if that was to no effect too often."""
+def _start_script(context: Context, step: BootStep, shell: Shell, number: int) -> CheckAgain:
+    """Start this run of the script. Raise StepFailed if it was started too often without effect."""
     begins = int(step.facts.get("begins", 0)) + 1
-    if begins > MOST_BEGINS:
-        raise StepFailed(f"the script was started {MOST_BEGINS} times, and nothing came of it")
+    if begins > MAX_STARTS:
+        raise StepFailed(f"the script was started {MAX_STARTS} times, and nothing came of it")
     step.keep(begins=begins)
-    booting.begin(shell, context.row, number)
-    return Later(0.3 if begins < 4 else 2.0, "")
+    booting.start_script(shell, context.row, number)
+    return CheckAgain(0.3 if begins < 4 else 2.0, "")
 
 
-def _begin_again(context: Context, step: BootStep, number: int, *, begun: bool) -> Later:
-    """Nothing runs and no end was written: the VM was restarted, or killed its processes."""
+def _restart_script(context: Context, step: BootStep, number: int, *, begun: bool) -> CheckAgain:
+    """Start another run after the script disappeared: the VM was restarted, or killed its
+    processes.
+    """
     gone = int(step.facts.get("gone", 0)) + 1
-    if gone < (LOOKS_FOR_END if begun else LOOKS_FOR_PID):
-        # It may be about to write its end, or its pid on a machine with much else to do.
+    if gone < (POLLS_FOR_STATUS if begun else POLLS_FOR_PID):
+        # It may be about to write its status, or its pid on a busy machine.
         step.keep(gone=gone)
-        return Later(0.7, "")
+        return CheckAgain(0.7, "")
     runs = int(step.facts.get("lost", 0)) + 1
-    if runs >= MOST_RUNS:
+    if runs >= MAX_RUNS:
         raise StepFailed(f"the script vanished {runs} times without an end")
     step.keep(run=number + 1, offset=0, gone=0, lost=runs, begins=0)
     context.say("the script vanished without an end; it is started again", step)
-    return Later(0.0, "")
+    return CheckAgain(0.0, "")
 
 
-def _why(row: Provisioning, step: BootStep, status: int) -> str:
-    """The exit status with the last words of the script."""
+def _failure_reason(row: Provisioning, step: BootStep, status: int) -> str:
+    """Return the exit status with the cause from the script's last output."""
     newest = row.log.filter(step=step.name, kind=LogLine.Kind.OUTPUT).order_by("-id").first()
-    said = clip_start(reasons.cause(newest.text if newest else ""), 600)
-    return f"the script ended with status {status}" + (f": {said}" if said else "")
+    cause = clip_start(reasons.cause(newest.text if newest else ""), 600)
+    return f"the script ended with status {status}" + (f": {cause}" if cause else "")
 
 
 def _too_long(limit: int) -> str:
@@ -353,12 +357,12 @@ def _too_long(limit: int) -> str:
 
 
 def overdue(context: Context, step: BootStep) -> str:
-    """Why the step has had all the time that it may take; empty if it has not."""
+    """Return an error text if the step exceeded its time limit; otherwise empty."""
     since, name = _since(step), StepName(step.name)
     if name == StepName.RUN:
         limit = _limit(context.row)
         return _too_long(limit) if limit and since > timedelta(seconds=limit) + LIMIT_SLACK else ""
-    longest = LONGEST[name]
+    longest = STEP_LIMITS[name]
     if since <= longest:
         return ""
     minutes = int(longest.total_seconds() // 60)
@@ -366,5 +370,5 @@ def overdue(context: Context, step: BootStep) -> str:
 
 
 def _limit(row: Provisioning) -> int:
-    """How many seconds the script may take; 0 is no limit."""
+    """Return the time limit of the script in seconds; 0 is no limit."""
     return config.integer("REEF_BOOT_SECONDS", resolving.parent_of(row))

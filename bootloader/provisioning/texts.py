@@ -1,7 +1,7 @@
-"""Script and cloud-init of a provisioning: as they are used, and as people may see them.
+"""Render script and cloud-init of a provisioning, for use and for display.
 
-What people see is made with words in the place of secrets, not by searching for them afterwards.
-What a VM says is searched: it may repeat what it was given.
+Displayed texts are rendered with masks in place of secrets, instead of being searched for secrets
+later. Output of VMs has to be searched, since it may repeat any of its input.
 """
 
 from __future__ import annotations
@@ -17,103 +17,114 @@ from bootloader import cloud_init, planning, render
 from bootloader.models import Provisioning
 from bootloader.plan import BootPlan
 from bootloader.provisioning import resolving
-from bootloader.provisioning.wishes import Wish, of_row
+from bootloader.provisioning.wishes import ProvisionRequest, request_of_row
 from reef_site.common import clock
 from versconfig import config, keys
 from versconfig.screening import sources
 from vmtree.models import Node
 
 MASK = render.MASK
-TO_COME = "id-of-the-vm"
-# How long a VM may take from the upload to its join.
+VM_ID_PLACEHOLDER = "id-of-the-vm"
+# Time from the upload until the VM must have joined.
 TOKEN_MINUTES = 60
 _TOKENS = re.compile(r"\breef(?:join)?_[A-Za-z0-9_-]{20,}")
 _URL_PASSWORDS = re.compile(r"(?<=://)[^/\s@]+:[^/\s@]+(?=@)")
 _PRIVATE_KEYS = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*-----|\Z)", re.S)
-_SHORTEST_SECRET = 8
-# How long the texts of an ended provisioning are kept: they are large. The newest of each profile
-# stays for good, for previews to compare with.
-KEPT = timedelta(days=30)
-_MOST_FORGOTTEN = 500
+_MIN_SECRET_LENGTH = 8
+# Texts of ended provisionings are deleted after this time, because they are large. The newest of
+# each profile is kept, for comparison in previews.
+RETENTION = timedelta(days=30)
+_SWEEP_BATCH = 500
 
 
 @dataclass(frozen=True)
-class Texts:
+class RenderedTexts:
     """The boot script and the cloud-init user-data of one VM."""
 
     script: str
     user_data: str
 
 
-def real(row: Provisioning, address: str) -> str:
-    """The script that is to run, with a join token of its own: never shown, logged or stored."""
+def render_real(row: Provisioning, address: str) -> str:
+    """Return the script to run, with a fresh join token. Never show, log or store it."""
     plan = _plan_of(row, address)
     return render.boot_script(planning.with_token(plan, by=row.actor, minutes=TOKEN_MINUTES))
 
 
-def shown(row: Provisioning, address: str) -> Texts:
-    """What was used for this VM, secrets masked."""
+def render_masked(row: Provisioning, address: str) -> RenderedTexts:
+    """Return the texts used for this VM, with secrets masked."""
     return _texts(_plan_of(row, address))
 
 
 def sweep() -> None:
-    """Forget the texts of provisionings that ended long ago."""
+    """Delete the texts of provisionings that ended long ago."""
     written = Provisioning.objects.exclude(script="")
     newest = written.order_by().values("profile").annotate(newest=Max("pk"))
-    old = written.filter(ended_at__lt=clock.now() - KEPT)
+    old = written.filter(ended_at__lt=clock.now() - RETENTION)
     old = old.exclude(pk__in=[each["newest"] for each in newest])
-    keys = list(old.values_list("pk", flat=True)[:_MOST_FORGOTTEN])
+    keys = list(old.values_list("pk", flat=True)[:_SWEEP_BATCH])
     Provisioning.objects.filter(pk__in=keys).update(script="", user_data="")
 
 
 def _plan_of(row: Provisioning, address: str) -> BootPlan:
     machine_id = row.machine.machine_id if row.machine else ""
-    return _plan(of_row(row), row.vm_id, address, machine_id=machine_id, run=row.pk)
+    return _plan(request_of_row(row), row.vm_id, address, machine_id=machine_id, run=row.pk)
 
 
-def previewed(wish: Wish, name: str) -> Texts:
-    """What would be used for a VM of this wish, secrets masked."""
+def render_preview(vm_request: ProvisionRequest, name: str) -> RenderedTexts:
+    """Return the texts for a VM of this request, with secrets masked."""
     return _texts(
-        _plan(replace(wish, name=name), TO_COME, f"{TO_COME}.address", machine_id=TO_COME)
+        _plan(
+            replace(vm_request, name=name),
+            VM_ID_PLACEHOLDER,
+            f"{VM_ID_PLACEHOLDER}.address",
+            machine_id=VM_ID_PLACEHOLDER,
+        )
     )
 
 
-def _texts(plan: BootPlan) -> Texts:
+def _texts(plan: BootPlan) -> RenderedTexts:
     covered = render.masked(plan)
-    return Texts(_covered(render.boot_script(covered)), _covered(cloud_init.user_data(covered)))
+    return RenderedTexts(
+        _mask_patterns(render.boot_script(covered)), _mask_patterns(cloud_init.user_data(covered))
+    )
 
 
-def _plan(wish: Wish, vm_id: str, address: str, *, machine_id: str = "", run: str = "") -> BootPlan:
-    plan = planning.make(
+def _plan(
+    vm_request: ProvisionRequest, vm_id: str, address: str, *, machine_id: str = "", run: str = ""
+) -> BootPlan:
+    plan = planning.make_plan(
         vm_id=vm_id,
-        name=wish.name,
-        profile=resolving.profile_of(wish),
-        parent_vm_id=wish.parent_vm_id or None,
-        roof_url=wish.roof_url,
+        name=vm_request.name,
+        profile=resolving.profile_of(vm_request),
+        parent_vm_id=vm_request.parent_vm_id or None,
+        roof_url=vm_request.roof_url,
         join_token=MASK,
         machine_id=machine_id,
         address=address,
         run=run,
     )
-    return replace(plan, agent_version=wish.agent_version) if wish.agent_version else plan
+    return (
+        replace(plan, agent_version=vm_request.agent_version) if vm_request.agent_version else plan
+    )
 
 
 def without_secrets(row: Provisioning, text: str) -> str:
-    """What a VM said, without the secrets that we know and whatever looks like one."""
+    """Mask known secrets, and anything that looks like one, in a VM's output."""
     for secret in _secrets(resolving.parent_of(row)):
         text = text.replace(secret, MASK)
-    return sources.current(recheck=True).cover(_covered(text))
+    return sources.current(recheck=True).cover(_mask_patterns(text))
 
 
-def _covered(text: str) -> str:
-    """Without what looks like a secret: tokens, private keys, passwords in URLs."""
+def _mask_patterns(text: str) -> str:
+    """Mask everything that looks like a secret: tokens, private keys, passwords in URLs."""
     text = _PRIVATE_KEYS.sub(MASK, text)
     return _URL_PASSWORDS.sub(MASK, _TOKENS.sub(MASK, text))
 
 
 def _secrets(node: Node | None) -> list[str]:
-    """The secrets that hold for this node, longest first."""
+    """Return the secrets that are effective for this node, longest first."""
     names = [key.name for key in keys.ALL.values() if key.secret]
     found = {each.value for each in config.resolve_all(names, node).values() if each.value}
     found.add(settings.ROOT_TOKEN)
-    return sorted((each for each in found if len(each) >= _SHORTEST_SECRET), key=len)[::-1]
+    return sorted((each for each in found if len(each) >= _MIN_SECRET_LENGTH), key=len)[::-1]

@@ -1,15 +1,14 @@
-"""What somebody who wants VMs may say, checked."""
+"""Requests for VMs: parsing and validation."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bootloader import profiles, providers, words
-from bootloader.states import Leftover
+from bootloader.states import CleanupPolicy
 from reef_site.common.errors import BadInput, ReefError
 from reef_site.common.request_values import choice_of, number_of
 from reef_site.common.text import is_storable
@@ -17,13 +16,13 @@ from versconfig import keys, values
 from vmtree import aliases
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-MOST_AT_A_TIME = 100
-MOST_TEXT = 255
-MOST_NAMES = 200
+MAX_COUNT = 100
+MAX_TEXT = 255
+MAX_NAMES = 200
 _VERSION = keys.ALL["REEF_AGENT_VERSION"]
 
-# What a request may say beside the names below.
-_OTHERS = (
+# Request fields in addition to the ones below.
+_OTHER_FIELDS = (
     *("name", "type", "profile", "parentVmId", "provider", "commit", "labels", "extraOrgans"),
     *("extraCapabilities", "onFailure", "count", "dryRun"),
 )
@@ -41,12 +40,12 @@ _NUMBERS = {
     "memory_mib": ("memoryMib", 4 << 20),
     "disk_mib": ("diskMib", 64 << 20),
 }
-FIELDS = (*_OTHERS, *_TEXTS.values(), *(key for key, _ in _NUMBERS.values()))
+FIELDS = (*_OTHER_FIELDS, *_TEXTS.values(), *(key for key, _ in _NUMBERS.values()))
 
 
 @dataclass(frozen=True)
-class Wish:
-    """VMs that somebody wants. What is empty or None is taken from config or the profile."""
+class ProvisionRequest:
+    """A request for VMs. Empty and None values fall back to config or the profile."""
 
     name: str
     profile: str
@@ -65,20 +64,22 @@ class Wish:
     extra_capabilities: tuple[str, ...] = ()
     agent_version: str = ""
     roof_url: str = ""
-    on_failure: str = Leftover.KEEP
-    # None is one VM of exactly this name; else so many, named <name>-1 and so on.
+    on_failure: str = CleanupPolicy.KEEP
+    # None is one VM with exactly this name; otherwise this many, named <name>-1 and so on.
     count: int | None = None
 
     def names(self) -> list[str]:
-        """The names of the VMs, in their order. Raises BadInput."""
+        """Return the names of the VMs in order. Raise BadInput."""
         if self.count is None:
             return [self.name]
         width = len(str(self.count))
         names = [f"{self.name}-{number:0{width}}" for number in range(1, self.count + 1)]
         return [_name(name) for name in names]
 
-    def kept(self) -> dict[str, Any]:
-        """What a provisioning's row keeps of it beside its columns; readable by `of_row`."""
+    def stored(self) -> dict[str, Any]:
+        """Return the values that are stored as JSON beside the row's columns; `of_row` reads
+        them.
+        """
         columns = {"name", "profile", "parent_vm_id", "provider", "on_failure", "count"}
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -87,36 +88,36 @@ class Wish:
         }
 
 
-def of_row(row: Any) -> Wish:
-    """The wish that a provisioning's row was made from, for its one VM."""
-    kept: dict[str, Any] = {
+def request_of_row(row: Any) -> ProvisionRequest:
+    """Return the request for the single VM of a provisioning's row."""
+    stored: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in row.wish.items()
     }
-    return Wish(
+    return ProvisionRequest(
         name=row.name,
         profile=row.profile,
         parent_vm_id=row.parent_vm_id,
         provider=row.provider,
         on_failure=row.on_failure,
-        **kept,
+        **stored,
     )
 
 
-def wish_of(body: Mapping[str, Any]) -> Wish:
-    """The wish that a request's JSON describes; Raises BadInput."""
+def parse_request(body: Mapping[str, Any]) -> ProvisionRequest:
+    """Parse a request's JSON. Raise BadInput."""
     given: dict[str, Any] = {
         name: _text(body.get(key), key) for name, key in _TEXTS.items() if body.get(key)
     }
     given |= {
-        name: number_of(body.get(key), key, least=1, most=most)
-        for name, (key, most) in _NUMBERS.items()
+        name: number_of(body.get(key), key, least=1, most=maximum)
+        for name, (key, maximum) in _NUMBERS.items()
         if body.get(key) is not None
     }
     if "commit" not in given and body.get("commit"):
         given["commit"] = _text(body["commit"], "commit")
     kind = _text(body.get("type") or body.get("profile"), "type")
     count = body.get("count")
-    wish = Wish(
+    vm_request = ProvisionRequest(
         name=_name(body.get("name")),
         profile=_profile(kind),
         parent_vm_id=aliases.resolve(_text(body.get("parentVmId"), "parentVmId", needed=False)),
@@ -124,22 +125,22 @@ def wish_of(body: Mapping[str, Any]) -> Wish:
         labels=_labels(body.get("labels")),
         extra_organs=_names(body.get("extraOrgans"), "extraOrgans"),
         extra_capabilities=_names(body.get("extraCapabilities"), "extraCapabilities"),
-        on_failure=_leftover(body.get("onFailure"), "onFailure"),
-        count=None if count is None else number_of(count, "count", least=1, most=MOST_AT_A_TIME),
+        on_failure=_parse_policy(body.get("onFailure"), "onFailure"),
+        count=None if count is None else number_of(count, "count", least=1, most=MAX_COUNT),
         **given,
     )
-    wish.names()
-    if wish.commit and wish.image:
+    vm_request.names()
+    if vm_request.commit and vm_request.image:
         raise BadInput("image: a commit is restored as it is; say commitId or image", "image")
-    if wish.agent_version and (wrong := values.problem(_VERSION, wish.agent_version)):
+    if vm_request.agent_version and (wrong := values.problem(_VERSION, vm_request.agent_version)):
         raise BadInput(f"agentVersion: {wrong}, such as {_VERSION.default}", "agentVersion")
-    words.check(wish.extra_organs, words.EXTRA_ORGANS, "extraOrgans")
-    words.check(wish.extra_capabilities, words.CAPABILITIES, "extraCapabilities")
-    return wish
+    words.check(vm_request.extra_organs, words.EXTRA_ORGANS, "extraOrgans")
+    words.check(vm_request.extra_capabilities, words.CAPABILITIES, "extraCapabilities")
+    return vm_request
 
 
 def spec_json(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a machine's specification by the names that a request uses."""
+    """Return a machine's specification by the field names of requests."""
     names = {**_TEXTS, **{column: key for column, (key, _) in _NUMBERS.items()}}
     return {names.get(column, column): value for column, value in spec.items()}
 
@@ -159,11 +160,11 @@ def _text(value: object, field_name: str, *, needed: bool = True) -> str:
         return ""
     if value is None:
         raise BadInput(f"{field_name} is required", field_name)
-    if not is_storable(value) or any(ord(sign) < 32 for sign in value):
+    if not is_storable(value) or any(ord(character) < 32 for character in value):
         raise BadInput(f"{field_name}: must be text", field_name)
     value = value.strip()
-    if len(value) > MOST_TEXT:
-        raise BadInput(f"{field_name}: at most {MOST_TEXT} characters", field_name)
+    if len(value) > MAX_TEXT:
+        raise BadInput(f"{field_name}: at most {MAX_TEXT} characters", field_name)
     if needed and not value:
         raise BadInput(f"{field_name} is required", field_name)
     return value
@@ -172,7 +173,7 @@ def _text(value: object, field_name: str, *, needed: bool = True) -> str:
 def _names(value: object, field_name: str) -> tuple[str, ...]:
     if value is None:
         return ()
-    if not isinstance(value, list) or len(value) > MOST_NAMES:
+    if not isinstance(value, list) or len(value) > MAX_NAMES:
         raise BadInput(f"{field_name}: must be a list of text", field_name)
     return tuple(_text(each, field_name) for each in value)
 
@@ -180,20 +181,20 @@ def _names(value: object, field_name: str) -> tuple[str, ...]:
 def _labels(value: object) -> dict[str, str]:
     if value is None:
         return {}
-    if not isinstance(value, dict) or len(value) > MOST_NAMES:
+    if not isinstance(value, dict) or len(value) > MAX_NAMES:
         raise BadInput("labels: must be an object of texts", "labels")
     return {_text(key, "labels"): _text(text, "labels") for key, text in value.items()}
 
 
-def _leftover(value: object, field_name: str) -> Leftover:
+def _parse_policy(value: object, field_name: str) -> CleanupPolicy:
     if value is None:
-        return Leftover.KEEP
-    return Leftover(choice_of(value, field_name, Leftover.values))
+        return CleanupPolicy.KEEP
+    return CleanupPolicy(choice_of(value, field_name, CleanupPolicy.values))
 
 
-def leftover_of(value: object) -> Leftover | None:
-    """What shall become of a VM: the `machine` of a cancellation, if it says so. BadInput."""
-    return None if value is None else _leftover(value, "machine")
+def parse_cleanup(value: object) -> CleanupPolicy | None:
+    """Return the cleanup policy in a cancellation's `machine`, if given. Raise BadInput."""
+    return None if value is None else _parse_policy(value, "machine")
 
 
 def _profile(kind: str) -> str:
@@ -208,8 +209,3 @@ def _provider(slug: str) -> str:
         valid = ", ".join(providers.all_slugs())
         raise BadInput(f"provider: must be one of {valid}", "provider")
     return slug
-
-
-def digest_text(wish: Wish) -> str:
-    """The same for two wishes that ask for the same."""
-    return json.dumps(asdict(wish), sort_keys=True, default=str)

@@ -1,6 +1,6 @@
 # -- agent ---------------------------------------------------------------------------------------
 
-# The roof's own code, unpacked: from here the coding agent and a reef are installed.
+# Unpack the root's own code, from which the coding agent and a reef are installed.
 fetch_wheel() {
   local folder
   folder="$REEF_HOME/dist/${WHEEL_SHA256:0:12}"
@@ -27,7 +27,7 @@ step_agent() {
   tell_models "$python"
 }
 
-# Where the agents' model is, if the fleet has one of its own: for those who sign in here, and for
+# Configure the fleet's own model endpoint, if there is one, for users who sign in here and for
 # the VM's own reef.
 tell_models() {
   local url files=("$HOME/.pi/agent/models.json")
@@ -62,7 +62,7 @@ step_reef() {
     rm -rf -- "$venv"
     "$python" -m venv "$venv"
     pip=("$venv/bin/python" -m pip install --no-input --disable-pip-version-check --quiet)
-    # In the environment: a mirror's address may have a password in it.
+    # Passed in the environment, because a mirror's address may contain a password.
     if [ -n "$PYPI_INDEX" ]; then export PIP_INDEX_URL="$PYPI_INDEX"; fi
     "${pip[@]}" --require-hashes -r "$REEF_HOME/dist/$LOCK"
     "${pip[@]}" --no-deps --no-index "$REEF_HOME/dist/${WHEEL_SHA256:0:12}/$WHEEL"
@@ -73,13 +73,13 @@ step_reef() {
   echo "reef $("$venv/bin/python" -c 'import importlib.metadata as m; print(m.version("reef"))') with organs $ORGANS"
 }
 
-# Keep the first, remove the others: what earlier versions left.
+# Keep the first argument, remove the others, which earlier versions left.
 remove_others() {
   local each
   for each in "${@:2}"; do [ "$each" = "$1" ] || rm -rf -- "$each"; done
 }
 
-# Runs the VM's own reef with an environment of its own: it is nobody's child but this VM's.
+# Write the program that runs the VM's own reef with an environment of its own.
 write_reef_program() {
   local at lines=""
   for ((at = 0; at < ${#REEF_ENV[@]}; at += 2)); do
@@ -92,7 +92,7 @@ export PI_PATH=$(shell_word "$REEF_HOME/agent/pi")
   ln -sfn "$1" "$REEF_HOME/reef/current"
   write_program "$REEF_HOME/bin/reef-up" <<'PROGRAM'
 #!/bin/bash
-# Runs the reef of this VM, with no more of the environment than it needs.
+# Runs the reef of this VM with a minimal environment.
 set -eu
 home=$(dirname -- "$(dirname -- "$(readlink -f -- "$0")")")
 for name in $(compgen -e); do
@@ -109,7 +109,7 @@ PROGRAM
 
 # -- join ----------------------------------------------------------------------------------------
 
-# The fleet agent trades the join token; this VM's own one is in identity.json then.
+# The fleet agent exchanges the join token for the VM's own one and stores it in identity.json.
 step_join() {
   local status=000 token pause
   fetch_dist "$FLEET_AGENT" "$FLEET_AGENT_SHA256" "$REEF_HOME/dist/$FLEET_AGENT"
@@ -127,7 +127,7 @@ step_join() {
   write_file "$token" "$REEF_HOME/join-token" 600
   for pause in 2 5 10 0; do
     if python3 "$REEF_HOME/fleet_agent.py" join --home "$REEF_HOME" 2>&1 | tee -- "$WORK/join.said"; then break; fi
-    # A refusal stays one.
+    # A refusal is final.
     if [ "$pause" = 0 ] || grep -q ' answers 4' "$WORK/join.said"; then
       rm -f -- "$REEF_HOME/join-token"
       fail "the roof did not let this VM in: $(tail -n 1 -- "$WORK/join.said")"
@@ -145,7 +145,7 @@ step_join() {
 step_service() {
   write_program "$REEF_HOME/bin/fleet-agent" <<'PROGRAM'
 #!/bin/bash
-# Tells the roof how this VM is, and that it lives.
+# Runs the fleet agent, which sends this VM's heartbeats.
 home=$(dirname -- "$(dirname -- "$(readlink -f -- "$0")")")
 exec python3 "$home/fleet_agent.py" run --home "$home"
 PROGRAM
@@ -160,7 +160,7 @@ PROGRAM
 
 has_systemd() { [ "$SYSTEM" = yes ] && [ -d /run/systemd/system ]; }
 
-# A restart, a crash, or one process that is out of memory leaves the other agents alone.
+# A restart, a crash, or one process that runs out of memory does not stop the other agents.
 own_reef_unit() {
   cat <<UNIT
 [Unit]
@@ -184,7 +184,7 @@ WantedBy=multi-user.target
 UNIT
 }
 
-# Name of the unit, and of the program in our bin folder where there are no units.
+# Argument: the name of the unit, and of the program in our bin folder if there is no systemd.
 start_service() {
   if has_systemd; then
     systemctl daemon-reload
@@ -195,7 +195,7 @@ start_service() {
   fi
   write_program "$REEF_HOME/bin/keep-up" <<'PROGRAM'
 #!/bin/bash
-# Keeps one program running: its name in the bin folder, its name among the pid files.
+# Keeps one program running. Arguments: its name in the bin folder, the name of its pid file.
 umask 077
 home=$(dirname -- "$(dirname -- "$(readlink -f -- "$0")")")
 child=
@@ -234,7 +234,7 @@ stop_services() {
   done
 }
 
-# Whether this pid is one of ours, and not somebody who has its number by now.
+# Succeed if this pid is still our process, not another one with a reused number.
 is_keeper() {
   [ -n "$1" ] && tr '\000' '\n' 2>/dev/null <"/proc/$1/cmdline" | grep -qxF -- "$REEF_HOME/bin/keep-up"
 }
@@ -270,7 +270,7 @@ agent_version() {
   PI_OFFLINE=1 PI_SKIP_VERSION_CHECK=1 "$REEF_HOME/bin/pi" --version </dev/null 2>&1 | tail -n 1
 }
 
-# The end of what a service said.
+# Print the end of a service's log.
 log_of() {
   if has_systemd; then
     journalctl -q -n 8 -o cat -u "$1.service" 2>/dev/null || true
@@ -279,7 +279,7 @@ log_of() {
   fi
 }
 
-# Seconds, and a question that is asked until it is true.
+# Arguments: seconds, and a command that is repeated until it succeeds.
 await() {
   local end=$((SECONDS + $1))
   until "$2"; do
@@ -288,7 +288,7 @@ await() {
   done
 }
 
-# At its port, and it is ours that answers.
+# Succeed if our own reef answers at its port.
 own_reef_answers() {
   python3 - "$REEF_PORT" "$REEF_HOME/reef/data/up.json" 2>/dev/null <<'PYTHON'
 import json, os, sys, urllib.request

@@ -1,5 +1,5 @@
 # -- from here on all loaders are the same -------------------------------------------------------
-# Fetches the rest of the boot script with the join token, checks it, and goes on with it.
+# Download the rest of the boot script with the join token, verify it, and continue with it.
 
 folder=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 script="$folder/$BODY"

@@ -1,6 +1,6 @@
 # -- dns -----------------------------------------------------------------------------------------
 
-# The host of a URL if it is a name that must be looked up.
+# Print the host of a URL if it is a name that must be resolved.
 host_of() {
   local host=${1#*://}
   host=${host%%[/?#]*}
@@ -12,7 +12,7 @@ host_of() {
 
 finds() { [ -z "$1" ] || getent ahosts -- "$1" >/dev/null 2>&1; }
 
-# After a restore a VM may have lost those who told it names.
+# After a restore a VM may have lost its name servers.
 step_dns() {
   local roof others=() each missing=""
   roof=$(host_of "$ROOF_URL")
@@ -39,7 +39,7 @@ mend_dns() {
 
 # -- identity ------------------------------------------------------------------------------------
 
-# Who this VM is, from here on. What it brought along from the VM it was copied from goes first.
+# Set this VM's identity, after removing that of the VM it was copied from.
 step_identity() {
   local old="" told=""
   check_clock
@@ -64,12 +64,12 @@ step_identity() {
   echo "this is VM $VM_ID, named $NAME"
 }
 
-# A VM that was restored has the clock of its snapshot: certificates would not be valid yet.
+# A restored VM has the clock of its snapshot: certificates would not be valid yet.
 check_clock() {
   local theirs skew side=ahead\ of trusted=yes
   theirs=$(roof_time --proto =http,https)
   if [ -z "$theirs" ]; then
-    # Its certificate may be refused just because of the clock. Then it is only told.
+    # Its certificate may be rejected just because of the clock. Then only warn.
     theirs=$(roof_time --insecure)
     trusted=no
   fi
@@ -85,7 +85,7 @@ check_clock() {
   fi
 }
 
-# Seconds since 1970 by the Date of the roof's answer; nothing if it says none.
+# Print the root's time, from its Date header, in seconds since 1970; nothing without that header.
 roof_time() {
   local said
   have curl || return 0
@@ -106,7 +106,7 @@ span_of() {
   fi
 }
 
-# This VM is a copy of another one, which goes on living: nothing here may act in its name.
+# This VM is a copy of another one that still runs: stop everything that could act in its name.
 leave_inherited() {
   local away
   away="$REEF_HOME/inherited/$(date +%Y%m%dT%H%M%S)"
@@ -124,11 +124,11 @@ leave_inherited() {
   mkdir -p "$away"
   rm -f -- "$REEF_HOME/identity.json" "$REEF_HOME/identity.env" "$REEF_HOME/join-token" "$WORK/auth" "$WORK/asked-token"
   rm -rf -- "$REEF_HOME/run"
-  # Rows, keys and tokens of the other one's reef are of no use here.
+  # Rows, keys and tokens of the other VM's reef are useless here.
   [ ! -d "$REEF_HOME/reef/data" ] || mv -- "$REEF_HOME/reef/data" "$away/reef-data"
 }
 
-# Agents of the VM's own reef and what keeps them: they outlive its service.
+# Agents of the VM's own reef, and their shims, outlive its service.
 end_lieutenants() {
   local each pid
   for each in /proc/[0-9]*/cwd; do
@@ -139,7 +139,7 @@ end_lieutenants() {
   done
 }
 
-# Processes that have the other VM's id in their environment, except those this script came from.
+# Processes with the other VM's id in their environment, except the ancestors of this script.
 end_processes_of() {
   local each pid ours=" " parent=$$ found=()
   while [ "${parent:-0}" -gt 1 ]; do
@@ -162,14 +162,14 @@ end_processes_of() {
   kill -KILL "${found[@]}" 2>/dev/null || true
 }
 
-# Lines of older images that would win over ours in a login shell.
+# Remove lines of older images that would override ours in a login shell.
 forget_stale() {
   local file=/etc/profile.d/reef-agent.sh
   [ -f "$file" ] || return 0
   sed -i -E '/^(export )?(VERS_(VM_ID|AGENT_NAME|AGENT_ROLE|INFRA_URL|AUTH_TOKEN)|REEF_(PARENT_VM_ID|CATEGORY))=/d' "$file"
 }
 
-# A script without an identity of its own has a token of somebody who may make VMs.
+# A script without an identity has the token of a caller who may create VMs.
 ask_for_token() {
   [ -n "${VERS_AUTH_TOKEN:-}" ] || fail "neither REEF_JOIN_TOKEN nor VERS_AUTH_TOKEN is set: nobody lets this VM in"
   local status token parent=null
@@ -183,7 +183,7 @@ ask_for_token() {
   write_file "$token" "$WORK/asked-token" 600
 }
 
-# The token that was traded, or nothing yet.
+# The VM's own token; empty before it has joined.
 write_identity() {
   local at name value json="" lines=""
   for ((at = 0; at < ${#IDENTITY[@]}; at += 2)); do
@@ -221,7 +221,7 @@ authorize_keys() {
 
 python_fits() { "$1" -c "import sys; sys.exit(sys.version_info < ($2))" >/dev/null 2>&1; }
 
-# The best Python for a version such as "3, 11".
+# Print the best Python that is at least of a version such as "3, 11".
 find_python() {
   local each
   for each in python3 python3.14 python3.13 python3.12 python3.11; do
@@ -276,7 +276,7 @@ apt_list() {
   fi
 }
 
-# The files of the profile; those without a leading / lie in our folder.
+# Write the files of the profile; relative paths are in our folder.
 place_files() {
   local at path
   for ((at = 0; at < ${#FILES[@]}; at += 3)); do

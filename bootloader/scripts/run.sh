@@ -1,6 +1,6 @@
-# -- one step after the other --------------------------------------------------------------------
+# -- running steps -------------------------------------------------------------------------------
 
-# Runs a step by itself; the script ends with the first one that fails.
+# Run one step; the script ends with the first failure.
 run_step() {
   local began status log="$WORK/$1.log" took
   echo "== $1"
@@ -17,7 +17,7 @@ run_step() {
     "$SKIPPED") report "$1" skipped "$took" 0 "$log" ;;
     *)
       report "$1" failed "$took" "$status" "$log"
-      # npm's last words only say where its log is.
+      # npm's last lines only tell where its log is.
       echo "boot failed in step $1: $(grep -v -e 'A complete log of this run' -e '^[[:space:]]*$' -- "$log" | tail -n 1)" >&2
       exit 1
       ;;
@@ -37,7 +37,7 @@ main() {
   write_auth
   local each
   for each in dns identity packages agent reef join service health; do
-    # A step may have got another token.
+    # A step may have obtained another token.
     write_auth
     run_step "$each"
   done

@@ -12,21 +12,21 @@ else
   REEF_HOME=${REEF_HOME:-$HOME/.reef}
 fi
 export REEF_HOME
-# Only where reef has its usual place may the machine itself be changed, such as its packages.
+# Change the machine itself, such as its packages, only if reef is in its usual place.
 if [ "$(id -u)" = 0 ] && [ "$REEF_HOME" = /opt/reef ]; then SYSTEM=yes; else SYSTEM=no; fi
 WORK="$REEF_HOME/boot"
 SKIPPED=77
 REPORTS=0
 RUN=${RUN:-$(date +%Y%m%dT%H%M%S)-$$}
-# The platform's VMs have a name there; others register the address that they join from.
+# The platform's VMs have a name in its domain; others register the address that they join from.
 if [ -z "$ADDRESS" ] && [ -s /etc/vm_id ] && [ "$(tr -d '\000\r\n' </etc/vm_id)" = "$VM_ID" ]; then
   ADDRESS=$VM_ID.$SSH_DOMAIN
 fi
-# What an older life of this VM left in the environment is not true any longer.
+# Ignore values in the environment that an earlier boot of this VM left.
 export VERS_VM_ID="$VM_ID"
 IDENTITY=(VERS_VM_ID "$VM_ID" VERS_AGENT_NAME "$NAME" "${IDENTITY[@]}")
 if [ -n "$ADDRESS" ]; then IDENTITY+=(REEF_ADDRESS "$ADDRESS"); fi
 if [ -n "$PARENT_ID" ]; then IDENTITY+=(REEF_PARENT_VM_ID "$PARENT_ID"); fi
 REEF_ENV+=(PORT "$REEF_PORT")
-# Where the fleet agent looks for the VM's own reef, if it is not at the usual port.
+# The fleet agent reads the port of the VM's own reef there, if it is not the default.
 if [ "$OWN_REEF" = yes ] && [ "$REEF_PORT" != 3000 ]; then IDENTITY+=(PORT "$REEF_PORT"); fi

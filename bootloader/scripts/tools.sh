@@ -2,7 +2,7 @@
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# Ends the step that says it; the last line of its output is the reason that the roof is told.
+# Fail the current step; the last line of its output is reported to the root as the reason.
 fail() {
   printf '%s\n' "$*" >&2
   exit 1
@@ -15,14 +15,14 @@ skip() {
 
 now_ms() { date +%s%3N; }
 
-# The text as a JSON string. Bytes that are no UTF-8 are left out.
+# Print the text as a JSON string, without bytes that are not UTF-8.
 json_string() {
   local code clean=(iconv -c -f UTF-8 -t UTF-8) escapes=(-e 's/\\/\\\\/g' -e 's/"/\\"/g') json
   have iconv || clean=(tr -cd '\001-\177')
   for code in 01 02 03 04 05 06 07 08 09 0b 0c 0d 0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d 1e 1f; do
     escapes+=(-e "s/\\x$code/\\\\u00$code/g")
   done
-  # The last character keeps line ends before it from being lost on the way.
+  # The last character protects line ends before it from being stripped.
   json=$(
     printf '%s.' "$1" | "${clean[@]}" 2>/dev/null | LC_ALL=C sed "${escapes[@]}" |
       LC_ALL=C awk 'NR > 1 { printf "\\n" } { printf "%s", $0 }'
@@ -30,7 +30,7 @@ json_string() {
   printf '"%s"' "${json%.}"
 }
 
-# The text as one word of any shell, on one line. Line ends at its end are lost where it has more.
+# Print the text as one word of any shell, on one line. Trailing line ends may be lost.
 shell_word() {
   local word apostrophe="'\\''"
   if [ "${1//$'\n'/}" = "$1" ]; then
@@ -56,7 +56,7 @@ url_part() {
 
 sha256_of() { sha256sum -- "$1" | cut -d ' ' -f 1; }
 
-# Replaces a file in one move, so that nobody reads half of it: text, path, mode.
+# Replace a file atomically. Arguments: text, path, mode.
 write_file() {
   local draft="$2.new.$$"
   mkdir -p -- "$(dirname -- "$2")"
@@ -65,15 +65,15 @@ write_file() {
   mv -f -- "$draft" "$2"
 }
 
-# A program of ours, from the standard input.
+# Install one of our programs from stdin.
 write_program() {
   write_file "$(cat)
 " "$1" 755
 }
 
-# -- talking to the roof -------------------------------------------------------------------------
+# -- requests to the root ------------------------------------------------------------------------
 
-# With whatever token is the best we have: our own, else the one to join with.
+# Print the best available token: our own, otherwise the join token.
 write_auth() {
   local token
   token=$(own_token)
@@ -96,14 +96,14 @@ join_token() {
   fi
 }
 
-# What this very VM was given when it joined; not what it was copied with.
+# Print the token that this VM received when it joined, not one from the VM it was copied from.
 own_token() {
   if ! is_same_vm || ! [ -f "$REEF_HOME/identity.json" ]; then return 0; fi
   sed -n 's/.*"VERS_AUTH_TOKEN": *"\([A-Za-z0-9._~+\/=-]*\)".*/\1/p' "$REEF_HOME/identity.json"
 }
 
-# Method, path, file with the body or nothing, file for the answer. Says the status, 000 if nobody
-# answered. The token is never on a command line, where everybody could read it.
+# Arguments: method, path, file with the body or nothing, file for the response. Prints the status,
+# 000 without a response. The token is never on a command line, where everybody could read it.
 http() {
   if have curl; then
     local body=()
@@ -138,7 +138,7 @@ PYTHON
   fi
 }
 
-# As http, and again for a while if nobody answers or the answer says that it is the roof's fault.
+# Like http, but retry for a while without a response, or if the root has an error.
 ask() {
   local status=000 pause
   for pause in 1 2 4 8 15 0; do
@@ -148,12 +148,12 @@ ask() {
   printf '%s' "$status"
 }
 
-# What the roof answered, for the reason of a failure.
+# Print the root's response, as the reason of a failure.
 said() {
   if [ -s "$1" ]; then head -c 500 -- "$1"; else tail -n 1 -- "$WORK/http.err" 2>/dev/null || true; fi
 }
 
-# A file that the roof hands out, with this SHA-256: name, hash, where to.
+# Download a file from the root and verify it. Arguments: name, SHA-256, target.
 fetch_dist() {
   local part="$3.part" status
   [ -n "$2" ] || fail "this script was made without the files of the roof"
@@ -168,8 +168,8 @@ fetch_dist() {
 
 # -- reports -------------------------------------------------------------------------------------
 
-# Step, status, milliseconds, exit status, file with output. What the roof misses waits for the
-# next one; nothing stops because of it.
+# Arguments: step, status, milliseconds, exit status, file with output. Undelivered reports are sent
+# with the next one; a failure stops nothing.
 report() {
   local output=""
   [ -z "$5" ] || output=$(tail -c 8000 -- "$5" | LC_ALL=C tr -d '\000')
@@ -187,7 +187,7 @@ send_reports() {
     status=$(http POST /bootloader/report "$each" "$WORK/answer")
     case $status in
       2??) rm -f -- "$each" ;;
-      # It will never want this one, or the token is not good for it.
+      # The root rejects this report for good, or the token is not valid for it.
       400 | 404 | 413) rm -f -- "$each" ;;
       *) return 0 ;;
     esac

@@ -1,7 +1,7 @@
-"""From the platform's refusals to our names for them.
+"""Map the platform's error responses to our exceptions.
 
-Two shapes of JSON are in use, `{"error", "success": false}` and `{"vms": […], "error"}`, beside
-plain text with and without a Content-Type. What the status alone does not say, the shape does.
+There are two shapes of JSON, `{"error", "success": false}` and `{"vms": […], "error"}`, and plain
+text with or without a Content-Type. Where the status is ambiguous, the shape decides.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from bootloader import exceptions as errors
 from bootloader.vers import wire
 from reef_site.common import clock
 
-_MOST_TEXT = 300
-# A key of the platform, wherever it may have crept in.
+_MAX_TEXT = 300
+# Matches keys of the platform.
 _KEY = re.compile(
     r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}[0-9a-fA-F]{64}|(?i:bearer)\s+\S+"
 )
@@ -31,16 +31,16 @@ def error_of(
     missing: type[errors.ProviderRefused],
     secret: str,
 ) -> errors.ProviderError:
-    """The error that this answer is. `missing` is what a 404 means for the question asked."""
+    """Return the error for this response. `missing` is the meaning of a 404 for the request."""
     body = json_of(response)
     text = _sentence(response, body, secret)
-    error = _named(response, body, text, write=write, missing=missing)
-    error.answered = response.status_code
+    error = _classify(response, body, text, write=write, missing=missing)
+    error.http_status = response.status_code
     return error
 
 
 def json_of(response: httpx.Response) -> Any:
-    """The body, if it says that it is JSON and is; else None."""
+    """Return the parsed body if it is declared as JSON and valid; otherwise None."""
     if "json" not in response.headers.get("content-type", ""):
         return None
     try:
@@ -50,13 +50,13 @@ def json_of(response: httpx.Response) -> Any:
 
 
 def without_secrets(text: str, secret: str) -> str:
-    """The text without our key, or any other of the platform's."""
+    """Mask our key, and any other key of the platform."""
     if secret:
         text = text.replace(secret, "…")
     return _KEY.sub("…", text)
 
 
-def _named(
+def _classify(
     response: httpx.Response,
     body: Any,
     text: str,
@@ -65,8 +65,8 @@ def _named(
     missing: type[errors.ProviderRefused],
 ) -> errors.ProviderError:
     status = response.status_code
-    if made := wire.made_ids(body):
-        return errors.PartlyDone(text, made)
+    if made := wire.created_ids(body):
+        return errors.PartiallyCreated(text, made)
     if status == 401 or (status == 403 and body is None):
         return errors.BadProviderKey(f"Vers does not know our VERS_API_KEY ({text})")
     if status == 429:
@@ -76,16 +76,16 @@ def _named(
     if status == 404:
         return missing(text)
     if status >= 500:
-        return _fault(status, body, text, write=write)
+        return _server_error(status, body, text, write=write)
     if status >= 400:
         return errors.ProviderRefused(text)
     return errors.ProviderRefused(f"{text}: is VERS_BASE_URL the address of the platform?")
 
 
-def _fault(status: int, body: Any, text: str, *, write: bool) -> errors.ProviderError:
-    """A 500 in JSON is a clear no of a node, often to our mistake; all else may have happened."""
+def _server_error(status: int, body: Any, text: str, *, write: bool) -> errors.ProviderError:
+    """Classify a 5xx. A 500 in JSON is a definite failure; anything else may have succeeded."""
     if not write:
-        return errors.ProviderAway(text) if status != 501 else errors.ProviderError(text)
+        return errors.ProviderUnavailable(text) if status != 501 else errors.ProviderError(text)
     clear = status in (500, 501) and body is not None
     if clear and not re.search(r"time(d )?.?out", text, re.IGNORECASE):
         return errors.ProviderError(text)
@@ -93,16 +93,16 @@ def _fault(status: int, body: Any, text: str, *, write: bool) -> errors.Provider
 
 
 def _sentence(response: httpx.Response, body: Any, secret: str) -> str:
-    said = body.get("error") if isinstance(body, dict) else None
-    if not isinstance(said, str) or not said.strip():
-        said = response.text if body is None else ""
-    said = " ".join(without_secrets(said, secret).split())[:_MOST_TEXT] or "no reason given"
+    message = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(message, str) or not message.strip():
+        message = response.text if body is None else ""
+    message = " ".join(without_secrets(message, secret).split())[:_MAX_TEXT] or "no reason given"
     number = response.headers.get("x-request-id", "")[:64]
-    return f"Vers: {said} ({response.status_code}{', request ' + number if number else ''})"
+    return f"Vers: {message} ({response.status_code}{', request ' + number if number else ''})"
 
 
 def _seconds(response: httpx.Response) -> float | None:
-    """Retry-After, as a number of seconds or as a date."""
+    """Parse Retry-After, which is a number of seconds or a date."""
     given = response.headers.get("retry-after", "").strip()
     if given.isdigit():
         return float(given)

@@ -1,7 +1,7 @@
-"""One question to the platform: key and address as they are now, time-outs, retries.
+"""Send one request to the platform, with current key and address, time-outs and retries.
 
-Reads are asked again after anything that may pass. What changes something is asked again only when
-it surely did not arrive, or was put off by a 429: else the outcome is unknown.
+Reads are retried after anything temporary. Changes are retried only if they surely did not arrive
+or were rate-limited (429); otherwise the outcome is unknown.
 """
 
 from __future__ import annotations
@@ -29,32 +29,35 @@ from vmtree.models import Node
 logger = logging.getLogger(__name__)
 
 PUBLIC_URL = "https://api.vers.sh"
-QUICK = 10.0
-SLOW = 300.0
+QUICK_SECONDS = 10.0
+SLOW_SECONDS = 300.0
 _CONNECT = 5.0
-_TRIES = 4
+_MAX_ATTEMPTS = 4
 _FIRST_PAUSE = 0.5
-# Longer than this nobody waits here; who asked may come back later.
-_LONGEST_PAUSE = 10.0
-_PASSING = frozenset({429, 500, 502, 503, 504})
+# Maximum pause here; callers may come back later.
+_MAX_PAUSE = 10.0
+_TEMPORARY = frozenset({429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True)
 class Account:
-    """Whom we ask, and as whom."""
+    """The platform's address and our key."""
 
     base: str
     key: str = field(repr=False)
 
     @property
     def owner(self) -> str:
-        """What the platform shows as the owner of what this key has made."""
+        """Return the owner id that the platform shows for VMs made with this key."""
         return self.key[:36].lower()
 
 
 @dataclass(frozen=True)
-class Question:
-    """`write`: it changes something. `missing`: what a 404 means. `again`: statuses that pass."""
+class PlatformRequest:
+    """A request.
+
+    `write`: changes something. `missing`: meaning of 404. `again`: retryable statuses.
+    """
 
     method: str
     path: str
@@ -63,14 +66,14 @@ class Question:
     write: bool = False
     slow: bool = False
     missing: type[errors.ProviderRefused] = errors.NoSuchMachine
-    again: frozenset[int] = _PASSING
+    again: frozenset[int] = _TEMPORARY
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
 
 
 def account(node: Node | None = None) -> Account:
-    """As configured this very moment for the node, or for the fleet. Raises ProviderRefused."""
+    """Return the account configured now for the node, or for the fleet. Raise ProviderRefused."""
     try:
         base = config.text("VERS_BASE_URL", node)
         key = config.secret("VERS_API_KEY", node)
@@ -84,7 +87,7 @@ def account(node: Node | None = None) -> Account:
 
 
 def base_url(given: str) -> str:
-    """The address below which all paths lie; given with or without `/api/v1`."""
+    """Return the base address of all paths. `given` may include `/api/v1`."""
     trimmed = given.strip().rstrip("/").removesuffix("/api/v1").rstrip("/")
     try:
         parts = urlsplit(trimmed)
@@ -96,23 +99,23 @@ def base_url(given: str) -> str:
     return f"{trimmed}/api/v1"
 
 
-def ask(question: Question, whom: Account) -> httpx.Response:
-    """An answer of 200 to 299; raises subclasses of ProviderError."""
-    for number in range(1, _TRIES + 1):
+def send(request: PlatformRequest, target: Account) -> httpx.Response:
+    """Return a response of status 200 to 299. Raise subclasses of ProviderError."""
+    for number in range(1, _MAX_ATTEMPTS + 1):
         try:
-            return _once(question, whom)
-        except _Again as again:
-            # Many may have been put off at the same time: nobody comes back at the same moment.
+            return _attempt(request, target)
+        except _Retry as again:
+            # Random pauses spread the retries of callers that were rate-limited together.
             pause = (again.pause or 0.0) + _pause(number)
-            if number == _TRIES or pause > _LONGEST_PAUSE:
+            if number == _MAX_ATTEMPTS or pause > _MAX_PAUSE:
                 raise again.error from None
-            logger.info("%s: %s; again in %.1f s", question, again.error, pause)
+            logger.info("%s: %s; again in %.1f s", request, again.error, pause)
             time.sleep(pause)
     raise AssertionError("unreachable")
 
 
-class _Again(Exception):
-    """This error may pass if we ask once more."""
+class _Retry(Exception):
+    """The error may be temporary: try again."""
 
     def __init__(self, error: errors.ProviderError, pause: float | None = None) -> None:
         super().__init__()
@@ -123,53 +126,57 @@ def _pause(number: int) -> float:
     return _FIRST_PAUSE * float(2 ** (number - 1)) * random.uniform(0.75, 1.25)  # noqa: S311
 
 
-def _once(question: Question, whom: Account) -> httpx.Response:
-    ours = str(uuid.uuid4())
+def _attempt(request: PlatformRequest, target: Account) -> httpx.Response:
+    request_id = str(uuid.uuid4())
     try:
-        response = _send(question, whom, ours)
+        response = _send(request, target, request_id)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-        raise _Again(errors.ProviderAway(_lost(error, whom))) from None
+        raise _Retry(errors.ProviderUnavailable(_connection_error(error, target))) from None
     except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
-        raise errors.ProviderRefused(_lost(error, whom)) from None
+        raise errors.ProviderRefused(_connection_error(error, target)) from None
     except httpx.HTTPError as error:
-        if question.write:
-            text = f"{_lost(error, whom)} (request {ours}): it may have happened"
-            logger.warning("%s: %s", question, text)
+        if request.write:
+            text = (
+                f"{_connection_error(error, target)} (request {request_id}): it may have happened"
+            )
+            logger.warning("%s: %s", request, text)
             raise errors.OutcomeUnknown(text) from None
-        raise _Again(errors.ProviderAway(_lost(error, whom))) from None
+        raise _Retry(errors.ProviderUnavailable(_connection_error(error, target))) from None
     if response.is_success:
         return response
-    raise _refused(question, response, whom)
+    raise _refused(request, response, target)
 
 
-def _refused(question: Question, response: httpx.Response, whom: Account) -> Exception:
+def _refused(request: PlatformRequest, response: httpx.Response, target: Account) -> Exception:
     error = answers.error_of(
-        response, write=question.write, missing=question.missing, secret=whom.key
+        response, write=request.write, missing=request.missing, secret=target.key
     )
-    logger.info("%s: %s", question, error)
+    logger.info("%s: %s", request, error)
     if isinstance(error, errors.RateLimited):
-        return _Again(error, error.seconds)
-    if not question.write and response.status_code in question.again:
-        return _Again(error)
+        return _Retry(error, error.seconds)
+    if not request.write and response.status_code in request.again:
+        return _Retry(error)
     return error
 
 
-def _send(question: Question, whom: Account, number: str) -> httpx.Response:
-    patience = SLOW if question.slow else QUICK
+def _send(request: PlatformRequest, target: Account, number: str) -> httpx.Response:
+    timeout = SLOW_SECONDS if request.slow else QUICK_SECONDS
     return _http(os.getpid()).request(
-        question.method,
-        whom.base + question.path,
-        params=dict(question.query),
-        json=question.body,
-        headers={"Authorization": f"Bearer {whom.key}", "X-Request-ID": number},
-        timeout=httpx.Timeout(patience, connect=min(_CONNECT, patience)),
+        request.method,
+        target.base + request.path,
+        params=dict(request.query),
+        json=request.body,
+        headers={"Authorization": f"Bearer {target.key}", "X-Request-ID": number},
+        timeout=httpx.Timeout(timeout, connect=min(_CONNECT, timeout)),
     )
 
 
 @cache
 def _http(_pid: int) -> httpx.Client:
-    """One for each process. No connection is used twice: one that the platform has closed
-    meanwhile would leave us in doubt whether a question had arrived.
+    """Return the HTTP client of this process.
+
+    Connections are not reused: on a connection that the platform has just closed we could not tell
+    whether a request had arrived.
     """
     return httpx.Client(
         limits=httpx.Limits(max_keepalive_connections=0),
@@ -177,6 +184,6 @@ def _http(_pid: int) -> httpx.Client:
     )
 
 
-def _lost(error: Exception, whom: Account) -> str:
-    said = answers.without_secrets(str(error), whom.key) or type(error).__name__
-    return f"Vers at {whom.base} cannot be reached: {said}"
+def _connection_error(error: Exception, target: Account) -> str:
+    message = answers.without_secrets(str(error), target.key) or type(error).__name__
+    return f"Vers at {target.base} cannot be reached: {message}"

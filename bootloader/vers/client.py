@@ -1,6 +1,6 @@
-"""The operations of the platform that reef uses, with their types.
+"""The platform's operations that reef uses, typed.
 
-Key and address are asked anew for each call. All raise subclasses of `ProviderError`.
+Key and address are resolved for each call. All methods raise subclasses of `ProviderError`.
 """
 
 from __future__ import annotations
@@ -14,54 +14,56 @@ import httpx
 from bootloader import exceptions as errors
 from bootloader.vers import wire
 from bootloader.vers.answers import json_of
-from bootloader.vers.asking import Account, Question, account, ask
+from bootloader.vers.asking import Account, PlatformRequest, account, send
 from vmtree.models import Node
 
 T = TypeVar("T")
 _PAGE = 100
-# Asked again after these, a question about a VM that cannot answer now would only be slow.
+# Without 500: retrying a request about a VM that cannot answer now would only be slow.
 _WITHOUT_500 = frozenset({429, 502, 503, 504})
 
 
 class Client:
-    """Asks with what is configured for this node, or for the fleet."""
+    """A client with the account configured for this node, or for the fleet."""
 
     def __init__(self, node: Node | None = None) -> None:
         self._node = node
 
     def account(self) -> Account:
-        """Whom we ask at this moment, and as whom."""
+        """Return the account as configured now."""
         return account(self._node)
 
     # -- reads -----------------------------------------------------------------------------------
 
     def vms(self) -> list[wire.VM]:
-        """All VMs of the organisation; one whose node is silent may lack for a moment."""
+        """Return all VMs of the organisation. VMs of a silent node may briefly be missing."""
         return self._read(
-            Question("GET", "/vms"),
+            PlatformRequest("GET", "/vms"),
             lambda given: [wire.VM.read(row) for row in wire.rows_of(given)],
         )
 
     def status(self, vm_id: str) -> wire.VM:
-        """One VM. Raises NoSuchMachine."""
-        return self._read(Question("GET", f"/vm/{known_id(vm_id)}/status"), wire.VM.read)
+        """Return one VM. Raise NoSuchMachine."""
+        return self._read(PlatformRequest("GET", f"/vm/{known_id(vm_id)}/status"), wire.VM.read)
 
     def metadata(self, vm_id: str) -> wire.Metadata:
-        """Where one VM comes from. Raises NoSuchMachine."""
-        return self._read(Question("GET", f"/vm/{known_id(vm_id)}/metadata"), wire.Metadata.read)
+        """Return a VM's origin. Raise NoSuchMachine."""
+        return self._read(
+            PlatformRequest("GET", f"/vm/{known_id(vm_id)}/metadata"), wire.Metadata.read
+        )
 
     def ssh_key(self, vm_id: str) -> wire.SshKey:
-        """The key of one VM; an error of status 500 while it is paused."""
+        """Return a VM's key. The platform answers 500 while the VM is paused."""
         path = f"/vm/{known_id(vm_id)}/ssh_key"
-        return self._read(Question("GET", path, again=_WITHOUT_500), wire.SshKey.read)
+        return self._read(PlatformRequest("GET", path, again=_WITHOUT_500), wire.SshKey.read)
 
     def commits(self) -> Iterator[wire.Commit]:
-        """All commits of the organisation, page by page."""
+        """Yield all commits of the organisation, fetched page by page."""
         offset = 0
         while True:
             query = {"limit": _PAGE, "offset": offset}
             page = self._read(
-                Question("GET", "/commits", query, missing=errors.ProviderRefused),
+                PlatformRequest("GET", "/commits", query, missing=errors.ProviderRefused),
                 lambda given: [wire.Commit.read(row) for row in wire.rows_of(given, "commits")],
             )
             yield from page
@@ -70,72 +72,84 @@ class Client:
                 return
 
     def commit_of(self, word: str) -> str:
-        """The commit that `repo:tag`, or a tag of the old kind, names now; an id is itself."""
+        """Resolve `repo:tag` or an old-style tag to a commit id; ids are returned unchanged."""
         if is_id(word):
             return known_id(word)
-        repo, sign, tag = word.partition(":")
+        repo, separator, tag = word.partition(":")
         path = f"/repositories/{_part(repo)}/tags/{_part(tag)}"
-        path = path if sign else f"/commit_tags/{_part(repo)}"
-        question = Question("GET", path, missing=errors.ProviderRefused)
-        return self._read(question, lambda given: wire.Commit.read(given).commit_id)
+        path = path if separator else f"/commit_tags/{_part(repo)}"
+        request = PlatformRequest("GET", path, missing=errors.ProviderRefused)
+        return self._read(request, lambda given: wire.Commit.read(given).commit_id)
 
     def validate(self) -> wire.Verdict:
-        """Whether the key is good. Raises ProviderAway."""
+        """Check the key. Raise ProviderUnavailable."""
         try:
-            return self._read(Question("POST", "/keys/validate"), _verdict)
+            return self._read(PlatformRequest("POST", "/keys/validate"), _verdict)
         except errors.BadProviderKey as error:
             return wire.Verdict(False, str(error))
         except errors.ProviderRefused as error:
-            if error.answered not in (404, 405):
+            if error.http_status not in (404, 405):
                 raise
-        # An older platform: whoever may list has a good key.
+        # Older platforms: a key that can list is good.
         return wire.Verdict(True, f"good: it sees {len(self.vms())} VMs")
 
     # -- writes ----------------------------------------------------------------------------------
 
     def new_root(self, config: Mapping[str, object]) -> str:
-        """A VM from an image, with what is in `config` (`vm_config` of the platform); its id."""
+        """Create a VM from an image with this `vm_config`; return its id."""
         body = {"vm_config": {name: value for name, value in config.items() if value is not None}}
         query = {"wait_boot": "false"}
         return self._new("/vm/new_root", query, body, errors.ProviderRefused)[0]
 
     def from_commit(self, word: str) -> str:
-        """A VM from a commit, named by id, `repo:tag` or an old tag; its id."""
+        """Create a VM from a commit (id, `repo:tag` or old-style tag); return its id."""
         name = "commit_id" if is_id(word) else "ref" if ":" in word else "tag_name"
         return self._new("/vm/from_commit", {}, {name: word}, errors.ProviderRefused)[0]
 
     def branch(self, vm_id: str, count: int = 1) -> list[str]:
-        """Copies of a running VM, which stops for a moment; their ids. Raises PartlyDone."""
+        """Copy a running VM, which stops for a moment; return the ids. Raise PartiallyCreated."""
         path = f"/vm/branch/by_vm/{known_id(vm_id)}"
         made = self._new(path, {"count": count}, None, errors.NoSuchMachine)
         if len(made) != count:
             text = f"Vers made {len(made)} copies in place of {count}"
-            raise errors.PartlyDone(text, tuple(made))
+            raise errors.PartiallyCreated(text, tuple(made))
         return made
 
     def commit(self, vm_id: str, name: str) -> str:
-        """Save a VM; it goes on afterwards, even if it was paused before. The commit's id."""
-        question = Question(
+        """Save a VM and return the commit's id.
+
+        It runs afterwards, even if it was paused before.
+        """
+        request = PlatformRequest(
             *("POST", f"/vm/{known_id(vm_id)}/commit"), body={"name": name}, write=True, slow=True
         )
-        return self._write(question, lambda given: wire.Commit.read(given).commit_id)
+        return self._write(request, lambda given: wire.Commit.read(given).commit_id)
 
     def set_state(self, vm_id: str, word: str) -> None:
-        """`word` is "Paused", "Sleeping" or "Running"; the answer says nothing but yes."""
+        """Request the state "Paused", "Sleeping" or "Running".
+
+        The response only acknowledges it.
+        """
         path = f"/vm/{known_id(vm_id)}/state"
-        ask(Question("PATCH", path, body={"state": word}, write=True, slow=True), self.account())
+        send(
+            PlatformRequest("PATCH", path, body={"state": word}, write=True, slow=True),
+            self.account(),
+        )
 
     def label(self, vm_id: str, labels: Mapping[str, str]) -> None:
-        """Give it these labels."""
+        """Set the VM's labels."""
         path = f"/vm/{known_id(vm_id)}/label"
-        ask(Question("PATCH", path, body={"labels": dict(labels)}, write=True), self.account())
+        send(
+            PlatformRequest("PATCH", path, body={"labels": dict(labels)}, write=True),
+            self.account(),
+        )
 
     def delete(self, vm_id: str) -> None:
-        """Remove it; one that is not there (or not ours) is a ProviderRefused of status 403."""
+        """Delete a VM. Raise ProviderRefused with status 403 if it is missing or not ours."""
         path = f"/vm/{known_id(vm_id)}"
-        ask(Question("DELETE", path, write=True, slow=True), self.account())
+        send(PlatformRequest("DELETE", path, write=True, slow=True), self.account())
 
-    # -- how -------------------------------------------------------------------------------------
+    # -- requests --------------------------------------------------------------------------------
 
     def _new(
         self,
@@ -144,19 +158,22 @@ class Client:
         body: Mapping[str, Any] | None,
         missing: type[errors.ProviderRefused],
     ) -> list[str]:
-        question = Question("POST", path, query, body, write=True, slow=True, missing=missing)
-        return self._write(question, wire.new_ids)
+        request = PlatformRequest("POST", path, query, body, write=True, slow=True, missing=missing)
+        return self._write(request, wire.new_ids)
 
-    def _read(self, question: Question, reader: Callable[[Any], T]) -> T:
-        response = ask(question, self.account())
+    def _read(self, request: PlatformRequest, reader: Callable[[Any], T]) -> T:
+        response = send(request, self.account())
         try:
             return reader(json_of(response))
         except ValueError as error:
             raise errors.ProviderError(_unreadable(response, error)) from None
 
-    def _write(self, question: Question, reader: Callable[[Any], T]) -> T:
-        """It was done: an answer that cannot be read leaves open only what came of it."""
-        response = ask(question, self.account())
+    def _write(self, request: PlatformRequest, reader: Callable[[Any], T]) -> T:
+        """Perform a change.
+
+        An unreadable response raises OutcomeUnknown, since the change was made.
+        """
+        response = send(request, self.account())
         try:
             return reader(json_of(response))
         except ValueError as error:
@@ -164,18 +181,21 @@ class Client:
 
 
 def is_id(word: str) -> bool:
-    """Whether this is an id of the platform."""
+    """Return whether this is an id of the platform."""
     try:
-        wire.an_id(word)
+        wire.parse_id(word)
     except ValueError:
         return False
     return True
 
 
 def known_id(vm_id: str) -> str:
-    """The id as it may stand in a path. Raises NoSuchMachine: no machine has another one."""
+    """Return the id in canonical form, safe for paths.
+
+    Raise NoSuchMachine if it is not a valid id.
+    """
     try:
-        return wire.an_id(vm_id)
+        return wire.parse_id(vm_id)
     except ValueError:
         raise errors.NoSuchMachine(f"'{vm_id[:80]}' is no id of a VM at Vers") from None
 

@@ -1,4 +1,4 @@
-"""SSH keys of the platform's VMs and the host keys they showed: files of mode 0600, by full id."""
+"""Cached SSH keys and host keys of the platform's VMs: files of mode 0600, by full id."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from django.conf import settings
 
 
 def key_of(vm_id: str) -> str | None:
-    """The VM's private key, if we have it."""
+    """Return the VM's private key, if it is cached."""
     return _read(_file(vm_id, "key"))
 
 
 def keep_key(vm_id: str, text: str) -> None:
-    """In place of the one before."""
+    """Store the private key, replacing the previous one."""
     _draft(_file(vm_id, "key"), text).replace(_file(vm_id, "key"))
 
 
 def host_key_of(vm_id: str) -> str | None:
-    """The host key that it showed first, as one line."""
+    """Return the first host key shown, as one line."""
     return _read(_file(vm_id, "host"))
 
 
 def keep_host_key(vm_id: str, line: str) -> None:
-    """Unless there is one: the first one stays."""
+    """Store the host key unless one is stored already."""
     draft = _draft(_file(vm_id, "host"), line)
     with contextlib.suppress(FileExistsError):
         os.link(draft, _file(vm_id, "host"))
@@ -36,13 +36,13 @@ def keep_host_key(vm_id: str, line: str) -> None:
 
 
 def forget(vm_id: str) -> None:
-    """All that we have of a VM that is gone."""
+    """Delete the keys of a VM."""
     for kind in ("key", "host"):
         _file(vm_id, kind).unlink(missing_ok=True)
 
 
 def sweep(listed: Container[str], seconds: float = 86_400.0) -> None:
-    """Forget VMs that are not listed and of which we have not kept anything new for so long."""
+    """Delete keys of unlisted VMs that have not changed for this many seconds."""
     old = time.time() - seconds
     for file in _folder().iterdir():
         vm_id = file.name.lstrip(".").partition(".")[0]
@@ -69,7 +69,7 @@ def _read(file: Path) -> str | None:
 
 
 def _draft(file: Path, text: str) -> Path:
-    """A file beside it that nobody else may read."""
+    """Write a private temporary file beside the target."""
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as opened:

@@ -1,6 +1,6 @@
-"""What the platform answers, read leniently: unknown members are ignored, optional ones may lack.
+"""Parse the platform's responses: unknown members are ignored, optional ones may be missing.
 
-A member that everything hangs on (an id, a state) must be there: else ValueError.
+Essential members (ids, states) must be present: otherwise ValueError.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from reef_site.common import clock
 
 @dataclass(frozen=True)
 class VM:
-    """A row of the list, and the answer to `status`. `state` is in lower case.
+    """A row of the list, and the response of `status`. `state` is in lower case.
 
-    `labels` is None where the platform says nothing of labels at all.
+    `labels` is None if the response has no labels member.
     """
 
     vm_id: str
@@ -29,10 +29,10 @@ class VM:
 
     @classmethod
     def read(cls, given: Any) -> Self:
-        """From JSON."""
+        """Parse JSON."""
         row = _object(given)
         return cls(
-            vm_id=an_id(row.get("vm_id")),
+            vm_id=parse_id(row.get("vm_id")),
             owner_id=_text(row, "owner_id").lower(),
             state=_text(row, "state", needed=True).lower(),
             created_at=_time(row, "created_at"),
@@ -42,7 +42,7 @@ class VM:
 
 @dataclass(frozen=True)
 class Metadata:
-    """Where a VM comes from. The "grandparent" is the VM that its commit was taken of."""
+    """A VM's origin. The "grandparent" is the VM from which its commit was taken."""
 
     vm_id: str
     ip: str
@@ -52,10 +52,10 @@ class Metadata:
 
     @classmethod
     def read(cls, given: Any) -> Self:
-        """From JSON."""
+        """Parse JSON."""
         row = _object(given)
         return cls(
-            vm_id=an_id(row.get("vm_id")),
+            vm_id=parse_id(row.get("vm_id")),
             ip=_text(row, "ip"),
             parent_commit_id=_text(row, "parent_commit_id").lower() or None,
             grandparent_vm_id=_text(row, "grandparent_vm_id").lower() or None,
@@ -74,10 +74,10 @@ class Commit:
 
     @classmethod
     def read(cls, given: Any) -> Self:
-        """From JSON; some answers call the id `id`."""
+        """Parse JSON; some responses name the id `id`."""
         row = _object(given)
         return cls(
-            commit_id=an_id(row.get("commit_id") or row.get("id")),
+            commit_id=parse_id(row.get("commit_id") or row.get("id")),
             name=_text(row, "name"),
             created_at=_time(row, "created_at"),
             parent_vm_id=_text(row, "parent_vm_id").lower() or None,
@@ -86,52 +86,52 @@ class Commit:
 
 @dataclass(frozen=True)
 class SshKey:
-    """The key of one VM. The port is one inside the platform and not to be dialled."""
+    """The SSH key of one VM. The response's port is internal to the platform and not used."""
 
     private_key: str = field(repr=False)
 
     @classmethod
     def read(cls, given: Any) -> Self:
-        """From JSON."""
+        """Parse JSON."""
         return cls(_text(_object(given), "ssh_private_key", needed=True))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of a key."""
+    """The platform's opinion of a key."""
 
     valid: bool
     message: str
 
 
-def an_id(given: object) -> str:
-    """A UUID in its usual spelling; ValueError if it is none. Ids become parts of file names."""
+def parse_id(given: object) -> str:
+    """Return a UUID in canonical form, safe for file names. Raise ValueError."""
     if not isinstance(given, str):
         raise ValueError("an id is missing")
     return str(uuid.UUID(given))
 
 
 def new_ids(given: Any) -> list[str]:
-    """Ids of new VMs: `{"vms": [{"vm_id"}…]}`, or `{"vm_id"}` as it was of old."""
+    """Return ids of new VMs: `{"vms": [{"vm_id"}…]}`, or the older `{"vm_id"}`."""
     row = _object(given)
     rows = row["vms"] if isinstance(row.get("vms"), list) else [row]
-    return [an_id(_object(each).get("vm_id")) for each in rows]
+    return [parse_id(_object(each).get("vm_id")) for each in rows]
 
 
-def made_ids(given: Any) -> tuple[str, ...]:
-    """Ids of VMs that exist though an error was answered."""
+def created_ids(given: Any) -> tuple[str, ...]:
+    """Return ids of VMs that exist although an error was returned."""
     rows = given.get("vms") if isinstance(given, dict) else None
     found = []
     for each in rows if isinstance(rows, list) else []:
         try:
-            found.append(an_id(_object(each).get("vm_id")))
+            found.append(parse_id(_object(each).get("vm_id")))
         except ValueError:
             continue
     return tuple(found)
 
 
 def rows_of(given: Any, name: str = "") -> list[Any]:
-    """A list of rows, bare or under this name."""
+    """Return a list of rows, bare or under this name."""
     rows = given.get(name) if isinstance(given, dict) else given
     if not isinstance(rows, list):
         raise ValueError("a list is missing")

@@ -1,4 +1,6 @@
-"""A machine with one account for each login shell, all noisy, each at a port of its own."""
+"""A machine with one account for each login shell, all printing noise, each on a port of its
+own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A platform of fixed answers on the loopback: each path has its queue, what came is kept."""
+"""A platform with scripted responses on the loopback: a queue for each path; requests are
+recorded.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass
 class Came:
-    """One request."""
+    """A recorded request."""
 
     method: str
     path: str

@@ -1,4 +1,4 @@
-"""A whole reef beside an emulated platform: VMs are asked for over HTTP, and are real."""
+"""A complete reef with an emulated platform: VMs are requested over HTTP, and are real."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class BootStack(Stack):
             return [sys.executable, *words]
         return super()._argv(name)
 
-    # -- what people and agents do -----------------------------------------------------------
+    # -- what people and agents do ---------------------------------------------------------------
 
     def provision(self, name: str, kind: str = "lightweight", **fields: object) -> dict[str, Any]:
         """Ask for one VM; the provisioning."""

@@ -1,4 +1,4 @@
-"""A bare client of the emulated platform, for tests of the emulator itself."""
+"""A plain client of the emulated platform, for tests of the emulator itself."""
 
 from __future__ import annotations
 

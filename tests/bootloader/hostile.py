@@ -1,4 +1,4 @@
-"""Two hundred texts that would do harm, or come out as something else, if they were not quoted."""
+"""Two hundred texts that do harm, or are changed, if they are not quoted correctly."""
 
 from __future__ import annotations
 

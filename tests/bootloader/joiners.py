@@ -1,4 +1,4 @@
-"""VMs that want to join: a token is given out for each, and it knocks at the door with it."""
+"""VMs that join: each gets a join token and sends a join request with it."""
 
 from __future__ import annotations
 

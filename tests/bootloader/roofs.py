@@ -1,4 +1,4 @@
-"""A reef that really runs, at the door of which fleet agents knock as processes of their own."""
+"""A running reef that fleet agents, started as separate processes, connect to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ print(joining.issue(by="tests", **json.loads(sys.argv[1])))
 
 
 class Roof(Stack):
-    """Web and edge without a worker: all that members need."""
+    """Web and edge without a worker, which is all that members need."""
 
     def __enter__(self) -> Self:
         self.manage("migrate", "--verbosity", "0")
@@ -43,7 +43,7 @@ class Roof(Stack):
         return f"http://127.0.0.1:{self.port}"
 
     def invite(self, vm_id: str, **other: Any) -> str:
-        """A join token, made by a process of this reef's own."""
+        """Issue a join token in a process of this reef."""
         wish = {
             "vm_id": vm_id,
             "name": f"name of {vm_id}",
@@ -66,13 +66,13 @@ class Roof(Stack):
         return done.stdout.strip()
 
     def vm(self, vm_id: str) -> dict[str, Any]:
-        """What the registry says of a VM; empty if it knows none."""
+        """Return the registry's JSON of a VM; empty if it is unknown."""
         answer = self.client.get(f"/registry/vms/{vm_id}")
         facts: dict[str, Any] = answer.json() if answer.status_code == 200 else {}
         return facts
 
     def opens(self, token: str) -> bool:
-        """Whether this token opens anything."""
+        """Return whether this token authorizes any request."""
         headers = {"authorization": f"Bearer {token}"}
         return httpx.get(f"{self.url}/registry/vms", headers=headers).status_code == 200
 

@@ -1,4 +1,6 @@
-"""A real OpenSSH server for one test: its own host key and a key of ours, on the loopback."""
+"""A real OpenSSH server for one test, with its own host key and one of our keys, on the
+loopback.
+"""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def generated(roof: Roof, vm_id: str, type_: str, port: int) -> str:
     return script.replace("REEF_PORT='3000'", f"REEF_PORT='{port}'")
 
 
-def test_an_oddly_named_vm_joins_and_nothing_else_happens(roof: Roof, machine: Machine) -> None:
+def test_vm_with_hostile_name_joins_without_side_effects(roof: Roof, machine: Machine) -> None:
     first = boot(machine, bare(roof, ODD))
 
     assert first["status"] == 0, first
@@ -121,7 +121,7 @@ def test_an_oddly_named_vm_joins_and_nothing_else_happens(roof: Roof, machine: M
     assert machine.tell("pgrep -fc '^python3 .*fleet_agent.py run'") == "1"
 
 
-def test_a_copy_of_a_vm_is_a_vm_of_its_own(roof: Roof, machine: Machine) -> None:
+def test_copied_vm_gets_its_own_identity(roof: Roof, machine: Machine) -> None:
     """As after a restore or a branch: all that ran and lay there belonged to another VM."""
     boot(machine, bare(roof, "parent"))
     parent = machine.tell("cat /opt/reef/run/reef-fleet-agent.pid")
@@ -166,7 +166,7 @@ esac
         (400 * 86400, False, "400 days ahead of", "set the clock as root, for example by: date"),
     ],
 )
-def test_a_wrong_clock_is_said_and_set(
+def test_wrong_clock_is_reported_and_set(
     roof: Roof, machine: Machine, skew: int, can_set: bool, words: str, then: str
 ) -> None:
     program = _DATE.format(skew=skew, set=0 if can_set else 1)
@@ -180,7 +180,7 @@ def test_a_wrong_clock_is_said_and_set(
     assert machine.tell("grep -c '^-u -s @' /run/set") == "1"
 
 
-def test_name_servers_are_put_right(roof: Roof, machine: Machine) -> None:
+def test_missing_name_servers_are_configured(roof: Roof, machine: Machine) -> None:
     machine.tell("ln -sf /run/nowhere/resolv.conf /etc/resolv.conf")
     plan = bare(roof, "nameless", nameservers=("192.0.2.7", "192.0.2.8"))
     script = render.boot_script(plan).replace(roof.url, "http://roof.invalid:1")
@@ -192,7 +192,7 @@ def test_name_servers_are_put_right(roof: Roof, machine: Machine) -> None:
     assert machine.tell("cat /etc/resolv.conf") == "nameserver 192.0.2.7\nnameserver 192.0.2.8"
 
 
-def test_the_first_failure_ends_it_and_says_why(roof: Roof, machine: Machine) -> None:
+def test_first_failed_step_ends_the_script_with_a_reason(roof: Roof, machine: Machine) -> None:
     wrong = bare(roof, "wrong", profile=_with_package("no-such-package-anywhere"))
 
     told = boot(machine, wrong)
@@ -208,7 +208,7 @@ def test_the_first_failure_ends_it_and_says_why(roof: Roof, machine: Machine) ->
     assert boot(machine, bare(roof, "wrong"))["status"] == 0
 
 
-def test_a_script_for_another_machine_is_refused(roof: Roof, machine: Machine) -> None:
+def test_script_for_another_machine_is_rejected(roof: Roof, machine: Machine) -> None:
     machine.put("/etc/vm_id", "machine-2")
 
     told = boot(machine, bare(roof, "one", machine_id="machine-1"))
@@ -218,7 +218,7 @@ def test_a_script_for_another_machine_is_refused(roof: Roof, machine: Machine) -
     assert told["identity"] == {}
 
 
-def test_a_token_that_is_used_lets_nobody_in(roof: Roof) -> None:
+def test_used_join_token_is_rejected(roof: Roof) -> None:
     plan = bare(roof, "once")
     with Machine() as one:
         assert boot(one, plan)["status"] == 0
@@ -231,7 +231,7 @@ def test_a_token_that_is_used_lets_nobody_in(roof: Roof) -> None:
     assert "VERS_AUTH_TOKEN" not in told["identity"]
 
 
-def test_a_file_that_is_not_what_the_script_says_is_not_run(roof: Roof, machine: Machine) -> None:
+def test_file_with_wrong_digest_is_not_run(roof: Roof, machine: Machine) -> None:
     plan = bare(roof, "changed")
     script = render.boot_script(plan).replace(dist.current().agent_sha256, "0" * 64)
 
@@ -242,7 +242,7 @@ def test_a_file_that_is_not_what_the_script_says_is_not_run(roof: Roof, machine:
     assert machine.run("test -e /opt/reef/fleet_agent.py").returncode != 0
 
 
-def test_python_does_where_there_is_no_curl(roof: Roof, machine: Machine) -> None:
+def test_python_replaces_missing_curl(roof: Roof, machine: Machine) -> None:
     machine.tell("rm -f $(type -ap curl)")
 
     told = boot(machine, bare(roof, "no-curl"))
@@ -251,7 +251,7 @@ def test_python_does_where_there_is_no_curl(roof: Roof, machine: Machine) -> Non
     assert reports(roof, "no-curl")["health"]["status"] == "ok"
 
 
-def test_a_user_who_is_not_root_has_it_at_home(roof: Roof, machine: Machine) -> None:
+def test_user_without_root_installs_below_home(roof: Roof, machine: Machine) -> None:
     home = "/var/tmp/somebody"
     machine.tell(f"mkdir {home} && chown 4711:4711 {home}")
     script = render.boot_script(
@@ -274,7 +274,7 @@ def test_a_user_who_is_not_root_has_it_at_home(roof: Roof, machine: Machine) -> 
     assert "without root these cannot be installed: no-such-package" in told.stderr
 
 
-def test_units_where_there_is_systemd(roof: Roof, machine: Machine) -> None:
+def test_systemd_units_are_installed(roof: Roof, machine: Machine) -> None:
     machine.tell("mkdir -p /run/systemd/system")
     machine.put("/usr/local/bin/systemctl", _SYSTEMCTL, 0o755)
 
@@ -292,7 +292,7 @@ def test_units_where_there_is_systemd(roof: Roof, machine: Machine) -> None:
     assert machine.run("test -e /opt/reef/run/reef-fleet-agent.pid").returncode != 0
 
 
-def test_a_script_without_identity_takes_it_from_its_environment(
+def test_script_without_identity_reads_it_from_the_environment(
     roof: Roof, machine: Machine
 ) -> None:
     told = roof.client.get("/bootloader/script/lightweight", timeout=120)
@@ -317,7 +317,7 @@ def test_a_script_without_identity_takes_it_from_its_environment(
 
 
 @pytest.mark.parametrize("without", ["", "curl"])
-def test_small_user_data_fetches_the_script_and_checks_it(
+def test_loader_downloads_and_verifies_the_script(
     roof: Roof, machine: Machine, without: str
 ) -> None:
     wish = {"vmId": f"loaded{without}", "name": "l", "type": "lightweight", "roofReefUrl": roof.url}
@@ -347,7 +347,7 @@ def test_small_user_data_fetches_the_script_and_checks_it(
 @pytest.mark.agent
 @pytest.mark.thorough  # test_provision_profiles goes the whole way
 @pytest.mark.parametrize("type_", ["full", "swarm", "lightweight", "infra"])
-def test_each_profile_runs_to_its_end(roof: Roof, machine: Machine, type_: str) -> None:
+def test_every_profile_boots_successfully(roof: Roof, machine: Machine, type_: str) -> None:
     port = free_port()
 
     told = machine.run(generated(roof, f"real-{type_}", type_, port), timeout=500)
@@ -379,7 +379,7 @@ eval "setsid $line" </dev/null >/run/unit.log 2>&1 9>&- &
 
 @pytest.mark.agent
 @pytest.mark.thorough  # so does that one
-def test_an_agent_there_answers_through_the_fleets_own_endpoint(
+def test_agent_on_vm_uses_the_fleets_model_endpoint(
     roof: Roof, machine: Machine, stub: StubLLM
 ) -> None:
     profile = replace(BARE, agent=True)
@@ -407,7 +407,7 @@ def test_an_agent_there_answers_through_the_fleets_own_endpoint(
 
 @pytest.mark.thorough
 @pytest.mark.agent
-def test_npm_and_node_come_along_where_there_are_none(roof: Roof, machine: Machine) -> None:
+def test_missing_npm_and_node_are_installed(roof: Roof, machine: Machine) -> None:
     machine.tell(
         "rm -rf $(type -ap node npm npx) /usr/lib/node_modules /usr/local/lib/node_modules"
     )

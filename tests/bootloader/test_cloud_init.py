@@ -39,7 +39,7 @@ def config_of(text: str) -> dict[str, Any]:
     return found
 
 
-def test_users_keys_files_and_the_script() -> None:
+def test_user_data_has_users_keys_files_and_script() -> None:
     told = config_of(cloud_init.user_data(plan(authorized_keys=(KEY,), user="op")))
 
     assert told["hostname"] == "cloud-one"
@@ -56,7 +56,7 @@ def test_users_keys_files_and_the_script() -> None:
     assert script["path"] in cloud_init.RUN
 
 
-def test_a_copied_disk_is_another_instance() -> None:
+def test_copied_disk_has_another_instance_id() -> None:
     one = config_of(cloud_init.meta_data(plan()))
     other = BootPlan(vm_id="c2", name="Cloud One", profile=BUILT_IN["swarm"], roof_url="https://r")
 
@@ -69,7 +69,7 @@ def test_a_copied_disk_is_another_instance() -> None:
 
 @pytest.mark.skipif(not shutil.which("cloud-init"), reason="cloud-init is not installed here")
 @pytest.mark.timeout(300)
-def test_cloud_init_takes_it(tmp_path: Path) -> None:
+def test_cloud_init_accepts_the_user_data(tmp_path: Path) -> None:
     plans = [plan(authorized_keys=(KEY,), user="op", apt_mirror="http://mirror/debian")]
     plans += [BootPlan("v", "n", each, "https://roof") for each in BUILT_IN.values()]
     plans += [same(value) for value in VALUES[::40]]
@@ -86,7 +86,7 @@ def test_cloud_init_takes_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.django_db
-def test_the_real_one_has_a_token_and_the_looked_at_one_has_none(api: Api) -> None:
+def test_post_has_a_token_and_get_has_none(api: Api) -> None:
     query = "vmId=c1&name=Cloud+One&type=swarm&extraOrgans=minio,gitea"
     looked = api.get(f"/bootloader/cloud-init?{query}")
 
@@ -104,7 +104,7 @@ def test_the_real_one_has_a_token_and_the_looked_at_one_has_none(api: Api) -> No
 
 
 @pytest.mark.django_db
-def test_the_seed_has_the_two_files(api: Api) -> None:
+def test_seed_has_user_data_and_meta_data(api: Api) -> None:
     answer = api.post("/bootloader/cloud-init?form=seed", WISH)
 
     assert answer["Content-Type"] == "application/zip"
@@ -116,7 +116,7 @@ def test_the_seed_has_the_two_files(api: Api) -> None:
 
 
 @pytest.mark.django_db
-def test_the_seed_as_a_cd(api: Api, tmp_path: Path) -> None:
+def test_seed_as_cd_image(api: Api, tmp_path: Path) -> None:
     answer = api.post("/bootloader/cloud-init?form=iso", WISH)
     assert answer["Content-Disposition"] == 'attachment; filename="cloud-one-seed.iso"'
     file = tmp_path / "seed.iso"
@@ -150,7 +150,7 @@ def files_on(image: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.django_db
-def test_files_and_size_of_a_profile_come_along(api: Api) -> None:
+def test_files_and_size_of_the_profile_are_included(api: Api) -> None:
     own = OwnProfile.objects.create(
         type="minio", description="Stores.", category="infra_vm", role="infra", memory_mib=4096
     )
@@ -179,7 +179,9 @@ def test_files_and_size_of_a_profile_come_along(api: Api) -> None:
         ({"extraOrgans": ["a", 1]}, "extraOrgans: must be a list of text"),
     ],
 )
-def test_what_is_wrong_is_said(api: Api, change: dict[str, Any], says: str) -> None:
+def test_invalid_input_is_rejected_with_a_reason(
+    api: Api, change: dict[str, Any], says: str
+) -> None:
     for path in ("/bootloader/cloud-init", "/bootloader/generate"):
         answer = api.post(path, json.dumps({**WISH, **change}))
         assert (answer.status_code, answer.json()) == (400, {"error": says})
@@ -191,7 +193,7 @@ def test_what_is_wrong_is_said(api: Api, change: dict[str, Any], says: str) -> N
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("profile", list(BUILT_IN))
-def test_the_usual_form_is_small_enough_for_every_cloud(
+def test_default_form_fits_every_cloud(
     api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, profile: str
 ) -> None:
     keygen(tmp_path / "key", "rsa")
@@ -218,7 +220,7 @@ def test_the_usual_form_is_small_enough_for_every_cloud(
 
 
 @pytest.mark.django_db
-def test_a_form_that_is_too_large_for_a_cloud_is_refused(api: Api) -> None:
+def test_user_data_too_large_for_a_cloud_is_rejected(api: Api) -> None:
     answer = api.post("/bootloader/cloud-init?whole=true&for=ec2", WISH)
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("for: ec2 takes 16384 bytes of user-data, and this is")
@@ -235,7 +237,7 @@ def test_a_form_that_is_too_large_for_a_cloud_is_refused(api: Api) -> None:
 
 
 @pytest.mark.django_db
-def test_a_multi_part_holds_ones_own_part_too(api: Api) -> None:
+def test_multipart_includes_the_operators_own_part(api: Api) -> None:
     own = "#cloud-config\npackages: [mtr-tiny]\n"
     answer = api.post("/bootloader/cloud-init?form=mime", {**WISH, "userData": own})
     assert answer.status_code == 200, answer.content

@@ -18,7 +18,7 @@ import pytest
 from django.conf import settings
 
 from bootloader import dist
-from bootloader.exceptions import NothingToHandOut
+from bootloader.exceptions import PackagingFailed
 from tests.bootloader.joiners import Door, invite
 from tests.bootloader.roofs import Roof
 from tests.conftest import Api
@@ -42,7 +42,7 @@ def body_of(answer: Any) -> bytes:
 
 
 @pytest.mark.django_db
-def test_the_list_is_true(api: Api) -> None:
+def test_list_matches_the_files(api: Api) -> None:
     said = api.get("/bootloader/dist/").json()
 
     assert said["count"] == len(said["files"]) == 6
@@ -57,7 +57,7 @@ def test_the_list_is_true(api: Api) -> None:
 
 
 @pytest.mark.django_db
-def test_members_and_future_members_may_fetch() -> None:
+def test_members_and_joining_vms_may_download() -> None:
     token = invite()
     assert Door(token).get("/bootloader/dist/fleet_agent.py").status_code == 200
     own = Door(token).join().json()["token"]
@@ -72,14 +72,14 @@ def test_members_and_future_members_may_fetch() -> None:
 @pytest.mark.parametrize(
     "name", ["..%2Fdb.sqlite3", "build.lock", "..", ".half-x", "nothing.whl", "%00", "x" * 300]
 )
-def test_nothing_else_can_be_fetched(api: Api, name: str) -> None:
+def test_other_names_are_not_found(api: Api, name: str) -> None:
     answer = api.get(f"/bootloader/dist/{name}")
 
     assert answer.status_code == 404
     assert "error" in answer.json()
 
 
-def test_the_wheel_holds_a_whole_reef_and_nothing_more() -> None:
+def test_wheel_contains_exactly_a_complete_reef() -> None:
     with zipfile.ZipFile(dist.current().wheel) as wheel:
         names = set(wheel.namelist())
         metadata = next(name for name in names if name.endswith(".dist-info/METADATA"))
@@ -104,7 +104,7 @@ def test_the_wheel_holds_a_whole_reef_and_nothing_more() -> None:
     assert all(f"reef_site/house/{each}" in names for each in templates)
 
 
-def test_the_lock_names_what_reef_runs_on_and_no_more() -> None:
+def test_lock_contains_exactly_the_runtime_packages() -> None:
     lock = dist.current().lock_file.path.read_text()
 
     assert "django==" in lock
@@ -122,7 +122,7 @@ def checkout(tmp_path: Path, settings: Any) -> Path:
     leave = shutil.ignore_patterns("__pycache__")
     for name in (*dist.PACKAGES, dist.TEMPLATES):
         shutil.copytree(ROOT / name, base / name, ignore=leave)
-    for name in dist.BESIDE:
+    for name in dist.RESOURCES:
         shutil.copyfile(ROOT / name, base / name)
     settings.BASE_DIR = settings.HOUSE_DIR = base
     settings.DATA_DIR = tmp_path / "data"
@@ -138,7 +138,7 @@ def test_the_same_sources_make_the_same_wheel(checkout: Path, settings: Any) -> 
     assert (first.version, first.wheel_sha256) == (second.version, second.wheel_sha256)
 
 
-def test_other_sources_are_another_version_and_older_files_stay(checkout: Path) -> None:
+def test_changed_sources_make_a_new_version_and_keep_older_files(checkout: Path) -> None:
     old = dist.current()
     with (checkout / "bootloader" / "fleet_agent.py").open("a") as file:
         file.write("# newer\n")
@@ -153,16 +153,18 @@ def test_other_sources_are_another_version_and_older_files_stay(checkout: Path) 
 
 def test_only_some_states_are_kept(checkout: Path, settings: Any) -> None:
     versions = []
-    for number in range(dist.KEPT + 2):
+    for number in range(dist.MAX_KEPT_STATES + 2):
         (checkout / "vmtree" / "rows.py").write_text(f"number = {number}\n")
         versions.append(dist.current().version)
 
     kept = [each.name for each in (settings.DATA_DIR / "dist").glob("[0-9a-f]" * 12)]
-    assert len(set(versions)) == dist.KEPT + 2
-    assert sorted(kept) == sorted(version.partition("+g")[2] for version in versions[-dist.KEPT :])
+    assert len(set(versions)) == dist.MAX_KEPT_STATES + 2
+    assert sorted(kept) == sorted(
+        version.partition("+g")[2] for version in versions[-dist.MAX_KEPT_STATES :]
+    )
 
 
-def test_those_who_ask_at_once_wait_for_one_build(checkout: Path, settings: Any) -> None:
+def test_concurrent_requests_share_one_build(checkout: Path, settings: Any) -> None:
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         found = set(pool.map(lambda _: dist.current().wheel_sha256, range(16)))
 
@@ -170,16 +172,16 @@ def test_those_who_ask_at_once_wait_for_one_build(checkout: Path, settings: Any)
     assert not list((settings.DATA_DIR / "dist").glob(".half-*"))
 
 
-def test_what_cannot_be_packed_is_said(checkout: Path) -> None:
+def test_packaging_failure_is_reported(checkout: Path) -> None:
     project = checkout / "pyproject.toml"
     project.write_text(project.read_text().replace('"requirements.lock" =', '"no-such.lock" ='))
 
     with pytest.raises(
-        NothingToHandOut, match=r"cannot be packed for VMs: hatchling says: .*no-such"
+        PackagingFailed, match=r"cannot be packed for VMs: hatchling says: .*no-such"
     ):
         dist.current()
     project.unlink()
-    with pytest.raises(NothingToHandOut, match="No such file"):
+    with pytest.raises(PackagingFailed, match="No such file"):
         dist.current()
 
 
@@ -238,7 +240,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
 
 
 @RUNS_ON_A_VM
-def test_it_is_the_roofs_code(installed: Installed) -> None:
+def test_wheel_contains_the_roots_code(installed: Installed) -> None:
     version = installed.listed["version"]
 
     assert installed.reef("--version") == f"reef {version}"
@@ -262,7 +264,7 @@ def test_it_is_the_roofs_code(installed: Installed) -> None:
 
 
 @RUNS_ON_A_VM
-def test_without_a_word_its_data_lie_in_the_home_folder(installed: Installed) -> None:
+def test_default_data_folder_is_in_the_home_folder(installed: Installed) -> None:
     installed.reef("check")
     assert (Path(installed.env["HOME"]) / ".reef" / "data" / "secret-key").exists()
 
@@ -271,7 +273,7 @@ def test_without_a_word_its_data_lie_in_the_home_folder(installed: Installed) ->
 
 
 @RUNS_ON_A_VM
-def test_reef_runs_from_it(installed: Installed, tmp_path: Path) -> None:
+def test_reef_runs_from_the_wheel(installed: Installed, tmp_path: Path) -> None:
     """Pages, styles, admin, API, worker and follower, a lieutenant; data where they shall be."""
     data, port = tmp_path / "data", free_port()
     code = installed.venv / "lib"

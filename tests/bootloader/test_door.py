@@ -29,7 +29,7 @@ def words_of(client: Client, path: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", answer.content.decode()))
 
 
-def test_who_was_turned_away_is_shown(operator: Client) -> None:
+def test_rejected_joins_are_listed(operator: Client) -> None:
     token = invite("vm-1", name="<b>one</b>")
     Door(token).join()
     for _ in range(2):
@@ -46,7 +46,7 @@ def test_who_was_turned_away_is_shown(operator: Client) -> None:
     assert b"&lt;b&gt;one&lt;/b&gt;" in operator.get(PAGE).content
 
 
-def test_tokens_are_shown_and_voided(operator: Client) -> None:
+def test_tokens_are_listed_and_revoked(operator: Client) -> None:
     token = invite("vm-1")
     words = words_of(operator, PAGE)
     assert "name of vm-1 vm-1 open until" in words
@@ -59,10 +59,10 @@ def test_tokens_are_shown_and_voided(operator: Client) -> None:
     assert Door(token).join().status_code == 401
     assert JoinRefusal.objects.get().why == "voided"
     again = operator.post(f"{PAGE}{row.pk}/void", follow=True)
-    assert "was not valid any more" in again.content.decode()
+    assert "is no longer valid" in again.content.decode()
 
 
-def test_one_vms_alone(operator: Client) -> None:
+def test_list_is_filtered_by_vm(operator: Client) -> None:
     invite("vm-1")
     invite("vm-2")
 
@@ -72,7 +72,7 @@ def test_one_vms_alone(operator: Client) -> None:
     assert "name of vm-1" not in words
 
 
-def test_who_may_not_void() -> None:
+def test_revoking_needs_permission() -> None:
     invite("vm-1")
     row = JoinToken.objects.get()
     guest = Client()
@@ -85,14 +85,14 @@ def test_who_may_not_void() -> None:
     assert JoinToken.objects.get().voided_at is None
 
 
-def test_a_join_token_opens_no_page() -> None:
+def test_join_token_does_not_open_pages() -> None:
     answer = Door(invite("vm-1")).get(PAGE)
 
     assert answer.status_code == 302
     assert answer["Location"].startswith("/signin/")
 
 
-def test_the_admin_shows_all_of_it(operator: Client) -> None:
+def test_admin_lists_tokens_rejections_and_reports(operator: Client) -> None:
     token = invite("vm-1")
     Door(token).report(step="packages", status="failed", output="<script>boo</script>")
     Door(token).join(vmId="vm-2")

@@ -23,7 +23,7 @@ def bare(emulator: Emulator, tmp_path: Path) -> Bare:
     return Bare(emulator, tmp_path)
 
 
-def test_the_description_and_the_routes_are_the_same() -> None:
+def test_routes_match_the_openapi_description() -> None:
     routes = {
         (route.method, route.template)
         for drawer in server.DRAWERS
@@ -33,7 +33,7 @@ def test_the_description_and_the_routes_are_the_same() -> None:
     assert routes == contract.operations()
 
 
-def test_a_wrong_answer_is_noticed() -> None:
+def test_response_outside_the_schema_is_detected() -> None:
     vms = "/api/v1/vms"
     good = Answer(200, b"[]", "application/json")
     assert contract.check("GET", vms, good) is None

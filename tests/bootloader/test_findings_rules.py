@@ -34,7 +34,7 @@ def platform(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """Config points at the emulator, nothing gets time to find its place, nobody is rung for."""
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(reconcile, "PATIENCE", timedelta(0))
+    monkeypatch.setattr(reconcile, "GRACE_PERIOD", timedelta(0))
     drop_tasks(monkeypatch, "rules.")
     return emulator
 
@@ -57,10 +57,10 @@ def let_grace_pass() -> Firing:
     return Firing.objects.get()
 
 
-def test_a_vanished_vm_is_buried_after_grace(api: Api, emulator: Emulator) -> None:
+def test_vanished_vm_is_removed_after_grace(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     remove(emulator, vm_id)
-    reconcile.look()
+    reconcile.compare_all()
     rule(api, "finding-vanished")
     assert firing.tick() == []
     waits = Firing.objects.get()
@@ -76,10 +76,10 @@ def test_a_vanished_vm_is_buried_after_grace(api: Api, emulator: Emulator) -> No
     assert (found.state, found.decided_by) == (FindingState.DONE, "rule finding-vanished")
 
 
-def test_what_an_operator_decided_meanwhile_stays_so(api: Api, emulator: Emulator) -> None:
+def test_operators_decision_takes_precedence(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     remove(emulator, vm_id)
-    reconcile.look()
+    reconcile.compare_all()
     rule(api, "finding-vanished")
     firing.tick()
     reconcile.dismiss(Finding.objects.get().pk, by="tests")
@@ -88,13 +88,13 @@ def test_what_an_operator_decided_meanwhile_stays_so(api: Api, emulator: Emulato
     assert Node.objects.living().filter(vm_id=vm_id).exists()
 
 
-def test_what_a_provisioning_left_is_deleted_by_two_signs(api: Api, emulator: Emulator) -> None:
+def test_leftover_vm_is_deleted_with_two_pieces_of_evidence(api: Api, emulator: Emulator) -> None:
     vm_id = made_by_somebody(emulator)
     machine = Machine.objects.create(provider="vers", machine_id=vm_id, vm_id=vm_id)
     Provisioning.objects.create(
         name="x", profile="full", provider="vers", actor="t", state=State.FAILED, machine=machine
     )
-    reconcile.look()
+    reconcile.compare_all()
     key = rule(api, "finding-unknown")
     (would,) = api.get(f"{RULES}/{key}/dry-run").json()["would"]
     assert would["acts"]
@@ -108,10 +108,10 @@ def test_what_a_provisioning_left_is_deleted_by_two_signs(api: Api, emulator: Em
     assert [proof["holds"] for proof in done.evidence["proofs"]] == [True, True]
 
 
-def test_one_that_may_live_is_left_alone(api: Api, emulator: Emulator) -> None:
+def test_possibly_live_vm_is_not_touched(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     VM.objects.filter(pk=vm_id).update(last_seen=clock.now() - timedelta(hours=2))
-    reconcile.look()
+    reconcile.compare_all()
     rule(api, "finding-useless")
 
     held = let_grace_pass()
@@ -128,9 +128,9 @@ def test_one_that_may_live_is_left_alone(api: Api, emulator: Emulator) -> None:
     assert emulator.vms() == []
 
 
-def test_a_stranger_is_taken_in_without_any_proof(api: Api, emulator: Emulator) -> None:
+def test_unknown_vm_is_imported_without_evidence(api: Api, emulator: Emulator) -> None:
     vm_id = made_by_somebody(emulator)
-    reconcile.look()
+    reconcile.compare_all()
     rule(api, "finding-unknown")
 
     assert let_grace_pass().state == "done"
@@ -147,7 +147,7 @@ def test_a_stranger_is_taken_in_without_any_proof(api: Api, emulator: Emulator) 
         ({"category": "swarm_vm"}, "category: a rule about findings knows no categories"),
     ],
 )
-def test_what_does_not_fit_is_refused(api: Api, wrong: dict[str, Any], says: str) -> None:
+def test_invalid_rule_is_rejected(api: Api, wrong: dict[str, Any], says: str) -> None:
     wish = {"name": "x", "event": "finding-unknown", "action": "do-proposed", "graceMinutes": 5}
     answer = api.post(RULES, {**wish, **wrong})
     assert answer.status_code == 400

@@ -64,7 +64,7 @@ def id_of(vm: Member) -> str:
     return vm.identity()["VERS_VM_ID"]
 
 
-def test_from_a_join_token_to_a_good_bye(roof: Roof, vm: Member) -> None:
+def test_agent_joins_sends_heartbeats_and_signs_off(roof: Roof, vm: Member) -> None:
     vm.start()
     state = vm.wait_for_beat()
 
@@ -89,7 +89,7 @@ def test_from_a_join_token_to_a_good_bye(roof: Roof, vm: Member) -> None:
 
 
 @pytest.mark.parametrize(("hours", "words"), [(-75, "75 h behind"), (9600, "400 days ahead of")])
-def test_a_wrong_clock_is_told_and_harms_nothing(
+def test_wrong_clock_is_reported_and_harmless(
     roof: Roof, vm: Member, hours: int, words: str
 ) -> None:
     program = (
@@ -125,7 +125,7 @@ def test_no_secret_is_an_argument_or_in_the_log(roof: Roof, vm: Member) -> None:
     assert join_token.encode() not in seen
 
 
-def test_the_join_token_may_lie_in_a_file_of_its_own(roof: Roof, vm: Member) -> None:
+def test_join_token_is_read_from_its_own_file(roof: Roof, vm: Member) -> None:
     identity = vm.identity()
     file = vm.home / "join-token"
     file.touch(0o600)
@@ -146,7 +146,7 @@ def test_the_join_token_may_lie_in_a_file_of_its_own(roof: Roof, vm: Member) -> 
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
-def test_a_token_that_others_can_read_is_not_used(roof: Roof, vm: Member, mode: int) -> None:
+def test_token_readable_by_others_is_not_used(roof: Roof, vm: Member, mode: int) -> None:
     vm.identity_file.chmod(mode)
 
     done = vm.call("join")
@@ -156,7 +156,7 @@ def test_a_token_that_others_can_read_is_not_used(roof: Roof, vm: Member, mode: 
     assert roof.vm(id_of(vm)) == {}
 
 
-def test_it_survives_the_roofs_absence(roof: Roof, vm: Member) -> None:
+def test_agent_survives_an_unreachable_root(roof: Roof, vm: Member) -> None:
     vm.start()
     vm.wait_for_beat()
     vm.kill()
@@ -177,7 +177,7 @@ def test_it_survives_the_roofs_absence(roof: Roof, vm: Member) -> None:
     assert roof.vm(id_of(vm))["liveness"] == "live"
 
 
-def test_a_web_process_that_is_away_is_waited_for(roof: Roof, vm: Member) -> None:
+def test_agent_waits_for_a_missing_web_process(roof: Roof, vm: Member) -> None:
     """The edge says 502 then: joining needs Django, and the token is not lost by it."""
     roof.kill("web")
     vm.start()
@@ -190,7 +190,7 @@ def test_a_web_process_that_is_away_is_waited_for(roof: Roof, vm: Member) -> Non
     assert roof.vm(id_of(vm))["status"] == "running"
 
 
-def test_pauses_grow_and_differ(vm: Member) -> None:
+def test_pauses_grow_and_are_randomized(vm: Member) -> None:
     vm.change(VERS_INFRA_URL=f"http://127.0.0.1:{free_port()}")
     vm.start()
     pauses: list[int] = []
@@ -207,7 +207,7 @@ def test_pauses_grow_and_differ(vm: Member) -> None:
     assert len({pause % 1000 for pause in pauses}) > 1
 
 
-def test_killed_and_started_again_it_goes_on(roof: Roof, vm: Member) -> None:
+def test_restarted_agent_continues(roof: Roof, vm: Member) -> None:
     vm.start()
     vm.wait_for_beat()
     token = vm.token
@@ -222,7 +222,7 @@ def test_killed_and_started_again_it_goes_on(roof: Roof, vm: Member) -> None:
     assert vm.said().count("joined") == 1
 
 
-def test_killed_between_the_answer_and_the_disk_it_asks_again(roof: Roof, vm: Member) -> None:
+def test_join_is_repeated_after_a_crash_before_the_token_was_stored(roof: Roof, vm: Member) -> None:
     """Its word for this join lies on the disk before the question is asked."""
     before = vm.identity()
     assert vm.call("join").returncode == 0
@@ -253,7 +253,7 @@ def test_killed_between_the_answer_and_the_disk_it_asks_again(roof: Roof, vm: Me
     assert roof.opens(lost)
 
 
-def test_revoked_it_stays_and_takes_a_new_join_token(roof: Roof, vm: Member) -> None:
+def test_agent_with_revoked_token_uses_a_new_join_token(roof: Roof, vm: Member) -> None:
     vm.start()
     vm.wait_for_beat()
     vm.kill()
@@ -274,7 +274,7 @@ def test_revoked_it_stays_and_takes_a_new_join_token(roof: Roof, vm: Member) -> 
     assert roof.opens(vm.token)
 
 
-def test_a_used_join_token_is_told_and_nothing_is_written(roof: Roof, vm: Member) -> None:
+def test_used_join_token_is_reported_and_nothing_is_stored(roof: Roof, vm: Member) -> None:
     before = vm.identity()
     assert vm.call("join").returncode == 0
     vm.write(before)
@@ -286,7 +286,7 @@ def test_a_used_join_token_is_told_and_nothing_is_written(roof: Roof, vm: Member
     assert vm.identity() == before
 
 
-def test_forgotten_by_the_registry_it_registers_again(roof: Roof, vm: Member) -> None:
+def test_agent_registers_again_after_deregistration(roof: Roof, vm: Member) -> None:
     vm.start()
     vm.wait_for_beat()
     vm.kill()
@@ -299,7 +299,7 @@ def test_forgotten_by_the_registry_it_registers_again(roof: Roof, vm: Member) ->
     assert (row["registeredBy"], row["reefConfig"]) == ("fleet-agent", DNA)
 
 
-def test_other_dna_and_another_address_reach_the_registry(roof: Roof, vm: Member) -> None:
+def test_changed_composition_and_address_reach_the_registry(roof: Roof, vm: Member) -> None:
     vm.start()
     vm.wait_for_beat()
     vm.kill()
@@ -316,7 +316,7 @@ def test_other_dna_and_another_address_reach_the_registry(roof: Roof, vm: Member
     assert roof.vm(id_of(vm))["address"] == "elsewhere.example"
 
 
-def test_the_token_is_changed_on_request(roof: Roof, vm: Member) -> None:
+def test_token_is_renewed_on_request(roof: Roof, vm: Member) -> None:
     vm.start()
     vm.wait_for_beat()
     old = vm.token
@@ -332,7 +332,7 @@ def test_the_token_is_changed_on_request(roof: Roof, vm: Member) -> None:
     assert roof.vm(id_of(vm))["status"] == "stopped"
 
 
-def test_one_agent_a_home(vm: Member) -> None:
+def test_only_one_agent_runs_for_a_home(vm: Member) -> None:
     vm.start()
     vm.wait_for_beat()
 
@@ -342,7 +342,7 @@ def test_one_agent_a_home(vm: Member) -> None:
     assert "a fleet agent runs already for" in second.stderr
 
 
-def test_detached_it_outlives_who_started_it(roof: Roof, vm: Member) -> None:
+def test_detached_agent_outlives_its_parent(roof: Roof, vm: Member) -> None:
     assert vm.call("start").returncode == 0
     assert vm.call("start").returncode == 0
     try:
@@ -358,7 +358,7 @@ def test_detached_it_outlives_who_started_it(roof: Roof, vm: Member) -> None:
     assert "said good-bye" in (vm.home / "log" / "fleet-agent.log").read_text()
 
 
-def test_it_says_good_bye_quickly_while_the_roof_hangs(vm: Member) -> None:
+def test_sign_off_is_quick_while_the_root_hangs(vm: Member) -> None:
     """SIGTERM reaches it in the middle of a request."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         vm.change(VERS_INFRA_URL=f"http://127.0.0.1:{deaf.getsockname()[1]}")
@@ -371,7 +371,7 @@ def test_it_says_good_bye_quickly_while_the_roof_hangs(vm: Member) -> None:
     assert "stops without a good-bye" in vm.said()
 
 
-def test_lieutenants_of_this_vm_are_told(roof: Roof, vm: Member, tmp_path: Path) -> None:
+def test_lieutenants_of_the_vm_are_reported(roof: Roof, vm: Member, tmp_path: Path) -> None:
     env = {"VERS_AGENT_NAME": "ada", "VERS_VM_ID": "lt-1", "PATH": os.environ["PATH"]}
     with subprocess.Popen(["sleep", "60"], env=env) as agent:
         run = vm.home / "lieutenants" / "lt-1" / "runs" / "r"
@@ -390,7 +390,7 @@ def test_lieutenants_of_this_vm_are_told(roof: Roof, vm: Member, tmp_path: Path)
     assert told == [{"name": "ada", "kind": "lieutenant", "pid": agent.pid, "vmId": "lt-1"}]
 
 
-def test_a_reef_of_its_own_is_told(roof: Roof, vm: Member) -> None:
+def test_own_reef_is_reported(roof: Roof, vm: Member) -> None:
     env = vm.home / "reef" / "reef.env"
     env.parent.mkdir()
     env.touch(0o600)
@@ -403,7 +403,7 @@ def test_a_reef_of_its_own_is_told(roof: Roof, vm: Member) -> None:
     assert roof.vm(id_of(vm))["services"] == [{"name": "reef", "port": port, "protocol": "http"}]
 
 
-def test_no_token_goes_where_the_roof_points(vm: Member) -> None:
+def test_token_is_not_sent_to_redirect_targets(vm: Member) -> None:
     """A redirection is trouble, not an address."""
     with (
         socket.create_server(("127.0.0.1", 0)) as other,
@@ -422,7 +422,7 @@ def test_no_token_goes_where_the_roof_points(vm: Member) -> None:
             other.accept()
 
 
-def test_the_unit_is_one_that_systemd_takes(vm: Member, tmp_path: Path) -> None:
+def test_unit_is_accepted_by_systemd(vm: Member, tmp_path: Path) -> None:
     odd = tmp_path / 'a home "with" 100% $odd\\ signs'
     odd.mkdir()
     made = subprocess.run(
@@ -439,7 +439,7 @@ def test_the_unit_is_one_that_systemd_takes(vm: Member, tmp_path: Path) -> None:
         assert "reef-fleet-agent" not in done.stderr, done.stderr
 
 
-def test_an_older_python_is_told_so() -> None:
+def test_older_python_is_rejected() -> None:
     program = (
         "import sys, runpy; sys.version_info = (3, 7, 0);"
         f"sys.argv = ['x', 'status']; runpy.run_path({str(AGENT)!r}, run_name='__main__')"

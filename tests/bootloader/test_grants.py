@@ -64,7 +64,7 @@ def left() -> int:
     return ProvisionGrant.objects.get().vms
 
 
-def test_a_node_without_a_grant_has_no_vm_made(ada: NodeApi) -> None:
+def test_node_without_grant_cannot_provision(ada: NodeApi) -> None:
     for body in (WISH, {**WISH, "dryRun": True}, {**WISH, "count": 2}):
         answer = ada.post(PATH, body)
         assert answer.status_code == 403
@@ -72,7 +72,7 @@ def test_a_node_without_a_grant_has_no_vm_made(ada: NodeApi) -> None:
     assert not Provisioning.objects.exists()
 
 
-def test_a_grant_is_drawn_by_each_vm_and_its_end_is_said(ada: NodeApi, api: Api) -> None:
+def test_each_vm_is_deducted_until_the_grant_is_used_up(ada: NodeApi, api: Api) -> None:
     put(api, vms=3)
 
     assert ada.post(PATH, {**WISH, "count": 2}).status_code == 202
@@ -87,7 +87,7 @@ def test_a_grant_is_drawn_by_each_vm_and_its_end_is_said(ada: NodeApi, api: Api)
     assert set(Provisioning.objects.values_list("asked_by_node", flat=True)) == {True}
 
 
-def test_a_request_that_comes_to_nothing_draws_nothing(ada: NodeApi, api: Api) -> None:
+def test_failed_request_deducts_nothing(ada: NodeApi, api: Api) -> None:
     put(api, vms=3)
     assert api.post(PATH, WISH).status_code == 202
 
@@ -97,7 +97,7 @@ def test_a_request_that_comes_to_nothing_draws_nothing(ada: NodeApi, api: Api) -
     assert left() == 3
 
 
-def test_profiles_and_levels_are_kept_to(ada: NodeApi, api: Api) -> None:
+def test_profiles_and_levels_are_enforced(ada: NodeApi, api: Api) -> None:
     put(api, vms=9, profiles=["swarm", "lightweight"], levels=2)
 
     def made(name: str, **fields: object) -> Any:
@@ -116,7 +116,7 @@ def test_profiles_and_levels_are_kept_to(ada: NodeApi, api: Api) -> None:
     assert left() == 7
 
 
-def test_a_grant_is_its_nodes_own(family: dict[str, Node], api: Api) -> None:
+def test_grant_applies_to_its_node_only(family: dict[str, Node], api: Api) -> None:
     put(api, vms=9, levels=9)
 
     assert enter(family["ada-1"]).post(PATH, WISH).status_code == 403
@@ -124,7 +124,7 @@ def test_a_grant_is_its_nodes_own(family: dict[str, Node], api: Api) -> None:
     assert left() == 9
 
 
-def test_requests_at_the_same_moment_never_get_more(family: dict[str, Node], api: Api) -> None:
+def test_concurrent_requests_never_exceed_the_grant(family: dict[str, Node], api: Api) -> None:
     put(api, vms=3)
     token = tokens.issue(family["ada"], made_by="tests")
 
@@ -141,7 +141,7 @@ def test_requests_at_the_same_moment_never_get_more(family: dict[str, Node], api
     assert (left(), Provisioning.objects.count()) == (0, 3)
 
 
-def test_a_node_retries_what_its_grant_covers(ada: NodeApi, api: Api) -> None:
+def test_node_retries_within_its_grant(ada: NodeApi, api: Api) -> None:
     api.post(PATH, {**WISH, "parentVmId": "ada"})
     row = Provisioning.objects.get()
     BootStep.objects.filter(name=StepName.RESOLVE).update(state=StepState.FAILED)
@@ -190,7 +190,7 @@ def test_operators_set_grants_and_nodes_read_their_own(ada: NodeApi, api: Api) -
         ({"vms": 1, "profiles": ["nope"]}, "profiles: Unknown VM type: nope"),
     ],
 )
-def test_wrong_grants_are_refused(api: Api, body: dict[str, Any], words: str) -> None:
+def test_invalid_grants_are_rejected(api: Api, body: dict[str, Any], words: str) -> None:
     answer = put(api, **body)
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(words)
@@ -227,7 +227,7 @@ def test_another_address_is_another_machine() -> None:
     assert not is_this_machine("192.0.2.1")
 
 
-def test_a_node_never_gets_a_host_that_is_reefs_own_machine(ada: NodeApi, api: Api) -> None:
+def test_node_never_gets_reefs_own_machine(ada: NodeApi, api: Api) -> None:
     put(api, vms=9)
     here = SshHost.objects.create(name="here", address="localhost")
     assert ada.post(PATH, {**WISH, "provider": "ssh"}).status_code == 202
@@ -276,7 +276,7 @@ def test_a_node_reads_machines_and_logs_of_its_own_line_only(
     assert ada.get("/bootloader/findings").json()["count"] == 0
 
 
-def test_a_script_that_a_node_has_made_carries_no_provider_keys(
+def test_script_requested_by_a_node_has_no_provider_keys(
     ada: NodeApi, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-a-very-secret-key")

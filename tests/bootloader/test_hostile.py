@@ -94,7 +94,7 @@ def bash(text: str, *words: str, **options: object) -> subprocess.CompletedProce
     return subprocess.run(["bash", *words], input=text.encode(), capture_output=True, **options)  # type: ignore[call-overload, no-any-return]
 
 
-def test_there_are_two_hundred() -> None:
+def test_there_are_two_hundred_hostile_texts() -> None:
     assert len(set(VALUES)) == len(VALUES) == 200
     assert any(len(value.encode()) >= 10_240 for value in VALUES)
 
@@ -105,7 +105,7 @@ def test_every_script_parses() -> None:
         assert (told.returncode, told.stderr) == (0, b""), value
 
 
-def test_shellcheck_has_nothing_to_say(tmp_path: Path) -> None:
+def test_shellcheck_passes(tmp_path: Path) -> None:
     """Of all headers, and of some whole scripts: the rest of them is always the same."""
     for number, value in enumerate(VALUES):
         script = render.boot_script(same(value))
@@ -232,14 +232,14 @@ def _without_keys(plan: BootPlan) -> BootPlan:
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800", "x\udfff"])
-def test_what_no_machine_can_hold_is_refused(text: str) -> None:
+def test_unusable_texts_are_rejected(text: str) -> None:
     with pytest.raises(BadInput):
         render.boot_script(same(text))
     with pytest.raises(BadInput):
         cloud_init.user_data(same(text))
 
 
-def test_an_odd_name_of_a_variable_is_refused() -> None:
+def test_invalid_variable_name_is_rejected() -> None:
     for name in ("A B", "1A", "A;touch x", "A=B", "", "A[$(touch x)]"):
         with pytest.raises(BadInput):
             render.boot_script(plan_of("v", "n", "o", PORT, env={name: "x"}))

@@ -53,7 +53,7 @@ def test_a_vm_joins_tree_and_registry() -> None:
     assert vm.metadata["hostname"] == "box"
 
 
-def test_its_own_token_is_a_nodes_token() -> None:
+def test_issued_token_is_a_node_token() -> None:
     own = Door(invite()).join().json()["token"]
 
     assert Door(own).post("/registry/vms/vm-1/heartbeat").status_code == 200
@@ -61,7 +61,7 @@ def test_its_own_token_is_a_nodes_token() -> None:
     assert Door(own).post("/vm-tree/vms", {"name": "x", "category": "agent_vm"}).status_code == 403
 
 
-def test_nothing_but_hashes_is_kept() -> None:
+def test_only_hashes_are_stored() -> None:
     token = invite()
     own = Door(token).join(nonce="a-word-of-the-vm").json()["token"]
 
@@ -70,10 +70,10 @@ def test_nothing_but_hashes_is_kept() -> None:
     assert own not in row
     assert "a-word-of-the-vm" not in row
     assert own not in str(NodeToken.objects.values())
-    assert token not in repr(joining.Facts(nonce=token))
+    assert token not in repr(joining.JoinFacts(nonce=token))
 
 
-def test_it_works_once() -> None:
+def test_join_token_works_once() -> None:
     token = invite()
     assert Door(token).join(nonce="mine").status_code == 200
 
@@ -86,7 +86,7 @@ def test_it_works_once() -> None:
     assert refusals() == [("used", 2)]
 
 
-def test_a_vm_whose_answer_was_lost_asks_again() -> None:
+def test_vm_that_lost_the_response_repeats_its_join() -> None:
     token = invite()
     first = Door(token).join(nonce="mine").json()["token"]
 
@@ -100,16 +100,16 @@ def test_a_vm_whose_answer_was_lost_asks_again() -> None:
     assert refusals() == []
 
 
-def test_asking_again_ends_after_some_minutes() -> None:
+def test_repeating_a_join_ends_after_some_minutes() -> None:
     token = invite()
     Door(token).join(nonce="mine")
-    JoinToken.objects.update(used_at=clock.now() - joining.AGAIN - timedelta(seconds=1))
+    JoinToken.objects.update(used_at=clock.now() - joining.REPEAT_WINDOW - timedelta(seconds=1))
 
     assert Door(token).join(nonce="mine").status_code == 401
     assert refusals() == [("used", 1)]
 
 
-def test_asking_again_does_not_bring_back_what_was_revoked(api: Api) -> None:
+def test_repeating_a_join_does_not_restore_a_revoked_token(api: Api) -> None:
     token = invite()
     Door(token).join(nonce="mine")
     assert api.delete("/vm-tree/vms/vm-1/token").status_code == 200
@@ -118,7 +118,7 @@ def test_asking_again_does_not_bring_back_what_was_revoked(api: Api) -> None:
     assert not NodeToken.objects.good().exists()
 
 
-def test_an_expired_one_is_refused() -> None:
+def test_expired_token_is_rejected() -> None:
     token = invite(minutes=1)
     now = clock.now()
     JoinToken.objects.update(
@@ -133,7 +133,7 @@ def test_an_expired_one_is_refused() -> None:
     assert JoinToken.objects.get().state(clock.now()) == "expired"
 
 
-def test_a_newer_one_voids_the_older() -> None:
+def test_newer_token_voids_the_older() -> None:
     old, new = invite(), invite()
 
     answer = Door(old).join()
@@ -144,7 +144,7 @@ def test_a_newer_one_voids_the_older() -> None:
     assert refusals() == [("voided", 1)]
 
 
-def test_the_token_of_another_vm_is_refused() -> None:
+def test_token_of_another_vm_is_rejected() -> None:
     answer = Door(invite("vm-1")).join(vmId="vm-2")
 
     assert answer.status_code == 403
@@ -153,7 +153,7 @@ def test_the_token_of_another_vm_is_refused() -> None:
     assert JoinToken.objects.get().used_at is None
 
 
-def test_an_unknown_one_is_refused_and_counted() -> None:
+def test_unknown_token_is_rejected_and_counted() -> None:
     for _ in range(3):
         answer = Door("reefjoin_" + "x" * 43).join()
         assert answer.status_code == 401
@@ -187,20 +187,20 @@ def test_other_tokens_do_not_join() -> None:
         ("get", "/vers-config/"),
     ],
 )
-def test_a_join_token_opens_no_other_service(method: str, path: str) -> None:
+def test_join_token_is_rejected_by_other_services(method: str, path: str) -> None:
     answer = getattr(Door(invite()), method)(path)
 
     assert answer.status_code == 401
 
 
-def test_a_join_token_opens_no_other_door_of_this_service() -> None:
+def test_join_token_is_rejected_by_other_routes() -> None:
     door = Door(invite())
 
     assert door.get("/bootloader/reports/vm-1").status_code == 403
     assert door.post("/bootloader/token").status_code == 403
 
 
-def test_a_parent_that_has_gone_is_said_and_the_token_stays_good(api: Api) -> None:
+def test_missing_parent_is_reported_and_token_stays_valid(api: Api) -> None:
     tree.create(tree.NewNode("roof", "infra_vm", vm_id="roof"), by="tests")
     token = invite(parent_vm_id="roof")
     tree.remove("roof", by="tests")
@@ -213,7 +213,7 @@ def test_a_parent_that_has_gone_is_said_and_the_token_stays_good(api: Api) -> No
     assert JoinToken.objects.get().used_at is None
 
 
-def test_an_id_that_was_removed_is_not_given_again() -> None:
+def test_removed_id_cannot_join_again() -> None:
     tree.create(tree.NewNode("old", "swarm_vm", vm_id="vm-1"), by="tests")
     tree.remove("vm-1", by="tests")
 
@@ -224,7 +224,7 @@ def test_an_id_that_was_removed_is_not_given_again() -> None:
     assert not VM.objects.exists()
 
 
-def test_a_member_may_join_anew() -> None:
+def test_member_may_join_again() -> None:
     first = Door(invite()).join().json()["token"]
     second = Door(invite()).join().json()["token"]
 
@@ -243,7 +243,7 @@ def test_a_member_may_join_anew() -> None:
         ({"agentVersion": "\0"}, "agentVersion"),
     ],
 )
-def test_nonsense_is_refused_with_its_field(body: dict[str, object], field: str) -> None:
+def test_invalid_values_are_rejected_with_their_field(body: dict[str, object], field: str) -> None:
     answer = Door(invite()).join(**body)
 
     assert answer.status_code == 400
@@ -251,16 +251,16 @@ def test_nonsense_is_refused_with_its_field(body: dict[str, object], field: str)
     assert JoinToken.objects.get().used_at is None
 
 
-@pytest.mark.parametrize("minutes", [0, -1, joining.MOST_MINUTES + 1])
-def test_lives_that_no_token_has(minutes: int) -> None:
+@pytest.mark.parametrize("minutes", [0, -1, joining.MAX_MINUTES + 1])
+def test_invalid_token_lifetimes_are_rejected(minutes: int) -> None:
     with pytest.raises(BadInput):
         invite(minutes=minutes)
 
 
-def test_old_ones_are_forgotten() -> None:
+def test_old_tokens_are_deleted() -> None:
     Door(invite("old")).join()
     invite("new")
-    long_ago = clock.now() - joining.KEPT - timedelta(days=1)
+    long_ago = clock.now() - joining.RETENTION - timedelta(days=1)
     JoinToken.objects.filter(vm_id="old").update(
         made_at=long_ago - timedelta(hours=1), expires_at=long_ago
     )
@@ -273,7 +273,7 @@ def test_old_ones_are_forgotten() -> None:
 # -- a member's own token ------------------------------------------------------------------------
 
 
-def test_a_token_is_changed_in_two_moves() -> None:
+def test_token_is_renewed_in_two_requests() -> None:
     old = Door(invite()).join().json()["token"]
 
     new = Door(old).post("/bootloader/token").json()["token"]
@@ -286,7 +286,7 @@ def test_a_token_is_changed_in_two_moves() -> None:
     assert Door(new).get("/vm-tree/vms/vm-1").status_code == 200
 
 
-def test_lost_answers_leave_no_tokens_behind() -> None:
+def test_lost_responses_leave_no_tokens() -> None:
     old = Door(invite()).join().json()["token"]
     for _ in range(5):
         last = Door(old).post("/bootloader/token").json()["token"]
@@ -295,7 +295,7 @@ def test_lost_answers_leave_no_tokens_behind() -> None:
     assert good == {tokens.digest_of(old), tokens.digest_of(last)}
 
 
-def test_root_has_no_token_to_change(api: Api) -> None:
+def test_root_cannot_renew_a_token(api: Api) -> None:
     assert api.post("/bootloader/token").status_code == 403
 
 
@@ -319,9 +319,7 @@ def generated(api: Api, **more: str) -> Any:
         ("", "box"),
     ],
 )
-def test_a_vm_of_ones_own_is_found_where_it_joined_from(
-    api: Api, remote: str, address: str
-) -> None:
+def test_own_vm_is_registered_with_its_request_address(api: Api, remote: str, address: str) -> None:
     made = generated(api).json()
     assert "vm.vers.sh" not in made["script"].partition("SSH_DOMAIN=")[0]
     door = Door(made["joinToken"])
@@ -334,7 +332,7 @@ def test_a_vm_of_ones_own_is_found_where_it_joined_from(
     assert VM.objects.get(pk="vm-1").address == address
 
 
-def test_an_address_that_is_said_is_kept(api: Api) -> None:
+def test_given_address_is_stored(api: Api) -> None:
     made = generated(api, address="build-7.example.org").json()
     assert "ADDRESS='build-7.example.org'" in made["script"]
     Door(made["joinToken"]).join()
@@ -342,13 +340,15 @@ def test_an_address_that_is_said_is_kept(api: Api) -> None:
 
 
 @pytest.mark.parametrize("address", ["a host", "x'; touch y", "é.example", "-o", "http://x/"])
-def test_an_address_that_is_none_is_refused(api: Api, address: str) -> None:
+def test_invalid_address_is_rejected(api: Api, address: str) -> None:
     answer = generated(api, address=address)
     assert answer.status_code == 400
     assert answer.json()["error"] == "address: must be a host name or an IP address"
 
 
-def test_a_vm_of_the_platform_has_its_name_there(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_platform_vm_is_registered_with_its_platform_name(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("REEF_SSH_DOMAIN", "vm.test")
     Machine.objects.create(provider="vers", machine_id=MACHINE, vm_id="vm-1")
     Door(generated(api).json()["joinToken"]).join()

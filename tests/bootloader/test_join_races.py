@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bootloader import joining, reports
-from bootloader.joining import Facts
+from bootloader.joining import JoinFacts
 from bootloader.models import BootReport, JoinRefusal, JoinToken, ReportStatus
 from registry.models import VM
 from tests.bootloader.joiners import invite
@@ -28,12 +28,12 @@ AT_ONCE = 6
 
 def joins(token: str, nonce: str, given: list[str]) -> Callable[[], object]:
     def join() -> None:
-        given.append(joining.trade(token, Facts(hostname=nonce, nonce=nonce, remote=nonce))[1])
+        given.append(joining.redeem(token, JoinFacts(hostname=nonce, nonce=nonce, remote=nonce))[1])
 
     return join
 
 
-def test_one_of_many_comes_in(database: str) -> None:
+def test_only_one_of_many_joins_succeeds(database: str) -> None:
     for number in range(ROUNDS):
         token, given = invite(f"vm-{number}"), list[str]()
 
@@ -49,7 +49,7 @@ def test_one_of_many_comes_in(database: str) -> None:
     assert (Node.objects.count(), VM.objects.count()) == (ROUNDS, ROUNDS)
 
 
-def test_one_vm_that_asks_twice_has_one_good_token(database: str) -> None:
+def test_repeated_join_leaves_one_valid_token(database: str) -> None:
     for number in range(ROUNDS):
         token, given = invite(f"vm-{number}"), list[str]()
 
@@ -67,7 +67,9 @@ def test_a_token_that_is_voided_while_it_is_used(database: str) -> None:
     for number in range(ROUNDS):
         token, given = invite(f"vm-{number}"), list[str]()
 
-        outcomes = together(joins(token, "mine", given), partial(joining.void, f"vm-{number}"))
+        outcomes = together(
+            joins(token, "mine", given), partial(joining.revoke_unused, f"vm-{number}")
+        )
 
         row = JoinToken.objects.get(vm_id=f"vm-{number}")
         assert (row.used_at is None) != (row.voided_at is None)
@@ -76,12 +78,12 @@ def test_a_token_that_is_voided_while_it_is_used(database: str) -> None:
 
 def test_reports_of_one_step_at_once_are_one_row(database: str) -> None:
     said = [
-        reports.Said("r", "dns", status)
+        reports.StepReport("r", "dns", status)
         for status in (ReportStatus.STARTED, ReportStatus.OK, ReportStatus.OK, ReportStatus.STARTED)
     ]
     for number in range(ROUNDS):
         acts = [
-            lambda each=each, number=number: reports.note(f"vm-{number}", each) for each in said
+            lambda each=each, number=number: reports.record(f"vm-{number}", each) for each in said
         ]
 
         assert together(*acts) == ["done"] * 4
@@ -90,7 +92,7 @@ def test_reports_of_one_step_at_once_are_one_row(database: str) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_those_who_fetch_slowly_hold_up_nobody(tmp_path: Path) -> None:
+def test_slow_downloads_do_not_block_others(tmp_path: Path) -> None:
     """More of them than web has threads, and none reads what it asked for."""
     with Roof(tmp_path) as roof:
         files = roof.client.get("/bootloader/dist/").json()["files"]

@@ -70,7 +70,7 @@ def signed_in(roof: Roof) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_only_its_doors_are_there(reef: tuple[Roof, set[str]]) -> None:
+def test_only_the_organs_routes_exist(reef: tuple[Roof, set[str]]) -> None:
     roof, here = reef
     for organ, paths in DOORS.items():
         for path in paths:
@@ -93,7 +93,7 @@ def test_health_lists_what_is_there(reef: tuple[Roof, set[str]]) -> None:
     assert ("worker" in said["parts"]) == bool(here)
 
 
-def test_only_its_pages_are_there_and_none_is_broken(reef: tuple[Roof, set[str]]) -> None:
+def test_only_the_organs_pages_exist_and_work(reef: tuple[Roof, set[str]]) -> None:
     roof, here = reef
     with signed_in(roof) as person:
         html = {"accept": "text/html"}
@@ -160,7 +160,7 @@ def worker_of(folder: Path, named: str) -> dict[str, Any]:
         (FULL, {"reef", "vmtree", "registry", "lieutenants", "operations", "rules"}),
     ],
 )
-def test_only_its_tasks_and_ticks_are_there(tmp_path: Path, named: str, words: set[str]) -> None:
+def test_only_the_organs_tasks_and_ticks_exist(tmp_path: Path, named: str, words: set[str]) -> None:
     known = worker_of(tmp_path, named)
 
     assert {task.partition(".")[0] for task in known["tasks"]} == words
@@ -168,7 +168,7 @@ def test_only_its_tasks_and_ticks_are_there(tmp_path: Path, named: str, words: s
     assert ("FollowerStep" in known["steps"]) == (named == FULL)
 
 
-def test_all_of_them_when_nothing_is_said(tmp_path: Path) -> None:
+def test_all_organs_are_enabled_by_default(tmp_path: Path) -> None:
     known = worker_of(tmp_path, "")
 
     assert {"bootloader.tick", "lieutenants.settle", "registry.sweep"} <= set(known["tasks"])
@@ -178,7 +178,7 @@ def test_all_of_them_when_nothing_is_said(tmp_path: Path) -> None:
 # -- words ---------------------------------------------------------------------------------------
 
 
-def test_an_unknown_organ_stops_the_start_and_the_known_ones_are_told(tmp_path: Path) -> None:
+def test_unknown_organ_stops_the_start_and_lists_known_ones(tmp_path: Path) -> None:
     env = {
         "PATH": os.environ["PATH"],
         "REEF_DATA_DIR": str(tmp_path / "d"),

@@ -54,7 +54,7 @@ def problems(answer: Any) -> dict[str, list[str]]:
     return shown
 
 
-def test_the_four_are_those_of_the_contract(api: Api) -> None:
+def test_builtin_profiles_match_the_contract(api: Api) -> None:
     told = api.get("/bootloader/profiles").json()["profiles"]
 
     assert list(told) == list(CONTRACT)
@@ -75,7 +75,7 @@ def test_extras_are_added_once_and_stay_with_the_request(api: Api) -> None:
     assert "REEF_ORGANS' 'store,minio'" in made["script"]
 
 
-def test_an_operator_adds_one(admin_client: Client, api: Api) -> None:
+def test_operator_adds_a_profile(admin_client: Client, api: Api) -> None:
     answer = admin_client.post(ADD, form())
 
     assert answer.status_code == 302, problems(answer)
@@ -123,7 +123,7 @@ def test_an_operator_adds_one(admin_client: Client, api: Api) -> None:
         ("memory_mib", "1", "greater than or equal"),
     ],
 )
-def test_what_is_unknown_is_refused(
+def test_unknown_names_are_rejected(
     admin_client: Client, field: str, value: object, says: str
 ) -> None:
     answer = admin_client.post(ADD, form(**{field: value}))
@@ -134,7 +134,7 @@ def test_what_is_unknown_is_refused(
 
 
 def test_a_file_without_a_slash_says_where_it_lies(admin_client: Client, api: Api) -> None:
-    assert "it lies below /opt/reef" in admin_client.get(ADD).content.decode()
+    assert "relative to /opt/reef" in admin_client.get(ADD).content.decode()
     assert admin_client.post(ADD, form(**{"files-0-path": "notes/one"})).status_code == 302
 
     one = api.get("/bootloader/profiles/builder").json()["files"][0]
@@ -146,7 +146,7 @@ def test_a_file_without_a_slash_says_where_it_lies(admin_client: Client, api: Ap
 @pytest.mark.parametrize(
     ("field", "value"), [("extraOrgans", ["heart"]), ("extraCapabilities", ["fly"])]
 )
-def test_extras_that_nobody_knows_are_refused(api: Api, field: str, value: list[str]) -> None:
+def test_unknown_extras_are_rejected(api: Api, field: str, value: list[str]) -> None:
     wish = {"vmId": "x1", "name": "x", "type": "lightweight", field: value}
     answer = api.post("/bootloader/generate", wish)
     assert answer.status_code == 400
@@ -160,7 +160,7 @@ def test_extras_that_nobody_knows_are_refused(api: Api, field: str, value: list[
         *("join-token", "fleet_agent.py", "run/x", "agent/pi", "/opt/reef/identity.json", "log"),
     ],
 )
-def test_a_file_stays_where_it_starts(admin_client: Client, path: str) -> None:
+def test_file_path_cannot_leave_its_folder(admin_client: Client, path: str) -> None:
     answer = admin_client.post(ADD, form(**{"files-0-path": path}))
 
     assert answer.status_code == 200

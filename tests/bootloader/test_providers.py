@@ -15,7 +15,7 @@ VERBS = [name for name, _ in inspect.getmembers(Provider, inspect.isfunction) if
 
 
 @pytest.mark.parametrize("slug", providers.all_slugs())
-def test_each_keeps_to_the_contract(slug: str) -> None:
+def test_each_provider_implements_the_interface(slug: str) -> None:
     provider = providers.get(slug)
     assert provider.slug == slug
     assert {"create", "find_created", "login", "check"} < set(VERBS)
@@ -32,7 +32,7 @@ def test_there_are_two() -> None:
     assert caught.value.status == 400
 
 
-def test_a_third_one_is_one_more_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_provider_needs_one_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "third.py").write_text(
         "from bootloader.providers.ssh import SshHosts\n"
         "class Third(SshHosts):\n"

@@ -36,7 +36,7 @@ def failed() -> Provisioning:
     return row
 
 
-def test_every_list_and_row_can_be_looked_at(admin: Client, failed: Provisioning) -> None:
+def test_every_admin_page_renders(admin: Client, failed: Provisioning) -> None:
     finding = Finding.objects.create(
         kind="unknown", provider="vers", machine_id="m", text="t", proposal="adopt"
     )
@@ -54,7 +54,9 @@ def test_every_list_and_row_can_be_looked_at(admin: Client, failed: Provisioning
     ("action", "state"),
     [("retry", "queued"), ("cancel_keep", "cancelling"), ("cancel_delete", "cancelling")],
 )
-def test_actions_ask(admin: Client, failed: Provisioning, action: str, state: str) -> None:
+def test_actions_call_services(
+    admin: Client, failed: Provisioning, action: str, state: str
+) -> None:
     said = {"action": action, "_selected_action": [failed.pk]}
     answer = admin.post("/admin/bootloader/provisioning/", said, follow=True)
     failed.refresh_from_db()

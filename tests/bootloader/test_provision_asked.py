@@ -72,7 +72,7 @@ def node_api(node: Node) -> Api:
 WISH = {"name": "one", "type": "lightweight"}
 
 
-def test_one_row_with_its_steps_in_their_order(api: Api, rung: list[str]) -> None:
+def test_request_creates_one_row_with_ordered_steps(api: Api, rung: list[str]) -> None:
     answer = api.post("/bootloader/provision", WISH)
 
     assert answer.status_code == 202, answer.content
@@ -84,7 +84,7 @@ def test_one_row_with_its_steps_in_their_order(api: Api, rung: list[str]) -> Non
     assert rung == ["begin"]
 
 
-def test_the_same_name_or_key_gives_the_same_row(api: Api) -> None:
+def test_same_name_or_key_returns_the_same_row(api: Api) -> None:
     first = api.post("/bootloader/provision", WISH, **{"Idempotency-Key": "k"}).json()
     by_key = api.post("/bootloader/provision", WISH, **{"Idempotency-Key": "k"})
     by_name = api.post("/bootloader/provision", WISH)
@@ -96,7 +96,7 @@ def test_the_same_name_or_key_gives_the_same_row(api: Api) -> None:
     assert Provisioning.objects.count() == 1
 
 
-def test_another_wish_under_the_same_name_or_key_is_refused(api: Api) -> None:
+def test_different_request_with_same_name_or_key_is_rejected(api: Api) -> None:
     api.post("/bootloader/provision", WISH, **{"Idempotency-Key": "k"})
 
     other = api.post("/bootloader/provision", {**WISH, "type": "full"})
@@ -152,7 +152,7 @@ def test_twenty_at_a_time_and_the_same_again(api: Api) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_said_and_changes_nothing(
+def test_invalid_request_is_rejected_and_changes_nothing(
     api: Api, change: dict[str, Any], text: str
 ) -> None:
     answer = api.post("/bootloader/provision", {**WISH, **change})
@@ -162,7 +162,7 @@ def test_what_is_wrong_is_said_and_changes_nothing(
     assert not Provisioning.objects.exists()
 
 
-def test_no_more_vms_than_allowed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vm_limit_is_enforced(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REEF_MAX_VMS", "3")
 
     assert api.post("/bootloader/provision", {**WISH, "count": 2}).status_code == 202
@@ -172,14 +172,14 @@ def test_no_more_vms_than_allowed(api: Api, monkeypatch: pytest.MonkeyPatch) -> 
     assert "REEF_MAX_VMS allows 3" in refused.json()["error"]
 
 
-def test_only_so_many_begin_at_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrency_limit_is_enforced(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REEF_PROVISION_AT_ONCE", "2")
     api.post("/bootloader/provision", {**WISH, "count": 5})
 
-    assert len(limits.begin()) == 2
-    assert limits.begin() == []
+    assert len(limits.start_queued()) == 2
+    assert limits.start_queued() == []
     Provisioning.objects.filter(state=State.RUNNING).first().move(State.DONE)  # type: ignore[union-attr]
-    assert len(limits.begin()) == 1
+    assert len(limits.start_queued()) == 1
 
 
 def test_a_dry_run_shows_all_and_changes_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def test_a_dry_run_shows_all_and_changes_nothing(api: Api, monkeypatch: pytest.M
 # -- who may -------------------------------------------------------------------------------------
 
 
-def test_nodes_have_vms_made_below_themselves_only(family: dict[str, Node]) -> None:
+def test_nodes_provision_below_themselves_only(family: dict[str, Node]) -> None:
     ada = node_api(family["ada"])
     ProvisionGrant.objects.create(node=family["ada"], vms=2, levels=2)
 
@@ -212,7 +212,7 @@ def test_nodes_have_vms_made_below_themselves_only(family: dict[str, Node]) -> N
     assert beside.status_code == 403
 
 
-def test_nodes_do_not_say_where_tokens_are_sent(family: dict[str, Node]) -> None:
+def test_nodes_cannot_choose_the_root_address(family: dict[str, Node]) -> None:
     body = {**WISH, "roofReefUrl": "http://elsewhere.example"}
     answer = node_api(family["ada"]).post("/bootloader/provision", body)
     assert answer.status_code == 403
@@ -282,7 +282,7 @@ def test_a_retry_begins_at_the_step_that_failed(
     assert all(states[each] == "waiting" for each in order[order.index(first) :])
 
 
-def test_what_is_done_cannot_be_cancelled_or_retried(api: Api) -> None:
+def test_completed_provisioning_cannot_be_cancelled_or_retried(api: Api) -> None:
     row = Provisioning.objects.create(
         name="one", profile="full", provider="vers", actor="t", state=State.DONE, vm_id="v"
     )
@@ -294,7 +294,7 @@ def test_what_is_done_cannot_be_cancelled_or_retried(api: Api) -> None:
     assert api.post(f"{path}/retry").status_code == 409
 
 
-def test_cancelling_says_what_becomes_of_the_vm(api: Api, rung: list[str]) -> None:
+def test_cancelling_needs_a_cleanup_policy(api: Api, rung: list[str]) -> None:
     row = failed_at(StepName.SSH)
     path = f"/bootloader/provisionings/{row.pk}/cancel"
 
@@ -304,7 +304,7 @@ def test_cancelling_says_what_becomes_of_the_vm(api: Api, rung: list[str]) -> No
     assert row.pk in rung
 
 
-def test_cancelling_without_a_vm_needs_no_word_about_it(api: Api) -> None:
+def test_cancelling_without_a_vm_needs_no_policy(api: Api) -> None:
     made = api.post("/bootloader/provision", WISH).json()["provisioning"]
     path = f"/bootloader/provisionings/{made['id']}"
 
@@ -330,7 +330,7 @@ def test_what_is_cancelled_runs_no_longer_and_says_what_became_of_the_vm(
         state=StepState.RUNNING, started_at=clock.now() - timedelta(minutes=5)
     )
     monkeypatch.setattr(machines, "_end", lambda _machine: "")
-    monkeypatch.setattr(booting, "stop", lambda _context: None)
+    monkeypatch.setattr(booting, "stop_script", lambda _context: None)
     path = f"/bootloader/provisionings/{row.pk}"
     api.post(f"{path}/cancel", {"machine": leftover})
     run.advance(row.pk)
@@ -363,7 +363,7 @@ def test_a_vm_that_cannot_be_deleted_leaves_no_step_running(
     assert "not yours" in found["reason"]
 
 
-def test_what_is_queued_says_why_it_waits(
+def test_queued_provisioning_tells_why_it_waits(
     api: Api, operator: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REEF_PROVISION_AT_ONCE", "5")
@@ -372,7 +372,7 @@ def test_what_is_queued_says_why_it_waits(
     first = api.get("/bootloader/provisionings").json()["provisionings"][0]
     assert first["waitsFor"] == "begins as soon as a worker takes it"
 
-    limits.begin()
+    limits.start_queued()
 
     found = api.get("/bootloader/provisionings").json()["provisionings"]
     assert [each["waitsFor"] for each in found] == [why, *[None] * 5]
@@ -497,7 +497,7 @@ def test_the_form_keeps_errors_beside_their_fields(operator: Api, change: dict[s
     assert f'id="id_{field}_error"' in answer.content.decode()
 
 
-def test_pages_of_nobody_are_the_sign_in(client: Callable[..., Any]) -> None:
+def test_anonymous_users_are_sent_to_sign_in(client: Callable[..., Any]) -> None:
     answer = client.get("/provisioning/")  # type: ignore[attr-defined]
     assert answer.status_code == 302
     assert answer.url.startswith("/signin")

@@ -104,7 +104,7 @@ def test_from_the_form_to_a_member_live(page: Page, stack: BootStack, emulator: 
     check_widths(page)
 
 
-def test_what_fails_is_retried_or_given_up(
+def test_failed_provisioning_is_retried_or_cancelled(
     page: Page, stack: BootStack, emulator: Emulator
 ) -> None:
     emulator.set(fail_boots=1, boot_delay_s=0.5)

@@ -13,7 +13,7 @@ import pytest
 
 from bootloader.models import BootStep, OwnProfile, Provisioning, SshHost
 from bootloader.provisioning import run, services, steps, texts
-from bootloader.provisioning.wishes import Wish
+from bootloader.provisioning.wishes import ProvisionRequest
 from bootloader.states import State, StepName
 from reef_site.common import clock
 from tests.bootloader.sshds import Sshd
@@ -46,7 +46,7 @@ def serve(
         host = SshHost(name="one", address="127.0.0.1", port=server.port, user=server.login().user)
         host.set_key(server.key)
         host.save()
-        row = services.start(Wish("vm", "bare", provider="ssh"), by="tests").rows[0]
+        row = services.start(ProvisionRequest("vm", "bare", provider="ssh"), by="tests").rows[0]
         row.move(State.RUNNING)
         return row
 
@@ -73,8 +73,8 @@ def reason_of(row: Provisioning, seconds: float = 40) -> str:
 def test_a_machine_that_forgets_each_run(
     serve: Callable[[str], Provisioning], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "MOST_BEGINS", 10_000)
-    monkeypatch.setattr(texts, "real", lambda *_: "sleep 600\n")
+    monkeypatch.setattr(steps, "MAX_STARTS", 10_000)
+    monkeypatch.setattr(texts, "render_real", lambda *_: "sleep 600\n")
     row = serve("rm -rf $HOME/.reef-boot/*/run-*")
     assert "did not end within 10 s (REEF_BOOT_SECONDS)" in reason_of(row)
 
@@ -83,8 +83,8 @@ def test_a_run_that_comes_to_nothing_ends_before_its_limit(
     serve: Callable[[str], Provisioning], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REEF_BOOT_SECONDS", "900")
-    monkeypatch.setattr(steps, "MOST_BEGINS", 4)
-    monkeypatch.setattr(texts, "real", lambda *_: "sleep 600\n")
+    monkeypatch.setattr(steps, "MAX_STARTS", 4)
+    monkeypatch.setattr(texts, "render_real", lambda *_: "sleep 600\n")
     row = serve("rm -rf $HOME/.reef-boot/*/run-*")
     assert "started 4 times, and nothing came of it" in reason_of(row)
 
@@ -92,8 +92,8 @@ def test_a_run_that_comes_to_nothing_ends_before_its_limit(
 def test_a_script_that_never_stops_printing(
     serve: Callable[[str], Provisioning], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "MOST_HEARD", 100_000)
-    monkeypatch.setattr(texts, "real", lambda *_: FLOOD)
+    monkeypatch.setattr(steps, "MAX_OUTPUT_BYTES", 100_000)
+    monkeypatch.setattr(texts, "render_real", lambda *_: FLOOD)
     row = serve(":")
     assert "did not end within 10 s (REEF_BOOT_SECONDS)" in reason_of(row)
     kept = sum(len(line.text) for line in row.log.all())
@@ -103,13 +103,13 @@ def test_a_script_that_never_stops_printing(
 def test_a_step_that_is_tried_for_ever_ends(
     serve: Callable[[str], Provisioning], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def later(context: steps.Context, step: BootStep) -> steps.Later:
-        return steps.Later(0.0, "the VM thinks about it")
+    def later(context: steps.Context, step: BootStep) -> steps.CheckAgain:
+        return steps.CheckAgain(0.0, "the VM thinks about it")
 
-    monkeypatch.setattr(texts, "real", lambda *_: "true\n")
+    monkeypatch.setattr(texts, "render_real", lambda *_: "true\n")
     row = serve(":")
     for name in set(StepName) - {StepName.RUN}:
-        monkeypatch.setitem(steps.TO_DO, name, later)
+        monkeypatch.setitem(steps.STEP_FUNCTIONS, name, later)
     run.advance(row.pk)
     long_ago = clock.now() - timedelta(hours=1)
     Provisioning.objects.filter(pk=row.pk).update(leased_until=None)

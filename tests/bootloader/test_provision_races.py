@@ -13,8 +13,8 @@ from bootloader.models import Machine, Provisioning
 from bootloader.providers import base
 from bootloader.provisioning import creating, limits, machines, services
 from bootloader.provisioning.steps import Context
-from bootloader.provisioning.wishes import Wish
-from bootloader.states import Leftover, State, StepName, StepState
+from bootloader.provisioning.wishes import ProvisionRequest
+from bootloader.states import CleanupPolicy, State, StepName, StepState
 from reef_site.common import clock
 from reef_site.common.errors import ReefError
 from tests.dispatching import drop_tasks
@@ -65,7 +65,9 @@ def together(act: Callable[[int], object], times: int = 6) -> list[object]:
 
 def queued(name: str) -> Provisioning:
     """A provisioning that nobody has begun."""
-    return services.start(Wish(name, "lightweight", provider="vers"), by="tests").rows[0]
+    return services.start(ProvisionRequest(name, "lightweight", provider="vers"), by="tests").rows[
+        0
+    ]
 
 
 def test_many_who_ask_get_the_same_row() -> None:
@@ -93,15 +95,15 @@ def test_a_lease_that_ran_out_is_taken_by_one() -> None:
     found = together(lambda who: Provisioning.objects.claim(row.pk, f"w{who}", LEASE))
     assert sum(each is not None for each in found) == 1
     with pytest.raises(ReefError):
-        Context(row, "dead").must_hold()
+        Context(row, "dead").check_lease()
 
 
 def test_no_more_than_allowed_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REEF_PROVISION_AT_ONCE", "4")
     for number in range(12):
         queued(f"vm-{number}")
-    together(lambda _: limits.begin())
-    assert Provisioning.objects.at_work().count() == 4
+    together(lambda _: limits.start_queued())
+    assert Provisioning.objects.active().count() == 4
 
 
 def test_one_of_two_takes_a_lost_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +111,9 @@ def test_one_of_two_takes_a_lost_machine(monkeypatch: pytest.MonkeyPatch) -> Non
         rows = [queued(f"vm-{number}-{which}") for which in range(4)]
         seen = base.Machine(f"m-{number}", base.MachineState.RUNNING)
         found = together(
-            lambda who, rows=rows, seen=seen: creating._take(Context(rows[who], ""), seen, "found"),  # type: ignore[misc]
+            lambda who, rows=rows, seen=seen: creating._assign(
+                Context(rows[who], ""), seen, "found"
+            ),  # type: ignore[misc]
             4,
         )
         assert found.count(True) == 1, found
@@ -124,7 +128,7 @@ def test_one_too_many_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
         row = queued(f"vm-{number}")
         seen = [base.Machine(f"m-{number}-{who}", base.MachineState.RUNNING) for who in range(2)]
         found = together(
-            lambda who, row=row, seen=seen: creating._take(Context(row, ""), seen[who], "made"),  # type: ignore[misc]
+            lambda who, row=row, seen=seen: creating._assign(Context(row, ""), seen[who], "made"),  # type: ignore[misc]
             2,
         )
         assert found == [True, True]
@@ -147,7 +151,7 @@ def test_one_of_retry_and_cancel_wins() -> None:
             lambda who, key=row.pk: (  # type: ignore[misc]
                 services.retry(key, by="t")
                 if who
-                else services.cancel(key, Leftover.DELETE, by="t")
+                else services.cancel(key, CleanupPolicy.DELETE, by="t")
             ),
             2,
         )

@@ -10,7 +10,7 @@ import pytest
 from django.test import Client
 
 from bootloader import reconcile
-from bootloader.exceptions import ShellAway
+from bootloader.exceptions import ShellUnavailable
 from bootloader.models import BootStep, Finding, Machine, Provisioning
 from bootloader.provisioning import lines, machines, run
 from bootloader.states import FindingState, Proposal, State, StepName, StepState
@@ -37,7 +37,7 @@ def platform(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """Config points at the emulator, and nothing gets time to find its place."""
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(reconcile, "PATIENCE", timedelta(0))
+    monkeypatch.setattr(reconcile, "GRACE_PERIOD", timedelta(0))
     return emulator
 
 
@@ -57,7 +57,7 @@ def a_member(emulator: Emulator) -> str:
     vm_id = made_by_somebody(emulator)
     tree.create(tree.NewNode("one", "agent_vm", vm_id), by="tests")
     registry.register(Registration(vm_id, "one", "worker", "a", "tests"))
-    reconcile.look_at("vers")
+    reconcile.compare_provider("vers")
     return vm_id
 
 
@@ -74,15 +74,15 @@ def the_finding(api: Api) -> dict[str, Any]:
     return one
 
 
-def test_members_are_no_finding(api: Api, emulator: Emulator) -> None:
+def test_members_are_not_reported(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
     assert Machine.objects.get().vm_id == vm_id
 
 
-def test_an_unknown_vm_is_taken_in(api: Api, emulator: Emulator) -> None:
+def test_unknown_vm_is_imported(api: Api, emulator: Emulator) -> None:
     vm_id = made_by_somebody(emulator)
-    reconcile.look()
+    reconcile.compare_all()
     found = the_finding(api)
     assert (found["kind"], found["machineId"]) == ("unknown", vm_id)
     assert found["proposal"] == "adopt"
@@ -94,9 +94,9 @@ def test_an_unknown_vm_is_taken_in(api: Api, emulator: Emulator) -> None:
     assert Node.objects.get().vm_id == vm_id
 
 
-def test_an_unknown_vm_is_deleted_if_one_says_so(api: Api, emulator: Emulator) -> None:
+def test_unknown_vm_is_deleted_on_request(api: Api, emulator: Emulator) -> None:
     made_by_somebody(emulator)
-    reconcile.look()
+    reconcile.compare_all()
     key = the_finding(api)["id"]
     answer = api.post(f"/bootloader/findings/{key}/act", {"action": "delete"})
     assert answer.status_code == 200, answer.content
@@ -110,17 +110,17 @@ def test_a_vm_that_a_provisioning_left_is_to_be_deleted(api: Api, emulator: Emul
     Provisioning.objects.create(
         name="x", profile="full", provider="vers", actor="t", state=State.FAILED, machine=machine
     )
-    reconcile.look()
+    reconcile.compare_all()
     found = the_finding(api)
     assert found["proposal"] == "delete"
     assert "which failed" in found["text"]
 
 
-def test_a_vanished_vm_is_not_said_to_run(api: Api, emulator: Emulator) -> None:
+def test_vanished_vm_is_not_shown_as_running(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     assert VM.objects.get().status == "running"
     remove(emulator, vm_id)
-    reconcile.look()
+    reconcile.compare_all()
 
     (machine,) = api.get("/bootloader/machines").json()["machines"]
     assert machine["state"] == "vanished"
@@ -130,7 +130,7 @@ def test_a_vanished_vm_is_not_said_to_run(api: Api, emulator: Emulator) -> None:
 
     # It beats all the same: that is what counts.
     api.post(f"/registry/vms/{vm_id}/heartbeat")
-    reconcile.look()
+    reconcile.compare_all()
     assert api.get(f"/registry/vms/{vm_id}").json()["status"] == "running"
 
 
@@ -141,27 +141,27 @@ def test_a_deleted_vm_with_others_below_it_is_not_said_to_run(api: Api, emulator
     assert api.get(f"/registry/vms/{vm_id}").json()["status"] == "stopped"
 
 
-def test_after_reefs_own_downtime_nobody_is_called_useless(api: Api, emulator: Emulator) -> None:
+def test_no_vm_is_reported_idle_after_reefs_own_downtime(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     now = clock.now()
     VM.objects.filter(pk=vm_id).update(last_seen=now - timedelta(hours=2))
     watch = Watch.objects.create(up_since=now - timedelta(minutes=1), ticked_at=now)
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
     # Once found, it stays a finding until there is a sign.
     watch.up_since = now - timedelta(minutes=6)
     watch.save()
-    assert reconcile.look() == 1
+    assert reconcile.compare_all() == 1
     Watch.objects.update(up_since=clock.now())
-    assert reconcile.look() == 1
+    assert reconcile.compare_all() == 1
     api.post(f"/registry/vms/{vm_id}/heartbeat")
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
 
 
-def test_who_stands_below_a_vanished_vm_is_named(api: Api, emulator: Emulator) -> None:
+def test_children_of_a_vanished_vm_are_named(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     tree.create(tree.NewNode("ada", "lieutenant", "ada-vm", vm_id), by="tests")
     remove(emulator, vm_id)
-    reconcile.look()
+    reconcile.compare_all()
     answer = api.post(f"/bootloader/findings/{the_finding(api)['id']}/act")
     assert answer.status_code == 400
     assert "Below it: 'ada'." in answer.json()["error"]
@@ -173,8 +173,8 @@ def test_two_machines_with_one_identity_are_one_finding(api: Api) -> None:
     token = tokens.issue(node, made_by="tests")
     for machine in ("a1", "b2", "a1", "b2"):
         api.post("/registry/vms/vm-1/heartbeat", {"machine": machine})
-    reconcile.look()
-    reconcile.look()
+    reconcile.compare_all()
+    reconcile.compare_all()
 
     found = the_finding(api)
     assert (found["kind"], found["vmId"], found["proposal"]) == ("twin", "vm-1", "revoke")
@@ -186,16 +186,16 @@ def test_two_machines_with_one_identity_are_one_finding(api: Api) -> None:
 
     # One of them is gone: there is nothing to find any more.
     VM.objects.update(vitals={"machine": "a1", "twinSeenAt": clock.format_timestamp(clock.now())})
-    reconcile.look()
+    reconcile.compare_all()
     old = clock.format_timestamp(clock.now() - timedelta(hours=1))
     VM.objects.update(vitals={"machine": "a1", "twinSeenAt": old})
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
 
 
-def test_a_vanished_vm_is_buried(api: Api, emulator: Emulator) -> None:
+def test_vanished_vm_is_removed(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     remove(emulator, vm_id)
-    reconcile.look()
+    reconcile.compare_all()
     found = the_finding(api)
     assert (found["kind"], found["proposal"]) == ("vanished", "bury")
     assert Node.objects.living().count() == 1
@@ -205,18 +205,18 @@ def test_a_vanished_vm_is_buried(api: Api, emulator: Emulator) -> None:
     assert not Node.objects.living().exists()
     assert not VM.objects.exists()
     assert Machine.objects.get().is_gone
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
 
 
-def test_many_that_vanished_are_buried_together(api: Api, emulator: Emulator) -> None:
+def test_several_vanished_vms_are_removed_together(api: Api, emulator: Emulator) -> None:
     """Those below others first, in whatever order they are named."""
     parent = a_member(emulator)
     child = made_by_somebody(emulator)
     tree.create(tree.NewNode("two", "agent_vm", child, parent), by="tests")
-    reconcile.look_at("vers")
+    reconcile.compare_provider("vers")
     for vm_id in (parent, child):
         remove(emulator, vm_id)
-    reconcile.look()
+    reconcile.compare_all()
     found = api.get("/bootloader/findings").json()["findings"]
     assert [each["actions"] for each in found] == [["bury"], ["bury"]]
     path = "/bootloader/findings/act"
@@ -234,13 +234,13 @@ def test_many_that_vanished_are_buried_together(api: Api, emulator: Emulator) ->
 
     assert (answer["count"], answer["failed"]) == (2, [])
     assert not Node.objects.living().exists()
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
 
 
-def test_what_fails_of_many_stays_open_and_says_why(api: Api, emulator: Emulator) -> None:
+def test_failed_ones_of_many_stay_open_with_a_reason(api: Api, emulator: Emulator) -> None:
     first, second = made_by_somebody(emulator), made_by_somebody(emulator)
-    reconcile.look_at("vers")
-    reconcile.look()
+    reconcile.compare_provider("vers")
+    reconcile.compare_all()
     Machine.objects.filter(machine_id=second).delete()
     ids = [row.pk for row in Finding.objects.order_by("id")]
     answer = api.post("/bootloader/findings/act", {"ids": ids, "action": "delete"}).json()
@@ -254,8 +254,8 @@ def test_all_of_a_kind_have_one_button(api: Api, emulator: Emulator) -> None:
     operator.force_login(make_operator())
     for _ in range(2):
         made_by_somebody(emulator)
-    reconcile.look_at("vers")
-    reconcile.look()
+    reconcile.compare_provider("vers")
+    reconcile.compare_all()
     page = operator.get("/provisioning/findings/").content.decode()
     assert "2 × unknown VM at vers" in page
     said = {"kind": "unknown", "provider": "vers", "proposal": "adopt"}
@@ -264,9 +264,9 @@ def test_all_of_a_kind_have_one_button(api: Api, emulator: Emulator) -> None:
     assert not Finding.objects.open().exists()
 
 
-def test_what_does_not_fit_a_finding_is_refused(api: Api, emulator: Emulator) -> None:
+def test_disallowed_action_is_rejected(api: Api, emulator: Emulator) -> None:
     made_by_somebody(emulator)
-    reconcile.look()
+    reconcile.compare_all()
     key = the_finding(api)["id"]
     for action in ("bury", "pause"):
         answer = api.post(f"/bootloader/findings/{key}/act", {"action": action})
@@ -275,10 +275,10 @@ def test_what_does_not_fit_a_finding_is_refused(api: Api, emulator: Emulator) ->
     assert len(emulator.vms()) == 1
 
 
-def test_young_vms_are_said_to_be_left_out(
+def test_new_vms_are_reported_as_skipped(
     api: Api, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile, "PATIENCE", timedelta(minutes=3))
+    monkeypatch.setattr(reconcile, "GRACE_PERIOD", timedelta(minutes=3))
     vm_id = made_by_somebody(emulator)
     answer = api.post("/bootloader/reconcile").json()
     assert answer["count"] == 0
@@ -286,24 +286,24 @@ def test_young_vms_are_said_to_be_left_out(
     assert "less than 3 minutes" in answer["note"]
 
 
-def test_one_that_was_taken_in_and_serves_nothing_is_found(api: Api, emulator: Emulator) -> None:
+def test_imported_idle_vm_is_reported(api: Api, emulator: Emulator) -> None:
     made_by_somebody(emulator)
-    reconcile.look()
+    reconcile.compare_all()
     answer = api.post(f"/bootloader/findings/{the_finding(api)['id']}/act").json()
     assert "not in the registry until the boot script" in answer["finding"]["outcome"]
 
-    reconcile.look()
+    reconcile.compare_all()
 
     found = the_finding(api)
     assert (found["kind"], found["proposal"]) == ("useless", "delete")
     assert "never registered" in found["text"]
 
 
-def test_one_that_is_stopped_but_runs_is_found(api: Api, emulator: Emulator) -> None:
+def test_stopped_vm_that_runs_is_reported(api: Api, emulator: Emulator) -> None:
     a_member(emulator)
     long_ago = clock.now() - timedelta(hours=2)
     VM.objects.update(status="stopped", late_after=None, silent_after=None, last_seen=long_ago)
-    reconcile.look()
+    reconcile.compare_all()
     found = the_finding(api)
     assert (found["kind"], found["proposal"]) == ("useless", "delete")
     assert "is stopped in the registry" in found["text"]
@@ -336,9 +336,9 @@ def test_a_vm_that_is_deleted_while_it_comes_up_is_noticed(
     drop_tasks(monkeypatch, "bootloader.")
 
     def away(_machine: Machine) -> None:
-        raise ShellAway("it cannot be reached by SSH")
+        raise ShellUnavailable("it cannot be reached by SSH")
 
-    monkeypatch.setattr(lines, "to", away)
+    monkeypatch.setattr(lines, "connection", away)
     vm_id = made_by_somebody(emulator)
     row = coming_up(vm_id, name)
     run.advance(row.pk)
@@ -356,24 +356,24 @@ def test_a_vm_that_is_deleted_while_it_comes_up_is_noticed(
     assert Machine.objects.get().is_gone
 
 
-def test_a_list_that_lacks_one_for_a_moment_is_not_believed(api: Api, emulator: Emulator) -> None:
+def test_briefly_incomplete_list_is_not_trusted(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     emulator.set(list_gap=3, list_gap_vm=vm_id)
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
     assert not Machine.objects.get().is_gone
 
 
-def test_a_platform_that_is_away_finds_nothing(api: Api, emulator: Emulator) -> None:
+def test_unreachable_platform_produces_no_findings(api: Api, emulator: Emulator) -> None:
     a_member(emulator)
     emulator.fail("*", status=503, times=100)
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
     assert not Machine.objects.get().is_gone
 
 
-def test_what_costs_and_serves_nothing(api: Api, emulator: Emulator) -> None:
+def test_silent_running_vm_is_reported_idle(api: Api, emulator: Emulator) -> None:
     vm_id = a_member(emulator)
     VM.objects.update(last_seen=clock.now() - timedelta(hours=2))
-    reconcile.look()
+    reconcile.compare_all()
     found = the_finding(api)
     assert (found["kind"], found["proposal"]) == ("useless", "delete")
 
@@ -381,37 +381,37 @@ def test_what_costs_and_serves_nothing(api: Api, emulator: Emulator) -> None:
     refused = api.post(f"/bootloader/findings/{found['id']}/act")
     assert refused.status_code == 409
     assert "was heard of since" in refused.json()["error"]
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
     assert Finding.objects.get().state == FindingState.SETTLED
     assert [vm["vm_id"] for vm in emulator.vms()] == [vm_id]
 
 
-def test_what_is_dismissed_is_not_brought_up_again(api: Api, emulator: Emulator) -> None:
+def test_dismissed_finding_is_not_reported_again(api: Api, emulator: Emulator) -> None:
     vm_id = made_by_somebody(emulator)
-    reconcile.look()
+    reconcile.compare_all()
     api.post(f"/bootloader/findings/{the_finding(api)['id']}/dismiss")
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
     assert Finding.objects.count() == 1
 
     remove(emulator, vm_id)
-    reconcile.look()
+    reconcile.compare_all()
     assert Finding.objects.get().state == FindingState.SETTLED
 
 
 def test_a_paused_member_that_still_runs(api: Api, emulator: Emulator) -> None:
     a_member(emulator)
     VM.objects.update(status="paused", late_after=None, silent_after=None)
-    reconcile.look()
+    reconcile.compare_all()
     found = the_finding(api)
     assert found["proposal"] == Proposal.PAUSE
     api.post(f"/bootloader/findings/{found['id']}/act")
     assert emulator.vms()[0]["state"] == "paused"
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
 
 
-def test_vms_of_another_account_are_let_be(api: Api, emulator: Emulator) -> None:
+def test_vms_of_another_account_are_ignored(api: Api, emulator: Emulator) -> None:
     headers = {"authorization": f"Bearer {emulator.another_key()}"}
     url = f"{emulator.url}/api/v1/vm/new_root?wait_boot=true"
     httpx.post(url, json={"vm_config": {}}, headers=headers, timeout=60)
-    assert reconcile.look() == 0
+    assert reconcile.compare_all() == 0
     assert not Machine.objects.exists()

@@ -51,7 +51,9 @@ def state_of(emulator: Emulator, vm_id: str) -> str:
     return next((str(vm["state"]) for vm in emulator.vms() if vm["vm_id"] == vm_id), "gone")
 
 
-def test_a_vm_comes_sleeps_wakes_and_goes(stack: BootStack, emulator: Emulator) -> None:
+def test_vm_is_provisioned_paused_resumed_and_destroyed(
+    stack: BootStack, emulator: Emulator
+) -> None:
     made = stack.wait(stack.provision("one", "bare")["id"])
     vm_id = made["vmId"]
     assert made["state"] == "done", stack.log(made["id"])
@@ -72,7 +74,7 @@ def test_a_vm_comes_sleeps_wakes_and_goes(stack: BootStack, emulator: Emulator) 
     assert again["vmId"] != vm_id
 
 
-def test_many_who_ask_for_the_same_get_one(stack: BootStack, emulator: Emulator) -> None:
+def test_equal_concurrent_requests_get_one_vm(stack: BootStack, emulator: Emulator) -> None:
     with ThreadPoolExecutor(8) as pool:
         asked = list(pool.map(lambda _: stack.provision("shared", "bare"), range(8)))
     assert len({each["id"] for each in asked}) == 1
@@ -81,7 +83,7 @@ def test_many_who_ask_for_the_same_get_one(stack: BootStack, emulator: Emulator)
 
 
 @pytest.mark.parametrize("leftover", ["keep", "delete"])
-def test_what_is_cancelled_is_kept_or_deleted(
+def test_cancelled_vm_is_kept_or_deleted(
     stack: BootStack, emulator: Emulator, leftover: str
 ) -> None:
     emulator.set(boot_delay_s=8)

@@ -66,7 +66,7 @@ def test_what_fits_is_left_alone_and_endless_words_are_cut() -> None:
     assert clip_start("short", 5) == "short"
     assert len(clip_words("x" * 99, 20)) <= 20
     assert len(clip_start("x" * 99, 20)) <= 20
-    assert steps.MOST_LINE
+    assert steps.MAX_LOG_LINE
 
 
 REFUSED = """npm error code ECONNREFUSED

@@ -39,7 +39,7 @@ def test_a_step_from_its_beginning_to_its_end() -> None:
     assert row.output == "E: no space\n"
 
 
-def test_the_same_twice_is_one_and_a_late_beginning_changes_nothing() -> None:
+def test_repeated_report_is_one_row_and_late_start_changes_nothing() -> None:
     door = Door(invite())
     door.report(durationMs=10)
     door.report(durationMs=10)
@@ -69,7 +69,7 @@ def test_a_node_reports_about_itself_alone() -> None:
     assert rows() == [("vm-1", "dns", "ok")]
 
 
-def test_who_has_no_vm_reports_nothing() -> None:
+def test_caller_without_vm_cannot_report() -> None:
     answer = Door(settings.ROOT_TOKEN).report()
 
     assert answer.status_code == 403
@@ -83,20 +83,20 @@ def test_only_the_end_of_an_output_is_kept() -> None:
 
     output = BootReport.objects.get().output
     assert output.endswith("the end")
-    assert len(output.encode()) <= reports.MOST_OUTPUT
+    assert len(output.encode()) <= reports.MAX_OUTPUT
 
 
-def test_stored_secrets_are_covered_also_in_base64(api: Api) -> None:
+def test_stored_secrets_are_masked_also_in_base64(api: Api) -> None:
     key = "sk-ant-test-0123456789abcdef"
     url = "/vers-config/ANTHROPIC_API_KEY"
     api.client.put(url, {"value": key}, content_type="application/json")
     coded = base64.b64encode(f"K={key}\n".encode()).decode()
-    output = reports.tail("vm-1", f"{key} {coded}")
+    output = reports.masked_tail("vm-1", f"{key} {coded}")
     assert output.startswith("[ANTHROPIC_API_KEY] ")
     assert output.count("[ANTHROPIC_API_KEY]") == 2
 
 
-def test_secrets_of_ours_are_not_kept() -> None:
+def test_our_secrets_are_not_stored() -> None:
     token = invite()
     own = Door(token).join().json()["token"]
 
@@ -122,14 +122,14 @@ def test_secrets_of_ours_are_not_kept() -> None:
         ({"output": ["x"]}, "output: must be a string"),
     ],
 )
-def test_nonsense_is_refused_with_its_field(body: dict[str, Any], error: str) -> None:
+def test_invalid_values_are_rejected_with_their_field(body: dict[str, Any], error: str) -> None:
     answer = Door(invite()).report(**body)
 
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(error)
 
 
-def test_the_last_boot_is_told_in_order(api: Api) -> None:
+def test_latest_boot_is_returned_in_order(api: Api) -> None:
     door = Door(invite())
     door.report(run="first", step="dns")
     BootReport.objects.update(began_at=clock.now() - timedelta(hours=1))
@@ -144,7 +144,7 @@ def test_the_last_boot_is_told_in_order(api: Api) -> None:
 
 
 def test_a_vm_that_reports_without_end_fills_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reports, "MOST_REPORTS", 5)
+    monkeypatch.setattr(reports, "MAX_REPORTS", 5)
     door = Door(invite())
     for number in range(12):
         door.report(run=f"r{number}")
@@ -157,7 +157,7 @@ def test_reports_of_vms_that_never_joined_are_forgotten_after_a_month() -> None:
     Door(invite("gone")).report()
     joined = Door(invite("here")).join().json()["token"]
     Door(joined).report()
-    BootReport.objects.update(at=clock.now() - reports.KEPT - timedelta(days=1))
+    BootReport.objects.update(at=clock.now() - reports.RETENTION - timedelta(days=1))
 
     reports.sweep()
 

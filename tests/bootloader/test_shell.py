@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bootloader import shell, ssh_shell
-from bootloader.exceptions import CommandTimeout, ShellAway, ShellError, ShellRefused
+from bootloader.exceptions import CommandTimeout, ShellError, ShellRefused, ShellUnavailable
 from tests.bootloader.sshds import Gateway, Sshd, free_port, keygen
 from tests.waiting import until
 
@@ -61,7 +61,7 @@ def test_stdin_that_nobody_reads_is_no_error(sshd: Sshd) -> None:
 
 
 def test_kept_output_has_a_limit(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh_shell, "MOST_OUTPUT", 1000)
+    monkeypatch.setattr(ssh_shell, "MAX_OUTPUT", 1000)
     with shell.connect(sshd.login()) as session:
         ran = session.run("head -c 3000000 /dev/zero", timeout=20)
     assert (ran.exit_status, len(ran.output)) == (0, 1000)
@@ -73,7 +73,7 @@ def test_a_signal_is_minus_one(sshd: Sshd) -> None:
         assert session.run("true", timeout=10).exit_status == 0
 
 
-def test_what_holds_the_output_open_does_not_hold_us(sshd: Sshd) -> None:
+def test_child_holding_the_output_open_does_not_block(sshd: Sshd) -> None:
     began = time.monotonic()
     with shell.connect(sshd.login()) as session:
         ran = session.run("sleep 20 & echo started $!", timeout=15)
@@ -90,9 +90,7 @@ def test_a_command_has_a_limit(sshd: Sshd) -> None:
         assert session.run("echo still here", timeout=10).output == b"still here\n"
 
 
-def test_one_that_never_stops_talking_has_a_limit(
-    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_endless_output_is_limited(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     # Its thread would write to this after we closed it, amid a flood.
     monkeypatch.delattr("paramiko.pipe.make_pipe")
     # Cut off many times, the connection goes on all the same.
@@ -182,18 +180,18 @@ def test_the_login_does_not_show_its_key(sshd: Sshd) -> None:
     assert "PRIVATE KEY" not in repr(sshd.login())
 
 
-def test_nobody_there(sshd: Sshd) -> None:
-    with pytest.raises(ShellAway) as caught:
+def test_unreachable_host(sshd: Sshd) -> None:
+    with pytest.raises(ShellUnavailable) as caught:
         shell.connect(sshd.login(port=free_port()), timeout=3)
     assert caught.value.retry
-    with pytest.raises(ShellAway):
+    with pytest.raises(ShellUnavailable):
         shell.connect(sshd.login(host="no.such.name.invalid"), timeout=3)
 
 
-def test_one_that_never_answers_has_a_limit(sshd: Sshd) -> None:
+def test_silent_server_times_out(sshd: Sshd) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
-        with pytest.raises(ShellAway, match="did not answer by SSH within 1 s"):
+        with pytest.raises(ShellUnavailable, match="did not answer by SSH within 1 s"):
             shell.connect(sshd.login(port=silent.getsockname()[1]), timeout=1)
     assert time.monotonic() - began < 5
 
@@ -202,7 +200,7 @@ def test_a_killed_server_is_a_lost_connection(tmp_path: Path) -> None:
     server = Sshd(tmp_path / "sshd")
     session = shell.connect(server.login())
     threading.Timer(0.5, server.stop).start()
-    with session, pytest.raises(ShellAway):
+    with session, pytest.raises(ShellUnavailable):
         session.run("sleep 30", timeout=25)
     server.stop()
 
@@ -243,12 +241,12 @@ def test_a_file_of_certificates_that_is_none(sshd: Sshd, gateway: Gateway, tmp_p
 
 def test_a_name_that_the_gateway_does_not_know(sshd: Sshd, gateway: Gateway) -> None:
     login = sshd.login(port=gateway.port, tls_name="gone.vm.test", trust=str(gateway.ca))
-    with pytest.raises(ShellAway):
+    with pytest.raises(ShellUnavailable):
         shell.connect(login, timeout=5)
 
 
 def test_a_cut_inside_tls_is_a_lost_connection(sshd: Sshd, gateway: Gateway) -> None:
     login = sshd.login(port=gateway.port, tls_name="one.vm.test", trust=str(gateway.ca))
     threading.Timer(0.7, gateway.cut).start()
-    with shell.connect(login) as session, pytest.raises(ShellAway):
+    with shell.connect(login) as session, pytest.raises(ShellUnavailable):
         session.run("sleep 30", timeout=25)

@@ -17,12 +17,12 @@ from django.urls import reverse
 
 from bootloader import hosts, providers
 from bootloader.exceptions import (
-    CannotDo,
     NoHostFree,
     NoSuchMachine,
     ProviderRefused,
     ShellBusy,
     ShellRefused,
+    UnsupportedOperation,
 )
 from bootloader.models import HostClaim, Provisioning, SshHost
 from bootloader.providers.base import Ability, MachineState, Spec
@@ -56,7 +56,7 @@ def real(sshd: Sshd, name: str = "real", key: str | None = None) -> SshHost:
     return row
 
 
-def test_taken_reached_and_given_back(sshd: Sshd) -> None:
+def test_host_is_claimed_reached_and_released(sshd: Sshd) -> None:
     row = real(sshd)
     machine = ssh.create(Spec(name="anna", labels={"a": "b"}))
     assert (machine.name, machine.labels) == ("anna", {"a": "b"})
@@ -103,7 +103,7 @@ def test_what_a_host_cannot_do_is_said() -> None:
         Spec(name="anna", image="default"),
         Spec(name="anna", kernel="default.bin"),
     ):
-        with pytest.raises(CannotDo, match="A host of your own cannot"):
+        with pytest.raises(UnsupportedOperation, match="A host of your own cannot"):
             ssh.create(wish)
     machine = ssh.create(Spec(name="anna"))
     for verb in (
@@ -112,11 +112,11 @@ def test_what_a_host_cannot_do_is_said() -> None:
         lambda: ssh.pause(machine.id),
         lambda: ssh.resume(machine.id),
     ):
-        with pytest.raises(CannotDo, match="A host of your own cannot be"):
+        with pytest.raises(UnsupportedOperation, match="A host of your own cannot be"):
             verb()
 
 
-def test_the_smallest_that_is_enough_is_taken() -> None:
+def test_smallest_sufficient_host_is_claimed() -> None:
     host("unknown")
     host("big", vcpus=16, memory_mib=65536, disk_mib=100_000, region="eu", size="l")
     host("small", vcpus=2, memory_mib=4096, disk_mib=8192, region="eu")
@@ -137,7 +137,7 @@ def test_the_smallest_that_is_enough_is_taken() -> None:
         taken(region="us")
 
 
-def test_when_all_are_taken() -> None:
+def test_error_when_all_hosts_are_claimed() -> None:
     with pytest.raises(NoHostFree, match="There are no SSH hosts"):
         ssh.create(Spec(name="anna"))
     host("one")
@@ -166,7 +166,7 @@ def test_one_that_does_not_answer_is_not_called_running() -> None:
 
 
 @pytest.mark.parametrize("machine_id", ["", "x", "../..", "a" * 300])
-def test_ids_that_nobody_gave(machine_id: str) -> None:
+def test_unknown_ids_are_rejected(machine_id: str) -> None:
     with pytest.raises(NoSuchMachine):
         ssh.login(machine_id)
     ssh.delete(machine_id)
@@ -362,7 +362,7 @@ def test_a_host_is_registered_in_the_admin(staff: Client, sshd: Sshd) -> None:
         ("port", "70000"),
     ],
 )
-def test_nonsense_is_refused_in_the_form(staff: Client, field: str, text: str) -> None:
+def test_invalid_values_are_rejected_in_the_form(staff: Client, field: str, text: str) -> None:
     answer = staff.post(reverse("admin:bootloader_sshhost_add"), {**FORM, field: text})
     assert answer.status_code == 200
     assert field in answer.context["adminform"].form.errors

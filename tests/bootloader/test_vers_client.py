@@ -39,8 +39,8 @@ def platform(monkeypatch: pytest.MonkeyPatch) -> Iterator[AnsweringServer]:
     monkeypatch.setenv("VERS_API_KEY", KEY)
     monkeypatch.setenv("VERS_BASE_URL", server.url)
     monkeypatch.setattr(asking, "_FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("bootloader.providers.vers._LOOK_EVERY", 0.01)
-    monkeypatch.setattr("bootloader.providers.vers._SEEN_WITHIN", 0.5)
+    monkeypatch.setattr("bootloader.providers.vers._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("bootloader.providers.vers._CHANGE_SECONDS", 0.5)
     yield server
     server.close()
 
@@ -152,7 +152,7 @@ REFUSALS = [
     (Answer(cut=True), errors.OutcomeUnknown, "may have happened"),
     (
         Answer(500, {"vms": [{"vm_id": OTHER}], "error": "node full"}),
-        errors.PartlyDone,
+        errors.PartiallyCreated,
         "node full",
     ),
     (Answer(201, {"unexpected": 1}), errors.OutcomeUnknown, "cannot be read"),
@@ -174,7 +174,7 @@ def test_a_write_is_asked_once_and_its_refusal_named(
     assert len(platform.came) == 1
     number = platform.came[0].headers["x-request-id"]
     assert number in str(caught.value), "the number of the request is told"
-    if isinstance(caught.value, errors.PartlyDone):
+    if isinstance(caught.value, errors.PartiallyCreated):
         assert caught.value.made == (OTHER,)
 
 
@@ -197,7 +197,7 @@ def test_reads_are_asked_again(platform: AnsweringServer, passing: Answer) -> No
 
 def test_a_read_gives_up_in_the_end(platform: AnsweringServer) -> None:
     platform.on("GET /vms", Answer(503, text="503 Service unavailable"))
-    with pytest.raises(errors.ProviderAway) as caught:
+    with pytest.raises(errors.ProviderUnavailable) as caught:
         Client().vms()
     assert caught.value.retry
     assert len(platform.came) == 4
@@ -230,13 +230,13 @@ def test_a_long_pause_is_left_to_the_caller(platform: AnsweringServer) -> None:
     assert len(platform.came) == 1
 
 
-def test_nobody_there_means_that_nothing_happened(
+def test_connection_failure_means_nothing_happened(
     platform: AnsweringServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("VERS_BASE_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        with pytest.raises(errors.ProviderAway) as caught:
+        with pytest.raises(errors.ProviderUnavailable) as caught:
             Client().new_root({})
     assert caught.value.retry
     assert not isinstance(caught.value, errors.OutcomeUnknown)
@@ -245,8 +245,8 @@ def test_nobody_there_means_that_nothing_happened(
 def test_too_slow_reads_are_repeated_and_writes_are_not(
     platform: AnsweringServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "QUICK", 0.2)
-    monkeypatch.setattr(asking, "SLOW", 0.4)
+    monkeypatch.setattr(asking, "QUICK_SECONDS", 0.2)
+    monkeypatch.setattr(asking, "SLOW_SECONDS", 0.4)
     platform.on("GET /vms", Answer(json=[], seconds=0.6), Answer(json=[]))
     assert Client().vms() == []
     platform.on("POST /vm/new_root", Answer(201, {"vm_id": VM}, seconds=0.8))
@@ -262,9 +262,7 @@ def test_ids_that_no_vm_has_are_not_asked_for(platform: AnsweringServer, vm_id: 
     assert not platform.came
 
 
-def test_nothing_secret_is_told(
-    platform: AnsweringServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_secrets_are_masked(platform: AnsweringServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     echo = f"no such key: Bearer {KEY} or {KEY.upper()}"
     platform.on("GET /vms", no(400, echo))
@@ -360,7 +358,7 @@ def test_branches_in_both_shapes(platform: AnsweringServer) -> None:
     platform.on(path, Answer(201, {"vms": [{"vm_id": OTHER}, {"vm_id": COMMIT}]}))
     assert [each.parent_id for each in Vers().branch(VM, 2)] == [VM, VM]
     assert platform.came[-1].query == {"count": ["2"]}
-    with pytest.raises(errors.PartlyDone) as caught:
+    with pytest.raises(errors.PartiallyCreated) as caught:
         Vers().branch(VM, 3)
     assert caught.value.made == (OTHER, COMMIT)
 
@@ -464,7 +462,7 @@ def test_the_list_tells_whose_they_are(platform: AnsweringServer) -> None:
     assert abs(datetime.now(UTC) - first.created_at) < timedelta(minutes=1)
 
 
-def test_deleting_what_is_gone_is_no_error(platform: AnsweringServer) -> None:
+def test_deleting_a_missing_vm_succeeds(platform: AnsweringServer) -> None:
     platform.on(f"DELETE /vm/{VM}", no(403, "Forbidden"))
     platform.on("GET /vms", Answer(json=[]))
     keyring.keep_key(VM, "secret")
@@ -472,7 +470,7 @@ def test_deleting_what_is_gone_is_no_error(platform: AnsweringServer) -> None:
     assert keyring.key_of(VM) is None
 
 
-def test_deleting_what_is_not_ours_is_one(platform: AnsweringServer) -> None:
+def test_deleting_a_foreign_vm_fails(platform: AnsweringServer) -> None:
     platform.on(f"DELETE /vm/{VM}", no(403, "Forbidden"))
     platform.on(f"GET /vm/{VM}/status", no(403, "forbidden"))
     platform.on("GET /vms", Answer(json=[vm()]))
@@ -583,6 +581,6 @@ def test_the_test_button(platform: AnsweringServer, answer: Answer, good: bool, 
 
 def test_the_test_button_when_nobody_can_tell(platform: AnsweringServer) -> None:
     platform.on("POST /keys/validate", Answer(503, text="503 Service unavailable"))
-    with pytest.raises(errors.ProviderAway):
+    with pytest.raises(errors.ProviderUnavailable):
         Vers().check()
     assert checks.run("VERS_API_KEY").good is None

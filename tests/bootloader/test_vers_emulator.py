@@ -35,7 +35,7 @@ def configured(
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(asking, "_FIRST_PAUSE", 0.02)
-    monkeypatch.setattr("bootloader.providers.vers._LOOK_EVERY", 0.02)
+    monkeypatch.setattr("bootloader.providers.vers._POLL_SECONDS", 0.02)
 
 
 def create(spec: Spec = SMALL) -> Machine:
@@ -212,7 +212,7 @@ def test_a_boot_that_fails_leaves_nothing(emulator: Emulator) -> None:
 def test_a_branch_of_which_only_some_are_made(emulator: Emulator) -> None:
     machine = create()
     emulator.set(branch_fail_after=1)
-    with pytest.raises(errors.PartlyDone) as caught:
+    with pytest.raises(errors.PartiallyCreated) as caught:
         vers.branch(machine.id, 3)
     assert set(caught.value.made) == ids(emulator) - {machine.id}
     assert len(caught.value.made) == 1
@@ -223,7 +223,7 @@ def test_a_commit_that_fails(emulator: Emulator) -> None:
     emulator.set(commit_fail=True)
     with pytest.raises(errors.ProviderError) as caught:
         vers.commit(machine.id, "x")
-    assert caught.value.answered == 500
+    assert caught.value.http_status == 500
     assert vers.find_commits(machine.id, "x") == []
 
 
@@ -363,7 +363,7 @@ def test_a_lost_answer_to_a_restore_is_looked_up(
 
 def test_an_answer_that_takes_too_long(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     began = datetime.now(UTC)
-    monkeypatch.setattr(asking, "SLOW", 0.3)
+    monkeypatch.setattr(asking, "SLOW_SECONDS", 0.3)
     emulator.fail("new_root", status=503, done=True, after_s=1.0)
     with pytest.raises(errors.OutcomeUnknown, match="may have happened"):
         vers.create(SMALL)
@@ -412,7 +412,7 @@ def test_a_connection_that_is_cut(emulator: Emulator) -> None:
     machine = create()
     with reach(vers, machine.id) as shell:
         threading.Timer(0.5, emulator.cut, (machine.id,)).start()
-        with pytest.raises(errors.ShellAway):
+        with pytest.raises(errors.ShellUnavailable):
             shell.run("sleep 30", timeout=25)
     assert say(machine.id, "echo back") == "back"
 
@@ -420,7 +420,7 @@ def test_a_connection_that_is_cut(emulator: Emulator) -> None:
 def test_a_gateway_that_lets_nobody_through(emulator: Emulator) -> None:
     machine = create()
     emulator.set(ssh_cut=True)
-    with pytest.raises(errors.ShellAway):
+    with pytest.raises(errors.ShellUnavailable):
         reach(vers, machine.id, 5)
     emulator.heal()
     assert say(machine.id, "echo back") == "back"
@@ -430,7 +430,7 @@ def test_a_frozen_vm_does_not_hold_us(emulator: Emulator) -> None:
     machine = create()
     with reach(vers, machine.id) as shell:
         vers.pause(machine.id)
-        with pytest.raises(errors.ShellAway):
+        with pytest.raises(errors.ShellUnavailable):
             shell.run("echo never", timeout=1)
     vers.resume(machine.id)
     assert say(machine.id, "echo back") == "back"

@@ -1,4 +1,4 @@
-"""`python -m tests.emulator --state <folder>`: run until told to stop."""
+"""`python -m tests.emulator --state <folder>`: run until stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The account: keys, variables, domains; and what the platform says of itself."""
+"""Routes of the account: keys, variables, domains, and information about the platform."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def health(call: Call) -> Answer:
 
 @routes.on("GET", "/system/version", "version")
 async def version(call: Call) -> Answer:
-    """Who answers: it says that it is an emulator."""
+    """Identify the server as an emulator."""
     facts = {"executable_name": "orchestrator", "workspace_version": "0.0.0-emulator"}
     return json_answer({**facts, "git_hash": "emulator"})
 
@@ -39,7 +39,7 @@ async def validate_key(call: Call) -> Answer:
 
 @routes.on("GET", "/whoami", "whoami")
 async def whoami(call: Call) -> Answer:
-    """Who is asking."""
+    """Return the caller's account."""
     user = {"id": call.who.owner_id, "email": "emulator@localhost", "user_name": "emulator"}
     key = {
         "id": call.who.owner_id,
@@ -55,7 +55,7 @@ async def whoami(call: Call) -> Answer:
 
 @routes.on("GET", "/images", "images")
 async def images(call: Call) -> Answer:
-    """What can be booted."""
+    """List bootable images."""
     limit, offset = call.number("limit", 50, 1, 100), call.number("offset", 0, 0, 1 << 53)
     known = [
         {
@@ -100,7 +100,7 @@ async def set_env_vars(call: Call) -> Answer:
 
 @routes.on("DELETE", "/env_vars/{key}", "delete_env_var")
 async def delete_env_var(call: Call) -> Answer:
-    """One of them."""
+    """Delete one variable."""
     known = call.machines.store.env_vars.get(call.who.org, {})
     if call.words["key"] not in known:
         raise Refusal(404, "Environment variable not found")
@@ -114,7 +114,7 @@ async def delete_env_var(call: Call) -> Answer:
 
 @routes.on("GET", "/domains", "domains")
 async def domains(call: Call) -> Answer:
-    """Those of this key."""
+    """List the domains of this key."""
     wanted, every = call.query.get("vm_id"), call.machines.store.domains.values()
     mine = [each for each in every if each.owner_id == call.who.owner_id]
     return json_answer([shown(each) for each in mine if wanted in (None, each.vm_id)])
@@ -144,7 +144,7 @@ async def make_domain(call: Call) -> Answer:
 
 
 def own(call: Call) -> Domain:
-    """The one that the path names."""
+    """Return the domain named in the path."""
     found = call.machines.store.domains.get(call.words["domain_id"])
     if found is None:
         raise Refusal(404, "not found")

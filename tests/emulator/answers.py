@@ -1,4 +1,4 @@
-"""Answers in the platform's several shapes, and the refusals that become them."""
+"""Responses in the platform's several shapes, and the exceptions rendered as them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ASLEEP = "The requested VM is not currently running (node_id is null); is it sle
 
 @dataclass
 class Answer:
-    """What goes back. Without a `kind` there is no Content-Type at all."""
+    """A response. Without a `kind` there is no Content-Type header."""
 
     status: int
     body: bytes = b""
@@ -67,19 +67,19 @@ class TextRefusal(Exception):
 
 
 def gateway_timeout() -> Answer:
-    """What the proxy says when it has waited long enough; the rest may still be done."""
+    """Return the proxy's response after its time limit; the operation may still complete."""
     return Answer(503, b"503 Service unavailable", TEXT)
 
 
 def bad_key(how: str) -> Answer:
-    """What an unknown key gets."""
+    """Return the response for an unknown key."""
     if how == "401":
         return Answer(401)
     return Answer(403, b"403 Forbidden")
 
 
 def node_error(text: str) -> Refusal:
-    """Whatever goes wrong below the API, also by the caller's fault."""
+    """Return the response for any failure below the API, including the caller's mistakes."""
     return Refusal(500, f"http error: {text}")
 
 

@@ -1,4 +1,4 @@
-"""Commits, and the two kinds of names for them."""
+"""Routes of commits, and of the two kinds of names for them."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def page(call: Call, commits: list[Commit]) -> Answer:
 
 @routes.on("GET", "/commits", "commits")
 async def commits(call: Call) -> Answer:
-    """Those of the organisation."""
+    """List the organisation's commits."""
     every = call.machines.store.commits.values()
     return page(call, [each for each in every if each.org == call.who.org])
 
 
 @routes.on("GET", "/commits/public", "public_commits")
 async def public_commits(call: Call) -> Answer:
-    """Those that anybody may restore."""
+    """List commits that anybody may restore."""
     return page(call, [each for each in call.machines.store.commits.values() if each.is_public])
 
 
@@ -126,7 +126,7 @@ def tags_of(call: Call, repo: str, org: str | None = None) -> list[dict[str, Any
 
 
 def repository(call: Call) -> Repository:
-    """The one that the path names."""
+    """Return the repository named in the path."""
     found = call.machines.store.repositories.get((call.who.org, call.words["repo_name"]))
     if found is None:
         raise Refusal(404, "repository not found")
@@ -134,7 +134,7 @@ def repository(call: Call) -> Repository:
 
 
 def the_tag(call: Call, org: str | None = None) -> Tag:
-    """The one that the path names."""
+    """Return the tag named in the path."""
     owner = call.who.org if org is None else org
     key = (owner, call.words.get("repo_name", ""), call.words["tag_name"])
     found = call.machines.store.tags.get(key)
@@ -176,7 +176,7 @@ async def make_tag(call: Call) -> Answer:
 @routes.on("GET", "/commit_tags/{tag_name}", "tag")
 @routes.on("GET", "/repositories/{repo_name}/tags/{tag_name}", "repo_tag")
 async def one_tag(call: Call) -> Answer:
-    """One tag."""
+    """Return one tag."""
     if "repo_name" in call.words:
         repository(call)
     return json_answer(tag_facts(the_tag(call)))
@@ -224,7 +224,7 @@ def repo_facts(repo: Repository) -> dict[str, Any]:
 
 @routes.on("GET", "/repositories", "repositories")
 async def repositories(call: Call) -> Answer:
-    """Those of the organisation."""
+    """List the organisation's repositories."""
     every = call.machines.store.repositories.values()
     mine = [repo_facts(each) for each in every if each.org == call.who.org]
     return json_answer({"repositories": mine})
@@ -253,7 +253,7 @@ async def one_repository(call: Call) -> Answer:
 
 @routes.on("DELETE", "/repositories/{repo_name}", "delete_repository")
 async def delete_repository(call: Call) -> Answer:
-    """With its tags; the commits stay."""
+    """Delete a repository with its tags; the commits stay."""
     gone, store = repository(call), call.machines.store
     del store.repositories[gone.org, gone.name]
     place = (gone.org, gone.name)
@@ -264,7 +264,7 @@ async def delete_repository(call: Call) -> Answer:
 
 @routes.on("PATCH", "/repositories/{repo_name}/visibility", "visibility")
 async def visibility(call: Call) -> Answer:
-    """For all to see, or not."""
+    """Make a repository public or private."""
     repository(call).is_public = call.json(is_public="bool")["is_public"]
     call.machines.store.save()
     return empty(204)
@@ -327,5 +327,5 @@ async def public_tags(call: Call) -> Answer:
 
 @routes.on("GET", "/public/repositories/{org_name}/{repo_name}/tags/{tag_name}", "public_tag")
 async def public_tag(call: Call) -> Answer:
-    """One of its tags."""
+    """Return a tag of a public repository."""
     return json_answer(tag_facts(the_tag(call, public(call).org)))

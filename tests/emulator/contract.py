@@ -1,4 +1,4 @@
-"""Whether an answer fits openapi.yaml, the description that this emulator keeps to."""
+"""Check responses against openapi.yaml, the API description that this emulator implements."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def operations() -> set[tuple[str, str]]:
 
 
 def check(method: str, template: str, answer: Answer) -> str | None:
-    """What is wrong with this answer, or None."""
+    """Return the problem with this response, or None."""
     where = f"{method} {template} {answer.status}"
     operation = description()["paths"].get(template, {}).get(method.lower())
     if operation is None:
@@ -58,7 +58,7 @@ def check(method: str, template: str, answer: Answer) -> str | None:
 
 
 def check_schema(name: str, facts: object) -> list[str]:
-    """What is wrong with a piece of JSON by one of the named schemas."""
+    """Return the problem with a piece of JSON according to a named schema, or None."""
     return _problems({"$ref": f"#/components/schemas/{name}"}, facts)
 
 
@@ -75,7 +75,7 @@ def _problems(schema: dict[str, Any], facts: object) -> list[str]:
 
 
 def _resolved(facts: dict[str, Any]) -> dict[str, Any]:
-    """What a reference stands for."""
+    """Return the target of a reference."""
     if "$ref" not in facts:
         return facts
     found: Any = description()

@@ -1,4 +1,4 @@
-"""What tests may do to the platform, beside its API; under /emulator."""
+"""Routes below /emulator, by which tests control the platform."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def switch(call: Call) -> Answer:
 
 @routes.on("POST", "/faults", "control", HERE)
 async def fault(call: Call) -> Answer:
-    """One more fault."""
+    """Add a fault."""
     try:
         call.machines.trouble.faults.append(Fault(**call.json(op="str")))
     except TypeError as error:
@@ -75,14 +75,14 @@ async def heal(call: Call) -> Answer:
 
 @routes.on("POST", "/reset", "control", HERE)
 async def reset(call: Call) -> Answer:
-    """As on the first day."""
+    """Restore the initial state."""
     await call.machines.reset()
     return empty()
 
 
 @routes.on("POST", "/keys", "control", HERE)
 async def another_key(call: Call) -> Answer:
-    """One more key, of the caller's organisation or another."""
+    """Add a key for the caller's organisation or another one."""
     org = call.json(org="str?").get("org") or call.who.org
     made = Account(keys.api_key(), org)
     call.machines.store.accounts[made.key] = made

@@ -1,4 +1,4 @@
-"""Commands, their logs, and files of a VM over HTTP."""
+"""Routes for commands in VMs, their logs, and files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def reachable(call: Call) -> Vm:
 
 
 async def _hang(machines: Machines, vm: Vm) -> None:
-    """Nobody answers from a paused VM, until it goes on or the proxy gives up."""
+    """Wait while the VM is paused, until it continues or the proxy times out."""
     waited = 0.0
     while vm.state == "paused":
         if waited >= machines.switches.hang_s:
@@ -93,7 +93,7 @@ async def attach(call: Call) -> Answer:
 
 @routes.on("GET", "/vm/{vm_id}/logs", "logs")
 async def logs(call: Call) -> Answer:
-    """What commands said, from a byte on."""
+    """Return the output of commands from a byte offset on."""
     offset, most = call.number("offset", 0, 0, 1 << 53), call.number("max_entries", 100, 1, 10000)
     wanted = call.query.get("stream")
     if wanted not in (None, "stdout", "stderr"):

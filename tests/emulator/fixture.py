@@ -1,4 +1,4 @@
-"""The emulator as a fixture: one for the run, empty and healthy at the start of each test."""
+"""The emulator as a fixture: one for each test run, reset at the start of each test."""
 
 from __future__ import annotations
 

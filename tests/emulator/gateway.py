@@ -1,4 +1,4 @@
-"""The one public port of all VMs: TLS, the VM named by SNI, SSH or HTTP inside."""
+"""The public port shared by all VMs: TLS with the VM's name as SNI, and SSH or HTTP inside."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Gateway:
             guest_writer.transport.abort()
 
     def _early(self, vm: Vm, is_ssh: bool) -> bool:
-        """Whether the VM's SSH server shall not be up yet."""
+        """Return whether the VM's SSH server must not be up yet."""
         since = asyncio.get_running_loop().time() - vm.running_since
         return is_ssh and since < self.machines.switches.ssh_delay_s
 

@@ -1,4 +1,4 @@
-"""What the platform puts into a VM: its identity, its keys, its SSH server's settings."""
+"""Files that the platform puts into a VM: its identity, its keys, its SSH server's settings."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def name_servers(*, dead: bool = False) -> str:
 
 
 def identity(vm_id: str, public_key: str, *, info: str) -> list[File]:
-    """What every VM gets, restored ones too."""
+    """Return the files that every VM gets, including restored ones."""
     return [
         File("/etc/vm_id", f"{vm_id}\n"),
         File("/etc/vminfo", info),
@@ -96,7 +96,7 @@ def identity(vm_id: str, public_key: str, *, info: str) -> list[File]:
 
 
 def first_boot(vm_id: str, host_key: tuple[str, str]) -> list[File]:
-    """What a VM from an image gets, and its copies inherit."""
+    """Return the files that a VM from an image gets, and its copies inherit."""
     name = f"vm-{vm_id[:8]}"
     hosts = Path("/etc/hosts").read_text() if Path("/etc/hosts").exists() else ""
     pam = Path("/etc/pam.d/sshd").exists()
@@ -125,7 +125,7 @@ def environment_file(values: dict[str, str]) -> str:
 
 
 def read_environment_file(text: str) -> dict[str, str]:
-    """What a program finds there."""
+    """Return the variables that a program finds there."""
     pairs = [line.partition("=") for line in text.splitlines() if "=" in line]
     return {key.strip(): value.strip().strip("\"'") for key, _, value in pairs}
 

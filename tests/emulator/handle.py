@@ -1,4 +1,4 @@
-"""An emulator as tests hold it: started as a process of its own, spoken to over HTTP alone."""
+"""A handle on an emulator that runs as a separate process and is controlled over HTTP only."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Emulator:
 
     @property
     def log(self) -> Path:
-        """What it prints."""
+        """Return its output."""
         return self.state / "emulator.log"
 
     # -- where it is
@@ -115,7 +115,7 @@ class Emulator:
         raise AttributeError(name)
 
     def environment(self) -> dict[str, str]:
-        """What points a reef at it."""
+        """Return environment variables that make a reef use this emulator."""
         return {
             "VERS_API_KEY": self.key,
             "VERS_BASE_URL": self.url,

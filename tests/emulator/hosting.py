@@ -1,4 +1,4 @@
-"""What holds the VMs on this machine: one contract, two ways."""
+"""The interface for running VMs on this machine, with two implementations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class HostingError(Exception):
 
 @dataclass(frozen=True)
 class Boot:
-    """How a VM shall come up: its files, and what else to take away on its disk."""
+    """Boot parameters of a VM: files to write, and paths to remove from its disk."""
 
     vm: Vm
     files: list[File] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Hosting(Protocol):
 
     @property
     def address(self) -> str:
-        """Where VMs find this machine."""
+        """Return the address at which VMs reach this machine."""
         ...
 
     async def open(self) -> None:
@@ -79,7 +79,7 @@ class Hosting(Protocol):
         ...
 
     def door(self, vm_id: str, port: int) -> tuple[str, int]:
-        """Where a port of the VM is reached from this machine."""
+        """Return the address at which this machine reaches a port of the VM."""
         ...
 
     def ip(self, vm: Vm) -> str:
@@ -91,7 +91,7 @@ class Hosting(Protocol):
         ...
 
     def path(self, vm_id: str, path: str) -> str:
-        """How a path of the VM is written in a command for `inside`."""
+        """Return the form of a VM's path for commands run by `inside`."""
         ...
 
     def environment_file(self, vm_id: str) -> str:

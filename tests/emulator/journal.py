@@ -1,4 +1,4 @@
-"""What was asked and answered, for tests to look at."""
+"""A record of requests and responses, for tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Heard:
-    """One request and the status of its answer."""
+    """A request and the status of its response."""
 
     op: str
     method: str

@@ -1,4 +1,4 @@
-"""Keys and certificates: an SSH pair for each VM and each host, a small CA for the gateway."""
+"""Keys and certificates: an SSH key pair for each VM and each host, a small CA for the gateway."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to VMs, by the platform's rules: create, restore, branch, commit, pause, delete."""
+"""The VM operations, by the platform's rules: create, restore, branch, commit, pause, delete."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ class Plain:
             )
 
     async def _answers(self, vm_id: str) -> bool:
-        """Whether its server takes connections; False when it has ended."""
+        """Return whether its server accepts connections; False if it has ended."""
         end = asyncio.get_running_loop().time() + BOOT_SECONDS
         while asyncio.get_running_loop().time() < end and self._servers[vm_id].poll() is None:
             with contextlib.suppress(OSError):
@@ -205,7 +205,7 @@ class Plain:
 
 
 def _entrance(home: str) -> str:
-    """What every login runs: the command that was asked for, in the VM's own home."""
+    """Return the program of every login: the requested command, or a shell, in the home."""
     return f"""#!/bin/sh
 cd {shlex.quote(home)} || exit 1
 if [ -n "$SSH_ORIGINAL_COMMAND" ]; then

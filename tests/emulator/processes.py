@@ -1,4 +1,4 @@
-"""Which processes of this machine are an emulator's own, and their end."""
+"""Find and end the processes of an emulator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ports that VMs find at the bridge and that lead to the loopback, where VMs cannot reach."""
+"""Ports on the VMs' bridge, forwarded to the loopback, which VMs cannot reach themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Commands that the API runs inside VMs: their output as it comes, and what is kept of it."""
+"""Commands that the API runs inside VMs: their output while they run, and the part that is
+stored.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ class Order:
 
 @dataclass
 class Run:
-    """One command: what it said so far, each piece with a number."""
+    """A command with its output so far, in numbered pieces."""
 
     exec_id: str
     events: list[dict[str, Any]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""One running emulator: its state folder, its two ports, its start and its end."""
+"""A running emulator: its state folder, its two ports, its start and its end."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class AlreadyRunning(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """How to run. Port 0 is any free one; mode is `auto`, `namespaces` or `plain`."""
+    """Options of a server. Port 0 is any free one; mode is `auto`, `namespaces` or `plain`."""
 
     state: Path
     port: int = 0
@@ -217,13 +217,13 @@ class Emulation:
 
 
 def _checker() -> Callable[..., str | None]:
-    """What compares answers with the description; needs a package that only tests have."""
+    """Return the response checker, which needs a package that only tests have."""
     check: Callable[..., str | None] = importlib.import_module("tests.emulator.contract").check
     return check
 
 
 async def _set_when_orphaned(stop: asyncio.Event, parent: int) -> None:
-    """Who started us has died, and will not stop us any longer."""
+    """Set the event when the parent process dies, since it can no longer stop us."""
     while os.getppid() == parent:
         await asyncio.sleep(0.5)
     stop.set()
@@ -250,7 +250,7 @@ def _free_port(wanted: int, hosts: tuple[str, ...]) -> int:
 
 
 def _listen(hosts: list[str], port: int) -> list[socket.socket]:
-    """One socket for each address, all at the same port."""
+    """Return one socket for each address, all on the same port."""
     sockets = []
     for host in hosts:
         sock = socket.socket()

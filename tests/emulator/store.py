@@ -1,4 +1,4 @@
-"""What the platform knows: VMs, commits, names for commits, the account's settings; in one file."""
+"""The platform's data in one file: VMs, commits, names for commits, the account's settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def new_id() -> str:
 
 @dataclass
 class Vm:
-    """One VM. `layers` are the saved disks below its own, newest first; sizes in MiB."""
+    """A VM. `layers` are the saved disks below its own, newest first; sizes in MiB."""
 
     vm_id: str
     owner_id: str
@@ -113,7 +113,7 @@ class Account:
 
     @property
     def owner_id(self) -> str:
-        """What the platform shows of a key."""
+        """Return the owner id that the platform shows for the key."""
         return self.key[:36]
 
 
@@ -132,7 +132,7 @@ class Store:
 
     @classmethod
     def load(cls, file: Path) -> Store:
-        """What an earlier run kept, if there was one."""
+        """Load the data of an earlier run, if there is any."""
         store = cls(file)
         if not file.exists():
             return store

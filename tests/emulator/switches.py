@@ -1,4 +1,4 @@
-"""How the platform misbehaves: switches that stay as they are set, and faults that happen."""
+"""Failure modes of the platform: switches that stay as they are set, and one-time faults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class Switches:
-    """What may be set while it runs. Times in seconds unless the name says otherwise."""
+    """Settings that may be changed at run time. Times in seconds unless the name says otherwise."""
 
     # VMs
     boot_delay_s: float = 0.0
@@ -74,12 +74,7 @@ def _fits(value: object, kind: str) -> bool:
 
 @dataclass
 class Fault:
-    """What happens to the next calls of an operation instead of their answer.
-
-    `op` is the operation's name or "*". With `done` the operation happens all the same and only its
-    answer is lost. `status` 503 answers as the gateway does, 429 with Retry-After, others as JSON.
-    `after_s` waits before answering. `times` calls are hit, after `skip` that are not.
-    """
+    """An effect that replaces the response of the next calls of an operation."""
 
     op: str
     status: int = 500
@@ -91,7 +86,7 @@ class Fault:
     hits: int = 0
 
     def strikes(self, op: str) -> bool:
-        """Whether this call is hit; counts it."""
+        """Return whether this call is affected, and count it."""
         if self.op not in (op, "*") or self.times <= 0:
             return False
         if self.skip > 0:

@@ -1,4 +1,4 @@
-"""The life of VMs over HTTP."""
+"""Routes of VMs."""
 
 from __future__ import annotations
 
@@ -111,14 +111,14 @@ def named_commit(call: Call, kind: str, name: Any) -> Commit:
 
 @routes.on("GET", "/vm/{vm_id}/status", "status")
 async def status(call: Call) -> Answer:
-    """One VM."""
+    """Return one VM."""
     vm = call.machines.vm(call.words["vm_id"], call.who)
     return json_answer(shown(call, vm))
 
 
 @routes.on("GET", "/vm/{vm_id}/metadata", "metadata")
 async def metadata(call: Call) -> Answer:
-    """One VM with its address and where it comes from."""
+    """Return one VM with its address and origin."""
     vm = call.machines.vm(call.words["vm_id"], call.who)
     only_awake(vm)
     facts = shown(call, vm)

@@ -1,4 +1,6 @@
-"""The door: routes, keys, faults, and the platform's ways to refuse what it cannot read."""
+"""The HTTP server: routes, keys, faults, and the platform's error responses for malformed
+requests.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
 
 
 def is_uuid(text: str) -> bool:
-    """Whether the platform takes it for an id."""
+    """Return whether the platform accepts the text as an id."""
     try:
         uuid.UUID(text)
     except ValueError:
@@ -59,7 +61,7 @@ def is_uuid(text: str) -> bool:
 
 @dataclass
 class Call:
-    """One request, read."""
+    """A parsed request."""
 
     op: str
     method: str
@@ -110,7 +112,7 @@ Handler = Callable[[Call], Awaitable[Answer]]
 
 @dataclass
 class Route:
-    """One operation."""
+    """An operation of the API."""
 
     op: str
     method: str
@@ -152,7 +154,7 @@ class Door:
         self._lost: set[asyncio.Task[Answer]] = set()
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """One request."""
+        """Handle a request."""
         if scope["type"] != "http":
             return
         began = time.monotonic()
@@ -232,7 +234,7 @@ class Door:
             return Refusal(500, f"http error: {error}").answer()
 
     async def _fail(self, fault: Fault, route: Route, call: Call) -> Answer:
-        """What the fault says; with `done` the operation happens although nobody hears of it."""
+        """Return the fault's response; with `done` the operation is carried out anyway."""
         if fault.done:
             work = asyncio.create_task(self._handle(route, call))
             self._lost.add(work)
