@@ -17,7 +17,8 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
-from lieutenants import figures
+from lieutenants import usage_summary
+from lieutenants.actions import ACTIONS, LieutenantAction
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Answer, Entry, Lieutenant, LifeSign, Message, Move, Process, Usage
 
@@ -28,7 +29,6 @@ from lieutenants.rules.admin import FiringAdmin as FiringAdmin
 from lieutenants.rules.admin import RuleAdmin as RuleAdmin
 from lieutenants.states import Status
 from lieutenants.unknown_agents.admin import UnknownAgentAdmin as UnknownAgentAdmin
-from lieutenants.verbs import ACTIONS, LieutenantAction
 from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin
 from reef_site.common.errors import ReefError
 from reef_site.common.text import first_line, first_words
@@ -247,7 +247,9 @@ class UsageAdmin(LieutenantRowAdmin):
         response = super().changelist_view(request, extra_context)
         context = getattr(response, "context_data", None)
         if context and "cl" in context:
-            context["sums"] = figures.Figures.of(context["cl"].queryset.order_by().sums())
+            context["sums"] = usage_summary.UsageSummary.of(
+                context["cl"].queryset.order_by().sums()
+            )
         return response
 
 

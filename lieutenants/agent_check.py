@@ -21,7 +21,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from lieutenants.agents import Agent
+from lieutenants.agent_program import Agent
 
 TIMEOUT_SECONDS = 10.0
 MAX_OUTPUT_BYTES = 16 << 10

@@ -14,9 +14,9 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
 from lieutenants import outputs, rewinding, services, views, waits
-from lieutenants.hosts import silence
+from lieutenants.hosts import liveness
+from lieutenants.membership import vm_id_of
 from lieutenants.models import Lieutenant, Message, Usage
-from lieutenants.presence import vm_of
 from lieutenants.serializers import (
     ADJUSTABLE_FIELDS,
     CREATE_FIELDS,
@@ -62,7 +62,7 @@ def _wait(response: Response, lieutenant: Lieutenant, seconds: int) -> Response:
 
 def _action_response(lieutenant: Lieutenant, done_key: str, seconds: int, **more: str) -> Response:
     """Return the response of an action: done after a wait, or 202 if its host does not respond."""
-    if note := silence.note_on(lieutenant):
+    if note := liveness.pending_note(lieutenant):
         return Response({done_key: False, "asked": True, "note": note, **more}, status=202)
     return _wait(Response({done_key: True, **more}), lieutenant, seconds)
 
@@ -85,14 +85,14 @@ def _idempotency_key(request: Request) -> str:
 
 def _readable(lieutenant: Lieutenant, request: Request) -> Lieutenant:
     """Return the lieutenant if the caller may read its transcript. Raises Forbidden."""
-    permissions.check(request.user, Action.READ_TRANSCRIPT, vm_of(lieutenant))
+    permissions.check(request.user, Action.READ_TRANSCRIPT, vm_id_of(lieutenant))
     return lieutenant
 
 
 def _check_command_permission(request: Request, name: str) -> None:
     """Raise Forbidden before values are validated. Unknown names are left to `services`."""
     if lieutenant := Lieutenant.objects.living().filter(name=name).first():
-        permissions.check(request.user, Action.COMMAND, vm_of(lieutenant))
+        permissions.check(request.user, Action.COMMAND, vm_id_of(lieutenant))
 
 
 def _start(name: str, request: Request, begin: Callable[..., Lieutenant]) -> Lieutenant:
@@ -107,7 +107,7 @@ class LieutenantViewSet(ViewSet):
 
     asks_authority = True
     lookup_field = "name"
-    named_parts: ClassVar = {"name": services.called}
+    named_parts: ClassVar = {"name": services.name_of}
     lookup_value_regex = "[^/]+"
 
     @takes(query=("status", "brief"))
@@ -226,7 +226,7 @@ class LieutenantViewSet(ViewSet):
         _check_command_permission(request, name)
         seconds = _seconds(request)
         message_id, entry_id = parse_message_reference(body_of(request))
-        lieutenant, entry = rewinding.ask(
+        lieutenant, entry = rewinding.request_rewind(
             name, actor=request.user, message_id=message_id, entry_id=entry_id
         )
         facts = {"rewinding": True, "entryId": entry.pk, "messageId": entry.message_id}
@@ -245,7 +245,7 @@ class LieutenantViewSet(ViewSet):
         `next` is the next cursor. Very long entries make a page shorter; `?textLimit=` shortens
         long texts to both ends.
         """
-        lieutenant = _readable(services.find_kept(name), request)
+        lieutenant = _readable(services.find_any(name), request)
         after = query_cursor(request, "after") or 0
         limit = query_limit(request, most=MAX_ENTRIES, default=200)
         shown = query_number(request, "textLimit") or 0
@@ -265,7 +265,7 @@ class LieutenantViewSet(ViewSet):
         `next` is the next cursor. Long texts are shortened to both ends.
         """
         limit = query_limit(request, most=MAX_ENTRIES, default=100)
-        lieutenant = _readable(services.find_kept(name), request)
+        lieutenant = _readable(services.find_any(name), request)
         rows = lieutenant.messages.order_by("-created_at", "-id")
         if cursor := request.query_params.get("cursor", ""):
             last = services.find_cursor(lieutenant, cursor)
@@ -289,7 +289,7 @@ class LieutenantViewSet(ViewSet):
         `?wait=<seconds>` waits for its outcome.
         """
         seconds = _seconds(request)
-        lieutenant = _readable(services.find_kept(name), request)
+        lieutenant = _readable(services.find_any(name), request)
         found = services.find_message(lieutenant, message_id)
         return _wait_for_answer(Response(message_json(found)), found, seconds)
 
@@ -301,7 +301,7 @@ class LieutenantViewSet(ViewSet):
     @action(detail=True, methods=["get"])
     def usage(self, request: Request, name: str) -> Response:
         """Return tokens and cost by day (UTC), newest first, and in total."""
-        mine = Usage.objects.filter(lieutenant=_readable(services.find_kept(name), request))
+        mine = Usage.objects.filter(lieutenant=_readable(services.find_any(name), request))
         days = [{"day": str(row["day"]), **usage_json(row)} for row in mine.sums_by_day()]
         return Response({"days": days, "total": usage_json(mine.sums())})
 
@@ -309,7 +309,7 @@ class LieutenantViewSet(ViewSet):
     @takes(query=("after", "cursor"))
     def stream(self, request: Request, name: str) -> Response:
         """Check permission to follow the transcript; the edge calls this before it streams."""
-        lieutenant = _readable(services.find_kept(name), request)
+        lieutenant = _readable(services.find_any(name), request)
         return Response({"id": lieutenant.pk, "rev": lieutenant.rev})
 
 

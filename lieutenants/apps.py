@@ -10,8 +10,13 @@ class LieutenantsConfig(AppConfig):
         VM handlers: the one registered last is queried first, so the registry's fallback comes
         first here.
         """
-        from lieutenants import configured, search_terms, vm_lookup
-        from lieutenants.operations import agents, handlers, machines, plain_vms
+        from lieutenants import agent_config, search_terms, vm_lookup
+        from lieutenants.operations import (
+            handlers,
+            lieutenant_handler,
+            provider_handler,
+            registry_handler,
+        )
         from lieutenants.rules import secret_source
         from versconfig import impact
         from versconfig.screening import sources
@@ -19,9 +24,9 @@ class LieutenantsConfig(AppConfig):
         from vmtree.snapshots import living
 
         for handler in (
-            plain_vms.RegistryHandler(),
-            machines.ProviderHandler(),
-            agents.LieutenantHandler(),
+            registry_handler.RegistryHandler(),
+            provider_handler.ProviderHandler(),
+            lieutenant_handler.LieutenantHandler(),
         ):
             handlers.vm_handlers.register(handler, key=handler.name)
         living.active_vms.register(vm_lookup.alive, key="its lieutenant lives")
@@ -29,7 +34,7 @@ class LieutenantsConfig(AppConfig):
         permissions.local_agent_hosts.register(vm_lookup.local_hosts)
         aliases.lieutenant_finders.register(vm_lookup.id_of_name)
         removal.removal_blockers.register(vm_lookup.alive, key="destroy the lieutenant first")
-        impact.restart_finders.register(configured.lieutenants_to_restart)
+        impact.restart_finders.register(agent_config.lieutenants_to_restart)
         webhooks = sources.Source(secret_source.encrypted_secrets, secret_source.decrypted_secrets)
         sources.secret_sources.register(webhooks, key="webhooks")
         search_terms.register()

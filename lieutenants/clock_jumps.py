@@ -16,7 +16,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from bootloader.provisioning import clock_jumps as provisionings
-from lieutenants import failing
+from lieutenants import failure_series
 from lieutenants.models import Lieutenant, Process
 from lieutenants.rules.models import Event, Firing, FiringState
 from lieutenants.session import Session
@@ -57,13 +57,13 @@ def rebase(jump: timedelta, sessions: Iterable[Session] = ()) -> None:
         lieutenant.last_activity_at += jump
         if lieutenant.failing_since is not None:
             lieutenant.failing_since += jump
-        lieutenant.failures = failing.shifted(lieutenant.failures, jump)
+        lieutenant.failures = failure_series.shifted(lieutenant.failures, jump)
     with transaction.atomic():
         here = Lieutenant.objects.here().living()
         for row in here.only("pk", "status_since", "failing_since", "failures", "session_name"):
             _move_firings(row, jump)
             if row.failures:
-                series = failing.shifted(row.failures, jump)
+                series = failure_series.shifted(row.failures, jump)
                 here.filter(pk=row.pk, session_name=row.session_name).update(failures=series)
         here.update(**{name: F(name) + jump for name in _TIMESTAMPS})
         Process.objects.live().here().update(started_at=F("started_at") + jump)

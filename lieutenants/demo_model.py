@@ -206,7 +206,7 @@ def add_to_models(file: Path, base_url: str) -> None:
     replace_text(file, json.dumps(models, indent=2, ensure_ascii=False) + "\n")
 
 
-def withdraw(file: Path) -> None:
+def remove_from_models(file: Path) -> None:
     """Remove the demo model from an agent's `models.json`.
 
     An entry of the same name with another key stays: it belongs to the demo of another reef, whose

@@ -16,7 +16,7 @@ from lieutenants import keeper
 ROWS_PER_MINUTE = 3 * keeper.ROWS_PER_MINUTE
 # Longer texts of a notice are truncated.
 MAX_TEXT = 20_000
-LOUD = "It is loud: "
+TROUBLE_PREFIX = "It is loud: "
 
 _NAMES = {
     "extension_error": "errors of extensions",
@@ -80,12 +80,16 @@ class Floods:
 
     def trouble(self, other: str) -> str:
         """Return the trouble to show: `other` first, else the floods in progress."""
-        if other and not other.startswith(LOUD):
+        if other and not other.startswith(TROUBLE_PREFIX):
             return other
         names = ", ".join(kind_name(cause) for cause in sorted(self.loud))
         # The counts are in the transcript: a text that changes each minute could not be marked as
         # seen.
-        return f"{LOUD}too many {names}. Some are kept, the others are counted." if names else ""
+        return (
+            f"{TROUBLE_PREFIX}too many {names}. Some are kept, the others are counted."
+            if names
+            else ""
+        )
 
     def _bucket(self, cause: str) -> keeper.Bucket:
         bucket = keeper.Bucket(ROWS_PER_MINUTE)

@@ -25,12 +25,12 @@ from lieutenants.clock_jumps import ClockMonitor
 from lieutenants.exceptions import NotTheFollower, ProgressLost, TransportError
 from lieutenants.hosts import lock, strays
 from lieutenants.hosts import services as hosts
-from lieutenants.ledger import Ledger, save_progress
 from lieutenants.models import Process
 from lieutenants.outbox import Outbox
 from lieutenants.session import Session
 from lieutenants.transports import get_transport
-from lieutenants.watch import Watchdog
+from lieutenants.watchdog import Watchdog
+from lieutenants.write_batch import WriteBatch, save_progress
 from reef_site.common import events, locks
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Follower:
         try:
             if not self._wait_for_lock():
                 return
-            with lock.one_folder(self.stopping) as alone:
+            with lock.hold_identity_lock(self.stopping) as alone:
                 if alone:
                     self._start_listening()
                     self._follow_while_locked()
@@ -163,14 +163,14 @@ class Follower:
             logger.warning("%s", why)
         self._rival = why
         try:
-            hosts.note_rival(why)
+            hosts.record_rival(why)
         except DatabaseError as error:
             logger.warning("cannot keep that in the database: %s", type(error).__name__)
         self._start_over()
 
     def _resign(self) -> None:
         try:
-            hosts.resign(self.watchdog.follower_id)
+            hosts.release_lease(self.watchdog.follower_id)
         except DatabaseError as error:
             logger.info("cannot resign: %s", type(error).__name__)
 
@@ -312,15 +312,15 @@ class Follower:
     ) -> dict[str, int]:
         """Apply and write everything in one transaction; return the transcripts that changed."""
         before = {id(session): _progress_values(session) for session in affected}
-        ledger = Ledger()
+        batch = WriteBatch()
         with transaction.atomic():
             for session, records, size in news:
-                session.apply(records, ledger, clock)
+                session.apply(records, batch, clock)
                 session.process.offset += size
             for session in affected:
-                session.ledger = ledger
+                session.batch = batch
                 session.idle_if_settled(clock)
-            ledger.write()
+            batch.write()
             for session in affected:
                 session.store_state()
             changed = [each for each in affected if _progress_values(each) != before[id(each)]]

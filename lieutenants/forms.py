@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 from django.conf import settings
 
-from lieutenants.services import Wish
+from lieutenants.services import CreateLieutenant
 from lieutenants.states import Mode, RestartPolicy
 from reef_site.common.forms import ServiceForm
 from versconfig import config
@@ -104,9 +104,9 @@ class CreateForm(RunForm):
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
     )
 
-    def wish(self) -> Wish:
+    def wish(self) -> CreateLieutenant:
         """Return the request to create it; call it on a valid form."""
-        return Wish(**self.cleaned_data)
+        return CreateLieutenant(**self.cleaned_data)
 
 
 # Modes of the composer: value, label, help text.

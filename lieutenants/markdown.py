@@ -18,7 +18,7 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 
-from lieutenants.terminal import marked
+from lieutenants.terminal import mark_reordering
 
 # Longer texts are shown as plain text.
 MAX_CHARACTERS = 60_000
@@ -28,7 +28,7 @@ _SCHEMES = frozenset({"http", "https", "mailto"})
 
 def render(text: str) -> SafeString:
     """Return a text as safe HTML; very long ones as plain text."""
-    text = marked(text)
+    text = mark_reordering(text)
     if len(text) > MAX_CHARACTERS:
         return format_html('<pre class="plain">{}</pre>', text)
     return _rendered(text) if len(text) <= _CACHED else _render(text)

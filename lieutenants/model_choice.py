@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 from django.utils import timezone
 
-from lieutenants import configured
+from lieutenants import agent_config
 from lieutenants.isolation.homes import CREDENTIALS
 from lieutenants.models import AgentModels, Lieutenant
 from reef_site.common.errors import BadInput
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     from lieutenants.session import Session
 
-ASK = "~models"
+LIST_REQUEST_ID = "~models"
 _MAX_LISTED = 12
 _MAX_STORED = 5000
 _THINKING = re.compile(r":(?:off|minimal|low|medium|high|xhigh|max)$")
 
 
-def check(lieutenant: Lieutenant, model: str) -> None:
+def check_model(lieutenant: Lieutenant, model: str) -> None:
     """Raise BadInput if the running agent does not have this model.
 
     A list from before a change of its keys or its `models.json` does not count.
@@ -57,7 +57,7 @@ def summary(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else shown
 
 
-def heard_model(session: Session, model: dict[str, Any], at: datetime) -> None:
+def store_model_in_use(session: Session, model: dict[str, Any], at: datetime) -> None:
     """Store the model in use, when the agent is ready, and report a difference."""
     name = f"{model.get('provider')}/{model.get('id')}"[:200]
     row = Lieutenant.objects.only("model_wanted", "model_in_use").get(pk=session.lieutenant.pk)
@@ -76,7 +76,7 @@ def heard_model(session: Session, model: dict[str, Any], at: datetime) -> None:
     )
 
 
-def heard_list(session: Session, event: dict[str, Any], at: datetime) -> None:
+def store_model_list(session: Session, event: dict[str, Any], at: datetime) -> None:
     """Store the list of models, and report if the model in use is not among them."""
     data = event.get("data")
     models = data.get("models") if isinstance(data, dict) else None
@@ -116,5 +116,5 @@ def _is_stale(lieutenant: Lieutenant, known: AgentModels) -> bool:
         with suppress(FileNotFoundError):
             if (settings.AGENT_CONFIG_DIR / name).stat().st_mtime > started:
                 return True
-    given = configured.given(lieutenant).versions
+    given = agent_config.provider_keys(lieutenant).versions
     return sorted(given) != sorted(known.process.state.get("secret_versions") or [])

@@ -14,7 +14,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Substr
 from django.utils import timezone
 
-from lieutenants import presence
+from lieutenants import membership
 from lieutenants.hosts.models import this_folder
 
 # Django finds the models of an app in its module `models`.
@@ -29,7 +29,7 @@ from reef_site.common.errors import IllegalMove, LostRace
 from reef_site.common.ids import new_ulid
 from reef_site.common.leases import LeaseQuerySet
 
-MOST_RESTARTS = 5
+MAX_RESTARTS = 5
 
 
 class LieutenantQuerySet(LeaseQuerySet["Lieutenant"]):
@@ -213,7 +213,7 @@ class Lieutenant(models.Model):
             Move.objects.create(
                 lieutenant=self, old=old, new=to, reason=reason[:2000], actor=actor, at=now
             )
-            presence.follow(self, old, to, actor=actor)
+            membership.on_status_change(self, old, to, actor=actor)
             events.publish_lieutenant(self.pk)
         self.status = to
         for field, value in fields.items():

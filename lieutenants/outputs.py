@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from django.db.models import F, Q, QuerySet, TextField, Window
 from django.db.models.functions import Cast, Length, RowNumber, Substr
 
-from lieutenants.ledger import is_retried
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Message
 from lieutenants.states import Outcome
+from lieutenants.write_batch import is_retried
 
 MAX_ANSWERS = 20
 # Some of these may be blank.

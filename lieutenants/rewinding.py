@@ -18,7 +18,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from lieutenants import failing, presence, rpc
+from lieutenants import failure_series, membership, rpc
 from lieutenants.exceptions import NotNow
 from lieutenants.models import Entry, Lieutenant, Message
 from lieutenants.rpc import Outgoing
@@ -45,7 +45,7 @@ _MAX_HEAD = 200
 # -- requests --------------------------------------------------------------------------------
 
 
-def ask(
+def request_rewind(
     name: str, *, actor: object, message_id: str = "", entry_id: int | None = None
 ) -> tuple[Lieutenant, Entry]:
     """Request that an idle lieutenant goes back to before a message.
@@ -58,7 +58,7 @@ def ask(
         found = Lieutenant.objects.select_for_update().living().filter(name=name).first()
         if found is None:
             raise NotFound(f"Lieutenant '{name}' not found")
-        permissions.check(actor, Action.COMMAND, presence.vm_of(found))
+        permissions.check(actor, Action.COMMAND, membership.vm_id_of(found))
         if found.status == Status.WORKING:
             raise NotNow(f"Lieutenant '{name}' is working. Abort its answer first.")
         if found.status != Status.IDLE:
@@ -227,7 +227,7 @@ def _finish(session: Session, data: dict[str, Any], at: datetime) -> None:
     Lieutenant.objects.filter(pk=lieutenant.pk).update(session_name=name, session_since=at)
     lieutenant.session_name = name
     _clear_request(session)
-    failing.clear(session)
+    failure_series.clear(session)
     lieutenant.trouble = ""
     text = (
         f"Went back to before message “{words}”. The earlier session stays in {row.session_name}."

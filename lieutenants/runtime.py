@@ -18,15 +18,15 @@ from django.utils import timezone
 
 from lieutenants import (
     agent_check,
-    configured,
+    agent_config,
     folders,
     keeper,
-    presence,
+    membership,
     rpc,
     session_files,
     vm_lookup,
 )
-from lieutenants.agents import Agent, find_agent
+from lieutenants.agent_program import Agent, find_agent
 from lieutenants.exceptions import (
     AgentMissing,
     IsolationUnavailable,
@@ -52,7 +52,7 @@ READY = "~ready"
 FINAL_ABORT = "~farewell"
 
 
-def settle(lieutenant_id: str) -> None:
+def converge(lieutenant_id: str) -> None:
     """Start or stop one lieutenant's process, as its row wants."""
     here = Lieutenant.objects.here()
     lieutenant = here.claim(lieutenant_id, LEASE)
@@ -80,7 +80,7 @@ def reconcile() -> None:
         *unwanted.values_list("lieutenant_id", flat=True),
         *_waiting().order_by("status_since").values_list("pk", flat=True),
     ]:
-        settle(pk)
+        converge(pk)
 
 
 def may_start_another() -> bool:
@@ -117,7 +117,7 @@ def launch(lieutenant: Lieutenant) -> None:
         # An agent of unknown version is tried: at worst it does not know the command.
         state={
             "clears_queue": agent.clears_queue or not agent.version,
-            "settles": agent.settles,
+            "settles": agent.reports_idle,
         },
     )
     process.directory = str(home_of(lieutenant) / "runs" / process.pk)
@@ -279,9 +279,9 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Laun
     session = str(session_file)
     arguments = ["--mode", "rpc", "--session", session, "--session-dir", str(home.session)]
     arguments += ["--append-system-prompt", str(home.prompt)]
-    stored = configured.given(lieutenant)
+    stored = agent_config.provider_keys(lieutenant)
     process.state = {**process.state, "secret_versions": stored.versions}
-    model = configured.model_of(lieutenant)
+    model = agent_config.model_for(lieutenant)
     Lieutenant.objects.filter(pk=lieutenant.pk).update(
         model_wanted=model, model_problem="", session_problem=""
     )
@@ -329,6 +329,6 @@ def _environment(
         "PI_OFFLINE": "1",
         "PI_SKIP_VERSION_CHECK": "1",
         "PI_TELEMETRY": "0",
-        **presence.environment(lieutenant),
+        **membership.fleet_environment(lieutenant),
         "REEF_LIEUTENANT": lieutenant.pk,
     }

@@ -10,11 +10,11 @@ from typing import Any
 
 from django.conf import settings
 
-from lieutenants import failing, outputs
-from lieutenants.hosts import silence
+from lieutenants import failure_series, outputs
+from lieutenants.hosts import liveness
 from lieutenants.models import Entry, Lieutenant, Message, Usage
 from lieutenants.outcomes import Result, result_of, results_of
-from lieutenants.services import Wish
+from lieutenants.services import CreateLieutenant
 from lieutenants.states import RestartPolicy, Status
 from reef_site.common.errors import BadInput
 from reef_site.common.request_values import choice_of, flag_of, number_of, text_of
@@ -54,7 +54,7 @@ def lieutenants_json(
     lieutenants and of very long answers.
     """
     rows = list(lieutenants)
-    silence.annotate_trouble(rows)
+    liveness.annotate_trouble(rows)
     pks = permissions.readable_among(
         caller, permissions.Action.READ_TRANSCRIPT, (row.pk for row in rows)
     )
@@ -107,7 +107,7 @@ def _lieutenant_json(
         ("trouble", row.trouble),
         ("waitingFor", row.waiting_for),
         ("waitingSince", row.waiting_since),
-        ("failing", failing.facts(row)),
+        ("failing", failure_series.as_json(row)),
         ("rewindingTo", row.rewind_to),
         ("sessionProblem", row.session_problem),
         ("modelWanted", row.model_wanted if row.model_problem else ""),
@@ -257,7 +257,7 @@ def usage_json(sums: Mapping[str, Any] | None) -> Json:
 # -- request bodies --------------------------------------------------------------------------------
 
 
-def parse_create(data: Json) -> Wish:
+def parse_create(data: Json) -> CreateLieutenant:
     """Return the request to create a lieutenant. Raises BadInput with the texts of the contract."""
     for name in ("name", "role"):
         if not isinstance(data.get(name), str) or not data[name].strip():
@@ -265,7 +265,7 @@ def parse_create(data: Json) -> Wish:
     local = data.get("local")
     far = any(data.get(key) for key in ("vmId", "commitId", "provider"))
     remote = far if local is None else not flag_of(local, "local")
-    return Wish(
+    return CreateLieutenant(
         name=data["name"],
         role=data["role"],
         model=_text(data, "model"),

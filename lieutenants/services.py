@@ -16,19 +16,11 @@ from django.db import IntegrityError, transaction
 from django.urls import NoReverseMatch, Resolver404, get_script_prefix, resolve, reverse
 from django.utils import timezone
 
-from lieutenants import (
-    delivery,
-    folders,
-    model_choice,
-    presence,
-    reattach,
-    runtime,
-    tasks,
-)
-from lieutenants.agents import find_agent
-from lieutenants.creation import key_of
+from lieutenants import delivery, discovery, folders, membership, model_choice, runtime, tasks
+from lieutenants.agent_program import find_agent
 from lieutenants.exceptions import KeyReused, NameTaken, NoProvider, NotNow, TooLarge, TooLate
-from lieutenants.hosts import silence, tombstones
+from lieutenants.hosts import destroyed_marks, liveness
+from lieutenants.idempotency import key_of
 from lieutenants.isolation import homes
 from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.states import Mode, RestartPolicy, Status
@@ -61,7 +53,7 @@ _NO_POLICY = f"restartPolicy: must be one of {', '.join(RestartPolicy.values)}"
 
 
 @dataclass(frozen=True)
-class Wish:
+class CreateLieutenant:
     """Request for a new lieutenant. Texts are as they were given."""
 
     name: str
@@ -78,7 +70,7 @@ class Wish:
     parent_vm_id: str = ""
 
 
-def create(request: Wish, *, actor: object) -> Lieutenant:
+def create(request: CreateLieutenant, *, actor: object) -> Lieutenant:
     """Create a lieutenant; a worker starts its agent after the commit.
 
     Raises BadInput, Forbidden, NameTaken, NoProvider, AgentMissing.
@@ -86,7 +78,9 @@ def create(request: Wish, *, actor: object) -> Lieutenant:
     return create_once(request, actor=actor)[0]
 
 
-def create_once(request: Wish, *, actor: object, key: str = "") -> tuple[Lieutenant, bool]:
+def create_once(
+    request: CreateLieutenant, *, actor: object, key: str = ""
+) -> tuple[Lieutenant, bool]:
     """Create a lieutenant, or find the one that an earlier identical request created.
 
     Return the lieutenant and whether it is new. `key` is the request's Idempotency-Key. Raises
@@ -136,7 +130,7 @@ def create_once(request: Wish, *, actor: object, key: str = "") -> tuple[Lieuten
             lieutenant.moves.create(
                 old="", new=Status.STARTING, reason="created", actor=_actor_name(actor)
             )
-            presence.enlist(lieutenant, actor=actor, parent=parent)
+            membership.register(lieutenant, actor=actor, parent=parent)
             _settle_later(lieutenant)
     except IntegrityError:
         # The same request may have arrived twice at once.
@@ -170,14 +164,14 @@ def find(name: str, *, missing: str = "Lieutenant not found") -> Lieutenant:
     return lieutenant
 
 
-def called(name: str) -> str:
+def name_of(name: str) -> str:
     """Return the name for a lieutenant's `vmId` as the API shows it; other names are unchanged."""
     if not name.startswith(ids.LOCAL) or Lieutenant.objects.filter(name=name).exists():
         return name
     return name.removeprefix(ids.LOCAL)
 
 
-def find_kept(name_or_id: str) -> Lieutenant:
+def find_any(name_or_id: str) -> Lieutenant:
     """Return the active lieutenant of this name, else the one of this id, even if it is destroyed.
 
     Transcripts stay readable for good. Raises NotFound.
@@ -207,9 +201,9 @@ def send(
                 raise KeyReused("Idempotency-Key: was used for another message")
             return known, False
         actual, note = _effective_mode(lieutenant, requested)
-        silent = silence.host_of(lieutenant)
+        silent = liveness.silent_host_of(lieutenant)
         if silent:
-            note = "; ".join(part for part in (silent.asked, note) if part)
+            note = "; ".join(part for part in (silent.pending_note, note) if part)
         message = Message.objects.create(
             lieutenant=lieutenant,
             text=text,
@@ -251,7 +245,7 @@ def resume(name: str, *, actor: object) -> Lieutenant:
     if lieutenant.status != Status.PAUSED:
         raise NotNow(f"Lieutenant '{name}' is not paused (status: {lieutenant.status})")
     _check_agent(lieutenant)
-    tombstones.clear(lieutenant)
+    destroyed_marks.clear_mark(lieutenant)
     with transaction.atomic():
         _stop_live_process(lieutenant)
         _move(lieutenant, Status.STARTING, "resume requested", actor, restarts=0)
@@ -264,7 +258,7 @@ def restart(name: str, *, actor: object) -> Lieutenant:
     if lieutenant.status == Status.STARTING:
         raise NotNow(f"Lieutenant '{name}' is starting already")
     _check_agent(lieutenant)
-    tombstones.clear(lieutenant)
+    destroyed_marks.clear_mark(lieutenant)
     with transaction.atomic():
         _stop_live_process(lieutenant)
         _move(lieutenant, Status.STARTING, "restart requested", actor, restarts=0)
@@ -309,7 +303,7 @@ def adjust(
     if "model" in changes:
         _check_model(str(changes["model"]))
         if changes["model"] != lieutenant.model:
-            model_choice.check(lieutenant, str(changes["model"]))
+            model_choice.check_model(lieutenant, str(changes["model"]))
     if changes.get("restart_policy", RestartPolicy.NEVER) not in RestartPolicy.values:
         raise BadInput(_NO_POLICY, "restart_policy")
     with transaction.atomic():
@@ -341,8 +335,8 @@ def withdraw(name: str, message_id: str, *, actor: object) -> Message:
 
     Raises NotFound, Forbidden, TooLate.
     """
-    lieutenant = find_kept(name)
-    permissions.check(actor, Action.COMMAND, presence.vm_of(lieutenant))
+    lieutenant = find_any(name)
+    permissions.check(actor, Action.COMMAND, membership.vm_id_of(lieutenant))
     message = find_message(lieutenant, message_id)
     note = delivery.WITHDRAWN_BY.format(_actor_name(actor))
     if delivery.withdraw(message.pk, note, timezone.now()):
@@ -378,13 +372,13 @@ def destroy(name: str, *, actor: object) -> str:
         lieutenant = Lieutenant.objects.filter(name=name).first()
         if lieutenant is None:
             raise NotFound(f"Lieutenant '{name}' not found")
-        permissions.check(actor, Action.DESTROY, presence.vm_of(lieutenant))
+        permissions.check(actor, Action.DESTROY, membership.vm_id_of(lieutenant))
         return _destroy_summary(lieutenant)
-    permissions.check(actor, Action.DESTROY, presence.vm_of(lieutenant))
+    permissions.check(actor, Action.DESTROY, membership.vm_id_of(lieutenant))
     with transaction.atomic():
         _move(lieutenant, Status.DESTROYED, "destroy requested", actor)
         delivery.withdraw_queued(lieutenant, delivery.DESTROYED, timezone.now())
-        transaction.on_commit(lambda: tombstones.leave(lieutenant))
+        transaction.on_commit(lambda: destroyed_marks.mark_destroyed(lieutenant))
     return _destroy_summary(lieutenant)
 
 
@@ -396,7 +390,9 @@ def destroy_all(*, actor: object) -> list[str]:
     results = []
     living = Lieutenant.objects.living().order_by("created_at", "id")
     mine = [
-        each.name for each in living if permissions.may(actor, Action.DESTROY, presence.vm_of(each))
+        each.name
+        for each in living
+        if permissions.may(actor, Action.DESTROY, membership.vm_id_of(each))
     ]
     for name in mine:
         try:
@@ -412,7 +408,7 @@ def discover(*, actor: object) -> list[str]:
     They may belong anywhere in the fleet, so nodes may not do this. Raises Forbidden.
     """
     permissions.check(actor, Action.COMMAND, None)
-    return reattach.discover()
+    return discovery.discover()
 
 
 def at_rest(lieutenant_id: str) -> bool:
@@ -437,7 +433,7 @@ def _actor_name(actor: object) -> str:
 def _permitted(name: str, actor: object, action: Action) -> Lieutenant:
     """Return the active lieutenant of this name. Raises NotFound, Forbidden."""
     lieutenant = find(name, missing=f"Lieutenant '{name}' not found")
-    permissions.check(actor, action, presence.vm_of(lieutenant))
+    permissions.check(actor, action, membership.vm_id_of(lieutenant))
     return lieutenant
 
 
@@ -447,7 +443,7 @@ def _check_agent(lieutenant: Lieutenant) -> None:
         find_agent()
 
 
-def _parent(request: Wish, actor: object) -> Node | None:
+def _parent(request: CreateLieutenant, actor: object) -> Node | None:
     """Return the parent node of a new lieutenant: the requested one, else the actor's."""
     if not request.parent_vm_id.strip():
         return permissions.node_of(actor)
@@ -456,7 +452,7 @@ def _parent(request: Wish, actor: object) -> Node | None:
     return parent
 
 
-def _folder(request: Wish, actor: object) -> str:
+def _folder(request: CreateLieutenant, actor: object) -> str:
     """Return the requested folder, resolved; empty if none was requested."""
     if not request.folder.strip():
         return ""
@@ -464,7 +460,7 @@ def _folder(request: Wish, actor: object) -> str:
     return str(folders.check(request.folder.strip(), line_of=node.vm_id if node else ""))
 
 
-def _check(request: Wish, name: str, role: str) -> None:
+def _check(request: CreateLieutenant, name: str, role: str) -> None:
     """Validate a request, with the error texts of the API."""
     if not name:
         raise BadInput("name is required", "name")
@@ -529,7 +525,7 @@ def _message_text(text: object) -> str:
 def _vm_id_of(name: str) -> str:
     """Return the VM id of the active lieutenant of this name; empty if there is none."""
     found = Lieutenant.objects.living().filter(name=name).first() if is_storable(name) else None
-    return presence.vm_of(found) if found else ""
+    return membership.vm_id_of(found) if found else ""
 
 
 def _add_covered_note(note: str, names: set[str]) -> str:
@@ -539,7 +535,7 @@ def _add_covered_note(note: str, names: set[str]) -> str:
     return "; ".join(part for part in (note, covered) if part)[:200]
 
 
-def _without_secrets(request: Wish) -> Wish:
+def _without_secrets(request: CreateLieutenant) -> CreateLieutenant:
     """Return the request with secrets in its texts covered. Raises BadInput for one in a name."""
     cover = sources.current(recheck=True).cover
     for label, text in (
@@ -570,7 +566,7 @@ def _locked(name: str, actor: object) -> Lieutenant:
         if Lieutenant.objects.filter(name=name).exists():
             raise NotFound(f"Lieutenant '{name}' has been destroyed")
         raise NotFound(f"Lieutenant '{name}' not found")
-    permissions.check(actor, Action.SEND, presence.vm_of(lieutenant))
+    permissions.check(actor, Action.SEND, membership.vm_id_of(lieutenant))
     if lieutenant.status == Status.PAUSED:
         raise NotNow(f"Lieutenant '{name}' is paused. Resume it first.")
     if lieutenant.status == Status.ERROR and lieutenant.restart_at is None:
@@ -622,7 +618,7 @@ def _settle_later(lieutenant: Lieutenant) -> None:
 
 
 def _destroy_summary(lieutenant: Lieutenant) -> str:
-    if note := silence.note_on(lieutenant):
+    if note := liveness.pending_note(lieutenant):
         return f"{lieutenant.name}: {note}"
     tasks_done = f"{lieutenant.task_count} tasks completed"
     return f"{lieutenant.name}: destroyed (local, {tasks_done})"

@@ -17,26 +17,26 @@ from django.db import connection
 from django.utils import timezone
 
 from lieutenants import (
-    commands,
     delivery,
-    ending,
-    failing,
+    exits,
+    failure_series,
     floods,
     model_choice,
     rewinding,
     rpc,
     session_files,
+    slash_commands,
     tool_limits,
 )
-from lieutenants.failing import FailureSeries
+from lieutenants.failure_series import FailureSeries
 from lieutenants.floods import Floods
-from lieutenants.ledger import Ledger
+from lieutenants.membership import vm_id_of
 from lieutenants.models import Entry, Lieutenant, Message, Process
-from lieutenants.presence import vm_of
 from lieutenants.rpc import Outgoing
 from lieutenants.states import MessageState, Outcome, Status
 from lieutenants.transcript import Event, Transcript, parse_count, parse_time, truncation_note
 from lieutenants.transcript_screening import State
+from lieutenants.write_batch import WriteBatch
 from reef_site.common.errors import IllegalMove, LostRace
 from versconfig.screening import sources
 
@@ -180,7 +180,7 @@ class Session(Transcript):
         """Screen with the newest secrets; with `recheck` read all committed ones again."""
         self.screening.use(
             sources.for_node(
-                vm_of(self.lieutenant),
+                vm_id_of(self.lieutenant),
                 self.memory.secret_versions,
                 is_agent=True,
                 recheck=recheck,
@@ -189,9 +189,9 @@ class Session(Transcript):
 
     # -- one pass -------------------------------------------------------------------------
 
-    def apply(self, records: list[list[Any]], ledger: Ledger, clock: float) -> None:
+    def apply(self, records: list[list[Any]], batch: WriteBatch, clock: float) -> None:
         """Apply new journal records. Runs inside the pass's transaction."""
-        self.ledger = ledger
+        self.batch = batch
         self.quiescent = False
         if not all(map(_is_own_command, records)):
             self.last_record_at = clock
@@ -213,7 +213,7 @@ class Session(Transcript):
         self.memory.answer = self.answer.pk if self.answer else None
         self.memory.message = self.message_id
         self.memory.command = self.command.pk if self.command else None
-        failing.save_series(self)
+        failure_series.save_series(self)
         self.memory.held = self.screening.state()
         self.process.state = dict(vars(self.memory))
         self.lieutenant.waiting_for = self.waiting_for()
@@ -233,7 +233,7 @@ class Session(Transcript):
         elif kind == "s":
             self._delivered(str(record[2]), at)
         elif kind == "x":
-            ending.end(self, cover(record[2]) if isinstance(record[2], dict) else {}, at)
+            exits.end(self, cover(record[2]) if isinstance(record[2], dict) else {}, at)
         else:
             self._apply_note(record, at)
 
@@ -286,7 +286,7 @@ class Session(Transcript):
         answer = self.answer
         super().close_answer(at, outcome, failure)
         if answer:
-            failing.count(self, outcome, failure, at, answer)
+            failure_series.count(self, outcome, failure, at, answer)
 
     # -- runs and messages of the agent ---------------------------------------------------
 
@@ -343,12 +343,12 @@ class Session(Transcript):
             self.message_id = message.pk
             if self.answer and self.answer.message_id is None:
                 self.answer.message_id = message.pk
-                self.ledger.change(self.answer)
+                self.batch.change(self.answer)
         images = parse_count(payload.get("images")) or rpc.count_images(payload.get("content"))
         if size := parse_count(payload.get("cut")):
             text = truncation_note("Message", size, images, text)
         data: dict[str, Any] = {"images": images} if images else {}
-        data |= commands.took_up(self, message, text)
+        data |= slash_commands.entry_data(self, message, text)
         entry = self.add(Entry.Kind.USER, at, text=text, message=message, data=data)
         self.first_user = self.first_user or entry
 
@@ -363,7 +363,7 @@ class Session(Transcript):
                 payload.get("errorMessage") or "The model failed without an error message."
             )
             memory.failure = self.lieutenant.trouble = failure
-            if not failing.is_known(self.lieutenant, failure):
+            if not failure_series.is_known(self.lieutenant, failure):
                 self.add(Entry.Kind.ERROR, at, text=failure, is_error=True)
         elif memory.stop_reason == "aborted":
             self.notice(at, "The answer was aborted.")
@@ -421,7 +421,7 @@ class Session(Transcript):
     # -- extensions -----------------------------------------------------------------------
 
     def _extension_error(self, event: Event, at: datetime) -> None:
-        commands.show(self, at)
+        slash_commands.add_entry(self, at)
         text = f"Extension {event.get('extensionPath')}: {event.get('error')}"
         self.add_limited("extension_error", at, text, kind=Entry.Kind.ERROR, is_error=True)
 
@@ -429,7 +429,7 @@ class Session(Transcript):
         """Dismiss each dialog at once, since nobody can answer it."""
         method, request = str(event.get("method")), event.get("id")
         if method in rpc.DIALOGS or method == "notify":
-            commands.show(self, at)
+            slash_commands.add_entry(self, at)
         if method in rpc.DIALOGS and isinstance(request, str):
             self.outgoing.append(rpc.dismiss(request))
             title = " ".join(str(event.get(key) or "") for key in ("title", "message")).strip()
@@ -451,8 +451,8 @@ class Session(Transcript):
             rewinding.on_reply(self, event, at)
         elif kind == "get_state":
             self._state_reply(command, event, at)
-        elif command == model_choice.ASK:
-            model_choice.heard_list(self, event, at)
+        elif command == model_choice.LIST_REQUEST_ID:
+            model_choice.store_model_list(self, event, at)
         elif kind == "clear_queue":
             self._queue_returned(event, at)
         elif command and not command.startswith("~"):
@@ -462,7 +462,7 @@ class Session(Transcript):
             data = event.get("data")
             if isinstance(data, dict) and data.get("disposition") == "handled":
                 self.memory.patience = 0.0
-                commands.handled(self, command, at)
+                slash_commands.mark_handled(self, command, at)
             if not accepted:
                 text = f"The agent refused a message: {event.get('error')}"
                 self.add_limited("refusal", at, text, kind=Entry.Kind.ERROR, is_error=True)
@@ -517,10 +517,10 @@ class Session(Transcript):
         model = state.get("model")
         if isinstance(model, dict):
             if "unknown" in (model.get("id"), model.get("provider")):
-                ending.fail_and_stop(self, NO_MODEL_TEXT, permanently=True)
+                exits.fail_and_stop(self, NO_MODEL_TEXT, permanently=True)
                 return
-            model_choice.heard_model(self, model, at)
-            self.outgoing.append(rpc.simple("get_available_models", model_choice.ASK))
+            model_choice.store_model_in_use(self, model, at)
+            self.outgoing.append(rpc.simple("get_available_models", model_choice.LIST_REQUEST_ID))
         for note in self.memory.notes:
             self.notice(at, note, is_error=note != session_files.NEW_SESSION_NOTE)
         self.memory.notes = []
@@ -561,7 +561,7 @@ class Session(Transcript):
         if self.answer:
             self.close_answer(now, memory.outcome(), memory.failure)
         if states:
-            commands.finish(self, now)
+            slash_commands.finish_pending(self, now)
             delivery.mark_all_begun(self.lieutenant, now)
         self.move_if(Status.IDLE, memory.idle_reason(), {Status.WORKING})
         self.quiescent = True

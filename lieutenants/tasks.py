@@ -15,4 +15,4 @@ def queue_of(data_folder: str) -> str:
 @shared_task(name="lieutenants.settle", soft_time_limit=60, time_limit=80)
 def settle(lieutenant_id: str) -> None:
     """Start or stop this lieutenant's process, as its row wants."""
-    runtime.settle(lieutenant_id)
+    runtime.converge(lieutenant_id)

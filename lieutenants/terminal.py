@@ -12,16 +12,16 @@ _CODES = re.compile(
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
-def plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Return the text as a terminal would show it, without colours and reordering."""
     if "\x1b" in text:
         text = _CODES.sub("", text)
     if "\r" in text:
         text = "\n".join(_overwritten(line) for line in text.replace("\r\n", "\n").split("\n"))
-    return marked(text)
+    return mark_reordering(text)
 
 
-def marked(text: str) -> str:
+def mark_reordering(text: str) -> str:
     """Return the text with a visible mark in place of each character that would reorder it."""
     return _BIDI.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
 

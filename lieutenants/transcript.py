@@ -15,10 +15,10 @@ from typing import Any
 from django.utils import timezone
 
 from lieutenants import rpc, tool_limits
-from lieutenants.ledger import Ledger, join_chunks, join_texts
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
 from lieutenants.states import Outcome
 from lieutenants.transcript_screening import MAX_BLOCK, TranscriptScreening
+from lieutenants.write_batch import WriteBatch, join_chunks, join_texts
 
 KILLED_FOR_MEMORY = "\n(Killed by the kernel for memory.)"
 Event = dict[str, Any]
@@ -37,7 +37,7 @@ class Transcript:
     message_id: str | None = None
     # The user message that the running answer began with.
     first_user: Entry | None = None
-    ledger: Ledger = field(default_factory=Ledger)
+    batch: WriteBatch = field(default_factory=WriteBatch)
     screening: TranscriptScreening = field(default_factory=TranscriptScreening)
     _texts: dict[int, tuple[Entry, list[str]]] = field(default_factory=dict)
     # Calls that have results in the running answer: results are reported twice.
@@ -74,13 +74,13 @@ class Transcript:
             if text := self.screening.feed(_block_of(entry), "".join(parts), offset):
                 chunk = Chunk(lieutenant=self.lieutenant, entry=entry, rev=self.next_rev())
                 chunk.text = text
-                self.ledger.chunks.append(chunk)
+                self.batch.chunks.append(chunk)
         self._texts.clear()
 
     def text_so_far(self, entry: Entry) -> str:
         """Return the text of all chunks of an open entry, including those of this pass."""
         kept = join_chunks(entry) if entry.pk else ""
-        return kept + "".join(each.text for each in self.ledger.chunks if each.entry is entry)
+        return kept + "".join(each.text for each in self.batch.chunks if each.entry is entry)
 
     # -- entries ---------------------------------------------------------------------------
 
@@ -100,7 +100,7 @@ class Transcript:
             rev=self.next_rev(),
             **fields,
         )
-        self.ledger.add(entry, self.answer)
+        self.batch.add(entry, self.answer)
         return entry
 
     def revise(self, entry: Entry, **fields: Any) -> None:
@@ -108,7 +108,7 @@ class Transcript:
         for name, value in fields.items():
             setattr(entry, name, value)
         entry.rev = self.next_rev()
-        self.ledger.change(entry)
+        self.batch.change(entry)
 
     # -- what the agent says --------------------------------------------------------------
 
@@ -176,7 +176,7 @@ class Transcript:
             at=at,
             day=at.date(),
         )
-        self.ledger.usage.append(counted)
+        self.batch.usage.append(counted)
         classes = ("input", "output", "cache_read", "cache_write")
         figures = {name: getattr(counted, name) for name in classes}
         figures |= {"cost": float(counted.cost), "model": counted.model}
@@ -263,7 +263,7 @@ class Transcript:
             started_at=at,
             message_id=self.message_id,
         )
-        self.ledger.answers.append(self.answer)
+        self.batch.answers.append(self.answer)
 
     def close_answer(self, at: datetime, outcome: Outcome, failure: str = "") -> None:
         """Finish the running answer with its outcome and joined text."""
@@ -275,7 +275,7 @@ class Transcript:
         answer.error = failure
         answer.outcome = outcome
         answer.text = self._answer_text(answer)
-        self.ledger.change(answer)
+        self.batch.change(answer)
         self.next_rev()
 
     def drop_failed_texts(self) -> None:
@@ -295,9 +295,9 @@ class Transcript:
         if answer.pk:
             rows = answer.entries.filter(kind=Entry.Kind.TEXT).order_by("id")
             entries = {row.pk: row for row in rows}
-        changed = self.ledger.changed_entries(answer)
+        changed = self.batch.changed_entries(answer)
         entries |= {pk: entry for pk, entry in changed.items() if entry.kind == Entry.Kind.TEXT}
-        return [entry for _, entry in sorted(entries.items())] + self.ledger.new_texts(answer)
+        return [entry for _, entry in sorted(entries.items())] + self.batch.new_texts(answer)
 
 
 def truncation_note(what: str, size: int, images: int, beginning: str) -> str:

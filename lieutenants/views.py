@@ -13,14 +13,14 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from lieutenants import blocks, figures, outputs, services
+from lieutenants import outputs, services, transcript_items, usage_summary
+from lieutenants.actions import ACTIONS, LieutenantAction
 from lieutenants.forms import MODES, AdjustForm, CreateForm
-from lieutenants.hosts import silence
+from lieutenants.hosts import liveness
 from lieutenants.isolation.homes import home_of
-from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant, Usage
+from lieutenants.models import MAX_RESTARTS, Entry, Lieutenant, Usage
 from lieutenants.states import Mode, Status
 from lieutenants.unknown_agents import views as unknown_agents
-from lieutenants.verbs import ACTIONS, LieutenantAction
 from reef_site.common.error_responses import ErrorPage, is_script
 from reef_site.common.errors import NotFound, ReefError
 from reef_site.common.ids import new_ulid
@@ -59,12 +59,12 @@ def _listing(request: HttpRequest) -> dict[str, Any]:
     found = Lieutenant.objects.listed(status=status, words=query)
     page = Paginator(found, PAGE_SIZE).get_page(request.GET.get("page"))
     shown = list(page.object_list)
-    silence.annotate_trouble(shown)
+    liveness.annotate_trouble(shown)
     used = Usage.objects.sums_by_lieutenant([row.pk for row in shown])
     living = sum(count for each, count in counts.items() if each != Status.DESTROYED)
     return {
         "page": page,
-        "rows": [(row, figures.Figures.of(used.get(row.pk))) for row in shown],
+        "rows": [(row, usage_summary.UsageSummary.of(used.get(row.pk))) for row in shown],
         "tabs": [(each, counts.get(each, 0)) for each in Status.values],
         "living": living,
         "unknown_agents": unknown_agents.listed_agents(),
@@ -155,7 +155,7 @@ def _page(
 
 def _transcript(request: HttpRequest, lieutenant: Lieutenant) -> dict[str, Any]:
     before = parse_number(request.GET.get("before", ""))
-    found, earlier = blocks.newest(lieutenant, before=before)
+    found, earlier = transcript_items.newest_items(lieutenant, before=before)
     return {
         "lieutenant": lieutenant,
         "blocks": found,
@@ -170,14 +170,14 @@ def _composer() -> dict[str, Any]:
         "modes": MODES,
         "mode": Mode.PROMPT,
         "key": new_ulid(),
-        "moulds": [blocks.blank(kind) for kind in kinds],
+        "moulds": [transcript_items.template_item(kind) for kind in kinds],
     }
 
 
 def _facts(lieutenant: Lieutenant) -> dict[str, Any]:
     """Return the context of everything beside the transcript."""
     alive = lieutenant.status != Status.DESTROYED
-    silence.annotate_trouble([lieutenant])
+    liveness.annotate_trouble([lieutenant])
     waiting = lieutenant.messages.pending()[:_MAX_QUEUED]
     return {
         "lieutenant": lieutenant,
@@ -185,9 +185,9 @@ def _facts(lieutenant: Lieutenant) -> dict[str, Any]:
         "moves": lieutenant.moves.all()[:_MAX_RECENT],
         "waiting": outputs.shortened(waiting) if alive else [],
         "sent": outputs.shortened(lieutenant.messages.order_by("-created_at", "-id")[:_MAX_RECENT]),
-        "used": figures.usage_periods(lieutenant),
+        "used": usage_summary.usage_periods(lieutenant),
         "session_file": home_of(lieutenant.pk).session / lieutenant.session_name,
-        "most_restarts": MOST_RESTARTS,
+        "most_restarts": MAX_RESTARTS,
         "actions": [each for each in ACTIONS.values() if each.is_available(lieutenant)],
         "to_confirm": [each for each in ACTIONS.values() if each.needs_confirmation(lieutenant)],
     }
@@ -219,7 +219,10 @@ def entries(request: HttpRequest, pk: str) -> HttpResponse:
     lieutenant = get_object_or_404(Lieutenant, pk=pk)
     numbers = request.GET.get("ids", "").split(",")[:_MAX_IDS]
     ids = [number for each in numbers if (number := parse_number(each)) is not None]
-    context = {"lieutenant": lieutenant, "blocks": blocks.some(lieutenant, ids)}
+    context = {
+        "lieutenant": lieutenant,
+        "blocks": transcript_items.items_of_entries(lieutenant, ids),
+    }
     return render(request, "lieutenants/_blocks.html", context)
 
 

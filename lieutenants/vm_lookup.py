@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from lieutenants.membership import vm_id_of
 from lieutenants.models import Lieutenant
-from lieutenants.presence import vm_of
 from lieutenants.states import Status
 from vmtree.models import Node
 
 
 def parent_lieutenant(lieutenant: Lieutenant) -> Lieutenant | None:
     """Return the lieutenant of the parent node in the tree; None if there is none."""
-    node = Node.objects.living().filter(vm_id=vm_of(lieutenant)).select_related("parent").first()
+    node = Node.objects.living().filter(vm_id=vm_id_of(lieutenant)).select_related("parent").first()
     if node is None or node.parent is None:
         return None
     return Lieutenant.objects.living().filter(pk=node.parent.vm_id).first()

@@ -12,7 +12,7 @@ from django.db import connection
 from django.utils import timezone
 
 from lieutenants.hosts import strays
-from lieutenants.hosts.silence import hosts
+from lieutenants.hosts.liveness import list_hosts
 from lieutenants.models import LifeSign
 from lieutenants.unknown_agents.models import UnknownAgent
 from reef_site.celery import app
@@ -105,8 +105,8 @@ def _heartbeat(name: str, now: datetime) -> Component:
 
 def _hosts() -> Component:
     """Check the follower of each data folder that has lieutenants."""
-    found = hosts()
-    missed = [host for host in found if host.is_missed]
+    found = list_hosts()
+    missed = [host for host in found if host.needs_attention]
     rivals = [host.rival for host in found if host.rival]
     silent = [
         {
@@ -118,8 +118,8 @@ def _hosts() -> Component:
         }
         for host in missed
     ]
-    problems = [*(f"host {host.name}: {host.what}" for host in missed), *rivals]
-    if names := strays.with_strays():
+    problems = [*(f"host {host.name}: {host.summary}" for host in missed), *rivals]
+    if names := strays.names_with_strays():
         shown = ", ".join(names[:MAX_NAMES])
         problems.append(f"agents run in another data folder, of {len(names)} lieutenants: {shown}")
     why = "; ".join(problems)

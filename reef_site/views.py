@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
-from lieutenants import figures
+from lieutenants import usage_summary
 from lieutenants.models import Lieutenant
 from lieutenants.states import Status
 from reef_site import parts as parts_of_reef
@@ -88,5 +88,5 @@ def _lieutenants() -> dict[str, Any]:
     return {
         "any": bool(counts),
         "tabs": [(word, counts.get(word, 0)) for word in Status.values],
-        "today": figures.fleet_today(),
+        "today": usage_summary.fleet_usage_today(),
     }

@@ -230,7 +230,7 @@ def _settle_in_a_thread(_task: str, args: list[str], _countdown: float) -> None:
     """Run the follower's work for a lieutenant, as a worker does, but without a broker."""
 
     def run() -> None:
-        runtime.settle(*args)
+        runtime.converge(*args)
         connections.close_all()
 
     threading.Thread(target=run, name=SETTLING).start()

@@ -12,15 +12,15 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from lieutenants import ending
+from lieutenants import exits
 from lieutenants.exceptions import NotNow, ProgressLost
 from lieutenants.hosts import paths
-from lieutenants.hosts.silence import Host, hosts
+from lieutenants.hosts.liveness import Host, list_hosts
 from lieutenants.isolation import homes
-from lieutenants.ledger import Ledger, save_progress
 from lieutenants.models import Lieutenant, Process
 from lieutenants.session import Session
 from lieutenants.states import RUNNING, Status
+from lieutenants.write_batch import WriteBatch, save_progress
 from reef_site.common import events
 from reef_site.common.errors import IllegalMove, LostRace, NotFound
 from reef_site.common.errors import NotFound as NotRegistered
@@ -38,7 +38,9 @@ def adopt(name: str, *, actor: object, force: bool = False) -> list[str]:
     and NotNow if the host responds, unless forced.
     """
     permissions.check(actor, Action.COMMAND, None)
-    named = [host for host in hosts() if name in {host.name, host.id} - {""} and not host.is_here]
+    named = [
+        host for host in list_hosts() if name in {host.name, host.id} - {""} and not host.is_here
+    ]
     if not named:
         raise NotFound(f"There is no other host '{name}'")
     silent = [host for host in named if force or not host.answers]
@@ -161,10 +163,10 @@ def _abandon(process: Process, reason: str) -> None:
     process.save(update_fields=["stop_asked_at", "is_abandoned"])
     session = Session.open(process)
     session.last_record_at = time.monotonic()
-    ledger = Ledger()
-    session.apply([], ledger, session.last_record_at)
-    ending.abandon(session, reason)
-    ledger.write()
+    batch = WriteBatch()
+    session.apply([], batch, session.last_record_at)
+    exits.end_unreachable(session, reason)
+    batch.write()
     session.store_state()
     save_progress([session])
 

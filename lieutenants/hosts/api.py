@@ -9,7 +9,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from lieutenants.hosts.adoption import adopt
-from lieutenants.hosts.silence import Host, hosts
+from lieutenants.hosts.liveness import Host, list_hosts
 from reef_site.common.request_names import takes
 from reef_site.common.request_values import body_of, flag_of
 from vmtree import permissions
@@ -37,7 +37,7 @@ class Hosts(APIView):
     def get(self, request: Request) -> Response:
         """Return all known data folders and their hosts. Not for nodes."""
         permissions.check(request.user, Action.READ_MACHINES, None)
-        found = [host_json(host) for host in hosts()]
+        found = [host_json(host) for host in list_hosts()]
         return Response({"hosts": found, "count": len(found)})
 
 

@@ -31,13 +31,13 @@ MAX_PATH_BYTES = 4096
 
 
 @contextlib.contextmanager
-def one_folder(stopping: threading.Event) -> Iterator[bool]:
+def hold_identity_lock(stopping: threading.Event) -> Iterator[bool]:
     """Hold the lock of this data folder's identity; yield False if stopped while waiting."""
     lock: socket.socket | None = None
     reported_at = -REPORT_SECONDS
     while not stopping.is_set() and (lock := _bind()) is None:
         if time.monotonic() - reported_at >= REPORT_SECONDS:
-            _report_rival(holder(), is_news=reported_at < 0)
+            _report_rival(lock_holder(), is_news=reported_at < 0)
             reported_at = time.monotonic()
         stopping.wait(RETRY_SECONDS)
     if lock is None:
@@ -52,7 +52,7 @@ def one_folder(stopping: threading.Event) -> Iterator[bool]:
             lock.shutdown(socket.SHUT_RDWR)
 
 
-def holder() -> str:
+def lock_holder() -> str:
     """Return the data folder that holds the lock; empty if none does, or one of another user."""
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as peer:
         peer.settimeout(REPLY_TIMEOUT_SECONDS)
@@ -69,7 +69,7 @@ def holder() -> str:
             return ""
 
 
-def sentence(other: str) -> str:
+def not_followed_text(other: str) -> str:
     """Return why this folder is not followed while another one has its identity."""
     return (
         f"the data folder {settings.DATA_DIR} has the identity of {other}, which is in use, so it "
@@ -106,11 +106,11 @@ def _send_path(lock: socket.socket, folder: str) -> None:
 def _report_rival(other: str, *, is_news: bool) -> None:
     if other == str(settings.DATA_DIR):
         return  # our own previous worker, which is about to end
-    text = sentence(other or "another one")
+    text = not_followed_text(other or "another one")
     if is_news:
         logger.warning("%s", text)
     try:
-        services.note_rival(text)
+        services.record_rival(text)
     except DatabaseError as error:
         logger.warning("cannot keep that in the database: %s", type(error).__name__)
     finally:

@@ -12,7 +12,7 @@ from django.db import connection, transaction
 from django.db.models import Q
 
 from lieutenants.exceptions import NotTheFollower
-from lieutenants.hosts import paths, strays, tombstones
+from lieutenants.hosts import destroyed_marks, paths, strays
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Lieutenant, Process
 from reef_site.common import clock
@@ -49,7 +49,7 @@ def folder_fingerprint() -> str:
     return f"{boot} {facts.st_dev}:{facts.st_ino}"
 
 
-def register(follower: str = "") -> None:
+def register_folder(follower: str = "") -> None:
     """Register this data folder with its current host name and path; correct its rows.
 
     `follower` is the id of the calling follower; without one, the lease is not taken. Raises
@@ -72,7 +72,7 @@ def register(follower: str = "") -> None:
         _update_host_name(row.host)
         if changed := paths.correct_paths(row.pk, row.path):
             logger.warning("the data folder was moved here: %d paths were corrected", changed)
-        tombstones.pause_marked()
+        destroyed_marks.pause_marked()
         row.host, row.path, row.place = settings.HOST, str(settings.DATA_DIR), folder_fingerprint()
         if follower:
             row.follower, row.seen_at = follower, now
@@ -80,19 +80,19 @@ def register(follower: str = "") -> None:
         row.save()
 
 
-def sign(follower: str) -> None:
+def renew_lease(follower: str) -> None:
     """Renew the follower's lease. Raises NotTheFollower if another one holds it."""
     mine = DataFolder.objects.filter(pk=settings.DATA_FOLDER_ID, follower=follower)
     if not mine.update(seen_at=clock.database_now()):
-        register(follower)
+        register_folder(follower)
 
 
-def resign(follower: str) -> None:
+def release_lease(follower: str) -> None:
     """Release the lease, so that the next follower can start at once."""
     DataFolder.objects.filter(pk=settings.DATA_FOLDER_ID, follower=follower).update(follower="")
 
 
-def note_rival(text: str) -> None:
+def record_rival(text: str) -> None:
     """Store that this data folder is not followed because another one has its identity."""
     DataFolder.objects.update_or_create(
         pk=settings.DATA_FOLDER_ID,

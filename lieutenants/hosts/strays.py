@@ -42,7 +42,7 @@ def runs_elsewhere(process: Process) -> bool:
         return False
 
 
-def look_at(process: Process) -> None:
+def check_stray(process: Process) -> None:
     """Report a process that runs in another folder, or end it if that was requested."""
     if not process.handle or not runs_elsewhere(process):
         return
@@ -61,7 +61,7 @@ def look_at(process: Process) -> None:
         events.publish_lieutenant(process.lieutenant_id)
 
 
-def with_strays() -> list[str]:
+def names_with_strays() -> list[str]:
     """Return the names of lieutenants whose agents run in another folder."""
     found = Lieutenant.objects.living().filter(trouble__startswith=TROUBLE).order_by("name")
     return list(found.values_list("name", flat=True))

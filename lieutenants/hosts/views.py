@@ -9,7 +9,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from lieutenants.hosts.adoption import adopt as adopt_host
-from lieutenants.hosts.silence import hosts
+from lieutenants.hosts.liveness import list_hosts
 from reef_site.common.errors import ReefError
 
 
@@ -17,7 +17,7 @@ from reef_site.common.errors import ReefError
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
     """Show all hosts with their lieutenants."""
-    return render(request, "lieutenants/hosts.html", {"hosts": hosts()})
+    return render(request, "lieutenants/hosts.html", {"hosts": list_hosts()})
 
 
 @login_required

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.conf import settings
 
-from lieutenants.agents import Agent
+from lieutenants.agent_program import Agent
 from lieutenants.exceptions import IsolationUnavailable
 from lieutenants.isolation import modes, users
 from lieutenants.isolation.homes import Home

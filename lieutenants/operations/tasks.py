@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from lieutenants.operations import run
+from lieutenants.operations import runner
 from reef_site.common.ticks import tick_task
 
 
 @shared_task(name="operations.advance", soft_time_limit=50, time_limit=60)
 def advance(job_id: str) -> None:
     """Advance a job and schedule its next steps."""
-    run.advance(job_id)
+    runner.advance(job_id)
 
 
 @shared_task(name="operations.act", soft_time_limit=50, time_limit=60)
 def act(step_ids: list[int]) -> None:
     """Run these steps."""
-    run.act(step_ids)
+    runner.act(step_ids)
 
 
 @tick_task("operations.tick", soft_time_limit=20, time_limit=30)
 def tick() -> None:
     """Resume the work of lost tasks."""
-    run.tick()
+    runner.tick()

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lieutenants import services as lieutenants
-from lieutenants.operations import handlers, plain_vms
+from lieutenants.operations import handlers, registry_handler
 from lieutenants.operations import services as operations
-from lieutenants.operations.agents import lieutenants_by_vm
+from lieutenants.operations.lieutenant_handler import lieutenants_by_vm
 from lieutenants.operations.models import Operation
 from lieutenants.rules import findings, webhooks
+from lieutenants.rules.evidence import Evidence, evidence_of_death, is_sufficient
 from lieutenants.rules.models import Action, Firing, Rule
-from lieutenants.rules.proofs import Evidence, evidence_of_death, is_sufficient
 from reef_site.common import clock
 from reef_site.common.errors import Conflict, NotFound
 from registry.models import Status
@@ -45,7 +45,9 @@ def _snapshot(rule: Rule, firing: Firing) -> str:
 
 
 def _mark_stopped(_rule: Rule, firing: Firing) -> str:
-    changed = plain_vms.set_status(firing.subject, Status.STOPPED, only_from=[Status.RUNNING])
+    changed = registry_handler.set_status(
+        firing.subject, Status.STOPPED, only_from=[Status.RUNNING]
+    )
     return "marked stopped" if changed else "was not running"
 
 
@@ -104,7 +106,7 @@ def _destroy_unplaced(rule: Rule, firing: Firing) -> str:
     """Destroy a registered VM that is not in the tree."""
     taken = snapshots.take(by=rule.actor, why=Why.CHANGE).snapshot
     handlers.handler_for(firing.subject).act(Operation.DESTROY, firing.subject, rule.actor)
-    plain_vms.remove_vm(firing.subject, rule.actor)
+    registry_handler.remove_vm(firing.subject, rule.actor)
     return f"destroyed and deregistered, after snapshot {taken.file}"
 
 

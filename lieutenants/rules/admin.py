@@ -13,7 +13,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 
-from lieutenants.rules import firing, services
+from lieutenants.rules import engine, services
 from lieutenants.rules.models import Action, Firing, Rule
 from reef_site.common import clock
 from reef_site.common.admin import ModelAdmin, ModelForm, ReadOnlyAdmin, apply_to_each
@@ -105,7 +105,7 @@ class RuleAdmin(ModelAdmin[Rule]):
             "opts": self.model._meta,
             "title": f"Dry run of “{rule}”",
             "rule": rule,
-            "run": firing.dry_run(rule),
+            "run": engine.dry_run(rule),
         }
         return TemplateResponse(request, "admin/lieutenants/rule/dry_run.html", context)
 

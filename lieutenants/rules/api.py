@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from lieutenants.rules import firing, services
+from lieutenants.rules import engine, services
 from lieutenants.rules.models import Firing, FiringState, Rule
 from lieutenants.rules.serializers import FIELDS, dry_run_json, firing_json, parse_rule, rule_json
 from reef_site.common.errors import NotFound
@@ -91,7 +91,7 @@ class RuleDryRun(RuleView):
     def get(self, request: Request, rule_id: str) -> Response:
         """Return what the rule would do now; changes nothing."""
         rule = services.find(int(rule_id), by=request.user)
-        return Response(dry_run_json(firing.dry_run(rule)))
+        return Response(dry_run_json(engine.dry_run(rule)))
 
     post = get
 

@@ -10,8 +10,8 @@ from django.db.models import QuerySet
 from bootloader import reconcile
 from bootloader.models import Finding
 from bootloader.states import FindingKind, Proposal
+from lieutenants.rules.evidence import Evidence, silence, status
 from lieutenants.rules.models import Firing, Rule
-from lieutenants.rules.proofs import Evidence, silence, status
 from reef_site.common.errors import Conflict
 from registry.models import VM
 from vmtree.models import Node

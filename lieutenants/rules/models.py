@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, Q
 
-from lieutenants.rules import secret
+from lieutenants.rules import webhook_secret
 from reef_site.common import clock
 from reef_site.common.leases import LeaseQuerySet
 from registry.models import Role
@@ -162,7 +162,7 @@ class Rule(models.Model):
 
     def set_secret(self, text: str) -> None:
         """Set the encrypted webhook secret; does not save."""
-        self.sealed_secret = secret.encrypt(text) if text else ""
+        self.sealed_secret = webhook_secret.encrypt(text) if text else ""
 
     def clean(self) -> None:
         """Check that the fields fit together. Raises ValidationError by field."""

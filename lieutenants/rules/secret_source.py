@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from lieutenants.rules import secret
+from lieutenants.rules import webhook_secret
 from lieutenants.rules.models import Rule
 from versconfig.screening import sources
 from versconfig.screening.screen import Secret
@@ -20,6 +20,6 @@ def decrypted_secrets() -> list[Secret]:
     """Return the readable secrets of all rules."""
     name = "webhook secret"
     return [
-        Secret(name, sources.unseal(name, partial(secret.decrypt, each)))
+        Secret(name, sources.unseal(name, partial(webhook_secret.decrypt, each)))
         for each in encrypted_secrets()
     ]

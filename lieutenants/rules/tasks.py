@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from lieutenants.rules import firing
+from lieutenants.rules import engine
 from reef_site.common.ticks import tick_task
 
 
 @tick_task("rules.tick", soft_time_limit=30, time_limit=40)
 def tick() -> None:
     """Record new cases of all rules."""
-    firing.tick()
+    engine.tick()
 
 
 @shared_task(name="rules.act", soft_time_limit=50, time_limit=60)
 def act(firing_id: int) -> None:
     """Run the action of one firing if it is still due."""
-    firing.act(firing_id)
+    engine.act(firing_id)

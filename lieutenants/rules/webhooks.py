@@ -9,7 +9,7 @@ import time
 import httpx
 import orjson
 
-from lieutenants.rules import secret
+from lieutenants.rules import webhook_secret
 from lieutenants.rules.models import Firing, Rule
 from reef_site.common import clock
 from reef_site.common.errors import ReefError
@@ -39,7 +39,9 @@ def call(rule: Rule, firing: Firing) -> str:
         FIRING_HEADER: str(firing.pk),
     }
     if rule.sealed_secret:
-        headers[SIGNATURE_HEADER] = sign(body, secret.decrypt(rule.sealed_secret), int(time.time()))
+        headers[SIGNATURE_HEADER] = sign(
+            body, webhook_secret.decrypt(rule.sealed_secret), int(time.time())
+        )
     try:
         with (
             httpx.Client(timeout=TIMEOUT, follow_redirects=False) as client,

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import IntegrityError
 from django.utils import timezone
 
-from lieutenants import reattach, rpc
+from lieutenants import discovery, rpc
 from lieutenants.exceptions import TransportError
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
@@ -31,7 +31,7 @@ KILL_AFTER = timedelta(seconds=20)
 FINAL_COMMAND_ID = "~farewell"
 
 
-def look() -> None:
+def scan_host() -> None:
     """Update the rows of this host and carry out requests."""
     found = dict(_find_unknown())
     here = UnknownAgent.objects.filter(data_folder=settings.DATA_FOLDER_ID)
@@ -109,7 +109,7 @@ def _carry_out(row: UnknownAgent) -> None:
 def _take_up(row: UnknownAgent) -> str:
     """Follow the agent again. Return why that failed, or ""."""
     try:
-        reply = reattach.take_up(Path(row.directory), row.handle)
+        reply = discovery.follow_again(Path(row.directory), row.handle)
     except (OSError, ValueError, IntegrityError, LostRace, IllegalMove) as error:
         return str(error)
     return "" if Process.objects.live().filter(pk=row.run).exists() else reply

@@ -15,9 +15,9 @@ from django.utils import timezone
 
 from bootloader.models import Finding, Provisioning
 from bootloader.states import State
-from lieutenants import failures, reachability
-from lieutenants.floods import LOUD
-from lieutenants.hosts.silence import hosts
+from lieutenants import provider_errors, reachability
+from lieutenants.floods import TROUBLE_PREFIX
+from lieutenants.hosts.liveness import list_hosts
 from lieutenants.models import Lieutenant
 from lieutenants.rules.models import Firing, FiringState
 from lieutenants.states import RUNNING, Status
@@ -100,7 +100,7 @@ def _lieutenants() -> Iterator[Item]:
             yield _lieutenant(each, "stalled", each.last_activity_at, each.trouble or reason)
         elif each.trouble:
             is_ours = reachability.is_reachability_trouble(each.trouble) or each.trouble.startswith(
-                LOUD
+                TROUBLE_PREFIX
             )
             has_failed = each.status == Status.IDLE and not is_ours
             label = "task failed" if has_failed else "has trouble"
@@ -108,7 +108,7 @@ def _lieutenants() -> Iterator[Item]:
 
 
 def _lieutenant(each: Lieutenant, state: str, since: datetime, text: str, label: str = "") -> Item:
-    line = first_words(failures.sentence(text) or text, _MAX_TEXT)
+    line = first_words(provider_errors.sentence(text) or text, _MAX_TEXT)
     return Item(
         kind=Kind.LIEUTENANT,
         subject=each.pk,
@@ -235,16 +235,16 @@ def _rules() -> Iterator[Item]:
 
 def _hosts() -> Iterator[Item]:
     """Yield hosts that do not answer while lieutenants wait for them, and hosts with a rival."""
-    for host in hosts():
-        if host.is_missed or host.rival:
+    for host in list_hosts():
+        if host.needs_attention or host.rival:
             yield Item(
                 kind=Kind.HOST,
                 subject=host.id or host.name,
                 name=host.name,
                 url=reverse("lieutenant-hosts"),
                 state="error",
-                label="does not answer" if host.is_missed else "not followed",
+                label="does not answer" if host.needs_attention else "not followed",
                 since=host.seen_at or timezone.now(),
-                text=host.what if host.is_missed else host.rival,
+                text=host.summary if host.needs_attention else host.rival,
                 group=f"host {host.id or host.name}",
             )

@@ -11,8 +11,8 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from lieutenants import failures, terminal
 from lieutenants import markdown as rendering
+from lieutenants import provider_errors, terminal
 from reef_site.common import text as texts
 
 register = template.Library()
@@ -94,7 +94,7 @@ def took(began: datetime | None, ended: datetime | None) -> str:
 @register.filter
 def plainly(text: str | None) -> str:
     """Return a provider's error as one sentence."""
-    return failures.sentence(text or "")
+    return provider_errors.sentence(text or "")
 
 
 @register.filter
@@ -107,8 +107,8 @@ def markdown(text: str) -> SafeString:
 def pretty(value: object) -> str:
     """Format a value as indented JSON, a text as it is."""
     if isinstance(value, str):
-        return terminal.marked(value)
-    return terminal.marked(json.dumps(value, indent=2, ensure_ascii=False))
+        return terminal.mark_reordering(value)
+    return terminal.mark_reordering(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 @register.simple_tag

@@ -119,7 +119,7 @@ class Bench:
     def _session(self, number: int) -> str:
         from django.conf import settings
 
-        from lieutenants import presence
+        from lieutenants import membership
         from lieutenants.models import Lieutenant, Process
         from lieutenants.transports.local import _is_running
 
@@ -130,7 +130,7 @@ class Bench:
             name=f"l{number}", role="bench", host=settings.HOST, status="idle"
         )
         # As `services.create` does, so that the follower's first pass need not.
-        presence.enlist(lieutenant, actor="bench")
+        membership.register(lieutenant, actor="bench")
         folder = settings.LIEUTENANTS_DIR / lieutenant.pk / "runs" / "run"
         folder.mkdir(parents=True)
         Process.objects.create(

@@ -88,9 +88,9 @@ class Unscreened:
 
 def take_in(records: list[list[Any]], screen: Screen | None) -> None:
     """Feed an answer to a session piece by piece, as the follower does."""
-    from lieutenants.ledger import Ledger
     from lieutenants.models import Lieutenant, Process
     from lieutenants.session import Session
+    from lieutenants.write_batch import WriteBatch
 
     lieutenant = Lieutenant(name="ada", role="bench")
     session = Session(Process(lieutenant=lieutenant), lieutenant)
@@ -99,7 +99,7 @@ def take_in(records: list[list[Any]], screen: Screen | None) -> None:
     else:
         session.screening.screen = screen
     for record in records:
-        session.apply([record], Ledger(), 0.0)
+        session.apply([record], WriteBatch(), 0.0)
 
 
 def answer(text: str) -> list[list[Any]]:

@@ -11,7 +11,7 @@ from django.db import IntegrityError, transaction
 from bootloader import reconcile
 from bootloader.models import Finding, Machine, Provisioning
 from bootloader.states import FindingState, State
-from lieutenants.rules import firing
+from lieutenants.rules import engine
 from lieutenants.rules.models import Firing, Rule
 from reef_site.common import clock
 from registry.models import VM
@@ -49,11 +49,11 @@ def rule(api: Api, event: str, **said: Any) -> int:
 
 def let_grace_pass() -> Firing:
     """A tick, its grace, and the deed; the only firing."""
-    for key in firing.tick():
-        firing.act(key)
+    for key in engine.tick():
+        engine.act(key)
     Firing.objects.filter(state="waiting").update(due_at=clock.now())
-    for key in firing.tick():
-        firing.act(key)
+    for key in engine.tick():
+        engine.act(key)
     return Firing.objects.get()
 
 
@@ -62,7 +62,7 @@ def test_vanished_vm_is_removed_after_grace(api: Api, emulator: Emulator) -> Non
     remove(emulator, vm_id)
     reconcile.compare_all()
     rule(api, "finding-vanished")
-    assert firing.tick() == []
+    assert engine.tick() == []
     waits = Firing.objects.get()
     assert (waits.subject, waits.state) == (vm_id, "waiting")
     assert Node.objects.living().filter(vm_id=vm_id).exists()
@@ -81,7 +81,7 @@ def test_operators_decision_takes_precedence(api: Api, emulator: Emulator) -> No
     remove(emulator, vm_id)
     reconcile.compare_all()
     rule(api, "finding-vanished")
-    firing.tick()
+    engine.tick()
     reconcile.dismiss(Finding.objects.get().pk, by="tests")
 
     assert let_grace_pass().state == "dropped"
@@ -122,8 +122,8 @@ def test_possibly_live_vm_is_not_touched(api: Api, emulator: Emulator) -> None:
     stopped = {"status": "stopped", "late_after": None, "silent_after": None}
     VM.objects.filter(pk=vm_id).update(**stopped)
     Firing.objects.update(due_at=clock.now())
-    for key in firing.tick():
-        firing.act(key)
+    for key in engine.tick():
+        engine.act(key)
     assert Firing.objects.get().state == "done", Firing.objects.get().outcome
     assert emulator.vms() == []
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lieutenants.operations import run
+from lieutenants.operations import runner
 from lieutenants.operations.models import Job
 from registry.models import VM
 from tests.dispatching import intercept_tasks
@@ -35,14 +35,14 @@ class Pump:
             tasks_at_most -= 1
             assert tasks_at_most, "tasks without end"
             name, what = self.waiting.popleft()
-            getattr(run, name)(what)
+            getattr(runner, name)(what)
 
 
 @pytest.fixture
 def pump(monkeypatch: pytest.MonkeyPatch) -> Pump:
     waiting = Pump()
     intercept_tasks(monkeypatch, "operations.", waiting.take)
-    monkeypatch.setattr(run, "RECHECK_INTERVAL", timedelta(0))
+    monkeypatch.setattr(runner, "RECHECK_INTERVAL", timedelta(0))
     return waiting
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lieutenants import agent_check, agents
+from lieutenants import agent_check, agent_program
 from lieutenants.exceptions import AgentMissing
 from reef_site.management.commands.up import Start
 from tests.conftest import STANDIN, Fleet
@@ -98,7 +98,7 @@ def test_dangling_link_is_named(on_path: Path, settings: Any) -> None:
     settings.AGENT_INSTALL_DIR = on_path / "none"
     (on_path / "pi").symlink_to("/removed/node/bin/pi")
     with pytest.raises(AgentMissing, match="is a link to /removed/node/bin/pi, which is not there"):
-        agents.find_agent()
+        agent_program.find_agent()
 
 
 def test_up_uses_the_program_behind_a_shim(on_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_up_skips_a_program_that_is_not_the_agent(
     settings.OWN_AGENT = True
     settings.AGENT_INSTALL_DIR = on_path / "none"
     with pytest.raises(AgentMissing):
-        agents.find_agent()
+        agent_program.find_agent()
 
 
 def test_up_reports_the_problem_of_the_configured_agent(tmp_path: Path, settings: Any) -> None:

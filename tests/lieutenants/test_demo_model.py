@@ -340,11 +340,11 @@ def test_without_a_demo_its_model_is_withdrawn_and_others_stay(tmp_path: Path) -
     file.write_text(json.dumps({"providers": {"mine": {"baseUrl": "http://127.0.0.1:1/v1"}}}))
     demo_model.add_to_models(file, "http://127.0.0.1:2/v1")
 
-    demo_model.withdraw(file)
+    demo_model.remove_from_models(file)
 
     assert list(json.loads(file.read_text())["providers"]) == ["mine"]
     file.write_text("no JSON")
-    demo_model.withdraw(file)
+    demo_model.remove_from_models(file)
     assert file.read_text() == "no JSON"
 
 
@@ -356,6 +356,6 @@ def test_the_model_that_a_demos_vm_was_given_stays(tmp_path: Path) -> None:
     subprocess.run(program, cwd=CHECKOUT, env={**env, "PATH": os.environ["PATH"]}, check=True)
     before = file.read_text()
 
-    demo_model.withdraw(file)
+    demo_model.remove_from_models(file)
 
     assert file.read_text() == before

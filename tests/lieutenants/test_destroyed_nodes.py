@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lieutenants import presence
+from lieutenants import membership
 from lieutenants.states import Status
 from tests.conftest import Api
 from tests.lieutenants.fleets import plant
@@ -20,7 +20,7 @@ def nodes(answer: Any) -> dict[str, dict[str, Any]]:
 
 def test_tree_shows_a_destroyed_node(database: str, api: Api) -> None:
     ada = enlist("ada")
-    presence.enlist(ada, actor="tests")
+    membership.register(ada, actor="tests")
     plant("child", ada.pk)
     plain = nodes(api.get("/vm-tree/vms?category=lieutenant"))[ada.pk]
     assert "destroyed" not in plain
@@ -41,13 +41,13 @@ def test_tree_shows_a_destroyed_node(database: str, api: Api) -> None:
 @pytest.mark.django_db
 def test_reconcile_marks_a_node_once_and_deregisters_it_without_children(api: Api) -> None:
     ada = enlist("ada")
-    presence.enlist(ada, actor="tests")
+    membership.register(ada, actor="tests")
     plant("child", ada.pk)
     ada.move(Status.DESTROYED, reason="tests")
     first = Node.objects.get(vm_id=ada.pk).destroyed_at
 
-    presence.bury(ada, actor="reef")
+    membership.deregister(ada, actor="reef")
     assert Node.objects.get(vm_id=ada.pk).destroyed_at == first
     api.delete("/vm-tree/vms/child")
-    presence.bury(ada, actor="reef")
+    membership.deregister(ada, actor="reef")
     assert Node.objects.get(vm_id=ada.pk).removed_at is not None

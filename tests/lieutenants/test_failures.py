@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from lieutenants.failures import LONGEST, sentence
+from lieutenants.provider_errors import MAX_LENGTH, sentence
 from tests.lieutenants.rows import Told, enlist, page
 
 ANTHROPIC = {"type": "error", "error": {"type": "x", "message": "invalid x-api-key"}}
@@ -43,7 +43,7 @@ def test_failure_becomes_one_sentence(raw: str, said: str) -> None:
     found = sentence(raw)
     assert said in found
     assert "\n" not in found
-    assert len(found) < LONGEST + 120
+    assert len(found) < MAX_LENGTH + 120
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_other_texts_are_unchanged(raw: str) -> None:
 
 
 def test_long_texts_are_truncated() -> None:
-    assert len(sentence("400 " + "a " * 5000)) < LONGEST + 60
+    assert len(sentence("400 " + "a " * 5000)) < MAX_LENGTH + 60
 
 
 @pytest.mark.django_db

@@ -67,7 +67,7 @@ def test_rows_of_one_cause_are_limited_and_the_rest_is_counted(
         played.play(*[event(kind, **fields) for _ in range(100)])
         played.session = played.reopened()
     played.session.report_omitted(timezone.now() + MINUTE)
-    played.session.ledger.write()
+    played.session.batch.write()
 
     rows = list(Entry.objects.order_by("id")[before:])
     assert len(rows) <= floods.ROWS_PER_MINUTE + 20

@@ -19,7 +19,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.db import OperationalError, connection, connections
 
-from lieutenants import follower, ledger
+from lieutenants import follower, write_batch
 from lieutenants.exceptions import NotTheFollower
 from lieutenants.follower import Follower
 from lieutenants.models import Answer, Chunk, Entry, Message, Process
@@ -174,7 +174,7 @@ def test_twenty_worker_kills_lose_and_duplicate_nothing(fleet: Fleet, worker: Wo
 def test_pass_that_fails_before_its_commit_is_repeated(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes, really_save = [0], ledger.save_progress
+    passes, really_save = [0], write_batch.save_progress
 
     def save_or_fail(*rows: Any) -> None:
         passes[0] += bool(rows[0])
@@ -244,8 +244,10 @@ def test_two_followers_at_once_write_each_record_once(
 ) -> None:
     monkeypatch.setattr(follower, "RETRY_SECONDS", 0.05)
     # Nothing keeps them apart but the rows.
-    monkeypatch.setattr("lieutenants.hosts.lock.one_folder", lambda _stopping: nullcontext(True))
-    monkeypatch.setattr("lieutenants.hosts.services.sign", lambda _follower: None)
+    monkeypatch.setattr(
+        "lieutenants.hosts.lock.hold_identity_lock", lambda _stopping: nullcontext(True)
+    )
+    monkeypatch.setattr("lieutenants.hosts.services.renew_lease", lambda _follower: None)
     second = Follower()
     without_lock(second)
     thread = threading.Thread(target=second.run)
@@ -322,9 +324,9 @@ def test_lock_or_database_errors_do_not_end_the_follower(
         raise ValueError("the test breaks what is done last")
 
     monkeypatch.setattr(follower, "RETRY_SECONDS", 0.05)
-    monkeypatch.setattr("lieutenants.watch.Watchdog.record_heartbeat", other_follower)
-    monkeypatch.setattr("lieutenants.hosts.services.note_rival", full_database)
-    monkeypatch.setattr("lieutenants.hosts.services.resign", resign)
+    monkeypatch.setattr("lieutenants.watchdog.Watchdog.record_heartbeat", other_follower)
+    monkeypatch.setattr("lieutenants.hosts.services.record_rival", full_database)
+    monkeypatch.setattr("lieutenants.hosts.services.release_lease", resign)
     settings.RUN_DIR = tmp_path / "run"
     alone = Follower()
     take = alone._lock.try_take

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from lieutenants import runtime, session_files, watch
+from lieutenants import runtime, session_files, watchdog
 from lieutenants.exceptions import TransportError
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
@@ -60,7 +60,7 @@ def during_the_check(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
 def test_slow_preparation_does_not_shorten_the_start_timeout(
     transport: NoKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    during_the_check(monkeypatch, started_at=timezone.now() - 2 * watch.LOST_START_AFTER)
+    during_the_check(monkeypatch, started_at=timezone.now() - 2 * watchdog.LOST_START_AFTER)
 
     runtime.launch(starting())
 

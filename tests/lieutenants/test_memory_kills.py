@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from lieutenants import ending, keeper
-from lieutenants.ledger import Ledger
+from lieutenants import exits, keeper
 from lieutenants.models import Lieutenant
 from lieutenants.session import Session
+from lieutenants.write_batch import WriteBatch
 from tests.lieutenants.rows import enlist, process_of
 from tests.lieutenants.test_keeper import KEEPER, PYTHON, Kept, lives, python, wait
 
@@ -97,12 +97,12 @@ def test_other_kills_are_not_reported_as_memory_kills(tmp_path: Path) -> None:
 def test_reason_is_in_error_and_transcript(db: None) -> None:
     lieutenant = enlist()
     session = Session.open(process_of(lieutenant))
-    session.ledger = ledger = Ledger()
+    session.batch = batch = WriteBatch()
     result = {"content": [{"type": "text", "text": "Command exited with code 137"}]}
     event = {"toolCallId": "c", "toolName": "bash", "isError": True, "result": result}
     session.tool_end({**event, "killedForMemory": True}, timezone.now())
-    ending.end(session, {"signal": 9, "killed_for_memory": True}, timezone.now())
-    ledger.write()
+    exits.end(session, {"signal": 9, "killed_for_memory": True}, timezone.now())
+    batch.write()
     told = Lieutenant.objects.get(pk=lieutenant.pk)
     assert told.error.startswith("The agent was killed by the kernel for memory.")
     texts = list(told.entries.values_list("text", flat=True))

@@ -13,10 +13,10 @@ from django.db import IntegrityError, connections, transaction
 from django.test import Client
 
 from lieutenants.models import Lieutenant
-from lieutenants.operations import handlers, run, services
+from lieutenants.operations import handlers, runner, services
 from lieutenants.operations.handlers import Effect
 from lieutenants.operations.models import Job, Operation, Step
-from lieutenants.operations.plain_vms import RegistryHandler
+from lieutenants.operations.registry_handler import RegistryHandler
 from reef_site.common import clock
 from reef_site.common.errors import BadInput, Conflict, NotFound, ReefError
 from registry.models import VM
@@ -326,8 +326,8 @@ def test_running_steps_are_limited(api: Api, pump: Pump, fragile: Fragile) -> No
     job = begin(api, "pause")
     for _ in range(60):
         name, what = pump.waiting.popleft()
-        getattr(run, name)(what)
-        assert Step.objects.filter(job=job, state="running").count() <= run.MAX_RUNNING_STEPS
+        getattr(runner, name)(what)
+        assert Step.objects.filter(job=job, state="running").count() <= runner.MAX_RUNNING_STEPS
     fragile.slow.clear()
     pump.work()
     assert state_of(job) == "done"
@@ -338,7 +338,7 @@ def test_unfinished_step_fails_after_the_timeout(
 ) -> None:
     plant("root")
     fragile.slow = {"root"}
-    monkeypatch.setattr(run, "STEP_TIMEOUT", timedelta(0))
+    monkeypatch.setattr(runner, "STEP_TIMEOUT", timedelta(0))
     job = begin(api, "pause")
     pump.work()
     assert "had not come to its end" in Step.objects.get(job=job).reason
@@ -350,8 +350,8 @@ def test_tasks_may_run_twice(api: Api, pump: Pump, fragile: Fragile) -> None:
     job = begin(api, "destroy")
     while pump.waiting:
         name, what = pump.waiting.popleft()
-        getattr(run, name)(what)
-        getattr(run, name)(what)
+        getattr(runner, name)(what)
+        getattr(runner, name)(what)
     assert state_of(job) == "done"
     assert sorted(fragile.asked) == ["leaf", "leaf2", "left", "right", "root"]
     assert set(Step.objects.values_list("attempts", flat=True)) == {1}
@@ -369,7 +369,7 @@ def test_tick_recovers_lost_tasks_and_workers(
     assert step
     # And one that died holding the job.
     Job.objects.filter(pk=job).update(leased_until=clock.now() - timedelta(seconds=1))
-    run.tick()
+    runner.tick()
     pump.work()
     assert state_of(job) == "done"
     assert Step.objects.get(vm_id="leaf").attempts == 2
@@ -380,9 +380,9 @@ def test_step_that_kills_its_worker_fails_after_max_attempts(api: Api, pump: Pum
     job = begin(api, "pause")
     pump.waiting.clear()
     pk = Step.objects.get(vm_id="root").pk
-    for _ in range(run.MAX_ATTEMPTS):
+    for _ in range(runner.MAX_ATTEMPTS):
         assert Step.objects.claim(pk, timedelta(seconds=-1))
-        run.advance(job)
+        runner.advance(job)
     pump.waiting.clear()
     assert "lost 3 times" in Step.objects.get(pk=pk).reason
     assert state_of(job) == "failed"
@@ -430,7 +430,7 @@ def test_cancelled_job_starts_no_further_step(api: Api, pump: Pump, fragile: Fra
     fragile.slow = {"leaf"}
     job = begin(api, "destroy")
     pump.waiting.clear()
-    run.act([Step.objects.get(vm_id="leaf").pk])
+    runner.act([Step.objects.get(vm_id="leaf").pk])
     answer = api.post(f"/vm-tree/jobs/{job}/cancel")
     assert answer.json()["job"]["state"] == "cancelled"
     pump.work()
@@ -440,7 +440,7 @@ def test_cancelled_job_starts_no_further_step(api: Api, pump: Pump, fragile: Fra
     assert all("cancelled" in step["reason"] for step in steps if step["vmId"] != "leaf")
     assert api.post(f"/vm-tree/jobs/{job}/cancel").status_code == 200
     fragile.slow.clear()
-    run.tick()
+    runner.tick()
     assert states(job)["leaf"] == "done"
     assert Node.objects.living().count() == 4
     # And it can be taken up again.
@@ -457,7 +457,7 @@ def test_step_of_a_lost_worker_in_a_cancelled_job_stays_cancelled(
     pump.waiting.clear()
     assert Step.objects.claim(Step.objects.get(vm_id="leaf").pk, timedelta(0))
     api.post(f"/vm-tree/jobs/{job}/cancel")
-    run.tick()
+    runner.tick()
     assert set(states(job).values()) == {"cancelled"}
 
 
@@ -567,7 +567,7 @@ def _do_in_a_thread(task: str, args: list[Any], countdown: float) -> None:
     """Do a task as workers do, with a second between looks."""
 
     def run_it() -> None:
-        getattr(run, task.removeprefix("operations."))(*args)
+        getattr(runner, task.removeprefix("operations."))(*args)
         connections.close_all()
 
     threading.Timer(countdown, run_it).start()

@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from lieutenants.operations import services
 from lieutenants.operations.admin import add_node_actions, topmost_vms
 from lieutenants.operations.models import Job, Operation
-from lieutenants.rules import secret
+from lieutenants.rules import webhook_secret
 from lieutenants.rules.models import Firing, Rule
 from reef_site.common import clock
 from registry.models import VM
@@ -199,13 +199,13 @@ def test_webhook_secret_is_never_shown(operator: Client) -> None:
     answer = operator.post(f"{RULES}add/", form_of(**hook, webhook_secret="s3cret-words"))
     assert answer.status_code == 302
     rule = Rule.objects.get(name="r")
-    assert secret.decrypt(rule.sealed_secret) == "s3cret-words"
+    assert webhook_secret.decrypt(rule.sealed_secret) == "s3cret-words"
     html = page(operator, f"{RULES}{rule.pk}/change/")
     assert "s3cret-words" not in html
     assert rule.sealed_secret not in html
     assert operator.post(f"{RULES}{rule.pk}/change/", form_of(**hook)).status_code == 302
     rule.refresh_from_db()
-    assert secret.decrypt(rule.sealed_secret) == "s3cret-words"
+    assert webhook_secret.decrypt(rule.sealed_secret) == "s3cret-words"
 
 
 def test_form_rejects_what_the_api_rejects(operator: Client) -> None:

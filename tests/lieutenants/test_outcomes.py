@@ -8,7 +8,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from lieutenants import delivery, outcomes, presence
+from lieutenants import delivery, membership, outcomes
 from lieutenants.exceptions import Unreachable
 from lieutenants.models import Answer, Entry, Lieutenant, Message, Process
 from lieutenants.outbox import Outbox
@@ -213,10 +213,10 @@ def test_message_without_a_connection_is_withdrawn(
 
 
 def test_withdrawal_needs_the_right_to_command(api: Api, told: Told) -> None:
-    presence.enlist(told.lieutenant, actor="tests")
+    membership.register(told.lieutenant, actor="tests")
     one = message(told, state=MessageState.QUEUED, taken_up_at=None)
     other = Told(enlist("bob"))
-    presence.enlist(other.lieutenant, actor="tests")
+    membership.register(other.lieutenant, actor="tests")
     token = tokens.issue(Node.objects.get(vm_id=other.lieutenant.pk), made_by="tests")
     node = Client(headers={"authorization": f"Bearer {token}"})
 
@@ -288,7 +288,7 @@ def test_repeated_creation_finds_a_destroyed_lieutenant(api: Api) -> None:
 
 def test_idempotency_key_is_scoped_to_its_caller(api: Api) -> None:
     parent = enlist("parent")
-    presence.enlist(parent, actor="tests")
+    membership.register(parent, actor="tests")
     token = tokens.issue(Node.objects.get(vm_id=parent.pk), made_by="tests")
     node = Client(headers={"authorization": f"Bearer {token}", "idempotency-key": "k1"})
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lieutenants import presence, services
+from lieutenants import membership, services
 from lieutenants.models import Lieutenant
-from lieutenants.operations import plain_vms
+from lieutenants.operations import registry_handler
 from lieutenants.states import Status
 from reef_site.common.errors import NotFound
 from registry.models import VM
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db
 def ada() -> Lieutenant:
     plant("top")
     found = enlist("ada", Status.PAUSED)
-    presence.enlist(found, actor="tests", parent=Node.objects.get(vm_id="top"))
+    membership.register(found, actor="tests", parent=Node.objects.get(vm_id="top"))
     return found
 
 
@@ -38,7 +38,7 @@ def test_vm_of_an_active_lieutenant_is_not_removed(api: Api, ada: Lieutenant) ->
 def test_refusal_lists_the_first_of_many(api: Api, ada: Lieutenant) -> None:
     for number in range(6):
         other = enlist(f"other-{number}", Status.IDLE)
-        presence.enlist(other, actor="tests", parent=Node.objects.get(vm_id="top"))
+        membership.register(other, actor="tests", parent=Node.objects.get(vm_id="top"))
     answer = api.delete("/vm-tree/vms/top?subtree=true&confirm=8")
     assert answer.json()["error"].endswith(" and 2 more: destroy the lieutenant first")
 
@@ -59,7 +59,7 @@ def test_subtree_is_deregistered_too(api: Api) -> None:
 
 
 def test_operations_deregister_ended_lieutenants(ada: Lieutenant) -> None:
-    plain_vms.remove_vm(ada.pk, "tests")
+    registry_handler.remove_vm(ada.pk, "tests")
     assert Node.objects.get(vm_id=ada.pk).removed_at
     with pytest.raises(NotFound):
         tree.find(ada.pk)

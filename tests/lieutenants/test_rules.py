@@ -22,8 +22,8 @@ from lieutenants import services as lieutenants
 from lieutenants.models import Answer, Lieutenant
 from lieutenants.operations import handlers
 from lieutenants.operations.models import Job
-from lieutenants.operations.plain_vms import RegistryHandler
-from lieutenants.rules import conditions, firing
+from lieutenants.operations.registry_handler import RegistryHandler
+from lieutenants.rules import conditions, engine
 from lieutenants.rules.models import Firing, Rule
 from reef_site.common import clock
 from registry.models import VM, Watch
@@ -70,8 +70,8 @@ def silence(vm_id: str, minutes: float = 10, **fields: Any) -> VM:
 
 
 def tick_and_act(at: datetime | None = None) -> None:
-    for pk in firing.tick(at):
-        firing.act(pk)
+    for pk in engine.tick(at):
+        engine.act(pk)
 
 
 def only() -> Firing:
@@ -144,12 +144,12 @@ def test_role_category_and_name_filter_subjects() -> None:
         silence(vm_id, category=category)
     silence("web.x")
     VM.objects.filter(pk="web-2").update(role="infra")
-    assert firing.record_cases(rule("vm-silent", name="a", role="infra"), clock.now()) == 1
-    assert firing.record_cases(rule("vm-silent", name="b", category="infra_vm"), clock.now()) == 1
-    assert firing.record_cases(rule("vm-silent", name="c", name_pattern="web-?"), clock.now()) == 2
-    assert firing.record_cases(rule("vm-silent", name="d", name_pattern="*b.*"), clock.now()) == 1
-    assert firing.record_cases(rule("vm-silent", name="e", name_pattern="web"), clock.now()) == 0
-    assert firing.record_cases(rule("vm-silent", name="f", name_pattern="db*"), clock.now()) == 1
+    assert engine.record_cases(rule("vm-silent", name="a", role="infra"), clock.now()) == 1
+    assert engine.record_cases(rule("vm-silent", name="b", category="infra_vm"), clock.now()) == 1
+    assert engine.record_cases(rule("vm-silent", name="c", name_pattern="web-?"), clock.now()) == 2
+    assert engine.record_cases(rule("vm-silent", name="d", name_pattern="*b.*"), clock.now()) == 1
+    assert engine.record_cases(rule("vm-silent", name="e", name_pattern="web"), clock.now()) == 0
+    assert engine.record_cases(rule("vm-silent", name="f", name_pattern="db*"), clock.now()) == 1
 
 
 def test_registration_before_the_rule_does_not_fire() -> None:
@@ -213,7 +213,7 @@ def test_tick_uses_few_queries_for_any_fleet() -> None:
 
     def statements() -> int:
         with CaptureQueriesContext(connection) as seen:
-            firing.tick()
+            engine.tick()
         return len(seen)
 
     silence("a")
@@ -276,10 +276,10 @@ def test_case_that_is_over_is_dropped() -> None:
 def test_disabled_or_changed_rule_runs_no_action() -> None:
     one = rule("vm-silent", "mark-stopped", grace_minutes=10)
     silence("a")
-    firing.tick()
+    engine.tick()
     due_now()
     Rule.objects.filter(pk=one.pk).update(enabled=False)
-    firing.act(only().pk)
+    engine.act(only().pk)
     assert only().outcome == "the rule was switched off"
     assert VM.objects.get().status == "running"
 
@@ -295,15 +295,15 @@ def test_firings_outlive_their_rule() -> None:
 def test_firing_is_run_by_one_of_many_workers() -> None:
     rule("vm-silent", "pause")
     silence("a")
-    (pk,) = firing.tick()
+    (pk,) = engine.tick()
     assert Firing.objects.claim(pk, timedelta(minutes=1))
-    firing.act(pk)
+    engine.act(pk)
     assert only().state == "waiting"
     # That worker died; its lease passes.
     Firing.objects.update(leased_until=ago(seconds=1))
     tick_and_act()
     assert (only().state, only().attempts) == ("done", 2)
-    firing.act(pk)
+    engine.act(pk)
     assert only().attempts == 2
 
 
@@ -394,7 +394,7 @@ def test_vm_that_returns_during_grace_is_kept(pump: Pump, provider: Told) -> Non
     destroyer()
     vm = silence("back", 600)
     provider.gone = frozenset({"back"})
-    firing.tick()
+    engine.tick()
     vm.seen(clock.now())
     vm.save()
     due_now()
@@ -407,7 +407,7 @@ def test_silence_after_downtime_of_reef_is_not_evidence(pump: Pump, provider: To
     destroyer()
     silence("a", 600)
     provider.gone = frozenset({"a"})
-    firing.tick()
+    engine.tick()
     due_now()
     now = clock.now()
     Watch.objects.create(up_since=now - timedelta(minutes=1), ticked_at=now)
@@ -437,7 +437,7 @@ def test_destroy_waits_for_active_children(pump: Pump, provider: Told) -> None:
     silence("dead", 600)
     plant("child", "dead")
     provider.gone = frozenset({"dead"})
-    firing.tick()
+    engine.tick()
     due_now()
     tick_and_act()
     assert "1 VMs stand below it" in only().outcome
@@ -449,7 +449,7 @@ def test_vm_outside_the_tree_is_deregistered(provider: Told) -> None:
     silence("stray", 600)
     Node.objects.all().delete()
     provider.gone = frozenset({"stray"})
-    firing.tick()
+    engine.tick()
     due_now()
     tick_and_act()
     assert (only().state, VM.objects.exists()) == ("done", False)
@@ -468,7 +468,7 @@ def test_ended_agent_process_is_evidence(fleet: Fleet, pump: Pump) -> None:
     assert text
     assert "SIGKILL" in text
     Lieutenant.objects.update(status_since=ago(minutes=20))
-    firing.tick()
+    engine.tick()
     due_now()
     tick_and_act()
     # Its process is gone, but nothing else says so.
@@ -568,7 +568,7 @@ def test_failed_webhook_is_retried_with_backoff(api: Api, listener: Listener) ->
     for _ in range(2):
         pauses.append((only().due_at - clock.now()).total_seconds())
         assert only().state == "waiting"
-        firing.act(only().pk)
+        engine.act(only().pk)
         due_now()
         tick_and_act()
     assert 5 < pauses[0] <= 10
@@ -618,7 +618,7 @@ def test_past_events_fire_after_long_downtime(api: Api, listener: Listener) -> N
     VM.objects.update(registered_at=long_ago)
     Firing.objects.update(cause_at=long_ago)
     due_now()
-    firing.act(only().pk)
+    engine.act(only().pk)
     assert only().state == "done"
 
 
@@ -628,7 +628,7 @@ def test_webhook_fails_after_max_attempts(api: Api, listener: Listener) -> None:
     listener.server.server_close()
     hook(api, f"http://127.0.0.1:{port}/")
     silence("gone")
-    for _ in range(firing.MAX_ATTEMPTS):
+    for _ in range(engine.MAX_ATTEMPTS):
         tick_and_act()
         due_now()
     assert only().state == "failed"

@@ -11,10 +11,10 @@ import pytest
 from django.conf import settings
 from django.db import transaction
 
-from lieutenants.ledger import Ledger, open_text, save_progress
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Message, Process, Usage
 from lieutenants.session import STATE_QUERY, Session
 from lieutenants.states import MessageState, Mode, Outcome, Status
+from lieutenants.write_batch import WriteBatch, open_text, save_progress
 
 pytestmark = pytest.mark.django_db
 
@@ -66,12 +66,12 @@ class Played:
 
     def play(self, *records: list[Any]) -> None:
         """Run one pass of the follower over these records."""
-        ledger = Ledger()
+        batch = WriteBatch()
         with transaction.atomic():
-            self.session.apply(copy.deepcopy(list(records)), ledger, self.clock)
+            self.session.apply(copy.deepcopy(list(records)), batch, self.clock)
             self.session.process.offset += len(records)
             self.session.idle_if_settled(self.clock)
-            ledger.write()
+            batch.write()
             self.session.store_state()
             save_progress([self.session])
 
@@ -190,7 +190,7 @@ def test_replacing_the_follower_anywhere_gives_the_same_rows(played: Played, see
             lost = played.reopened()  # applied, but killed before its commit
             with transaction.atomic():
                 mark = transaction.savepoint()
-                lost.apply(copy.deepcopy(head), Ledger(), 0.0)
+                lost.apply(copy.deepcopy(head), WriteBatch(), 0.0)
                 transaction.savepoint_rollback(mark)
             played.session = played.reopened()
         played.play(*head)
@@ -349,13 +349,13 @@ def test_two_lieutenants_in_one_pass_keep_separate_answers(played: Played) -> No
     )
     stray = Session.open(Process.objects.select_related("lieutenant").get(pk=process.pk))
     for records in ([["t", 0, "stray"]], [assistant("stray")]):
-        ledger = Ledger()
+        batch = WriteBatch()
         with transaction.atomic():
-            stray.apply(records, ledger, 0.0)
+            stray.apply(records, batch, 0.0)
             if records[0][0] == "e":
                 run: Records = [event("agent_start"), assistant("mine"), event("agent_end")]
-                played.session.apply([*run, event("agent_start")], ledger, 0.0)
-            ledger.write()
+                played.session.apply([*run, event("agent_start")], batch, 0.0)
+            batch.write()
     assert list(Answer.objects.exclude(outcome="open").values_list("text", flat=True)) == ["mine"]
 
 

@@ -8,11 +8,11 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
-from lieutenants import failing, reachability, rewinding, watch
-from lieutenants.ledger import open_text
+from lieutenants import failure_series, reachability, rewinding, watchdog
 from lieutenants.models import AgentModels, Answer, Entry, Lieutenant, Message, Process, Usage
 from lieutenants.serializers import lieutenants_json, read_json
 from lieutenants.states import MessageState, Outcome, Status
+from lieutenants.write_batch import open_text
 from tests.conftest import Api
 from tests.lieutenants.test_session import (
     AT,
@@ -175,25 +175,25 @@ def test_trouble_is_restored_when_the_keeper_responds_again(
     played: Played, monkeypatch: pytest.MonkeyPatch, failures: int, is_replaced: bool
 ) -> None:
     supervisor = Supervisor()
-    for module in (watch, reachability):
+    for module in (watchdog, reachability):
         monkeypatch.setattr(module, "get_transport", lambda _: supervisor)
     for _ in range(failures):
         run(played, "a", failed("413 the request is too large"))
     before = played.row().trouble
     assert "too large" in before
 
-    def look(follower: watch.Watchdog, clock: float) -> str:
+    def look(follower: watchdog.Watchdog, clock: float) -> str:
         row = Process.objects.select_related("lieutenant").get(pk=played.process_id)
         follower._check_session(played.session, row, clock)
         follower._save_reachability()
         return played.row().trouble
 
-    follower = watch.Watchdog({})
+    follower = watchdog.Watchdog({})
     supervisor.silence = "its socket is gone"
     look(follower, 10.0)
     assert "its socket is gone" in look(follower, 20.0)
     if is_replaced:
-        played.session, follower = played.reopened(), watch.Watchdog({})
+        played.session, follower = played.reopened(), watchdog.Watchdog({})
     supervisor.silence = ""
     assert look(follower, 30.0) == before
 
@@ -224,7 +224,7 @@ def test_rewind_is_offered_where_it_may_help(played: Played, text: str, helps: b
     for word in ("a", "b"):
         run(played, word, failed(text))
 
-    assert failing.can_rewind(played.row()) is helps
+    assert failure_series.can_rewind(played.row()) is helps
 
 
 # -- attempts and texts ------------------------------------------------------------------------

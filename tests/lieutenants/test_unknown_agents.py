@@ -10,7 +10,7 @@ from django.conf import settings
 from django.test import Client
 from django.utils import timezone
 
-from lieutenants import watch
+from lieutenants import watchdog
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
 from lieutenants.transports import get_transport
@@ -27,7 +27,7 @@ UNKNOWN = "/lieutenant/unknown-agents"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "GRACE_SECONDS", 0.0)
-    monkeypatch.setattr(watch, "RECONCILE_SECONDS", 0.2)
+    monkeypatch.setattr(watchdog, "RECONCILE_SECONDS", 0.2)
 
 
 def lose(fleet: Fleet, name: str, *, status: str = Status.ERROR, row: bool = True) -> Process:
@@ -98,7 +98,7 @@ def test_agent_of_an_adopted_lieutenant_cannot_be_taken_up(
     directory = settings.LIEUTENANTS_DIR / row.pk / "runs" / "RUN"
     found = [("RUN", (directory, {"agent_pid": 1, "keeper_pid": 2}))]
     monkeypatch.setattr(scan, "_find_unknown", lambda: iter(found))
-    scan.look()
+    scan.scan_host()
     (facts,) = api.get(UNKNOWN).json()["unknownAgents"]
     assert facts["canBeTakenUp"] is False
     assert facts["why"] == "Its lieutenant belongs to host box2 now."

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from lieutenants import watch
+from lieutenants import watchdog
 from lieutenants.models import Answer, Lieutenant, LifeSign, Message, Process
 from lieutenants.states import MessageState, Outcome
 from tests.conftest import Fleet
@@ -56,7 +56,7 @@ def test_one_that_talks_is_not_stalled(fleet: Fleet) -> None:
 def test_an_agent_that_does_not_even_abort_is_ended(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "ABORT_SECONDS", 0.5)
+    monkeypatch.setattr(watchdog, "ABORT_SECONDS", 0.5)
     fleet.create("ada", stallLimitSeconds=1)
     fleet.send("ada", "SLOW 60 " + "word " * 600)
     until(lambda: fleet.get("ada")["lastOutput"])
@@ -74,7 +74,7 @@ def test_an_agent_that_does_not_even_abort_is_ended(
 def test_the_restart_policy_brings_back_what_the_watchdog_ended(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "ABORT_SECONDS", 0.5)
+    monkeypatch.setattr(watchdog, "ABORT_SECONDS", 0.5)
     fleet.create("ada", stallLimitSeconds=1, restartPolicy="on-failure")
     fleet.ask("ada", "before")
     fleet.send("ada", "SLOW 60 " + "word " * 600)
@@ -189,7 +189,7 @@ def test_those_that_wait_for_a_start_follow_each_other_at_once(
 ) -> None:
     settings.STARTS_AT_ONCE = 1
     drop_tasks(monkeypatch, "lieutenants.settle")
-    monkeypatch.setattr(watch, "RECONCILE_SECONDS", 1000.0)
+    monkeypatch.setattr(watchdog, "RECONCILE_SECONDS", 1000.0)
     names = [f"l{number}" for number in range(5)]
     for name in names:
         fleet.create(name, ready=False)

@@ -13,7 +13,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from lieutenants.models import Lieutenant
-from lieutenants.rules import firing
+from lieutenants.rules import engine
 from lieutenants.rules.models import Rule
 from reef_site.common import clock
 from reef_site.fleet import below
@@ -176,7 +176,7 @@ def test_the_first_answers_after_a_downtime_call_nobody_silent(
         assert api.get("/vm-tree/vms?q=silent").json()["count"] == 0
         assert api.get("/registry/vms/low").json()["liveness"] == "late"
         assert VM.objects.answering(clock.now()).filter(pk="low").exists()
-        assert firing.dry_run(rule, clock.now()).grace
+        assert engine.dry_run(rule, clock.now()).grace
 
     looks()
     for sign in ("door", "clock") if first == "door" else ("clock", "door"):

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from lieutenants import presence
+from lieutenants import membership
 from lieutenants.models import Lieutenant
 from tests.conftest import Api
-from tests.wire.asking import LIEUTENANTS, living
+from tests.wire.api_client import LIEUTENANTS, living
 from vmtree import services, tokens
 from vmtree.models import Node
 from vmtree.services import NewNode
@@ -22,7 +22,7 @@ ADA = "local-ada"
 @pytest.fixture
 def ada(api: Api) -> Lieutenant:
     lieutenant = living("ada")
-    presence.enlist(lieutenant, actor="tests")
+    membership.register(lieutenant, actor="tests")
     return lieutenant
 
 
@@ -143,7 +143,7 @@ def test_no_list_takes_a_limit_of_0(api: Api, ada: Lieutenant) -> None:
 def test_another_name_of_its_node_changes_nothing(api: Api, ada: Lieutenant) -> None:
     """Agents may rename their own nodes; that must not let them impersonate others."""
     bob = living("bob")
-    presence.enlist(bob, actor="tests")
+    membership.register(bob, actor="tests")
     Node.objects.filter(vm_id=bob.pk).update(name="ada")
     Node.objects.filter(vm_id=ada.pk).update(name="other")
     assert api.get(f"/vm-tree/vms/{ADA}").json()["vmId"] == ada.pk

@@ -13,7 +13,7 @@ from reef_site.common.ids import new_ulid
 from tests.conftest import Api, Fleet
 from tests.dispatching import drop_tasks
 from tests.waiting import until
-from tests.wire.asking import DATE, LIEUTENANTS, STARTING_NOTE, living, send
+from tests.wire.api_client import DATE, LIEUTENANTS, STARTING_NOTE, living, send
 
 # -- sending -----------------------------------------------------------------------------------
 

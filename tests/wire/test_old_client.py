@@ -10,7 +10,7 @@ from django.conf import settings
 from django.test import Client
 
 from tests.conftest import Fleet
-from tests.wire.asking import DATE, FOLLOW_UP_NOTE
+from tests.wire.api_client import DATE, FOLLOW_UP_NOTE
 
 
 class OldClient:

@@ -15,7 +15,7 @@ from rest_framework.views import APIView
 from reef_site.common.json_format import AnyTypeJSONParser
 from reef_site.common.request_names import OnlyKnownNames, nearest
 from tests.conftest import Api
-from tests.wire.asking import LIEUTENANTS, living
+from tests.wire.api_client import LIEUTENANTS, living
 
 pytestmark = pytest.mark.django_db
 

@@ -11,7 +11,7 @@ from django.conf import settings
 from lieutenants.models import Lieutenant, Message
 from lieutenants.states import Status
 from tests.conftest import Api
-from tests.wire.asking import DATE, LIEUTENANTS, ULID, living, send
+from tests.wire.api_client import DATE, LIEUTENANTS, ULID, living, send
 
 
 @pytest.mark.django_db

@@ -10,7 +10,7 @@ from bootloader.models.joining import BootReport
 from reef_site.common.json_format import dumps
 from tests.bootloader.joiners import Door, invite
 from tests.conftest import Api
-from tests.wire.asking import LIEUTENANTS, living
+from tests.wire.api_client import LIEUTENANTS, living
 from vmtree import services
 from vmtree.services import NewNode
 

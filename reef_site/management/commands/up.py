@@ -25,9 +25,9 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from bootloader import agent_install
-from lieutenants import agent_check, agents, demo_model
+from lieutenants import agent_check, agent_program, demo_model
 from lieutenants.exceptions import AgentMissing, NotTheFollower
-from lieutenants.hosts import lock, silence
+from lieutenants.hosts import liveness, lock
 from lieutenants.hosts import services as hosts
 from lieutenants.isolation import modes
 from reef_site import auth, demo_vms, env, leftovers, redis_server
@@ -154,7 +154,7 @@ class Start:
             self._check_models()
         else:
             # The demo model of an earlier start must not pass for a real one.
-            demo_model.withdraw(settings.AGENT_CONFIG_DIR / "models.json")
+            demo_model.remove_from_models(settings.AGENT_CONFIG_DIR / "models.json")
         here = {"pid": os.getpid(), "url": self.url, "started": time.time()}
         (self.data / "up.json").write_text(json.dumps(here) + "\n")
         return lock
@@ -182,15 +182,15 @@ class Start:
         """Register this host for the data folder, also under a new host name or path."""
         if "lieutenant" not in settings.ORGANS:
             return
-        other = lock.holder()
+        other = lock.lock_holder()
         if other.startswith("/") and other != str(self.data):
-            refuse(lock.sentence(other))
+            refuse(lock.not_followed_text(other))
         try:
-            hosts.register()
-            for host in silence.hosts():
-                if host.is_missed and not host.is_here:
+            hosts.register_folder()
+            for host in liveness.list_hosts():
+                if host.needs_attention and not host.is_here:
                     remedy = f"take over: manage.py adopt {host.name}"
-                    say(f"warning: host {host.name}: {host.what}; {remedy}")
+                    say(f"warning: host {host.name}: {host.summary}; {remedy}")
         except NotTheFollower as other:
             say(f"warning: {other}")
         finally:
@@ -211,7 +211,7 @@ class Start:
         if not named or "lieutenant" not in settings.ORGANS:
             return
         try:
-            agent = agents.find_agent()
+            agent = agent_program.find_agent()
         except AgentMissing:
             return
         problem = agent_check.problem_of(agent)
@@ -375,7 +375,7 @@ class Start:
     def _agent_warning(self, *, no_agent: bool) -> list[str]:
         """Return a warning if no lieutenant can start and no agent is about to be installed."""
         settings.OWN_AGENT = "REEF_OWN_AGENT" in self.agent
-        missing = agents.agent_problem() if settings.PI_PATH or no_agent else ""
+        missing = agent_program.agent_problem() if settings.PI_PATH or no_agent else ""
         problem = self.agent_problem or missing
         return [f"warning: no lieutenant can start. {problem}"] if problem else []
 

@@ -34,11 +34,11 @@ def test_copy_is_not_followed_while_agents_of_its_original_run(
     Process.objects.update(data_folder=ORIGINAL, directory=str(copy))
 
     with pytest.raises(NotTheFollower, match=r"is a copy of one whose agents run.*first: ada"):
-        hosts.register("F1")
+        hosts.register_folder("F1")
     assert Lieutenant.objects.get().data_folder == ORIGINAL
     assert get_transport("local").alive(process.handle)
 
     get_transport("local").stop(process.directory, process.handle, None)
     until(lambda: not get_transport("local").alive(process.handle), 30)
-    hosts.register("F1")
+    hosts.register_folder("F1")
     assert Lieutenant.objects.get().data_folder != ORIGINAL

@@ -46,7 +46,7 @@ def test_all_paths_below_the_folder_are_corrected() -> None:
     outside = moved("outside", "/srv/older/elsewhere")
     run = process_of(ada)
     Process.objects.update(directory=f"{OLD}/lieutenants/{ada.pk}/runs/{run.pk}")
-    hosts.register()
+    hosts.register_folder()
     here = settings.LIEUTENANTS_DIR / ada.pk
     folders = dict(Lieutenant.objects.values_list("name", "folder"))
     assert folders["ada"] == str(here / "workspace")
@@ -74,7 +74,7 @@ def test_only_the_folder_in_the_session_is_corrected() -> None:
     message = {"type": "message", "text": f"cd {OLD}"}
     header = {"type": "session", "cwd": f"{OLD}/lieutenants/{row.pk}/workspace"}
     file = session_of(row, header, message)
-    hosts.register()
+    hosts.register_folder()
     first, second = map(json.loads, file.read_text().splitlines())
     assert first == {**header, "cwd": str(settings.LIEUTENANTS_DIR / row.pk / "workspace")}
     assert second == message
@@ -90,7 +90,7 @@ def test_the_session_that_the_agent_continues_is_the_one_that_is_corrected() -> 
     file = session_of(row, header).rename(
         settings.LIEUTENANTS_DIR / row.pk / "session" / "session-2.jsonl"
     )
-    hosts.register()
+    hosts.register_folder()
     workspace = settings.LIEUTENANTS_DIR / row.pk / "workspace"
     assert json.loads(file.read_text())["cwd"] == str(workspace)
 
@@ -106,7 +106,7 @@ def test_pipe_in_place_of_a_session_does_not_block() -> None:
     late.daemon = True
     late.start()
     started = time.monotonic()
-    hosts.register()
+    hosts.register_folder()
     assert time.monotonic() - started < 3.0
     assert late.is_alive()
     late.cancel()
@@ -119,7 +119,7 @@ def test_too_large_session_is_left_unchanged(monkeypatch: pytest.MonkeyPatch) ->
     header = {"type": "session", "cwd": f"{OLD}/lieutenants/{row.pk}/workspace"}
     file = session_of(row, header, {"text": "x" * 100})
     before = file.read_text()
-    hosts.register()
+    hosts.register_folder()
     assert file.read_text() == before
     assert os.listdir(file.parent) == ["session.jsonl"]
 
@@ -137,7 +137,7 @@ def test_links_of_an_agent_are_not_followed(tmp_path: Path) -> None:
     hard = settings.LIEUTENANTS_DIR / other.pk / "session"
     hard.mkdir(parents=True)
     os.link(secret, hard / "session.jsonl")
-    hosts.register()
+    hosts.register_folder()
     assert secret.read_text() == before
     assert (folder / "session.jsonl").is_symlink()
     assert (hard / "session.jsonl").stat().st_nlink == 2
@@ -150,13 +150,13 @@ def test_one_folder_per_identity_is_followed(tmp_path: Path, settings: Any) -> N
     entered = threading.Event()
 
     def stand_by() -> None:
-        with lock.one_folder(second) as alone:
+        with lock.hold_identity_lock(second) as alone:
             if alone:
                 entered.set()
 
-    with lock.one_folder(first) as alone:
+    with lock.hold_identity_lock(first) as alone:
         assert alone
-        assert lock.holder() == folder
+        assert lock.lock_holder() == folder
         settings.DATA_DIR = tmp_path  # as a copy of it
         waiting = threading.Thread(target=stand_by)
         waiting.start()
@@ -166,4 +166,4 @@ def test_one_folder_per_identity_is_followed(tmp_path: Path, settings: Any) -> N
     # Free at once when the first one ends.
     waiting.join(10)
     assert entered.is_set()
-    assert lock.holder() == ""
+    assert lock.lock_holder() == ""

@@ -18,9 +18,9 @@ from lieutenants import runtime
 from lieutenants.hosts import adoption, strays
 from lieutenants.hosts import services as hosts
 from lieutenants.hosts.models import DataFolder
-from lieutenants.ledger import save_progress
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
+from lieutenants.write_batch import save_progress
 from reef_site import auth
 from tests.conftest import Api
 from tests.lieutenants.fleets import database, postgres, postgres_cluster
@@ -181,7 +181,7 @@ def test_a_host_with_another_folder_never_steals() -> None:
         status_since=timezone.now() - timedelta(hours=1),
         last_activity_at=timezone.now() - timedelta(hours=1),
     )
-    hosts.register("FOLLOWER")
+    hosts.register_folder("FOLLOWER")
     runtime.reconcile()
     row.refresh_from_db()
     assert (row.data_folder, row.status) == (BOX1, Status.STARTING)
@@ -348,10 +348,10 @@ def test_operators_take_over_with_a_button_and_others_do_not(client: Client) -> 
 
 
 def test_discover_tells_of_lieutenants_of_a_silent_host(api: Api) -> None:
-    from lieutenants import presence
+    from lieutenants import membership
 
     box1()
-    presence.enlist(on_box1(), actor="tests")
+    membership.register(on_box1(), actor="tests")
     (line,) = api.post(f"{AT}/discover").json()["results"]
     assert line.startswith("neo: host box1 does not answer since")
     assert line.endswith("take over: manage.py adopt box1")
@@ -381,19 +381,19 @@ def test_newer_of_two_followers_of_one_identity_gives_way(api: Api) -> None:
         seen_at=timezone.now(),
     )
     with pytest.raises(NotTheFollower, match="has the identity of /srv/one/data on box1") as other:
-        hosts.sign("SECOND")
+        hosts.renew_lease("SECOND")
     assert DataFolder.objects.get().follower == "FIRST"
-    hosts.note_rival(str(other.value))
+    hosts.record_rival(str(other.value))
     part = api.get("/health").json()["parts"]["hosts"]
     assert part["ok"] is False
     assert "remove its file `identity`" in part["why"]
     # Once the first is gone the second follows.
     DataFolder.objects.update(seen_at=timezone.now() - timedelta(minutes=1))
-    hosts.sign("SECOND")
+    hosts.renew_lease("SECOND")
     assert DataFolder.objects.get().follower == "SECOND"
     DataFolder.objects.update(place="another machine")
     with pytest.raises(NotTheFollower):
-        hosts.sign("FIRST")
+        hosts.renew_lease("FIRST")
     assert api.get("/health").json()["parts"]["hosts"]["ok"] is True
 
 
@@ -406,7 +406,7 @@ def test_rows_of_earlier_versions_are_claimed_by_host_name_or_files() -> None:
     (settings.LIEUTENANTS_DIR / by_files.pk).mkdir(parents=True)
     foreign = enlist("foreign", data_folder="")
     Lieutenant.objects.filter(pk__in=[by_files.pk, foreign.pk]).update(host="box1")
-    hosts.register()
+    hosts.register_folder()
     here = set(Lieutenant.objects.here().values_list("name", flat=True))
     assert here == {"by-name", "by-files"}
     by_files.refresh_from_db()
@@ -419,7 +419,7 @@ def test_a_database_in_the_folder_belongs_to_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(hosts, "has_own_database", lambda: True)
     box1()
     on_box1()
-    hosts.register()
+    hosts.register_folder()
     row = Lieutenant.objects.get()
     assert (row.data_folder, row.host) == (settings.DATA_FOLDER_ID, settings.HOST)
     assert list(DataFolder.objects.values_list("pk", flat=True)) == [settings.DATA_FOLDER_ID]

@@ -50,7 +50,7 @@ class Agent:
         return self.version >= (0, 84, 4)
 
     @property
-    def settles(self) -> bool:
+    def reports_idle(self) -> bool:
         """Return whether the agent reports that it is idle (from 0.80.4 on)."""
         return self.version >= (0, 80, 4)
 

@@ -12,7 +12,7 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
-from lieutenants import muster
+from lieutenants import membership_reconcile
 from lieutenants.models import Lieutenant
 from reef_site.common import clock
 from registry.models import VM
@@ -87,7 +87,7 @@ def test_pause_and_resume_update_status_and_token(api: Api, fleet: Fleet) -> Non
     assert VM.objects.get(pk=vm_id).status == "paused"
     until(lambda: fleet.row("alpha").live_process() is None)
     old(vm_id)
-    muster.muster([vm_id])
+    membership_reconcile.reconcile([vm_id])
     assert api.get(f"/registry/vms/{vm_id}").json()["status"] == "paused"
 
     api.post("/lieutenant/lieutenants/alpha/resume")
@@ -102,7 +102,7 @@ def test_host_sends_heartbeats_for_its_lieutenants(
     api: Api, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = [fleet.create(name)["id"] for name in ("alpha", "beta")]
-    monkeypatch.setattr(muster, "INTERVAL_SECONDS", 0.5)
+    monkeypatch.setattr(membership_reconcile, "INTERVAL_SECONDS", 0.5)
     old(*ids)
     soon = clock.now() - timedelta(minutes=1)
     until(lambda: VM.objects.filter(pk__in=ids, last_seen__gt=soon).count() == 2)
@@ -136,7 +136,7 @@ def test_lieutenant_with_descendants_is_deregistered_after_them(api: Api, fleet:
     assert not VM.objects.exists()
     assert ask(token, "GET", "/registry/vms").status_code == 401
     tree.remove("vm-1", by="tests")
-    muster.muster([])
+    membership_reconcile.reconcile([])
     assert not Node.objects.living().exists()
 
 
@@ -144,11 +144,11 @@ def test_reconcile_repairs_missing_rows(db: None) -> None:
     before = Lieutenant.objects.create(
         name="elder", role="r", host=settings.HOST, folder="/", status="paused"
     )
-    muster.muster([])
+    membership_reconcile.reconcile([])
     assert VM.objects.get(pk=before.pk).status == "paused"
     assert Node.objects.get(vm_id=before.pk).category == "lieutenant"
     VM.objects.all().delete()
-    muster.muster([])
+    membership_reconcile.reconcile([])
     assert VM.objects.get().pk == before.pk
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from lieutenants import ending
-from lieutenants.models import MOST_RESTARTS, Answer, Lieutenant, Message, Process
+from lieutenants import exits
+from lieutenants.models import MAX_RESTARTS, Answer, Lieutenant, Message, Process
 from lieutenants.states import MessageState, Outcome
 from lieutenants.transports import get_transport
 from tests.conftest import Fleet
@@ -39,7 +39,7 @@ def mode(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ending, "FIRST_RESTART_DELAY", 0.05)
+    monkeypatch.setattr(exits, "FIRST_RESTART_DELAY", 0.05)
 
 
 def test_exit_during_an_answer_is_reported_with_stderr(fleet: Fleet) -> None:
@@ -116,11 +116,11 @@ def test_restarts_end_after_five_attempts(fleet: Fleet, mode: Any, short_pauses:
 
     until(given_up, 30)
     row = fleet.row("ada")
-    assert row.restarts == MOST_RESTARTS
+    assert row.restarts == MAX_RESTARTS
     assert "exit code 7" in row.error
     assert "Error: the stand-in exits at once" in row.error
     processes = list(Process.objects.order_by("started_at"))
-    assert len(processes) == MOST_RESTARTS + 1
+    assert len(processes) == MAX_RESTARTS + 1
     assert all(process.ended_at for process in processes)
     mode("")
     assert fleet.api.post(f"{LIEUTENANTS}/ada/restart").status_code == 200
@@ -131,7 +131,7 @@ def test_restarts_end_after_five_attempts(fleet: Fleet, mode: Any, short_pauses:
 def test_delay_before_a_restart_doubles(
     fleet: Fleet, mode: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ending, "FIRST_RESTART_DELAY", 1000.0)
+    monkeypatch.setattr(exits, "FIRST_RESTART_DELAY", 1000.0)
     mode("exit:7")
     fleet.create("ada", ready=False, restartPolicy="on-failure")
 
@@ -140,7 +140,7 @@ def test_delay_before_a_restart_doubles(
         until(lambda: died.count() == number and fleet.row("ada").status == "error")
         return fleet.row("ada")
 
-    for number in range(MOST_RESTARTS):
+    for number in range(MAX_RESTARTS):
         due = wait_for_death(number + 1).restart_at
         assert due
         pause = (due - timezone.now()).total_seconds()
@@ -148,7 +148,7 @@ def test_delay_before_a_restart_doubles(
         queued = fleet.send("ada", f"message {number}")
         assert queued.note == "queued until the lieutenant is running again"
         Lieutenant.objects.filter(name="ada").update(restart_at=timezone.now())
-    assert wait_for_death(MOST_RESTARTS + 1).restart_at is None
+    assert wait_for_death(MAX_RESTARTS + 1).restart_at is None
 
 
 def test_unstarted_messages_reach_the_next_process_once(fleet: Fleet, short_pauses: None) -> None:

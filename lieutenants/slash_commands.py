@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HANDLED, BEGAN_RUN = "handled", "began a run"
 
 
-def show(session: Session, at: datetime) -> None:
+def add_entry(session: Session, at: datetime) -> None:
     """Add an entry for the running command, so that its output appears below it."""
     pk = session.memory.inflight
     if not pk or (session.command and session.command.message_id == pk):
@@ -34,14 +34,14 @@ def show(session: Session, at: datetime) -> None:
         session.command = entry
 
 
-def handled(session: Session, message_id: str, at: datetime) -> None:
+def mark_handled(session: Session, message_id: str, at: datetime) -> None:
     """Mark the message as handled: the agent reported that it starts no run."""
     message = Message.objects.filter(pk=message_id, taken_up_at__isnull=True).first()
     if message:
         _handle(session, message, at)
 
 
-def finish(session: Session, at: datetime) -> None:
+def finish_pending(session: Session, at: datetime) -> None:
     """Mark accepted commands as handled when the agent is idle and has not taken them up."""
     accepted = Message.objects.filter(
         lieutenant=session.lieutenant,
@@ -54,7 +54,7 @@ def finish(session: Session, at: datetime) -> None:
     session.command = None
 
 
-def took_up(session: Session, message: Message | None, text: str) -> dict[str, str]:
+def entry_data(session: Session, message: Message | None, text: str) -> dict[str, str]:
     """Return extra data for the entry of a user message that came from a command."""
     command, cover = session.command, session.screening.cover
     # Compare covered texts: `text` is covered with secrets that were stored later as well.

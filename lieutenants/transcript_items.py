@@ -15,9 +15,9 @@ from django.db.models import Max, Q, QuerySet
 from django.utils import timezone
 
 from lieutenants import outputs, terminal
-from lieutenants.figures import Figures
 from lieutenants.models import Answer, Entry, Lieutenant, Usage
 from lieutenants.states import Outcome
+from lieutenants.usage_summary import UsageSummary
 
 PAGE_SIZE = 100
 # A call and its result are paired only if their ids differ by less than this.
@@ -30,11 +30,11 @@ _CLASSES = ("input", "output", "cache_read", "cache_write")
 
 
 @dataclass(frozen=True)
-class Close:
+class TurnFooter:
     """Footer of a finished answer."""
 
     answer: Answer
-    figures: Figures
+    figures: UsageSummary
 
     @property
     def took(self) -> timedelta | None:
@@ -44,14 +44,14 @@ class Close:
 
 
 @dataclass
-class Block:
+class TranscriptItem:
     """One item on the page: an entry, or a tool call together with its result."""
 
     entry: Entry
     rev: int = 0
     text: str = ""
     result: Entry | None = None
-    close: Close | None = None
+    close: TurnFooter | None = None
 
     @property
     def last_id(self) -> int:
@@ -84,8 +84,12 @@ class Block:
         arguments = self.entry.data.get("arguments") if self.entry.data else None
         if isinstance(arguments, dict):
             texts = [each for each in arguments.values() if isinstance(each, str)]
-            return terminal.marked(" ".join(texts[0].split())[:_MAX_PREVIEW_CHARS]) if texts else ""
-        return terminal.marked(" ".join(str(arguments or "").split())[:_MAX_PREVIEW_CHARS])
+            return (
+                terminal.mark_reordering(" ".join(texts[0].split())[:_MAX_PREVIEW_CHARS])
+                if texts
+                else ""
+            )
+        return terminal.mark_reordering(" ".join(str(arguments or "").split())[:_MAX_PREVIEW_CHARS])
 
     @property
     def arguments(self) -> list[tuple[str, object]]:
@@ -100,14 +104,14 @@ class Block:
         """Return the text of a result; a very long one without its middle."""
         if not self.outcome:
             return ""
-        return shortened(terminal.plain(self.outcome.text), self.outcome.left_out)
+        return shortened(terminal.plain_text(self.outcome.text), self.outcome.left_out)
 
     @property
-    def used(self) -> Figures:
+    def used(self) -> UsageSummary:
         """Return the usage of one model call, if the entry has it."""
         known = self.entry.data if isinstance(self.entry.data, dict) else {}
         counts = {name: known.get(name) or 0 for name in _CLASSES}
-        return Figures(**counts, cost=Decimal(str(known.get("cost") or 0)))
+        return UsageSummary(**counts, cost=Decimal(str(known.get("cost") or 0)))
 
     @property
     def images(self) -> int:
@@ -128,12 +132,14 @@ def shortened(text: str, left_out: int = 0) -> str:
     return f"{text[:half]}\n\n… {left_out:,} characters left out …\n\n{text[-half:]}"
 
 
-def blank(kind: Entry.Kind) -> Block:
+def template_item(kind: Entry.Kind) -> TranscriptItem:
     """Return an empty open block: the page's template for blocks that are streaming."""
-    return Block(Entry(pk=0, kind=kind, final=False, at=timezone.now(), rev=0))
+    return TranscriptItem(Entry(pk=0, kind=kind, final=False, at=timezone.now(), rev=0))
 
 
-def newest(lieutenant: Lieutenant, *, before: int | None = None) -> tuple[list[Block], int | None]:
+def newest_items(
+    lieutenant: Lieutenant, *, before: int | None = None
+) -> tuple[list[TranscriptItem], int | None]:
     """Return the newest blocks, or those before the entry `before`, and the cursor of older ones.
 
     `lieutenant.rev` must have been read before: it is the page's revision.
@@ -146,7 +152,7 @@ def newest(lieutenant: Lieutenant, *, before: int | None = None) -> tuple[list[B
     return _blocks(lieutenant, found), found[0].pk if more else None
 
 
-def some(lieutenant: Lieutenant, ids: Iterable[int]) -> list[Block]:
+def items_of_entries(lieutenant: Lieutenant, ids: Iterable[int]) -> list[TranscriptItem]:
     """Return the blocks that contain these entries."""
     rows = _entries(lieutenant).filter(pk__in=list(ids)).order_by("id")
     return _blocks(lieutenant, outputs.shortened(rows, _MAX_TEXT_CHARS))
@@ -156,18 +162,20 @@ def _entries(lieutenant: Lieutenant) -> QuerySet[Entry]:
     return Entry.objects.filter(lieutenant=lieutenant).select_related("message")
 
 
-def _blocks(lieutenant: Lieutenant, entries: list[Entry]) -> list[Block]:
+def _blocks(lieutenant: Lieutenant, entries: list[Entry]) -> list[TranscriptItem]:
     calls, results = _pairs(lieutenant, entries)
-    blocks: dict[int, Block] = {}
+    blocks: dict[int, TranscriptItem] = {}
     for entry in entries:
         key = (entry.process_id, entry.call_id)
         if entry.kind == Entry.Kind.TOOL_RESULT and key in calls:
             call = calls[key]
-            blocks.setdefault(call.pk, Block(call, result=entry))
+            blocks.setdefault(call.pk, TranscriptItem(call, result=entry))
         elif entry.kind == Entry.Kind.TOOL_CALL:
-            blocks[entry.pk] = Block(entry, result=results.get(key) if entry.call_id else None)
+            blocks[entry.pk] = TranscriptItem(
+                entry, result=results.get(key) if entry.call_id else None
+            )
         else:
-            blocks[entry.pk] = Block(entry)
+            blocks[entry.pk] = TranscriptItem(entry)
     found = list(blocks.values())
     _fill_in_texts(lieutenant, found)
     _close_answers(found)
@@ -197,7 +205,7 @@ def _by_call(entries: Iterable[Entry], kind: Entry.Kind) -> dict[_Key, Entry]:
     return {(e.process_id, e.call_id): e for e in entries if e.kind == kind and e.call_id}
 
 
-def _fill_in_texts(lieutenant: Lieutenant, blocks: list[Block]) -> None:
+def _fill_in_texts(lieutenant: Lieutenant, blocks: list[TranscriptItem]) -> None:
     """Set the text of each block; for open ones the text up to the page's revision."""
     opened = [block.entry.pk for block in blocks if not block.entry.final]
     texts: dict[int, str] = {}
@@ -208,7 +216,7 @@ def _fill_in_texts(lieutenant: Lieutenant, blocks: list[Block]) -> None:
         block.text = texts.get(block.entry.pk) or block.entry.text
 
 
-def _close_answers(blocks: list[Block]) -> None:
+def _close_answers(blocks: list[TranscriptItem]) -> None:
     """Add each finished answer's footer to its last block."""
     ids = {block.entry.answer_id for block in blocks if block.entry.answer_id}
     if not ids:
@@ -227,4 +235,4 @@ def _close_answers(blocks: list[Block]) -> None:
     for block in blocks:
         answer = answers.get(block.entry.answer_id or 0)
         if answer and last.get(answer.pk) == block.last_id:
-            block.close = Close(answer, Figures.of(used.get(answer.pk)))
+            block.close = TurnFooter(answer, UsageSummary.of(used.get(answer.pk)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from lieutenants.operations import handlers
-from lieutenants.operations.agents import lieutenants_by_vm
+from lieutenants.operations.lieutenant_handler import lieutenants_by_vm
 from lieutenants.rules.models import Action, Firing, FiringState
 from reef_site.common import clock
 from registry import liveness

@@ -8,7 +8,7 @@ from django.conf import settings
 
 from lieutenants import services
 from lieutenants.exceptions import NotNow
-from lieutenants.hosts import silence
+from lieutenants.hosts import liveness
 from lieutenants.models import Lieutenant
 from lieutenants.operations.handlers import Effect, Handler
 from lieutenants.operations.models import Operation
@@ -61,7 +61,7 @@ class LieutenantHandler(Handler):
             raise NotNow(problem)
         if verb == Operation.PAUSE and lieutenant.should_run:
             raise IllegalMove(f"lieutenant '{lieutenant.name}' was started again meanwhile")
-        if note := silence.note_on(lieutenant):
+        if note := liveness.pending_note(lieutenant):
             raise NotNow(f"lieutenant '{lieutenant.name}': {note}")
         return services.at_rest(lieutenant.pk)
 

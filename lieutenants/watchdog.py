@@ -13,11 +13,10 @@ from django.conf import settings
 from django.db import connections, transaction
 from django.utils import timezone
 
-from lieutenants import ending, failing, muster, rewinding, rpc, runtime
+from lieutenants import exits, failure_series, membership_reconcile, rewinding, rpc, runtime
 from lieutenants.exceptions import TransportError
 from lieutenants.hosts import services as hosts
 from lieutenants.hosts import strays
-from lieutenants.ledger import Ledger, save_progress
 from lieutenants.models import Lieutenant, LifeSign, Process
 from lieutenants.reachability import Reachability, is_reachability_trouble
 from lieutenants.session import Session
@@ -25,6 +24,7 @@ from lieutenants.states import Status
 from lieutenants.tool_limits import ToolClock, describe_calls
 from lieutenants.transports import get_transport
 from lieutenants.unknown_agents import scan
+from lieutenants.write_batch import WriteBatch, save_progress
 from reef_site.common import events
 from reef_site.common.errors import IllegalMove, LostRace
 from reef_site.common.ids import new_ulid
@@ -53,7 +53,7 @@ class Watchdog:
         self.follower_id = new_ulid()
         self._heartbeat_at = -HEARTBEAT_SECONDS
         self._reconciled_at = -RECONCILE_SECONDS
-        self._synced_at = -muster.INTERVAL_SECONDS
+        self._synced_at = -membership_reconcile.INTERVAL_SECONDS
         self._settling = threading.Lock()
         self._aborted_at: dict[str, float] = {}
         self._tool_clocks: dict[str, ToolClock] = {}
@@ -64,7 +64,7 @@ class Watchdog:
     def record_heartbeat(self, clock: float) -> None:
         """Record now and then that this follower is alive. Raises NotTheFollower."""
         if clock - self._heartbeat_at >= HEARTBEAT_SECONDS:
-            hosts.sign(self.follower_id)
+            hosts.renew_lease(self.follower_id)
             LifeSign.give(f"follower@{settings.HOST}")
             self._heartbeat_at = clock
 
@@ -74,23 +74,23 @@ class Watchdog:
             session = self._sessions.get(pk)
             if session is None:
                 self._find_lost_start(process)
-                strays.look_at(process)
+                strays.check_stray(process)
                 continue
             self._check_session(session, process, clock)
         self._save_reachability()
         self._restart_due()
         self._pause_idle()
         self._restart_orphaned()
-        if clock - self._synced_at >= muster.INTERVAL_SECONDS:
+        if clock - self._synced_at >= membership_reconcile.INTERVAL_SECONDS:
             self._synced_at = clock
             present = [row.lieutenant_id for row in rows.values() if self._is_running(row)]
-            self._in_background(lambda: muster.muster(present))
+            self._in_background(lambda: membership_reconcile.reconcile(present))
         due = clock - self._reconciled_at >= RECONCILE_SECONDS
         if due or (not self._settling.locked() and runtime.may_start_another()):
             self._reconciled_at = clock
             self._in_background(self._reconcile)
         if due:
-            self._in_background(scan.look)
+            self._in_background(scan.scan_host)
 
     @staticmethod
     def _reconcile() -> None:
@@ -146,14 +146,14 @@ class Watchdog:
         except TransportError as error:
             logger.warning("cannot read the end of %s: %s", process, error)
             rest = b""
-        ledger = Ledger()
+        batch = WriteBatch()
         with transaction.atomic():
             records, size = rpc.split(rest)
-            session.apply(records, ledger, session.last_record_at)
+            session.apply(records, batch, session.last_record_at)
             process.offset += size
             if not session.ended:
-                ending.end_lost(session, while_away=while_away)
-            ledger.write()
+                exits.end_lost(session, while_away=while_away)
+            batch.write()
             session.store_state()
             save_progress([session])
         self._sessions.pop(process.pk, None)
@@ -241,7 +241,7 @@ class Watchdog:
             return hidden
         # It was hidden by an earlier follower.
         failure = session.memory.failure if session.memory.stop_reason == "error" else ""
-        return failing.trouble(session.lieutenant) or failure
+        return failure_series.trouble(session.lieutenant) or failure
 
     def _save_reachability(self) -> None:
         """Save the collected changes of all sessions in one transaction."""
@@ -285,19 +285,19 @@ class Watchdog:
         self._write(session, lambda: session.report_omitted(timezone.now()))
 
     def _write(self, session: Session, work: Callable[[], None]) -> None:
-        session.ledger = ledger = Ledger()
+        session.batch = batch = WriteBatch()
         with transaction.atomic():
             work()
-            ledger.write()
+            batch.write()
             session.store_state()
             save_progress([session])
         events.publish_transcripts({session.lieutenant.pk: session.lieutenant.rev})
 
     def _fail_and_stop(self, session: Session, reason: str) -> None:
         with transaction.atomic():
-            ending.fail_and_stop(session, reason)
+            exits.fail_and_stop(session, reason)
         pk = session.lieutenant.pk
-        self._in_background(lambda: runtime.settle(pk))
+        self._in_background(lambda: runtime.converge(pk))
 
     def _abort(self, session: Session, lieutenant: Lieutenant) -> None:
         mine = Lieutenant.objects.filter(pk=lieutenant.pk, abort_asked_at=lieutenant.abort_asked_at)
@@ -330,7 +330,7 @@ class Watchdog:
             logger.info("%s", error)
             return
         pk = lieutenant.pk
-        self._in_background(lambda: runtime.settle(pk))
+        self._in_background(lambda: runtime.converge(pk))
 
     def _in_background(self, work: Callable[[], None]) -> None:
         """Run in a thread: starting and stopping take time, and journals must not wait for it."""

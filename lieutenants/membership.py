@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from lieutenants.models import Lieutenant
 
 
-def vm_of(lieutenant: Lieutenant) -> str:
+def vm_id_of(lieutenant: Lieutenant) -> str:
     """Return the lieutenant's id in registry and tree."""
     return lieutenant.pk
 
 
-def enlist(lieutenant: Lieutenant, *, actor: object, parent: Node | None = None) -> None:
+def register(lieutenant: Lieutenant, *, actor: object, parent: Node | None = None) -> None:
     """Register a lieutenant and add its node below `parent`; existing rows are kept.
 
     Raises Forbidden.
     """
-    vm_id = vm_of(lieutenant)
+    vm_id = vm_id_of(lieutenant)
     registration = Registration(
         id=vm_id,
         name=lieutenant.name,
@@ -69,22 +69,22 @@ def vm_status(status: str) -> str:
     return VMStatus.PAUSED if status == Status.PAUSED else VMStatus.STOPPED
 
 
-def follow(lieutenant: Lieutenant, old: str, new: str, *, actor: str) -> None:
+def on_status_change(lieutenant: Lieutenant, old: str, new: str, *, actor: str) -> None:
     """Update registry and tree after a status transition, in its transaction."""
     if new == Status.DESTROYED:
-        bury(lieutenant, actor=actor)
+        deregister(lieutenant, actor=actor)
     elif vm_status(old) != vm_status(new):
         # A lieutenant that is not in the registry is registered by the follower later.
         with suppress(NotFound):
-            registry.patch(vm_of(lieutenant), {"status": vm_status(new)})
+            registry.patch(vm_id_of(lieutenant), {"status": vm_status(new)})
 
 
-def bury(lieutenant: Lieutenant, *, actor: str) -> None:
+def deregister(lieutenant: Lieutenant, *, actor: str) -> None:
     """Deregister a destroyed lieutenant and soft-delete its node.
 
     While the node has active children it stays, without a token, until a later reconcile.
     """
-    vm_id = vm_of(lieutenant)
+    vm_id = vm_id_of(lieutenant)
     with transaction.atomic():
         if node := Node.objects.living().filter(vm_id=vm_id).first():
             tokens.revoke_all([node.pk])
@@ -95,22 +95,22 @@ def bury(lieutenant: Lieutenant, *, actor: str) -> None:
             registry.deregister(vm_id)
 
 
-def new_token(lieutenant: Lieutenant) -> str:
+def issue_token(lieutenant: Lieutenant) -> str:
     """Issue a token for the next process and revoke the previous one.
 
     Empty if the lieutenant has no node in the tree.
     """
-    node = Node.objects.living().filter(vm_id=vm_of(lieutenant)).first()
+    node = Node.objects.living().filter(vm_id=vm_id_of(lieutenant)).first()
     return tokens.issue(node, made_by="reef") if node else ""
 
 
-def environment(lieutenant: Lieutenant) -> dict[str, str]:
+def fleet_environment(lieutenant: Lieutenant) -> dict[str, str]:
     """Return the environment variables by which the agent reaches the fleet and is known there."""
     env = {
         "VERS_AGENT_NAME": lieutenant.name,
         "VERS_AGENT_ROLE": Role.LIEUTENANT.value,
-        "VERS_VM_ID": vm_of(lieutenant),
+        "VERS_VM_ID": vm_id_of(lieutenant),
     }
-    if token := new_token(lieutenant):
+    if token := issue_token(lieutenant):
         env |= {"VERS_AUTH_TOKEN": token, "VERS_INFRA_URL": settings.INFRA_URL}
     return env

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-LONGEST = 240
+MAX_LENGTH = 240
 
 # Text that `session` adds around the agent's text.
 _RETRY = re.compile(r"(?s)(?P<failure>.*?)(?P<again> · try \d+ of \d+ in [\d.]+ s)?$")
@@ -95,8 +95,8 @@ def _read(text: str) -> tuple[str, int]:
 
 def _joined(about: str, message: str) -> str:
     words = " ".join(message.split()).strip(" .")
-    if len(words) > LONGEST:
-        words = words[: LONGEST - 1].rstrip() + "…"
+    if len(words) > MAX_LENGTH:
+        words = words[: MAX_LENGTH - 1].rstrip() + "…"
     return ": ".join(part for part in (about, words) if part) + "."
 
 

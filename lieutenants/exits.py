@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
 
-from lieutenants import delivery, failing, rewinding
-from lieutenants.models import MOST_RESTARTS, Entry, Lieutenant
+from lieutenants import delivery, failure_series, rewinding
+from lieutenants.models import MAX_RESTARTS, Entry, Lieutenant
 from lieutenants.states import RUNNING, Outcome, RestartPolicy, Status
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def end_lost(session: Session, *, while_away: bool = False) -> None:
         _after_stop(session)
         return
     lieutenant = Lieutenant.objects.get(pk=session.lieutenant.pk)
-    if lieutenant.restarts >= MOST_RESTARTS and not _was_healthy(session):
+    if lieutenant.restarts >= MAX_RESTARTS and not _was_healthy(session):
         _fail(session, process.end_reason, restart_at=None)
         return
     restarts = 0 if _was_healthy(session) else lieutenant.restarts + 1
@@ -69,7 +69,7 @@ def end_lost(session: Session, *, while_away: bool = False) -> None:
     )
 
 
-def abandon(session: Session, reason: str) -> None:
+def end_unreachable(session: Session, reason: str) -> None:
     """End the row of a process that is out of reach, and set the lieutenant to error."""
     session.process.end_reason = reason
     _finish(session, timezone.now(), report=True)
@@ -121,8 +121,8 @@ def _finish(session: Session, at: datetime, *, report: bool) -> None:
     if Lieutenant.objects.filter(pk=session.lieutenant.pk, status=Status.DESTROYED).exists():
         delivery.withdraw_queued(session.lieutenant, delivery.DESTROYED, at)
     session.ended = True
-    failing.drop_earlier_session(session)
-    session.lieutenant.trouble = failing.trouble(session.lieutenant)
+    failure_series.drop_earlier_session(session)
+    session.lieutenant.trouble = failure_series.trouble(session.lieutenant)
 
 
 def _after_stop(session: Session) -> None:
@@ -141,7 +141,7 @@ def _next_restart(session: Session) -> dict[str, Any]:
     """Return the columns for the restart policy's next attempt: `restart_at`, `restarts`."""
     lieutenant = Lieutenant.objects.get(pk=session.lieutenant.pk)
     done = 0 if _was_healthy(session) else lieutenant.restarts
-    if lieutenant.restart_policy != RestartPolicy.ON_FAILURE or done >= MOST_RESTARTS:
+    if lieutenant.restart_policy != RestartPolicy.ON_FAILURE or done >= MAX_RESTARTS:
         return {"restart_at": None, "restarts": done}
     pause = timedelta(seconds=FIRST_RESTART_DELAY * 2**done)
     return {"restart_at": timezone.now() + pause, "restarts": done + 1}
@@ -149,9 +149,9 @@ def _next_restart(session: Session) -> dict[str, Any]:
 
 def _fail(session: Session, reason: str, **fields: Any) -> None:
     if fields.get("restart_at"):
-        reason += f"\nIt is started again: try {fields['restarts']} of {MOST_RESTARTS}."
-    elif fields.get("restarts", 0) >= MOST_RESTARTS:
-        reason += f"\nIt was started again {MOST_RESTARTS} times; there are no more attempts."
+        reason += f"\nIt is started again: try {fields['restarts']} of {MAX_RESTARTS}."
+    elif fields.get("restarts", 0) >= MAX_RESTARTS:
+        reason += f"\nIt was started again {MAX_RESTARTS} times; there are no more attempts."
     session.move_if(Status.ERROR, reason, set(RUNNING), error=reason, **fields)
 
 

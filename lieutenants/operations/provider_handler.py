@@ -9,7 +9,7 @@ from bootloader.exceptions import UnknownProvider
 from bootloader.models import Machine
 from bootloader.providers.base import Ability, MachineState
 from bootloader.provisioning import machines
-from lieutenants.operations import plain_vms
+from lieutenants.operations import registry_handler
 from lieutenants.operations.handlers import Effect, Handler
 from lieutenants.operations.models import Operation
 from reef_site.common.errors import NotFound
@@ -82,7 +82,7 @@ def _active_machine(vm_id: str) -> Machine:
 
 def _update_registry(vm_id: str, status: Status) -> None:
     if VM.objects.filter(pk=vm_id).exists():
-        plain_vms.set_status(vm_id, status)
+        registry_handler.set_status(vm_id, status)
 
 
 def _effect(verb: Operation, row: Machine) -> Effect:

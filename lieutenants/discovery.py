@@ -9,7 +9,7 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import Q
 
-from lieutenants.hosts import silence
+from lieutenants.hosts import liveness
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import RUNNING, Status
 from lieutenants.transports import get_transport
@@ -31,7 +31,7 @@ def discover() -> list[str]:
             continue
         lieutenant_id = directory.parent.parent.name
         try:
-            results[lieutenant_id] = take_up(directory, handle)
+            results[lieutenant_id] = follow_again(directory, handle)
         except (OSError, ValueError, IntegrityError, LostRace, IllegalMove) as error:
             results[lieutenant_id] = f"{lieutenant_id}: failed — {error}"
     registered = VM.objects.filter(role=Role.LIEUTENANT).newest_first()
@@ -46,7 +46,7 @@ def _describe_registered(vm: VM) -> str:
     name = agent_id if isinstance(agent_id, str) and agent_id else vm.name
     same = Lieutenant.objects.filter(Q(pk=vm.pk) | Q(name=name))
     if living := same.living().first():
-        host = silence.host_of(living)
+        host = liveness.silent_host_of(living)
         if host and not host.is_here:
             return f"{name}: {host.trouble}; take over: manage.py adopt {host.name}"
         return f"{name}: already tracked"
@@ -56,7 +56,7 @@ def _describe_registered(vm: VM) -> str:
     return f"{name}: left alone, its agent does not run on this host ({where})"
 
 
-def take_up(directory: Path, handle: Handle) -> str:
+def follow_again(directory: Path, handle: Handle) -> str:
     """Follow this keeper again if a lieutenant wants it; return a line about the result."""
     lieutenant_id, run = directory.parent.parent.name, directory.name
     lieutenant = Lieutenant.objects.filter(pk=lieutenant_id).first()

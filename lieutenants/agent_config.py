@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from django.conf import settings
 
+from lieutenants.membership import vm_id_of
 from lieutenants.models import Lieutenant
-from lieutenants.presence import vm_of
 from lieutenants.states import RUNNING
 from versconfig import config
 from versconfig.keys import MODEL_KEYS, Key, Takes
@@ -21,7 +21,7 @@ from vmtree.models import Node
 MODEL = "REEF_AGENT_MODEL"
 
 
-def model_of(lieutenant: Lieutenant) -> str:
+def model_for(lieutenant: Lieutenant) -> str:
     """Return the model to start with; empty leaves the choice to the agent. Raises ReefError."""
     if has_own_model(lieutenant):
         return lieutenant.model
@@ -43,7 +43,7 @@ class ProviderKeys(NamedTuple):
     versions: list[int]
 
 
-def given(lieutenant: Lieutenant) -> ProviderKeys:
+def provider_keys(lieutenant: Lieutenant) -> ProviderKeys:
     """Return the stored keys of model providers for a lieutenant. Raises ReefError.
 
     Keys in reef's environment override them and are passed on elsewhere.
@@ -60,7 +60,7 @@ def lieutenants_to_restart(key: Key, nodes: set[int]) -> list[str]:
     """Return the names of lieutenants at these nodes that run with an outdated value of the key."""
     if key.takes is not Takes.NEXT_START:
         return []
-    running = {vm_of(each): each for each in Lieutenant.objects.filter(status__in=RUNNING)}
+    running = {vm_id_of(each): each for each in Lieutenant.objects.filter(status__in=RUNNING)}
     known = Node.objects.filter(vm_id__in=running).values_list("pk", "vm_id")
     concerned = [running[vm_id] for pk, vm_id in known if pk in nodes]
     if key.name == MODEL:
@@ -69,4 +69,4 @@ def lieutenants_to_restart(key: Key, nodes: set[int]) -> list[str]:
 
 
 def _node_of(lieutenant: Lieutenant) -> Node | None:
-    return Node.objects.living().filter(vm_id=vm_of(lieutenant)).first()
+    return Node.objects.living().filter(vm_id=vm_id_of(lieutenant)).first()

@@ -47,7 +47,7 @@ class Host:
         return Q(data_folder=self.id) if self.id else Q(data_folder="", host=self.name)
 
     @property
-    def is_missed(self) -> bool:
+    def needs_attention(self) -> bool:
         """Return whether it does not respond although it has lieutenants or agents."""
         return not self.answers and bool(self.lieutenants or self.leftovers)
 
@@ -61,12 +61,12 @@ class Host:
         return f"host {self.name} does not answer since {self.seen_at:%Y-%m-%d %H:%M:%S} UTC"
 
     @property
-    def asked(self) -> str:
+    def pending_note(self) -> str:
         """Return the note for a request that only this host can carry out; empty if it responds."""
         return "" if self.answers else f"asked; host {self.name} does not answer"
 
     @property
-    def what(self) -> str:
+    def summary(self) -> str:
         """Return a sentence with the trouble and the number of affected lieutenants."""
         parts = []
         if self.lieutenants:
@@ -77,7 +77,7 @@ class Host:
         return f"{' and '.join(parts)} {belong} to it: {self.trouble}"
 
 
-def hosts() -> list[Host]:
+def list_hosts() -> list[Host]:
     """Return all data folders that are registered or have lieutenants, by host name."""
     now = clock.database_now()
     rows = {_key(row.pk, row.host): row for row in DataFolder.objects.all()}
@@ -143,7 +143,7 @@ def silent_hosts() -> dict[Key, Host]:
     return found
 
 
-def host_of(lieutenant: Lieutenant) -> Host | None:
+def silent_host_of(lieutenant: Lieutenant) -> Host | None:
     """Return the host of the lieutenant if it does not respond, else None."""
     row = DataFolder.objects.filter(pk=lieutenant.data_folder).first()
     row = row or DataFolder(pk=lieutenant.data_folder, host=lieutenant.host, path="")
@@ -151,14 +151,14 @@ def host_of(lieutenant: Lieutenant) -> Host | None:
     return None if host.answers else host
 
 
-def note_on(lieutenant: Lieutenant) -> str:
+def pending_note(lieutenant: Lieutenant) -> str:
     """Return the note for a request that waits for a silent host; empty if none is needed.
 
     A lieutenant that neither has nor wants a process needs no host.
     """
     wants_host = lieutenant.status in RUNNING or lieutenant.live_process() is not None
-    host = host_of(lieutenant) if wants_host else None
-    return host.asked if host else ""
+    host = silent_host_of(lieutenant) if wants_host else None
+    return host.pending_note if host else ""
 
 
 def annotate_trouble(rows: Iterable[Lieutenant]) -> None:

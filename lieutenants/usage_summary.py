@@ -14,7 +14,7 @@ from lieutenants.models import Answer, Lieutenant, Usage
 
 
 @dataclass(frozen=True)
-class Figures:
+class UsageSummary:
     """Tokens by class, cost in dollars, and number of model calls."""
 
     input: int = 0
@@ -47,9 +47,9 @@ class Figures:
 class UsagePeriods:
     """Usage of one lieutenant: of its newest answer, of today (UTC), in total."""
 
-    task: Figures
-    today: Figures
-    total: Figures
+    task: UsageSummary
+    today: UsageSummary
+    total: UsageSummary
 
 
 def utc_today() -> date:
@@ -58,15 +58,15 @@ def utc_today() -> date:
     return now.astimezone(UTC).date()
 
 
-def fleet_today() -> Figures:
+def fleet_usage_today() -> UsageSummary:
     """Return the usage of all lieutenants today (UTC)."""
-    return Figures.of(Usage.objects.filter(day=utc_today()).sums())
+    return UsageSummary.of(Usage.objects.filter(day=utc_today()).sums())
 
 
 def usage_periods(lieutenant: Lieutenant) -> UsagePeriods:
     """Return the usage of one lieutenant, in four queries."""
     mine = Usage.objects.filter(lieutenant=lieutenant)
     newest = Answer.objects.filter(lieutenant=lieutenant).only("pk").order_by("-id").first()
-    task = Figures.of(Usage.objects.filter(answer=newest).sums()) if newest else Figures()
-    today = Figures.of(mine.filter(day=utc_today()).sums())
-    return UsagePeriods(task=task, today=today, total=Figures.of(mine.sums()))
+    task = UsageSummary.of(Usage.objects.filter(answer=newest).sums()) if newest else UsageSummary()
+    today = UsageSummary.of(mine.filter(day=utc_today()).sums())
+    return UsagePeriods(task=task, today=today, total=UsageSummary.of(mine.sums()))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lieutenants import failing, rewinding, services
+from lieutenants import failure_series, rewinding, services
 from lieutenants.exceptions import NotNow
-from lieutenants.hosts import silence
+from lieutenants.hosts import liveness
 from lieutenants.models import Lieutenant, Message
 from lieutenants.states import Status
 
@@ -50,7 +50,7 @@ class LieutenantAction:
 
 def _result(lieutenant: Lieutenant, text: str) -> str:
     """Return the result, or a note that the host does not respond."""
-    return f"{lieutenant.name}: {silence.note_on(lieutenant) or text}."
+    return f"{lieutenant.name}: {liveness.pending_note(lieutenant) or text}."
 
 
 def _pause(name: str, actor: str, confirmed: bool) -> str:
@@ -76,7 +76,7 @@ def _restart(name: str, actor: str, _sure: bool) -> str:
 
 
 def _rewind(name: str, actor: str, _sure: bool) -> str:
-    _, entry = rewinding.ask(name, actor=actor)
+    _, entry = rewinding.request_rewind(name, actor=actor)
     return f"{name}: going back to before “{' '.join(entry.text.split())[:80]}”."
 
 
@@ -129,7 +129,7 @@ ACTIONS: dict[str, LieutenantAction] = {
             effect="Each request fails since one message. The agent goes on from before that "
             "message and forgets what came after it. The transcript and the earlier session "
             "file are kept.",
-            is_offered=failing.can_rewind,
+            is_offered=failure_series.can_rewind,
         ),
         LieutenantAction(
             "new-session",
@@ -139,7 +139,7 @@ ACTIONS: dict[str, LieutenantAction] = {
             confirm_in=frozenset({S.IDLE, S.ERROR, S.PAUSED}),
             effect="The agent starts without any memory of this session. The transcript and the "
             "old session file are kept.",
-            is_offered=lambda each: bool(each.session_problem) or failing.can_rewind(each),
+            is_offered=lambda each: bool(each.session_problem) or failure_series.can_rewind(each),
         ),
         LieutenantAction(
             "restart",

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import Q
 
-from lieutenants.operations import handlers, plain_vms
+from lieutenants.operations import handlers, registry_handler
 from lieutenants.operations.models import (
     MISSED_STEPS,
     Job,
@@ -202,7 +202,7 @@ def _check_step(step: Step, now: datetime) -> None:
     try:
         done = handlers.get_handler(step.handler).is_done(Operation(step.job.verb), step.vm_id)
         if done and step.job.verb == Operation.DESTROY:
-            plain_vms.remove_vm(step.vm_id, step.job.actor)
+            registry_handler.remove_vm(step.vm_id, step.job.actor)
     except ReefError as error:
         step.end(StepState.FAILED, str(error))
     except Exception:

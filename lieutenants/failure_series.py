@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from lieutenants import failures
+from lieutenants import provider_errors
 from lieutenants.models import Answer, Entry, Lieutenant
 from lieutenants.states import Outcome
 from reef_site.common import clock
@@ -37,7 +37,7 @@ class FailureSeries:
 
 def series_key(failure: str) -> str:
     """Return a key that equal failures share: ids and numbers in the text may differ."""
-    return re.sub(r"[0-9a-fA-F]*\d[0-9a-fA-F]*", "#", failures.sentence(failure))
+    return re.sub(r"[0-9a-fA-F]*\d[0-9a-fA-F]*", "#", provider_errors.sentence(failure))
 
 
 def is_known(lieutenant: Lieutenant, failure: str) -> bool:
@@ -75,10 +75,12 @@ def trouble(lieutenant: Lieutenant) -> str:
     series = lieutenant.failures
     if lieutenant.failing_since is None or not series:
         return ""
-    return f"Each request fails since {_message(series)}: {failures.sentence(series['text'])}"
+    return (
+        f"Each request fails since {_message(series)}: {provider_errors.sentence(series['text'])}"
+    )
 
 
-def facts(lieutenant: Lieutenant) -> dict[str, Any] | None:
+def as_json(lieutenant: Lieutenant) -> dict[str, Any] | None:
     """Return the series as the API shows it; None if the lieutenant is not failing."""
     series = lieutenant.failures
     if lieutenant.failing_since is None or not series:
@@ -97,7 +99,7 @@ def can_rewind(lieutenant: Lieutenant) -> bool:
     """Return whether going back to before the first message that failed may help."""
     series = lieutenant.failures
     known = lieutenant.failing_since is not None and bool(series.get("entry"))
-    return known and failures.is_about_request(series["text"])
+    return known and provider_errors.is_about_request(series["text"])
 
 
 def save_series(session: Session) -> None:
@@ -158,7 +160,7 @@ def _first_user(answer: Answer) -> Entry | None:
 def _report(session: Session, series: dict[str, Any], at: datetime) -> None:
     """Report the whole series in one entry; later failures only change its count."""
     text = f"Each request fails since {_message(series)}: {series['count']} times so far."
-    if failures.is_about_request(series["text"]):
+    if provider_errors.is_about_request(series["text"]):
         text += " Go back to before this message to go on without it."
     data = {"failing": {"count": series["count"], "since": series["since"]}}
     notice = session.series.notice

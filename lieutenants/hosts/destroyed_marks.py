@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 MARK_NAME = "destroyed"
 
 
-def leave(lieutenant: Lieutenant) -> None:
+def mark_destroyed(lieutenant: Lieutenant) -> None:
     """Mark the folder of a destroyed lieutenant if it is in this data folder."""
     mark = _mark_path(lieutenant)
     if lieutenant.data_folder != settings.DATA_FOLDER_ID or not mark.parent.is_dir():
@@ -33,7 +33,7 @@ def leave(lieutenant: Lieutenant) -> None:
         logger.warning("cannot mark %s as destroyed: %s", lieutenant, error)
 
 
-def clear(lieutenant: Lieutenant) -> None:
+def clear_mark(lieutenant: Lieutenant) -> None:
     """Remove the mark when the lieutenant is resumed."""
     if lieutenant.data_folder == settings.DATA_FOLDER_ID:
         _mark_path(lieutenant).unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
 from reef_site.common.batches import BATCH_SIZE, batched
 
 
-class Ledger:
+class WriteBatch:
     """New and changed rows of one pass. `write` must run inside a transaction."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from lieutenants import presence
+from lieutenants import membership
 from lieutenants.models import Lieutenant
 from lieutenants.states import Status
 from reef_site.common.errors import ReefError
@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 INTERVAL_SECONDS = 20.0
 
 
-def muster(present: Sequence[str]) -> None:
+def reconcile(present: Sequence[str]) -> None:
     """Send heartbeats for the lieutenants in `present`, and repair registry and tree."""
     registry.keep_alive(present)
     registered = dict(VM.objects.filter(role=Role.LIEUTENANT).values_list("pk", "status"))
     for each in Lieutenant.objects.here().living():
-        if registered.get(each.pk) != presence.vm_status(each.status):
+        if registered.get(each.pk) != membership.vm_status(each.status):
             _repair(each)
     nodes = Node.objects.living().filter(category=Category.LIEUTENANT).values("vm_id")
     gone = Lieutenant.objects.here().filter(status=Status.DESTROYED)
@@ -37,8 +37,8 @@ def _repair(lieutenant: Lieutenant) -> None:
     lieutenant.refresh_from_db(fields=["status"])
     try:
         if lieutenant.status == Status.DESTROYED:
-            presence.bury(lieutenant, actor="reef")
+            membership.deregister(lieutenant, actor="reef")
         else:
-            presence.enlist(lieutenant, actor="reef")
+            membership.register(lieutenant, actor="reef")
     except ReefError as error:
         logger.warning("%s is not in the fleet as it should be: %s", lieutenant, error)

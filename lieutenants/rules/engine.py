@@ -17,9 +17,9 @@ from lieutenants.models import Lieutenant
 from lieutenants.rules import actions, conditions
 from lieutenants.rules.actions import Postponed
 from lieutenants.rules.conditions import Case
+from lieutenants.rules.evidence import Evidence, evidence_of_death, is_sufficient
 from lieutenants.rules.findings import evidence_for_proposal
 from lieutenants.rules.models import Action, Firing, FiringState, Rule
-from lieutenants.rules.proofs import Evidence, evidence_of_death, is_sufficient
 from lieutenants.rules.webhooks import WebhookFailed
 from reef_site.common import clock
 from reef_site.common.dispatch import dispatch
