@@ -3,7 +3,5 @@
 from __future__ import annotations
 
 from bootloader import grant_admin as grant_admin
-from bootloader import hosts_admin as hosts_admin
-from bootloader import member_admin as member_admin
 from bootloader import profile_admin as profile_admin
 from bootloader import provision_admin as provision_admin

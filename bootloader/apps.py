@@ -10,15 +10,15 @@ class BootloaderConfig(AppConfig):
         """Register this app's checks, secrets and key rotation with config, and its outside
         calls.
         """
-        from bootloader import hosts, outside_calls, providers
+        from bootloader import outside_calls, providers, ssh_hosts
         from bootloader.providers import vers
         from versconfig import checks, rotation, values
         from versconfig.screening import sources
 
         values.value_rules.register(providers.slug_problem, key="REEF_VM_PROVIDER")
         checks.key_checks.register(vers.check_key, key="VERS_API_KEY")
-        checks.key_checks.register(hosts.check_shared_key, key="REEF_SSH_PRIVATE_KEY")
-        rotation.reencrypt_tables.register(hosts.reencrypt_keys, key="SSH hosts")
-        keys = sources.Source(hosts.encrypted_keys, hosts.secrets)
+        checks.key_checks.register(ssh_hosts.check_shared_key, key="REEF_SSH_PRIVATE_KEY")
+        rotation.reencrypt_tables.register(ssh_hosts.reencrypt_keys, key="SSH hosts")
+        keys = sources.Source(ssh_hosts.encrypted_keys, ssh_hosts.secrets)
         sources.secret_sources.register(keys, key="SSH hosts")
         outside_calls.register()

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from django import forms
 
 from bootloader import profiles, providers
-from bootloader.provisioning.wishes import MAX_COUNT, ProvisionRequest, parse_request
+from bootloader.provisioning.requests import MAX_COUNT, ProvisionRequest, parse_request
 from bootloader.states import CleanupPolicy
 from reef_site.common.errors import ReefError
 from reef_site.common.forms import ServiceForm

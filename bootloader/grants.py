@@ -17,7 +17,7 @@ from bootloader.exceptions import UnknownProfile
 from bootloader.models import ProvisionGrant
 from reef_site.common.errors import BadInput, Forbidden, NotFound
 from vmtree import permissions
-from vmtree.lineage import keys_above
+from vmtree.lineage import ancestor_keys
 from vmtree.models import LINKS, Node
 from vmtree.permissions import Action
 
@@ -42,7 +42,7 @@ def check(caller: object, profile: str, parent: Node | None) -> None:
         raise _refusal(node, "has no grant")
     if grant.profiles and profile not in grant.profiles:
         raise _refusal(node, f"may have profiles {', '.join(grant.profiles)}, not {profile}")
-    path = keys_above(LINKS, parent.pk)
+    path = ancestor_keys(LINKS, parent.pk)
     levels = len(path) - path.index(node.pk)
     if levels > grant.levels:
         raise _refusal(node, f"may go {grant.levels} levels below itself, not {levels}")
@@ -75,7 +75,7 @@ def set_grant(
     """Set a node's grant, replacing the previous one. Raise BadInput, NotFound, Forbidden."""
     permissions.check(by, Action.COMMAND, None)
     check_profiles(kinds)
-    node = Node.objects.living().filter(vm_id=vm_id).first()
+    node = Node.objects.active().filter(vm_id=vm_id).first()
     if node is None:
         raise NotFound("VM not found")
     facts = {"vms": vms, "profiles": list(kinds), "levels": levels}

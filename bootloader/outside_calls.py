@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bootloader import hosts, reconcile
+from bootloader import reconcile, ssh_hosts
 from bootloader.models import Finding, SshHost
 from bootloader.states import Proposal
 from reef_site.common import outside
@@ -48,7 +48,7 @@ def act_on_many(rows: list[Finding], proposal: Proposal | None, *, by: object) -
 
 def log_in(rows: list[SshHost], *, by: object) -> OutsideCall:
     """Log in on hosts. The time limit is ten seconds for each batch of concurrent logins."""
-    limit = outside.LIMIT_SECONDS * max(1, math.ceil(len(rows) / hosts.MAX_CONCURRENT))
+    limit = outside.LIMIT_SECONDS * max(1, math.ceil(len(rows) / ssh_hosts.MAX_CONCURRENT))
     return outside.make(LOG_IN, {"ids": [str(row.pk) for row in rows]}, by=by, limit=limit)
 
 
@@ -97,7 +97,7 @@ def _acted_on_many(result: Result) -> list[Line]:
 
 def _log_in(ids: list[str]) -> Result:
     rows = list(SshHost.objects.filter(pk__in=ids))
-    found = zip(rows, hosts.try_logins(rows), strict=True)
+    found = zip(rows, ssh_hosts.try_logins(rows), strict=True)
     return {"hosts": [[str(row), wrong] for row, wrong in found]}
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 
+from bootloader.catalog import BUILT_IN, CAPABILITIES, ORGANS
 from bootloader.models import OwnProfile, ProfileFile
-from bootloader.words import BUILT_IN, CAPABILITIES, ORGANS
 from reef_site.common.admin import ModelAdmin, ModelForm, StackedInline
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from bootloader.catalog import BUILT_IN
 from bootloader.exceptions import UnknownProfile
 from bootloader.models import OwnProfile
 from bootloader.plan import Profile
-from bootloader.words import BUILT_IN
 from reef_site.common.text import is_storable
 
 

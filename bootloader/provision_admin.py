@@ -20,7 +20,7 @@ from bootloader.states import CleanupPolicy
 from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin, add_actions, apply_to_each
 from reef_site.common.outside_answers import page_answer
 from reef_site.common.text import first_line, first_words
-from vmtree import authority
+from vmtree import permissions
 from vmtree.models import Node
 
 COMMAND = "bootloader.change_provisioning"
@@ -163,7 +163,7 @@ class FindingAdmin(ReadOnlyAdmin):
     @admin.action(description="Apply the proposed action", permissions=["command"])
     def act(self, request: HttpRequest, queryset: QuerySet[Finding]) -> HttpResponse:
         """Carry out the proposal of each finding. A worker does it."""
-        authority.check(request.user, "command", None)
+        permissions.check(request.user, "command", None)
         call = outside_calls.act_on_many(list(queryset), None, by=request.user)
         return page_answer(request, call, request.get_full_path())
 

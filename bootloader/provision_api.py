@@ -13,7 +13,7 @@ from rest_framework.views import APIView
 
 from bootloader import outside_calls, providers, reconcile
 from bootloader.models import Finding, LogLine, Machine, Provisioning
-from bootloader.provisioning import limits, preview, services, wishes
+from bootloader.provisioning import preview, quota, requests, services
 from bootloader.states import FindingKind, FindingState, Proposal, State
 from reef_site.common import outside
 from reef_site.common.errors import BadInput, NotFound
@@ -30,7 +30,7 @@ from reef_site.common.request_values import (
     query_limit,
 )
 from reef_site.common.text import is_storable
-from vmtree import aliases, authority, permissions
+from vmtree import aliases, permissions
 from vmtree.models import Node
 from vmtree.permissions import Action
 
@@ -47,14 +47,14 @@ class Provision(APIView):
 
     asks_authority = True
 
-    @takes(query=("dryRun",), body=wishes.FIELDS)
+    @takes(query=("dryRun",), body=requests.FIELDS)
     def post(self, request: Request) -> Response:
         """Provision a VM, or `count` VMs. 202, or 200 if they exist already.
 
         `{"dryRun": true}` returns what would be requested and run, with secrets masked.
         """
         body = body_of(request)
-        vm_request = wishes.parse_request(body)
+        vm_request = requests.parse_request(body)
         if is_dry_run(request):
             return Response({"dryRun": True, **preview.as_json(vm_request, by=request.user)})
         key = _key(request.headers.get("Idempotency-Key", ""))
@@ -144,7 +144,7 @@ class Cancel(APIView):
     def post(self, request: Request, provisioning_id: str) -> Response:
         """Cancel; `{"machine": "keep"}` or `"delete"` is the cleanup policy for its VM."""
         services.may_command(services.find(provisioning_id), request.user)
-        cleanup = wishes.parse_cleanup(body_of(request).get("machine"))
+        cleanup = requests.parse_cleanup(body_of(request).get("machine"))
         row = services.cancel(provisioning_id, cleanup, by=request.user)
         return Response({"provisioning": provisioning_json(row)}, status=202)
 
@@ -159,7 +159,7 @@ class Machines(APIView):
         """
         rows = Machine.objects.all()
         if request.query_params.get("gone") != "true":
-            rows = rows.living()
+            rows = rows.active()
         if provider := _query(request, "provider"):
             rows = rows.of(provider)
         legible = _readable(rows, request)
@@ -189,7 +189,7 @@ class Reconcile(APIView):
 
     def post(self, request: Request) -> Response:
         """Compare providers, tree and registry now."""
-        authority.check(request.user, "command", None)
+        permissions.check(request.user, "command", None)
         return _call_response(outside_calls.compare(by=request.user))
 
 
@@ -204,7 +204,7 @@ class DecideMany(APIView):
 
         200 with the result for each; failed ones stay open and give the reason.
         """
-        authority.check(request.user, "command", None)
+        permissions.check(request.user, "command", None)
         body = body_of(request)
         ids, kind, provider = (body.get(name) for name in ("ids", "kind", "provider"))
         if (ids is None) == (kind is None):
@@ -239,7 +239,7 @@ class Decide(APIView):
                 {"finding": finding_json(reconcile.dismiss(int(finding_id), by=request.user))}
             )
         proposal = _proposal(body_of(request))
-        authority.check(request.user, "command", None)
+        permissions.check(request.user, "command", None)
         reconcile.find(int(finding_id))
         return _call_response(outside_calls.act(int(finding_id), proposal, by=request.user))
 
@@ -253,7 +253,7 @@ class Call(APIView):
         """Return the result of a request that was answered with 202; `state` tells whether it
         has ended.
         """
-        authority.check(request.user, "command", None)
+        permissions.check(request.user, "command", None)
         row = outside.find(call_id, *_RESULT_JSON)
         if row is None:
             raise NotFound("there is no such call")
@@ -343,7 +343,7 @@ def _visible_json(request: Request, rows: Sequence[Provisioning]) -> list[Json]:
 def provisionings_json(rows: Iterable[Provisioning]) -> list[Json]:
     """Return several provisionings as JSON, looking up the cause of waiting only once."""
     found = list(rows)
-    waits = limits.why_waiting() if any(row.state == State.QUEUED for row in found) else ""
+    waits = quota.why_waiting() if any(row.state == State.QUEUED for row in found) else ""
     return [_provisioning_json(row, waits) for row in found]
 
 
@@ -367,7 +367,7 @@ def _provisioning_json(row: Provisioning, waits: str) -> Json:
         "vmId": row.vm_id or None,
         "machineId": row.machine.machine_id if row.machine else None,
         "onFailure": row.on_failure,
-        "spec": wishes.spec_json(row.spec),
+        "spec": requests.spec_json(row.spec),
         "actor": row.actor,
         "createdAt": row.created_at,
         "endedAt": row.ended_at,

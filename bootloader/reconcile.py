@@ -24,7 +24,7 @@ from reef_site.common import clock
 from reef_site.common.errors import BadInput, Conflict, NotFound, ReefError
 from registry import services as registry
 from registry.models import VM, Status, Watch
-from vmtree import authority, tokens
+from vmtree import permissions, tokens
 from vmtree.models import Node
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def compare_twins() -> None:
 
 def too_new() -> QuerySet[Machine]:
     """Return machines that are too new to be compared."""
-    rows = Machine.objects.living().filter(known_since__gt=clock.now() - GRACE_PERIOD)
+    rows = Machine.objects.active().filter(known_since__gt=clock.now() - GRACE_PERIOD)
     coming = Provisioning.objects.filter(state__in=OPEN_STATES, machine__isnull=False)
     return rows.exclude(pk__in=coming.values("machine")).order_by("-id")
 
@@ -164,8 +164,8 @@ def _reappeared(slug: str, machine_id: str) -> bool:
 
 def _discrepancies(slug: str, listed: dict[str, base.Machine]) -> Iterator[Discrepancy]:
     now = clock.now()
-    nodes = set(Node.objects.living().values_list("vm_id", flat=True))
-    for machine in Machine.objects.of(slug).living().filter(known_since__lte=now - GRACE_PERIOD):
+    nodes = set(Node.objects.active().values_list("vm_id", flat=True))
+    for machine in Machine.objects.of(slug).active().filter(known_since__lte=now - GRACE_PERIOD):
         if _is_coming(machine):
             continue
         seen = listed.get(machine.machine_id)
@@ -254,7 +254,7 @@ def _gone_but_in_tree(
 ) -> Iterator[Discrepancy]:
     """Yield findings for gone machines whose VMs are still in the tree."""
     gone = Machine.objects.of(slug).filter(~Q(vm_id=""), gone_at__lte=clock.now() - GRACE_PERIOD)
-    here = Machine.objects.living().values_list("vm_id", flat=True)
+    here = Machine.objects.active().values_list("vm_id", flat=True)
     for machine in gone.filter(vm_id__in=nodes).exclude(vm_id__in=here):
         if machine.machine_id not in listed:
             text = f"is gone ({machine.note}), but the tree has it"
@@ -293,7 +293,7 @@ def _mark_stopped(discrepancy: Discrepancy, found_at: datetime | None) -> None:
     """Mark a vanished VM as stopped, unless it sent a heartbeat after it was found missing."""
     if discrepancy.kind != FindingKind.VANISHED:
         return
-    living = Machine.objects.living().filter(pk=discrepancy.machine.pk)
+    living = Machine.objects.active().filter(pk=discrepancy.machine.pk)
     living.update(state=VANISHED)
     if discrepancy.machine.vm_id:
         registry.mark_stopped(discrepancy.machine.vm_id, found_at)
@@ -323,7 +323,7 @@ def act_on(
     Failed ones are retried as long as others succeed, because a VM can only be removed after its
     descendants. Raise Forbidden, BadInput.
     """
-    authority.check(by, "command", None)
+    permissions.check(by, "command", None)
     for row in rows:
         _check_allowed(row, proposal)
     done: list[Finding] = []
@@ -354,7 +354,7 @@ def act(key: int, *, by: object, proposal: Proposal | None = None) -> Finding:
 
     A failure leaves the finding open. Raise BadInput, Conflict, NotFound, ProviderError.
     """
-    authority.check(by, "command", None)
+    permissions.check(by, "command", None)
     row = find(key)
     _check_allowed(row, proposal)
     chosen = proposal or Proposal(row.proposal)
@@ -375,7 +375,7 @@ def _revoke(row: Finding) -> str:
     """Revoke the VM's token, so that neither machine can act as the VM until one of them joins
     again.
     """
-    node = Node.objects.living().filter(vm_id=row.vm_id).first()
+    node = Node.objects.active().filter(vm_id=row.vm_id).first()
     if node is None:
         raise NotFound(f"VM '{row.vm_id}' is not in the tree, so it has no token of its own")
     tokens.revoke_all([node.pk])
@@ -388,7 +388,7 @@ def dismiss(key: int, *, by: object) -> Finding:
 
     Raise Conflict, NotFound.
     """
-    authority.check(by, "command", None)
+    permissions.check(by, "command", None)
     row = find(key)
     if row.state == FindingState.DISMISSED:
         return row

@@ -12,8 +12,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from bootloader.catalog import ORGANS
 from bootloader.plan import BootPlan, File
-from bootloader.words import ORGANS
 from reef_site.common.errors import BadInput
 from reef_site.common.text import is_storable
 from vmtree.organs import NONE

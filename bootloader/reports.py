@@ -96,7 +96,7 @@ def masked_tail(vm_id: str, output: str) -> str:
 def sweep() -> None:
     """Delete old reports of VMs that are not members."""
     old = BootReport.objects.filter(at__lt=clock.now() - RETENTION)
-    old.exclude(vm_id__in=Node.objects.living().values("vm_id")).delete()
+    old.exclude(vm_id__in=Node.objects.active().values("vm_id")).delete()
 
 
 def _estimate_start(report: StepReport) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from django.urls import URLPattern
 
-from bootloader import grant_api, member_api, provision_api, script_api
+from bootloader import grant_api, joining_api, provision_api, script_api
 
 urlpatterns: list[URLPattern] = [
-    *member_api.urlpatterns,
+    *joining_api.urlpatterns,
     *provision_api.urlpatterns,
     *grant_api.urlpatterns,
     *script_api.urlpatterns,

@@ -17,14 +17,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bootloader import cloud_init, joining, planning, profiles, render, user_data, words
+from bootloader import catalog, cloud_init, join_tokens, plan_builder, profiles, render, user_data
 from bootloader.exceptions import UnknownProfile
 from bootloader.plan import BootPlan, File, Profile
 from reef_site.common.errors import BadInput
 from reef_site.common.ids import new_secret
 from reef_site.common.request_names import takes
 from reef_site.common.request_values import body_of, query_choice, query_flag, text_of
-from vmtree import aliases, authority, permissions
+from vmtree import aliases, permissions
 from vmtree import names as vm_names
 from vmtree.models import Node
 
@@ -101,7 +101,7 @@ class Script(APIView):
         It contains no secret: neither a token nor keys for agents.
         """
         profile = profiles.get(type)
-        plan = planning.make_plan(vm_id="", name="", profile=profile, secrets=False)
+        plan = plan_builder.make_plan(vm_id="", name="", profile=profile, secrets=False)
         return HttpResponse(render.boot_script(plan), content_type="text/x-shellscript")
 
 
@@ -203,11 +203,11 @@ def _plan_of(request: Request) -> BootPlan:
     # Config contains keys of model providers, which a node could not read otherwise.
     secrets = permissions.may(request.user, permissions.Action.READ_SECRETS, None)
     plan = _plan(script_request, secrets=secrets)
-    return planning.with_token(plan, by=request.user)
+    return plan_builder.with_token(plan, by=request.user)
 
 
 def _plan(script_request: ScriptRequest, *, join_token: str = "", secrets: bool = True) -> BootPlan:
-    return planning.make_plan(
+    return plan_builder.make_plan(
         secrets=secrets,
         vm_id=script_request.vm_id,
         name=script_request.name,
@@ -228,8 +228,8 @@ def _check_permission(caller: object, script_request: ScriptRequest) -> None:
     known = Node.objects.filter(vm_id=script_request.vm_id).first()
     if known is not None:
         # Whoever holds the script can become that node.
-        authority.check(caller, permissions.Action.ISSUE_TOKENS, known)
-    authority.check(caller, "write", script_request.parent_vm_id if known is None else known)
+        permissions.check(caller, permissions.Action.ISSUE_TOKENS, known)
+    permissions.check(caller, "write", script_request.parent_vm_id if known is None else known)
 
 
 def _parse_request(data: Mapping[str, Any]) -> ScriptRequest:
@@ -244,8 +244,8 @@ def _parse_request(data: Mapping[str, Any]) -> ScriptRequest:
     except UnknownProfile as error:
         raise BadInput(f"{error}. Valid: {', '.join(error.known)}", "type") from None
     organs, capabilities = _names(data, "extraOrgans"), _names(data, "extraCapabilities")
-    words.check(organs, words.EXTRA_ORGANS, "extraOrgans")
-    words.check(capabilities, words.CAPABILITIES, "extraCapabilities")
+    catalog.check(organs, catalog.EXTRA_ORGANS, "extraOrgans")
+    catalog.check(capabilities, catalog.CAPABILITIES, "extraCapabilities")
     parent = data.get("parentVmId")
     roof_url = data.get("roofReefUrl")
     return ScriptRequest(
@@ -253,7 +253,7 @@ def _parse_request(data: Mapping[str, Any]) -> ScriptRequest:
         name=texts[1],
         profile=profile.with_extras(organs, capabilities),
         parent_vm_id=aliases.resolve(_text_of(parent, "parentVmId")) if parent else None,
-        roof_url=planning.normalize_root_url(_text_of(roof_url, "roofReefUrl", 2000))
+        roof_url=plan_builder.normalize_root_url(_text_of(roof_url, "roofReefUrl", 2000))
         if roof_url
         else "",
         address=_address(data),
@@ -306,7 +306,7 @@ def _size_of(request: Request, form: str, own: str, *, whole: bool) -> int:
     _check_permission(request.user, script_request)
     # As long as a token, and equally incompressible.
     text = cloud_init.user_data(
-        _plan(script_request, join_token=new_secret(joining.PREFIX)), whole=whole
+        _plan(script_request, join_token=new_secret(join_tokens.PREFIX)), whole=whole
     )
     if form == "gzip":
         return len(user_data.gzipped(text)) + 8

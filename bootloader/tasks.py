@@ -4,36 +4,36 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from bootloader import joining, reports
+from bootloader import join_tokens, reports
 from bootloader import reconcile as reconciling
-from bootloader.provisioning import limits, run, texts
+from bootloader.provisioning import quota, rendering, runner
 from reef_site.common.ticks import tick_task
 
 
 @shared_task(name="bootloader.advance", soft_time_limit=340, time_limit=360)
 def advance(provisioning_id: str) -> None:
     """Advance a provisioning for a while."""
-    run.advance(provisioning_id)
+    runner.advance(provisioning_id)
 
 
 @shared_task(name="bootloader.begin", soft_time_limit=20, time_limit=30)
 def begin() -> None:
     """Start queued provisionings for which there are free slots."""
-    limits.start_queued()
+    quota.start_queued()
 
 
 @tick_task("bootloader.tick", soft_time_limit=20, time_limit=30)
 def tick() -> None:
     """Dispatch provisionings that a lost message or a dead worker left behind."""
-    run.tick()
+    runner.tick()
 
 
 @tick_task("bootloader.sweep", soft_time_limit=50, time_limit=60)
 def sweep() -> None:
     """Delete old join tokens, reports and scripts."""
-    joining.sweep()
+    join_tokens.sweep()
     reports.sweep()
-    texts.sweep()
+    rendering.sweep()
 
 
 @tick_task("bootloader.reconcile", soft_time_limit=150, time_limit=170)

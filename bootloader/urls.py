@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from bootloader import member_views, views
+from bootloader import joining_views, views
 
 app_name = "bootloader"
 urlpatterns = [
@@ -13,8 +13,8 @@ urlpatterns = [
     path("new/", views.create, name="create"),
     path("new/change/", views.change, name="change"),
     path("machines/", views.machines, name="machines"),
-    path("door/", member_views.door, name="door"),
-    path("door/<int:pk>/void", member_views.void, name="void"),
+    path("door/", joining_views.door, name="door"),
+    path("door/<int:pk>/void", joining_views.void, name="void"),
     path("findings/", views.findings, name="findings"),
     path("findings/look/", views.compare_now, name="look"),
     path("findings/all/", views.decide_many, name="decide_many"),

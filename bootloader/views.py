@@ -16,7 +16,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from bootloader import outside_calls, reconcile
 from bootloader.forms import ProvisionForm
 from bootloader.models import BootReport, Finding, JoinRefusal, Machine, Provisioning
-from bootloader.provisioning import limits, preview, services, wishes
+from bootloader.provisioning import preview, quota, requests, services
 from bootloader.states import FindingKind, FindingState, Proposal, State, StepState
 from reef_site.common.error_responses import ErrorPage
 from reef_site.common.errors import ReefError
@@ -62,9 +62,9 @@ def _listing(request: HttpRequest) -> dict[str, Any]:
         "tabs": [(each, counts.get(each, 0)) for each in State.values],
         "total": sum(counts.values()),
         "state": state,
-        "waits": limits.why_waiting() if counts.get(State.QUEUED) else "",
+        "waits": quota.why_waiting() if counts.get(State.QUEUED) else "",
         "findings": Finding.objects.open().count(),
-        "machines": Machine.objects.living().count(),
+        "machines": Machine.objects.active().count(),
     }
 
 
@@ -161,7 +161,7 @@ def _facts(pk: str, after: int | None) -> dict[str, Any]:
         "after": found[-1].pk if found else after or 0,
         "node": node,
         "spec": [(_label(key), _value(value)) for key, value in row.spec.items()],
-        "waits": limits.why_waiting() if row.state == State.QUEUED else "",
+        "waits": quota.why_waiting() if row.state == State.QUEUED else "",
         "reports": BootReport.objects.newest_run(row.vm_id) if row.vm_id else [],
         "refusals": JoinRefusal.objects.filter(token__vm_id=row.vm_id)[:5] if row.vm_id else [],
         "siblings": Provisioning.objects.filter(batch=row.batch).exclude(pk=row.pk)[:PAGE_SIZE],
@@ -204,7 +204,7 @@ def cancel(request: HttpRequest, pk: str) -> HttpResponse:
         row = services.find(pk)
         has_vm = row.machine is not None and not row.machine.is_gone
         return render(request, "bootloader/cancel.html", {"row": row, "has_vm": has_vm})
-    cleanup = wishes.parse_cleanup(request.POST.get("machine"))
+    cleanup = requests.parse_cleanup(request.POST.get("machine"))
     row = services.cancel(pk, cleanup, by=request.user)
     messages.success(request, f"{row.name} is being cancelled.")
     return redirect("bootloader:detail", row.pk)
@@ -217,7 +217,7 @@ def cancel(request: HttpRequest, pk: str) -> HttpResponse:
 @require_GET
 def machines(request: HttpRequest) -> HttpResponse:
     """List known machines of providers."""
-    found = Machine.objects.all() if "gone" in request.GET else Machine.objects.living()
+    found = Machine.objects.all() if "gone" in request.GET else Machine.objects.active()
     page = Paginator(found.order_by("-id"), MACHINES_PAGE_SIZE).get_page(request.GET.get("page"))
     shown = list(page.object_list)
     places = [row.vm_id for row in shown if row.vm_id]

@@ -14,7 +14,7 @@ from lieutenants.membership import vm_id_of
 from lieutenants.models import Lieutenant
 from lieutenants.states import RUNNING
 from versconfig import config
-from versconfig.keys import MODEL_KEYS, Key, Takes
+from versconfig.keys import MODEL_KEYS, Key, TakesEffect
 from versconfig.resolve import Source
 from vmtree.models import Node
 
@@ -58,7 +58,7 @@ def provider_keys(lieutenant: Lieutenant) -> ProviderKeys:
 
 def lieutenants_to_restart(key: Key, nodes: set[int]) -> list[str]:
     """Return the names of lieutenants at these nodes that run with an outdated value of the key."""
-    if key.takes is not Takes.NEXT_START:
+    if key.takes is not TakesEffect.NEXT_START:
         return []
     running = {vm_id_of(each): each for each in Lieutenant.objects.filter(status__in=RUNNING)}
     known = Node.objects.filter(vm_id__in=running).values_list("pk", "vm_id")
@@ -69,4 +69,4 @@ def lieutenants_to_restart(key: Key, nodes: set[int]) -> list[str]:
 
 
 def _node_of(lieutenant: Lieutenant) -> Node | None:
-    return Node.objects.living().filter(vm_id=vm_id_of(lieutenant)).first()
+    return Node.objects.active().filter(vm_id=vm_id_of(lieutenant)).first()

@@ -91,7 +91,7 @@ def _readable(lieutenant: Lieutenant, request: Request) -> Lieutenant:
 
 def _check_command_permission(request: Request, name: str) -> None:
     """Raise Forbidden before values are validated. Unknown names are left to `services`."""
-    if lieutenant := Lieutenant.objects.living().filter(name=name).first():
+    if lieutenant := Lieutenant.objects.active().filter(name=name).first():
         permissions.check(request.user, Action.COMMAND, vm_id_of(lieutenant))
 
 
@@ -116,7 +116,7 @@ class LieutenantViewSet(ViewSet):
 
         `?status=` filters, `?brief=true` omits long texts.
         """
-        rows = Lieutenant.objects.living()
+        rows = Lieutenant.objects.active()
         if status := request.query_params.get("status"):
             rows = rows.filter(status=status)
         brief = query_flag(request, "brief")

@@ -21,7 +21,7 @@ class LieutenantsConfig(AppConfig):
         from versconfig import impact
         from versconfig.screening import sources
         from vmtree import aliases, permissions, removal
-        from vmtree.snapshots import living
+        from vmtree.snapshots import restore_hooks
 
         for handler in (
             registry_handler.RegistryHandler(),
@@ -29,8 +29,10 @@ class LieutenantsConfig(AppConfig):
             lieutenant_handler.LieutenantHandler(),
         ):
             handlers.vm_handlers.register(handler, key=handler.name)
-        living.active_vms.register(vm_lookup.alive, key="its lieutenant lives")
-        living.destroyed_vms.register(vm_lookup.destroyed, key="its lieutenant was destroyed")
+        restore_hooks.active_vms.register(vm_lookup.alive, key="its lieutenant lives")
+        restore_hooks.destroyed_vms.register(
+            vm_lookup.destroyed, key="its lieutenant was destroyed"
+        )
         permissions.local_agent_hosts.register(vm_lookup.local_hosts)
         aliases.lieutenant_finders.register(vm_lookup.id_of_name)
         removal.removal_blockers.register(vm_lookup.alive, key="destroy the lieutenant first")

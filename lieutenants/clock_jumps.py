@@ -59,7 +59,7 @@ def rebase(jump: timedelta, sessions: Iterable[Session] = ()) -> None:
             lieutenant.failing_since += jump
         lieutenant.failures = failure_series.shifted(lieutenant.failures, jump)
     with transaction.atomic():
-        here = Lieutenant.objects.here().living()
+        here = Lieutenant.objects.here().active()
         for row in here.only("pk", "status_since", "failing_since", "failures", "session_name"):
             _move_firings(row, jump)
             if row.failures:
@@ -86,7 +86,7 @@ def _move_firings(row: Lieutenant, jump: timedelta) -> None:
 def _clamp_future() -> None:
     """Set timestamps in the future to now: the clock was set back while no follower ran."""
     now = timezone.now()
-    here = Lieutenant.objects.here().living()
+    here = Lieutenant.objects.here().active()
     for name in ("status_since", "last_activity_at"):
         here.filter(**{f"{name}__gt": now}).update(**{name: now})
     late = now + MAX_RESTART_DELAY

@@ -45,7 +45,7 @@ def _describe_registered(vm: VM) -> str:
     agent_id = known.get("agentId")
     name = agent_id if isinstance(agent_id, str) and agent_id else vm.name
     same = Lieutenant.objects.filter(Q(pk=vm.pk) | Q(name=name))
-    if living := same.living().first():
+    if living := same.active().first():
         host = liveness.silent_host_of(living)
         if host and not host.is_here:
             return f"{name}: {host.trouble}; take over: manage.py adopt {host.name}"

@@ -86,7 +86,7 @@ def deregister(lieutenant: Lieutenant, *, actor: str) -> None:
     """
     vm_id = vm_id_of(lieutenant)
     with transaction.atomic():
-        if node := Node.objects.living().filter(vm_id=vm_id).first():
+        if node := Node.objects.active().filter(vm_id=vm_id).first():
             tokens.revoke_all([node.pk])
             with suppress(BadInput, NotFound), transaction.atomic():
                 tree.remove(vm_id, by=actor)
@@ -100,7 +100,7 @@ def issue_token(lieutenant: Lieutenant) -> str:
 
     Empty if the lieutenant has no node in the tree.
     """
-    node = Node.objects.living().filter(vm_id=vm_id_of(lieutenant)).first()
+    node = Node.objects.active().filter(vm_id=vm_id_of(lieutenant)).first()
     return tokens.issue(node, made_by="reef") if node else ""
 
 

@@ -23,10 +23,10 @@ def reconcile(present: Sequence[str]) -> None:
     """Send heartbeats for the lieutenants in `present`, and repair registry and tree."""
     registry.keep_alive(present)
     registered = dict(VM.objects.filter(role=Role.LIEUTENANT).values_list("pk", "status"))
-    for each in Lieutenant.objects.here().living():
+    for each in Lieutenant.objects.here().active():
         if registered.get(each.pk) != membership.vm_status(each.status):
             _repair(each)
-    nodes = Node.objects.living().filter(category=Category.LIEUTENANT).values("vm_id")
+    nodes = Node.objects.active().filter(category=Category.LIEUTENANT).values("vm_id")
     gone = Lieutenant.objects.here().filter(status=Status.DESTROYED)
     for each in gone.filter(pk__in=nodes) | gone.filter(pk__in=list(registered)):
         _repair(each)

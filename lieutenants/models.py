@@ -33,7 +33,7 @@ MAX_RESTARTS = 5
 
 
 class LieutenantQuerySet(LeaseQuerySet["Lieutenant"]):
-    def living(self) -> Self:
+    def active(self) -> Self:
         """Lieutenants that are not destroyed."""
         return self.exclude(status=Status.DESTROYED)
 
@@ -69,7 +69,7 @@ class LieutenantQuerySet(LeaseQuerySet["Lieutenant"]):
 
         Annotates `task`: the head of the newest message that was not rejected.
         """
-        found = self.filter(status=status) if status in Status.values else self.living()
+        found = self.filter(status=status) if status in Status.values else self.active()
         if words:
             columns = ("name", "role", "model", "model_in_use", "folder")
             found = found.filter(

@@ -55,7 +55,7 @@ def request_rewind(
     NotNow, BadInput.
     """
     with transaction.atomic():
-        found = Lieutenant.objects.select_for_update().living().filter(name=name).first()
+        found = Lieutenant.objects.select_for_update().active().filter(name=name).first()
         if found is None:
             raise NotFound(f"Lieutenant '{name}' not found")
         permissions.check(actor, Action.COMMAND, membership.vm_id_of(found))

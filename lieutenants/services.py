@@ -158,7 +158,7 @@ def system_prompt(name: str, role: str, directive: str) -> str:
 
 def find(name: str, *, missing: str = "Lieutenant not found") -> Lieutenant:
     """Return the active lieutenant of this name. Raises NotFound with the given text."""
-    lieutenant = Lieutenant.objects.living().filter(name=name).first()
+    lieutenant = Lieutenant.objects.active().filter(name=name).first()
     if lieutenant is None:
         raise NotFound(missing)
     return lieutenant
@@ -176,7 +176,7 @@ def find_any(name_or_id: str) -> Lieutenant:
 
     Transcripts stay readable for good. Raises NotFound.
     """
-    living = Lieutenant.objects.living().filter(name=name_or_id).first()
+    living = Lieutenant.objects.active().filter(name=name_or_id).first()
     return living or Lieutenant.objects.filter(pk=name_or_id).first() or find(name_or_id)
 
 
@@ -367,7 +367,7 @@ def find_cursor(lieutenant: Lieutenant, cursor: str) -> Message:
 
 def destroy(name: str, *, actor: object) -> str:
     """End the lieutenant for good and keep its transcript. Destroying it again does nothing."""
-    lieutenant = Lieutenant.objects.living().filter(name=name).first()
+    lieutenant = Lieutenant.objects.active().filter(name=name).first()
     if lieutenant is None:
         lieutenant = Lieutenant.objects.filter(name=name).first()
         if lieutenant is None:
@@ -388,7 +388,7 @@ def destroy_all(*, actor: object) -> list[str]:
     A node may command its descendants. A failure does not stop the others.
     """
     results = []
-    living = Lieutenant.objects.living().order_by("created_at", "id")
+    living = Lieutenant.objects.active().order_by("created_at", "id")
     mine = [
         each.name
         for each in living
@@ -447,7 +447,7 @@ def _parent(request: CreateLieutenant, actor: object) -> Node | None:
     """Return the parent node of a new lieutenant: the requested one, else the actor's."""
     if not request.parent_vm_id.strip():
         return permissions.node_of(actor)
-    parent = tree.parent_of(request.parent_vm_id.strip())
+    parent = tree.find_parent(request.parent_vm_id.strip())
     permissions.check(actor, Action.WRITE, parent)
     return parent
 
@@ -524,7 +524,7 @@ def _message_text(text: object) -> str:
 
 def _vm_id_of(name: str) -> str:
     """Return the VM id of the active lieutenant of this name; empty if there is none."""
-    found = Lieutenant.objects.living().filter(name=name).first() if is_storable(name) else None
+    found = Lieutenant.objects.active().filter(name=name).first() if is_storable(name) else None
     return membership.vm_id_of(found) if found else ""
 
 
@@ -561,7 +561,7 @@ def _locked(name: str, actor: object) -> Lieutenant:
 
     Raises NotFound, Forbidden, or NotNow if it cannot take messages.
     """
-    lieutenant = Lieutenant.objects.select_for_update().living().filter(name=name).first()
+    lieutenant = Lieutenant.objects.select_for_update().active().filter(name=name).first()
     if lieutenant is None:
         if Lieutenant.objects.filter(name=name).exists():
             raise NotFound(f"Lieutenant '{name}' has been destroyed")

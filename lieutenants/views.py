@@ -127,7 +127,7 @@ def adjust(request: HttpRequest, name: str) -> HttpResponse:
 @render_errors
 def detail(request: HttpRequest, name: str) -> HttpResponse:
     """Show the active lieutenant of this name, else redirect to the newest destroyed one."""
-    lieutenant = Lieutenant.objects.living().filter(name=name).first()
+    lieutenant = Lieutenant.objects.active().filter(name=name).first()
     if lieutenant is None:
         destroyed = Lieutenant.objects.filter(name=name).first()
         if destroyed is None:
@@ -248,7 +248,7 @@ def send(request: HttpRequest, name: str) -> HttpResponse:
     try:
         services.send(name, text, mode=mode, key=key, actor=str(request.user))
     except ReefError as error:
-        lieutenant = Lieutenant.objects.living().filter(name=name).first()
+        lieutenant = Lieutenant.objects.active().filter(name=name).first()
         if lieutenant is None or is_script(request):
             raise
         return _page(
@@ -278,13 +278,13 @@ def act(request: HttpRequest, name: str, verb: str) -> HttpResponse:
         target = services.find(name, missing=f"Lieutenant '{name}' not found")
         return _confirmation(request, target, action)
     shown_pk = request.POST.get("lieutenant")
-    if shown_pk and not Lieutenant.objects.filter(pk=shown_pk, name=name).living().exists():
+    if shown_pk and not Lieutenant.objects.filter(pk=shown_pk, name=name).active().exists():
         raise NotFound(f"This lieutenant '{name}' has been destroyed")
     confirmed = request.POST.get("sure") == "yes"
     try:
         result = action.act(name, str(request.user), confirmed)
     except ReefError as error:
-        lieutenant = Lieutenant.objects.living().filter(name=name).first()
+        lieutenant = Lieutenant.objects.active().filter(name=name).first()
         if (
             lieutenant
             and action.needs_confirmation(lieutenant)
@@ -329,7 +329,7 @@ def _done(request: HttpRequest, name: str) -> HttpResponse:
 
 def panel_html(_request: HttpRequest) -> str:
     """Return a table of all active lieutenants as HTML, for other pages."""
-    found = Lieutenant.objects.living().order_by("name")
+    found = Lieutenant.objects.active().order_by("name")
     return render_to_string(
         "lieutenants/_panel.html", {"lieutenants": found, "list": reverse("lieutenants:index")}
     )

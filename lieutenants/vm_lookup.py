@@ -12,15 +12,15 @@ from vmtree.models import Node
 
 def parent_lieutenant(lieutenant: Lieutenant) -> Lieutenant | None:
     """Return the lieutenant of the parent node in the tree; None if there is none."""
-    node = Node.objects.living().filter(vm_id=vm_id_of(lieutenant)).select_related("parent").first()
+    node = Node.objects.active().filter(vm_id=vm_id_of(lieutenant)).select_related("parent").first()
     if node is None or node.parent is None:
         return None
-    return Lieutenant.objects.living().filter(pk=node.parent.vm_id).first()
+    return Lieutenant.objects.active().filter(pk=node.parent.vm_id).first()
 
 
 def alive(vm_ids: Sequence[str]) -> Iterable[str]:
     """Return the ids of these VMs whose lieutenants are not destroyed."""
-    return Lieutenant.objects.living().filter(pk__in=vm_ids).values_list("pk", flat=True)
+    return Lieutenant.objects.active().filter(pk__in=vm_ids).values_list("pk", flat=True)
 
 
 def destroyed(vm_ids: Sequence[str]) -> Iterable[str]:
@@ -31,7 +31,7 @@ def destroyed(vm_ids: Sequence[str]) -> Iterable[str]:
 
 def id_of_name(name: str) -> str | None:
     """Return the id of the active lieutenant of this name; None if there is none."""
-    return Lieutenant.objects.living().filter(name=name).values_list("pk", flat=True).first()
+    return Lieutenant.objects.active().filter(name=name).values_list("pk", flat=True).first()
 
 
 def local_hosts(vm_ids: Sequence[str]) -> dict[str, str]:
@@ -40,6 +40,6 @@ def local_hosts(vm_ids: Sequence[str]) -> dict[str, str]:
     A row that no follower has claimed since the upgrade has no data folder yet, but its agent runs
     on one of reef's machines too. It is mapped to the name of its host.
     """
-    living = Lieutenant.objects.living().filter(pk__in=vm_ids, transport="local")
+    living = Lieutenant.objects.active().filter(pk__in=vm_ids, transport="local")
     rows = living.values_list("pk", "data_folder", "host")
     return {pk: data_folder or f"host:{host}" for pk, data_folder, host in rows}

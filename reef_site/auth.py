@@ -20,7 +20,7 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
-from vmtree import authority, tokens
+from vmtree import permissions, tokens
 from vmtree.models import Node
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ class NodesAreAsked(BasePermission):
         """Return True for safe methods and checking views; else raise without the rights."""
         checks = getattr(view, "asks_authority", False)
         if request.method not in SAFE_METHODS and (
-            not checks or authority.is_read_only_account(request.user)
+            not checks or permissions.is_read_only_account(request.user)
         ):
-            authority.check(request.user, "command", None)
+            permissions.check(request.user, "command", None)
         return True
 
 

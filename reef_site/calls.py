@@ -11,7 +11,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
 from reef_site.common import outside
-from vmtree import authority
+from vmtree import permissions
 
 
 @never_cache
@@ -19,7 +19,7 @@ from vmtree import authority
 @require_GET
 def outside_call(request: HttpRequest, call_id: str) -> HttpResponse:
     """Show the call; the page polls each second until it is over."""
-    if authority.is_read_only_account(request.user):
+    if permissions.is_read_only_account(request.user):
         raise PermissionDenied
     row = outside.find(call_id)
     if row is None:

@@ -11,7 +11,7 @@ from django.http import HttpRequest
 
 from lieutenants import agent_program
 from lieutenants.isolation import modes
-from vmtree import authority
+from vmtree import permissions
 
 _CACHE_SECONDS = 10.0
 
@@ -42,7 +42,7 @@ def forget() -> None:
 def _is_read_only(request: HttpRequest) -> bool:
     """Return whether the account is read-only; pages then hide what it cannot do."""
     user = getattr(request, "user", None)
-    return bool(user and user.is_authenticated and authority.is_read_only_account(user))
+    return bool(user and user.is_authenticated and permissions.is_read_only_account(user))
 
 
 def site(request: HttpRequest) -> dict[str, Any]:

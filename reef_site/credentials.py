@@ -20,8 +20,8 @@ from django.http.cookie import parse_cookie
 from django.utils.crypto import constant_time_compare
 
 from reef_site.bodies import MOST_BODY, BodyLimit, Scope, TryLater, declared
-from registry.groups import Group
-from registry.hotpath import credentials, holders_of
+from registry.batching import Batcher
+from registry.fast_path import owners_of, parse_credentials
 
 # Bodies that are read without credentials: sign-in forms, and routes whose tokens only web knows.
 MAX_OPEN_BODY = 64 << 10
@@ -39,7 +39,7 @@ class Credentials:
     """Batched look-up of credentials in a thread of its own."""
 
     def __init__(self) -> None:
-        self._group: Group[Shown, bool] = Group("reef-credentials", look_up)
+        self._group: Batcher[Shown, bool] = Batcher("reef-credentials", look_up)
 
     async def body_limit(self, scope: Scope) -> BodyLimit:
         """Return how many bytes this request may send, by its credentials; 0 for none.
@@ -55,7 +55,7 @@ class Credentials:
     async def _are_valid(self, headers: Sequence[tuple[bytes, bytes]]) -> bool | None:
         """Return whether the credentials are valid; None if the database does not answer."""
         authorization = next((value for key, value in headers if key == b"authorization"), b"")
-        plausible, digest = credentials(authorization) if authorization else (False, None)
+        plausible, digest = parse_credentials(authorization) if authorization else (False, None)
         if plausible and digest is None:
             return True
         shown = Shown(digest if plausible else None, _session_id(headers))
@@ -70,7 +70,7 @@ class Credentials:
 
 def look_up(shown: Sequence[Shown]) -> list[bool]:
     """Return for each of these whether it is valid."""
-    holders = holders_of({each.digest for each in shown if each.digest is not None})
+    holders = owners_of({each.digest for each in shown if each.digest is not None})
     sessions = {each.session for each in shown if each.session and each.digest not in holders}
     active = {key for key in sessions if user_of_session(key) is not None}
     return [each.digest in holders or each.session in active for each in shown]

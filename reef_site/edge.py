@@ -133,7 +133,7 @@ class Edge:
         from reef_site.audit.at_edge import EdgeRefusals
         from reef_site.credentials import Credentials
         from reef_site.streams import Streams
-        from registry.hotpath import HotRoutes
+        from registry.fast_path import FastPath
 
         transport = httpx.AsyncHTTPTransport(
             uds=str(settings.WEB_SOCKET),
@@ -156,7 +156,7 @@ class Edge:
         self._refusals = EdgeRefusals()
         self._streams = Streams()
         if "registry" in settings.ORGANS:
-            self._fast_path = HotRoutes()
+            self._fast_path = FastPath()
         # All of this is permanent: scanning it for garbage would delay heartbeats each time.
         gc.collect()
         gc.freeze()

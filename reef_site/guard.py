@@ -21,7 +21,7 @@ from django.db import close_old_connections
 from django.http import parse_cookie
 
 from reef_site.accounts.sessions import SignedIn, row_key, signed_in
-from registry.hotpath import credentials, holders_of
+from registry.fast_path import owners_of, parse_credentials
 from vmtree import permissions
 from vmtree.models import Node
 from vmtree.permissions import Action
@@ -92,7 +92,7 @@ class Found:
 def opened_with(authorization: bytes, cookies: bytes, vm_id: str = "") -> Opened:
     """Return the credentials in these headers; a token takes precedence over a session."""
     if authorization:
-        return Opened(digest=credentials(authorization)[1] or "", vm_id=vm_id)
+        return Opened(digest=parse_credentials(authorization)[1] or "", vm_id=vm_id)
     session_id = parse_cookie(cookies.decode("latin-1")).get(settings.SESSION_COOKIE_NAME)
     return Opened(session=row_key(session_id)) if session_id else Opened()
 
@@ -100,7 +100,7 @@ def opened_with(authorization: bytes, cookies: bytes, vm_id: str = "") -> Opened
 def look_up(streams: Iterable[Opened]) -> Found:
     """Read the state of the credentials of these streams; runs in a thread."""
     wanted = {(each.digest, each.vm_id) for each in streams if each.digest}
-    holders = holders_of({digest for digest, _ in wanted})
+    holders = owners_of({digest for digest, _ in wanted})
     nodes = Node.objects.in_bulk({holder.pk for holder in holders.values()})
     readable = {
         (digest, vm_id)

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from reef_site.bodies import Send
 
-# Same names as in `vmtree.handing`, which can be imported only when Django is ready.
+# Same names as in `vmtree.snapshot_downloads`, which can be imported only when Django is ready.
 TAKES, FILE = "reef-takes-files", "reef-file"
 AT_ONCE = 1 << 18
 

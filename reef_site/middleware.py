@@ -15,7 +15,7 @@ from rest_framework.permissions import SAFE_METHODS
 
 from reef_site.common import disk
 from reef_site.common.json_format import json_answer
-from vmtree import aliases, authority
+from vmtree import aliases, permissions
 
 logger = logging.getLogger(__name__)
 
@@ -125,9 +125,9 @@ class OperatorsMiddleware:
         if (
             not is_allowed
             and request.user.is_authenticated
-            and authority.is_read_only_account(request.user)
+            and permissions.is_read_only_account(request.user)
         ):
-            request.refusal = f"rule: {authority.ACCOUNTS}"  # type: ignore[attr-defined]
+            request.refusal = f"rule: {permissions.ACCOUNTS}"  # type: ignore[attr-defined]
             raise PermissionDenied
 
 

@@ -134,11 +134,11 @@ DATA_FOLDER_ID = _stored_identity(DATA_DIR / "identity")
 
 # -- organs
 NAMED_ORGANS = env.names("REEF_ORGANS")
-if _unknown := organs.unknown(NAMED_ORGANS):
+if _unknown := organs.unknown_names(NAMED_ORGANS):
     raise env.SettingError(
         "REEF_ORGANS", f"'{_unknown[0]}' is no organ; known are {', '.join(organs.KNOWN)}"
     )
-ORGANS = organs.kept(NAMED_ORGANS)
+ORGANS = organs.enabled_modules(NAMED_ORGANS)
 # Whether worker and beat are needed.
 HAS_WORK = bool(ORGANS)
 

@@ -10,7 +10,7 @@ from django.http import HttpRequest
 
 from reef_site.common import clock
 from reef_site.common.admin import ReadOnlyAdmin
-from registry import placing
+from registry import placement
 from registry.liveness import Liveness
 from registry.models import VM, Gap, Status, VMQuerySet, Watch
 from vmtree import names as vm_names
@@ -78,8 +78,8 @@ class VMAdmin(ReadOnlyAdmin):
     )
     def put_into_tree(self, request: HttpRequest, queryset: QuerySet[VM]) -> None:
         """Place the selected VMs; show a message for each that is refused."""
-        vms = list(queryset.order_by("pk")[: placing.BATCH_SIZE])
-        placed, refused = placing.place_all(vms, by=request.user)
+        vms = list(queryset.order_by("pk")[: placement.BATCH_SIZE])
+        placed, refused = placement.place_all(vms, by=request.user)
         for vm, why in refused[:MAX_REFUSALS_SHOWN]:
             self.message_user(request, f"{vm} ({vm.pk}): {why}", messages.ERROR)
         if more := refused[MAX_REFUSALS_SHOWN:]:

@@ -16,7 +16,8 @@ from reef_site.common.paging import take_page
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import query_limit
 from reef_site.common.text import to_storable
-from registry import beats, placing, search_terms, services
+from registry import heartbeats, search_terms, services
+from registry import placement as placing
 from registry.models import VM
 from registry.serializers import (
     REGISTRATION_FIELDS,
@@ -100,7 +101,7 @@ class Heartbeat(APIView):
     @takes_anything
     def post(self, request: Request, vm_id: str) -> Response:
         """Record a heartbeat; the response says when to send the next one."""
-        heartbeat = beats.parse_one(vm_id, request._request.body)
+        heartbeat = heartbeats.parse_one(vm_id, request._request.body)
         return Response(services.record_heartbeat(heartbeat, caller=request.user))
 
 
@@ -113,8 +114,8 @@ class Heartbeats(APIView):
     def post(self, request: Request) -> Response:
         """Record heartbeats of up to 10,000 VMs; the response names unregistered ids."""
         found = [
-            beats.with_vm_id(aliases.resolve(beat.vm_id), beat)
-            for beat in beats.parse_many(request.data)
+            heartbeats.with_vm_id(aliases.resolve(beat.vm_id), beat)
+            for beat in heartbeats.parse_many(request.data)
         ]
         return Response(services.record_heartbeats(found, caller=request.user))
 

@@ -11,9 +11,9 @@ class RegistryConfig(AppConfig):
         from registry import search_terms, services
         from registry.snapshots import ALIVE, VMS, alive_among
         from vmtree import removal
-        from vmtree.snapshots import living, tables
+        from vmtree.snapshots import restore_hooks, tables
 
         tables.snapshot_tables.register(VMS, key=VMS.name)
-        living.active_vms.register(alive_among, key=ALIVE)
-        removal.after_removal.register(services.forget)
+        restore_hooks.active_vms.register(alive_among, key=ALIVE)
+        removal.after_removal.register(services.deregister_all)
         search_terms.register()

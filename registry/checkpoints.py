@@ -38,7 +38,7 @@ class Checkpoints:
     def _run(self) -> None:
         while not self._stopping.wait(INTERVAL_SECONDS):
             try:
-                fold()
+                checkpoint()
             except DatabaseError as error:
                 logger.warning("the log cannot be folded in: %s", error)
                 connection.close()
@@ -49,7 +49,7 @@ class Checkpoints:
         connection.close()
 
 
-def fold() -> None:
+def checkpoint() -> None:
     """Write back what no reader needs any more; restart the log when it has become long."""
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")

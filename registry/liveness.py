@@ -46,7 +46,7 @@ def interval_ms(fleet: int) -> int:
     return int(seconds * 1000)
 
 
-def next_beat_ms(interval: int) -> int:
+def next_heartbeat_ms(interval: int) -> int:
     """Return the interval with jitter."""
     return int(interval * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
 

@@ -63,7 +63,7 @@ class VMQuerySet(models.QuerySet["VM"]):
 
     def without_place(self) -> Self:
         """Return VMs without an active node in the tree."""
-        return self.filter(~Exists(Node.objects.living().filter(vm_id=OuterRef("pk"))))
+        return self.filter(~Exists(Node.objects.active().filter(vm_id=OuterRef("pk"))))
 
     def newest_first(self) -> Self:
         """Order by last heartbeat, newest first, as the API lists them."""

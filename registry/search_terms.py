@@ -113,7 +113,7 @@ def _tree_filter(name: str) -> Term:
     term = search.search_terms[name]
 
     def narrow(vms: VMQuerySet, value: str) -> VMQuerySet:
-        return vms.filter(pk__in=term.narrow(Node.objects.living(), value).values("vm_id"))
+        return vms.filter(pk__in=term.narrow(Node.objects.active(), value).values("vm_id"))
 
     return Term(name, narrow, values=term.values)
 

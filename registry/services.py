@@ -14,11 +14,12 @@ from reef_site.common import clock, database_locks, events
 from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import BadInput, NotFound
 from reef_site.common.text import to_storable
-from registry import beats, liveness, placing
-from registry.beats import Beat
+from registry import heartbeats as beats
+from registry import liveness, placement
+from registry.heartbeats import Heartbeat
 from registry.models import LINKS, VM, Gap, Status, VMQuerySet, Watch
 from registry.serializers import Registration
-from vmtree import authority, dna, lineage
+from vmtree import dna, lineage, permissions
 from vmtree import names as vm_names
 from vmtree.models import LINKS as TREE
 from vmtree.models import Node
@@ -47,7 +48,7 @@ def register(registration: Registration, *, caller: object = None) -> VM:
     Forbidden.
     """
     check_may_register(caller, registration.id, registration.parent_vm_id)
-    if registration.clears_parent and not authority.may(caller, "write", None):
+    if registration.clears_parent and not permissions.may(caller, "write", None):
         # A node token cannot detach a VM from its parent; null is ignored.
         registration = dataclasses.replace(registration, clears_parent=False)
     try:
@@ -63,10 +64,10 @@ def register(registration: Registration, *, caller: object = None) -> VM:
 
 def check_may_register(caller: object, vm_id: str, parent_vm_id: str | None) -> None:
     """Raise Forbidden unless a node registers itself or a present or future descendant."""
-    if authority.node_of(caller) is None:
+    if permissions.node_of(caller) is None:
         return
     known = Node.objects.filter(vm_id=vm_id).exists()
-    authority.check(caller, "write", vm_id if known or not parent_vm_id else parent_vm_id)
+    permissions.check(caller, "write", vm_id if known or not parent_vm_id else parent_vm_id)
     if parent_vm_id and known:
         _check_may_move(caller, vm_id, parent_vm_id)
 
@@ -75,8 +76,8 @@ def _check_may_move(caller: object, vm_id: str, parent_vm_id: str | None) -> Non
     """Raise Forbidden if a node moves itself, or moves another VM outside of its subtree."""
     there = Node.objects.filter(vm_id=vm_id, parent__vm_id=parent_vm_id).exists()
     if not there:
-        authority.check(caller, "command", vm_id)
-        authority.check(caller, "write", parent_vm_id)
+        permissions.check(caller, "command", vm_id)
+        permissions.check(caller, "write", parent_vm_id)
 
 
 def _register(registration: Registration, caller: object) -> VM:
@@ -85,13 +86,13 @@ def _register(registration: Registration, caller: object) -> VM:
         parent = (
             VM.objects.filter(pk=registration.id).values_list("parent_vm_id", flat=True).first()
         )
-    places = placing.can_place(registration.id, parent)
+    places = placement.can_place(registration.id, parent)
     if places:
         # Before any row lock: removal takes both in this order, too.
         database_locks.lock(DatabaseLock.TREE_STRUCTURE, shared=True)
     vm = _upsert(registration)
     if places:
-        placing.place_automatically(vm, by=caller or "its registration")
+        placement.place_automatically(vm, by=caller or "its registration")
     return vm
 
 
@@ -129,7 +130,7 @@ def _set_parent(vm: VM, parent: str | None) -> None:
     if parent is not None:
         database_locks.lock(DatabaseLock.REGISTRY_PARENTS)
         # An unregistered parent may later become a child: no circle then either.
-        if vm.pk in lineage.keys_above(LINKS, parent) or _would_close_circle(parent, vm.pk):
+        if vm.pk in lineage.ancestor_keys(LINKS, parent) or _would_close_circle(parent, vm.pk):
             text = f"parentVmId: '{parent}' stands below '{vm.pk}', which cannot stand below it"
             raise BadInput(text, "parentVmId")
     vm.parent_vm_id = parent
@@ -140,7 +141,7 @@ def _would_close_circle(parent: str, vm_id: str) -> bool:
 
     `vm_id` is not registered yet.
     """
-    ancestors = lineage.keys_above(LINKS, parent)
+    ancestors = lineage.ancestor_keys(LINKS, parent)
     return bool(ancestors) and VM.objects.filter(pk=ancestors[0], parent_vm_id=vm_id).exists()
 
 
@@ -150,7 +151,7 @@ def patch(vm_id: str, changes: dict[str, Any], *, caller: object = None) -> VM:
         vm = VM.objects.select_for_update().filter(pk=to_storable(vm_id)).first()
         if vm is None:
             raise NotFound(VM_NOT_FOUND)
-        authority.check(caller, "write", vm.pk)
+        permissions.check(caller, "write", vm.pk)
         fields = dict(changes)
         if "parent_vm_id" in fields:
             parent = fields.pop("parent_vm_id")
@@ -173,7 +174,7 @@ def deregister(vm_id: str, *, caller: object = None) -> None:
     """Delete a VM's registration; its children keep its id. Raises NotFound, Forbidden."""
     with transaction.atomic():
         vm = find(vm_id)
-        authority.check(caller, "write", vm.pk)
+        permissions.check(caller, "write", vm.pk)
         VM.objects.filter(pk=vm.pk).delete()
         events.publish_nodes([vm.pk])
 
@@ -193,7 +194,7 @@ def mark_stopped(vm_id: str, unheard_since: datetime | None = None) -> bool:
     return bool(changed)
 
 
-def forget(vm_ids: Sequence[str]) -> None:
+def deregister_all(vm_ids: Sequence[str]) -> None:
     """Deregister those of the VMs that are registered; the caller publishes the change."""
     VM.objects.filter(pk__in=vm_ids).delete()
 
@@ -201,19 +202,19 @@ def forget(vm_ids: Sequence[str]) -> None:
 # -- heartbeats --------------------------------------------------------------------------------
 
 
-def record_heartbeat(heartbeat: Beat, *, caller: object = None) -> dict[str, Any]:
+def record_heartbeat(heartbeat: Heartbeat, *, caller: object = None) -> dict[str, Any]:
     """Record one heartbeat and return the response. Raises NotFound, Forbidden."""
     now, interval = clock.now(), beats.fleet.interval_ms()
     with transaction.atomic():
         outcome = beats.record([heartbeat], now, interval)
         if heartbeat.vm_id not in outcome.seen:
             raise NotFound(VM_NOT_FOUND)
-        authority.check(caller, "write", heartbeat.vm_id)
+        permissions.check(caller, "write", heartbeat.vm_id)
         events.publish_nodes(outcome.changed)
     return beats.response_for_one(heartbeat.vm_id, outcome, interval)
 
 
-def record_heartbeats(heartbeats: Sequence[Beat], *, caller: object = None) -> dict[str, Any]:
+def record_heartbeats(heartbeats: Sequence[Heartbeat], *, caller: object = None) -> dict[str, Any]:
     """Record heartbeats in one transaction; the response names unknown ids. Raises Forbidden."""
     now, interval = clock.now(), beats.fleet.interval_ms()
     with transaction.atomic():
@@ -232,19 +233,19 @@ def keep_alive(vm_ids: Sequence[str]) -> None:
         running = VM.objects.filter(pk__in=vm_ids, status=Status.RUNNING).order_by("pk")
         running_ids = list(running.select_for_update().values_list("pk", flat=True))
         events.publish_nodes(
-            beats.record([Beat(vm_id) for vm_id in running_ids], now, interval).changed
+            beats.record([Heartbeat(vm_id) for vm_id in running_ids], now, interval).changed
         )
 
 
 def check_may_write(caller: object, vm_ids: Iterable[str]) -> None:
     """Raise Forbidden unless the caller may write about each of these VMs."""
-    node = authority.node_of(caller)
+    node = permissions.node_of(caller)
     if node is None:
         return
     outside = set(vm_ids) - {node.vm_id} - _descendant_ids(node)
     for vm_id in sorted(outside):
         # `check` has the final word: it knows removed nodes, too.
-        authority.check(caller, "write", vm_id)
+        permissions.check(caller, "write", vm_id)
 
 
 def may_send_heartbeats(node: Node, vm_ids: Sequence[str]) -> bool:
@@ -252,7 +253,7 @@ def may_send_heartbeats(node: Node, vm_ids: Sequence[str]) -> bool:
     if all(vm_id == node.vm_id for vm_id in vm_ids):
         return True
     if len(vm_ids) == 1:
-        return authority.allows(node, "write", vm_ids[0])
+        return permissions.allows(node, "write", vm_ids[0])
     return {node.vm_id, *_descendant_ids(node)}.issuperset(vm_ids)
 
 
@@ -287,7 +288,7 @@ def children(vm_id: str) -> QuerySet[VM]:
 
 def ancestors(vm_id: str) -> list[VM]:
     """Return the ancestors, topmost first, the VM itself last. Raises NotFound."""
-    keys = lineage.keys_above(LINKS, to_storable(vm_id))
+    keys = lineage.ancestor_keys(LINKS, to_storable(vm_id))
     if not keys:
         raise NotFound(VM_NOT_FOUND)
     rows = VM.objects.in_bulk(keys)

@@ -185,7 +185,7 @@ class Fleet:
         return facts
 
     def row(self, name: str) -> Lieutenant:
-        return Lieutenant.objects.living().get(name=name)
+        return Lieutenant.objects.active().get(name=name)
 
     def wait(self, name: str, status: str, seconds: float = 30.0) -> Lieutenant:
         def there() -> Lieutenant | None:

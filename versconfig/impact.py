@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from reef_site.common.hooks import Hook
 from versconfig import config, scopes, values
 from versconfig.exceptions import Unreadable
-from versconfig.keys import Key, Takes
+from versconfig.keys import Key, TakesEffect
 from versconfig.models import Setting
 from versconfig.services import SettingChange
 from vmtree.models import Node
@@ -42,7 +42,7 @@ class Impact:
     restart: tuple[str, ...] = ()
 
     @property
-    def takes(self) -> Takes:
+    def takes(self) -> TakesEffect:
         """Return when the change takes effect."""
         return self.change.key.takes
 

@@ -25,7 +25,7 @@ class Kind(StrEnum):
     PATH = "absolute path"
 
 
-class Takes(StrEnum):
+class TakesEffect(StrEnum):
     """When a change takes effect."""
 
     AT_ONCE = "at once"
@@ -40,9 +40,9 @@ class Takes(StrEnum):
 
 
 _ON_PAGES = {
-    Takes.NEXT_VM: "for the next VM",
-    Takes.NEXT_START: "when the agent next starts",
-    Takes.RESTART: "when reef restarts",
+    TakesEffect.NEXT_VM: "for the next VM",
+    TakesEffect.NEXT_START: "when the agent next starts",
+    TakesEffect.RESTART: "when reef restarts",
 }
 
 
@@ -86,7 +86,7 @@ class Key:
     form: str = ""
     # The form in words; completes "must be …".
     like: str = ""
-    takes: Takes = Takes.NEXT_VM
+    takes: TakesEffect = TakesEffect.NEXT_VM
     # Whether parts of the fleet may have values of their own.
     scoped: bool = True
     # Whether a node token may set it for its node and descendants. Never for keys that decide where
@@ -135,7 +135,7 @@ def _platform() -> list[Key]:
             ),
             form=_TOKEN,
             like=_TOKEN_LIKE,
-            takes=Takes.AT_ONCE,
+            takes=TakesEffect.AT_ONCE,
             wire="apiKey",
         ),
         Key(
@@ -151,7 +151,7 @@ def _platform() -> list[Key]:
             places=(Place(_SERVICES, ("authToken",)), Place(_SERVICES, ("token",))),
             form=_TOKEN,
             like=_TOKEN_LIKE,
-            takes=Takes.RESTART,
+            takes=TakesEffect.RESTART,
             scoped=False,
             wire="authToken",
         ),
@@ -159,7 +159,7 @@ def _platform() -> list[Key]:
             *("VERS_BASE_URL", group, "The VM platform's address, if not its public one."),
             kind=Kind.URL,
             places=(Place(_CONFIG, ("baseUrl",)),),
-            takes=Takes.AT_ONCE,
+            takes=TakesEffect.AT_ONCE,
             wire="baseUrl",
         ),
         _reef_key("VERS_AGENT_NAME", "The name under which agents know this reef.", "agentName"),
@@ -175,7 +175,7 @@ def _reef_key(name: str, about: str, wire: str) -> Key:
         Group.PLATFORM,
         about,
         form=r"[^\x00-\x1f\x7f]{1,255}",
-        takes=Takes.RESTART,
+        takes=TakesEffect.RESTART,
         scoped=False,
         wire=wire,
     )
@@ -258,7 +258,7 @@ def _ssh() -> list[Key]:
             *("REEF_SSH_PRIVATE_KEY", group, "The key to SSH hosts that have none of their own."),
             Kind.LINES,
             secret=True,
-            takes=Takes.AT_ONCE,
+            takes=TakesEffect.AT_ONCE,
             scoped=False,
         ),
         Key(
@@ -277,7 +277,7 @@ def _agent() -> list[Key]:
             setting="DEFAULT_MODEL",
             form=r"(?=.{3,200}\Z)[^\x00-\x20\x7f/-][^\x00-\x20\x7f/]*/[^\x00-\x20\x7f]+",
             like="like provider/model",
-            takes=Takes.NEXT_START,
+            takes=TakesEffect.NEXT_START,
             by_nodes=True,
         ),
         Key(
@@ -311,7 +311,7 @@ def _models() -> list[Key]:
             secret=True,
             form=_TOKEN,
             like=_TOKEN_LIKE,
-            takes=Takes.NEXT_START,
+            takes=TakesEffect.NEXT_START,
             by_nodes=True,
         )
         for name, provider in _MODEL_PROVIDERS.items()
@@ -326,7 +326,7 @@ def _limits() -> list[Key]:
             number,
             default="100",
             most=1_000_000,
-            takes=Takes.AT_ONCE,
+            takes=TakesEffect.AT_ONCE,
             scoped=False,
         ),
         Key(
@@ -335,7 +335,7 @@ def _limits() -> list[Key]:
             default="5",
             least=1,
             most=1000,
-            takes=Takes.AT_ONCE,
+            takes=TakesEffect.AT_ONCE,
             scoped=False,
         ),
         Key(

@@ -13,7 +13,7 @@ from versconfig.keys import Key
 from versconfig.models import Scope, Setting
 from vmtree import aliases, ids
 from vmtree import services as tree
-from vmtree.lineage import keys_above, keys_below
+from vmtree.lineage import ancestor_keys, descendant_keys
 from vmtree.models import LINKS, Category, Node
 
 
@@ -55,7 +55,7 @@ def find(query: str, *, removed: bool = False) -> Node:
 
 def _find_by_name(name: str) -> list[Node]:
     """Return active nodes with this name: the lieutenant, or all."""
-    living = Node.objects.living()
+    living = Node.objects.active()
     lieutenants = living.filter(category=Category.LIEUTENANT)
     found = list(lieutenants.filter(name=name)) or list(living.filter(name=name)[:100])
     if not found and name.startswith(_LOCAL):
@@ -97,7 +97,7 @@ def check_fits(key: Key, target: Target) -> None:
 
 def path_to(node: Node | None) -> list[int]:
     """Return the keys from the root down to this node; empty for the fleet."""
-    return keys_above(LINKS, node.pk) if node else []
+    return ancestor_keys(LINKS, node.pk) if node else []
 
 
 def stored_above(names: Sequence[str], node: Node | None, path: list[int]) -> list[Setting]:
@@ -126,22 +126,22 @@ def affected_nodes(key: Key, target: Target) -> set[int]:
         return _affected_node(key, target)
     overrides = Setting.objects.filter(key=key.name, node__isnull=False)
     if target.node is None:
-        affected = set(Node.objects.living().values_list("pk", flat=True))
+        affected = set(Node.objects.active().values_list("pk", flat=True))
     else:
-        affected = set(keys_below(LINKS, target.node.pk))
+        affected = set(descendant_keys(LINKS, target.node.pk))
         overrides = overrides.exclude(scope=Scope.SUBTREE, node=target.node)
     for scope, pk in overrides.values_list("scope", "node"):
         if pk in affected:
-            affected -= set(keys_below(LINKS, pk)) if scope == Scope.SUBTREE else {pk}
+            affected -= set(descendant_keys(LINKS, pk)) if scope == Scope.SUBTREE else {pk}
     return affected
 
 
 def count_below(target: Target) -> int:
     """Return how many active nodes a scope covers, with or without nearer values."""
     if target.node is None:
-        return Node.objects.living().count()
+        return Node.objects.active().count()
     if target.scope == Scope.SUBTREE:
-        return len(keys_below(LINKS, target.node.pk))
+        return len(descendant_keys(LINKS, target.node.pk))
     return 0 if target.node.removed_at else 1
 
 

@@ -34,7 +34,7 @@ from versconfig.models import Scope, Setting, Version, What
 from versconfig.resolve import Resolved as Resolved
 from versconfig.scopes import FLEET as FLEET
 from versconfig.scopes import Target as Target
-from vmtree import authority
+from vmtree import permissions
 from vmtree.models import Node
 
 ANY = -1
@@ -75,8 +75,8 @@ def build_change(
 
 def check_may_change(by: object, key: Key, target: Target) -> None:
     """Raise Forbidden unless the caller may change this key for this scope."""
-    authority.check(by, "write", target.node)
-    if authority.node_of(by) is not None and not key.by_nodes:
+    permissions.check(by, "write", target.node)
+    if permissions.node_of(by) is not None and not key.by_nodes:
         raise Forbidden(f"rule: only operators and the root token change {key.name}")
 
 
@@ -168,7 +168,7 @@ def _change(change: SettingChange, by: object, what: What) -> Version | None:
     target, name = change.target, change.key.name
     rows = Setting.objects.select_for_update().for_scope(name, target.scope, target.node)
     row = rows.first()
-    node = authority.node_of(by)
+    node = permissions.node_of(by)
     last = check_seen(change)
     if _same(row, change.text) and (row is None or row.stored_by in (None, node)):
         return last

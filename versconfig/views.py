@@ -20,7 +20,7 @@ from reef_site.common.errors import BadInput, NotFound
 from reef_site.common.outside_answers import page_answer
 from reef_site.common.paging import take_page
 from reef_site.common.text import parse_number
-from versconfig import checks, history, impact, keys, pages, scopes, services, values, vault
+from versconfig import checks, history, impact, keys, presenters, scopes, services, values, vault
 from versconfig.keys import Key, Kind
 from versconfig.models import Scope, Version
 from versconfig.services import SettingChange
@@ -43,14 +43,14 @@ def config_page(view: View[P]) -> View[P]:
 def index(request: HttpRequest) -> HttpResponse:
     """List all keys for the fleet, or for the VM that `?vm=` names."""
     query = request.GET.get("vm", "").strip()[:255]
-    found = pages.matches(query) if query else []
+    found = presenters.matches(query) if query else []
     node = found[0] if len(found) == 1 else None
-    groups, problems = pages.groups(node)
+    groups, problems = presenters.groups(node)
     context = {
         "words": query,
         "node": node,
         "matches": found if node is None else [],
-        "most": pages.MAX_MATCHES,
+        "most": presenters.MAX_MATCHES,
         "groups": groups,
         "problems": problems,
         "recent": history.versions()[:MAX_RECENT],
@@ -68,7 +68,7 @@ def one(request: HttpRequest, name: str) -> HttpResponse:
 def _one(
     request: HttpRequest, key: Key, node: Node | None, *, status: int = 200, **more: Any
 ) -> HttpResponse:
-    found, steps, left_out = pages.chain(key, node)
+    found, steps, left_out = presenters.chain(key, node)
     # The form starts with the current list; secrets are never sent back.
     edited = key.kind in (Kind.LINES, Kind.PAIRS, Kind.NAMES) and not key.secret
     context = {
@@ -77,8 +77,8 @@ def _one(
         "found": found,
         "steps": steps,
         "left_out": left_out,
-        "choices": pages.choices(key, node),
-        "stored": pages.stored_settings(key),
+        "choices": presenters.choices(key, node),
+        "stored": presenters.stored_settings(key),
         "versions": history.versions(key=key.name)[:PAGE_SIZE],
         "testable": key.name in checks.key_checks and found.value is not None,
         "long": key.kind is Kind.LINES,

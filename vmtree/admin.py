@@ -23,7 +23,7 @@ from vmtree import search, services, tokens
 from vmtree.dna import parse_dna
 from vmtree.lineage import is_within
 from vmtree.models import LINKS, Node, NodeToken, Revision
-from vmtree.services import UNCHANGED, Change
+from vmtree.services import UNCHANGED, NodeChange
 from vmtree.snapshot_admin import SnapshotAdmin as SnapshotAdmin
 
 
@@ -129,7 +129,7 @@ class NodeAdmin(ModelAdmin[Node]):
     def save_model(self, request: HttpRequest, obj: Node, form: Any, _change: bool) -> None:
         """Change only the edited fields, through `services.change`, which records a revision."""
         changed = set(form.changed_data)
-        changes = Change(
+        changes = NodeChange(
             name=obj.name if "name" in changed else UNCHANGED,
             category=obj.category if "category" in changed else UNCHANGED,
             dna=obj.reef_config if "reef_config" in changed else UNCHANGED,

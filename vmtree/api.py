@@ -27,7 +27,7 @@ from reef_site.common.request_values import (
     query_number,
 )
 from reef_site.common.text import parse_number
-from vmtree import aliases, dna, rows, search, services, snapshot_api, views
+from vmtree import aliases, dna, json_rows, search, services, snapshot_api, views
 from vmtree.models import Node, NodeQuerySet, Revision, Trait
 from vmtree.serializers import (
     MAX_PAGE_SIZE,
@@ -57,7 +57,7 @@ def _json_text(value: str | None) -> str:
 def _nodes(request: Request) -> NodeQuerySet:
     """Return the nodes that a request covers: active ones, or all with `?includeRemoved=true`."""
     nodes = Node.objects.all()
-    return nodes if query_flag(request, "includeRemoved") else nodes.living()
+    return nodes if query_flag(request, "includeRemoved") else nodes.active()
 
 
 def _find(request: Request, vm_id: str) -> Node:
@@ -88,12 +88,12 @@ class VMs(TreeView):
         found = search.narrow(nodes, params.get("q", ""))
         limit = query_limit(request, most=MAX_PAGE_SIZE, default=0)
         if not limit:
-            pieces = rows.of(_after(found, params.get("cursor", "")))
-            return _json(vms=rows.json_list(pieces), count=len(pieces))
-        pieces = rows.of(_after(found, params.get("cursor", ""))[: limit + 1])
+            pieces = json_rows.pieces_of(_after(found, params.get("cursor", "")))
+            return _json(vms=json_rows.json_list(pieces), count=len(pieces))
+        pieces = json_rows.pieces_of(_after(found, params.get("cursor", ""))[: limit + 1])
         more, pieces = len(pieces) > limit, pieces[:limit]
         cursor = str(pieces[-1].key) if more else None
-        return _json(vms=rows.json_list(pieces), count=len(pieces), next=_json_text(cursor))
+        return _json(vms=json_rows.json_list(pieces), count=len(pieces), next=_json_text(cursor))
 
     @takes(body=("name", "category", "vmId", "id", "parentVmId", "reefConfig"), lenient=True)
     def post(self, request: Request) -> Response:
@@ -147,7 +147,9 @@ class Ancestors(TreeView):
     @takes(query=("includeRemoved",))
     def get(self, request: Request, vm_id: str) -> HttpResponse:
         """List the ancestors from the root down to the VM itself."""
-        return _json(ancestors=rows.json_list(rows.ancestor_pieces(_find(request, vm_id))))
+        return _json(
+            ancestors=json_rows.json_list(json_rows.ancestor_pieces(_find(request, vm_id)))
+        )
 
 
 class Descendants(TreeView):
@@ -158,8 +160,8 @@ class Descendants(TreeView):
         """List the descendants breadth first, without the VM itself."""
         node = _find(request, vm_id)
         return _json(
-            descendants=rows.json_list(
-                rows.breadth_first(rows.descendant_pieces(node), node.pk)[1:]
+            descendants=json_rows.json_list(
+                json_rows.breadth_first(json_rows.descendant_pieces(node), node.pk)[1:]
             )
         )
 
@@ -171,7 +173,7 @@ class Children(TreeView):
     def get(self, request: Request, vm_id: str) -> HttpResponse:
         """List the children, oldest first."""
         children = _nodes(request).filter(parent=_find(request, vm_id))
-        return _json(children=rows.json_list(rows.of(children)))
+        return _json(children=json_rows.json_list(json_rows.pieces_of(children)))
 
 
 class Diff(TreeView):
@@ -242,10 +244,12 @@ class Tree(TreeView):
         node = self._root(request)
         pieces = self._current_pieces(request, node, since)
         if flat:
-            return _json(vms=rows.json_list(pieces), count=len(pieces), until=_json_text(until))
+            return _json(
+                vms=json_rows.json_list(pieces), count=len(pieces), until=_json_text(until)
+            )
         key = node.pk if node else None
         count = len(pieces) if self._is_whole(request) else _nodes(request).count()
-        return _json(tree=rows.json_tree(pieces, key), count=count)
+        return _json(tree=json_rows.json_tree(pieces, key), count=count)
 
     def _root(self, request: Request) -> Node | None:
         """Return the node that `?root=` names; None if it does not exist."""
@@ -258,27 +262,29 @@ class Tree(TreeView):
 
     def _current_pieces(
         self, request: Request, node: Node | None, since: datetime | None
-    ) -> list[rows.Piece]:
+    ) -> list[json_rows.Piece]:
         depth = query_number(request, "depth", most=MAX_DEPTH)
         if request.query_params.get("root") and node is None:
             return []
         removed = query_flag(request, "includeRemoved") or since is not None
         if node is None and depth is None:
-            nodes = Node.objects.all() if removed else Node.objects.living()
-            return rows.of(nodes.filter(updated_at__gte=since) if since else nodes)
-        return rows.descendant_pieces(node, depth=depth, since=since, removed=removed)
+            nodes = Node.objects.all() if removed else Node.objects.active()
+            return json_rows.pieces_of(nodes.filter(updated_at__gte=since) if since else nodes)
+        return json_rows.descendant_pieces(node, depth=depth, since=since, removed=removed)
 
     def _past_tree(self, request: Request, at: datetime) -> HttpResponse:
         """Return the tree as of `at`, from the revisions."""
-        whole = rows.pieces_at(at)
+        whole = json_rows.pieces_at(at)
         root = aliases.resolve(request.query_params.get("root", "")) or None
         depth = query_number(request, "depth", most=MAX_DEPTH)
-        pieces = rows.subtree(whole, root, depth) if root or depth is not None else whole
+        pieces = json_rows.subtree(whole, root, depth) if root or depth is not None else whole
         if query_flag(request, "flat"):
             return _json(
-                vms=rows.json_list(pieces), count=len(pieces), at=_json_text(format_timestamp(at))
+                vms=json_rows.json_list(pieces),
+                count=len(pieces),
+                at=_json_text(format_timestamp(at)),
             )
-        tree = rows.json_tree(pieces, root)
+        tree = json_rows.json_tree(pieces, root)
         return _json(tree=tree, count=len(whole), at=_json_text(format_timestamp(at)))
 
 
@@ -288,8 +294,8 @@ class Find(TreeView):
     @takes(query=("includeRemoved",))
     def get(self, request: Request, kind: str, name: str) -> HttpResponse:
         """List VMs with exactly this organ or capability, oldest first."""
-        pieces = rows.of(_nodes(request).with_trait(Trait.Kind(kind), name))
-        return _json(vms=rows.json_list(pieces), count=len(pieces))
+        pieces = json_rows.pieces_of(_nodes(request).with_trait(Trait.Kind(kind), name))
+        return _json(vms=json_rows.json_list(pieces), count=len(pieces))
 
 
 class Stats(TreeView):

@@ -46,7 +46,7 @@ def below(links: Links, *, depth: bool = False, start: str = "") -> str:
     return _recursion(links, step, living=links.living, depth=depth, start=start)
 
 
-def keys_above(links: Links, start: Hashable) -> list[Any]:
+def ancestor_keys(links: Links, start: Hashable) -> list[Any]:
     """Return the keys from the root down to `start`; empty if the row does not exist.
 
     Stops at a parent that has no row, and at a cycle.
@@ -55,7 +55,7 @@ def keys_above(links: Links, start: Hashable) -> list[Any]:
     return path_to(start, parents)
 
 
-def keys_below(links: Links, start: Hashable) -> list[Any]:
+def descendant_keys(links: Links, start: Hashable) -> list[Any]:
     """Return the keys of `start` and its descendants, breadth first; empty if it does not exist."""
     rows = _fetch(f"{below(links)} SELECT key, parent FROM line", start)
     return [key for key, _ in breadth_first(rows, start, lambda row: row)]

@@ -32,7 +32,7 @@ class Category(models.TextChoices):
 
 
 class NodeQuerySet(models.QuerySet["Node"]):
-    def living(self) -> Self:
+    def active(self) -> Self:
         """Return nodes that are not removed."""
         return self.filter(removed_at__isnull=True)
 

@@ -26,12 +26,12 @@ NEEDS = {
 }
 
 
-def unknown(named: Iterable[str]) -> list[str]:
+def unknown_names(named: Iterable[str]) -> list[str]:
     """Return the names that are not organs."""
     return [name for name in named if name not in KNOWN and name != NONE]
 
 
-def kept(named: Iterable[str]) -> frozenset[str]:
+def enabled_modules(named: Iterable[str]) -> frozenset[str]:
     """Return the modules that a reef with these organs runs: the named ones and their dependencies.
 
     An empty list means all modules; `none` alone means no module.
@@ -43,10 +43,10 @@ def kept(named: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def told(named: Iterable[str]) -> str:
+def describe(named: Iterable[str]) -> str:
     """Describe the enabled modules for the operator; return an empty text if all are enabled."""
     words = set(named)
-    has = kept(words)
+    has = enabled_modules(words)
     if has == set(MODULES):
         return ""
     sentence = f"organs: {_listed(has) or 'none of reef'}"

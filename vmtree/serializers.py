@@ -9,7 +9,7 @@ from reef_site.common.request_values import text_of
 from vmtree import aliases, ids
 from vmtree.dna import empty, parse_dna
 from vmtree.models import Category, Node, NodeToken, Revision
-from vmtree.services import UNCHANGED, Change, NewNode
+from vmtree.services import UNCHANGED, NewNode, NodeChange
 
 Json = dict[str, Any]
 MAX_LENGTH = 255
@@ -75,10 +75,10 @@ def parse_new_node(data: Json) -> NewNode:
     )
 
 
-def parse_change(data: Json) -> Change:
+def parse_change(data: Json) -> NodeChange:
     """Parse the body of a PATCH; absent keys stay unchanged. Raises BadInput."""
     config = data.get("reefConfig")
-    return Change(
+    return NodeChange(
         name=text_of(data["name"], "name", length=MAX_LENGTH) if "name" in data else UNCHANGED,
         category=_category(data["category"]) if "category" in data else UNCHANGED,
         dna=(None if config is None else parse_dna(config)) if "reefConfig" in data else UNCHANGED,

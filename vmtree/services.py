@@ -18,10 +18,10 @@ from reef_site.common.batches import batched
 from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import BadInput, Conflict, NotFound
 from reef_site.common.ids import new_ulid
-from vmtree import authority, permissions, removal, tokens
 from vmtree import names as vm_names
+from vmtree import permissions, removal, tokens
 from vmtree.dna import Dna, empty
-from vmtree.lineage import is_within, keys_below
+from vmtree.lineage import descendant_keys, is_within
 from vmtree.models import LINKS, Node, NodeToken, Revision, Trait
 
 
@@ -44,7 +44,7 @@ UNCHANGED = _Unchanged()
 
 
 @dataclass(frozen=True)
-class Change:
+class NodeChange:
     """Fields to change. A parent of None makes the node a root."""
 
     name: str | _Unchanged = UNCHANGED
@@ -56,15 +56,15 @@ class Change:
 def find(vm_id: str, *, removed: bool = False, missing: str = "VM not found") -> Node:
     """Return the active node (with `removed` also a removed one). Raises NotFound."""
     nodes = Node.objects.select_related("parent").filter(vm_id=vm_id)
-    node = (nodes if removed else nodes.living()).first()
+    node = (nodes if removed else nodes.active()).first()
     if node is None:
         raise NotFound(missing)
     return node
 
 
-def parent_of(vm_id: str) -> Node:
+def find_parent(vm_id: str) -> Node:
     """Return the active node that is to become a parent. Raises BadInput."""
-    parent = Node.objects.living().filter(vm_id=vm_id).first()
+    parent = Node.objects.active().filter(vm_id=vm_id).first()
     if parent is None:
         raise BadInput(f"parent VM '{vm_id}' not found", "parentVmId")
     return parent
@@ -83,8 +83,8 @@ def create(new: NewNode, *, by: object, what: Revision.What = Revision.What.CREA
         # long ago.
         vm_names.check(new.name)
     database_locks.lock(DatabaseLock.TREE_STRUCTURE, shared=True)
-    parent = parent_of(new.parent_vm_id) if new.parent_vm_id else None
-    authority.check(by, "write", parent)
+    parent = find_parent(new.parent_vm_id) if new.parent_vm_id else None
+    permissions.check(by, "write", parent)
     vm_id = new.vm_id or new_ulid()
     if known := Node.objects.filter(vm_id=vm_id).first():
         raise _id_conflict(known)
@@ -103,7 +103,7 @@ def create(new: NewNode, *, by: object, what: Revision.What = Revision.What.CREA
 
 
 @transaction.atomic
-def change(vm_id: str, changes: Change, *, by: object) -> Node:
+def change(vm_id: str, changes: NodeChange, *, by: object) -> Node:
     """Rename a node, change its category or DNA, or move it with its descendants.
 
     Raises BadInput, NotFound, Forbidden.
@@ -112,7 +112,7 @@ def change(vm_id: str, changes: Change, *, by: object) -> Node:
     if moves:
         database_locks.lock(DatabaseLock.TREE_STRUCTURE)
     node = _locked(vm_id, missing=f"VM '{vm_id}' not found")
-    authority.check(by, "write", node)
+    permissions.check(by, "write", node)
     before = _state(node)
     if not isinstance(changes.name, _Unchanged):
         if changes.name != node.name:
@@ -121,7 +121,7 @@ def change(vm_id: str, changes: Change, *, by: object) -> Node:
     if not isinstance(changes.category, _Unchanged):
         if changes.category != node.category:
             # The category is changed only by those who may command the VM.
-            authority.check(by, "command", node)
+            permissions.check(by, "command", node)
         node.category = changes.category
     if not isinstance(changes.dna, _Unchanged):
         node.reef_config = changes.dna
@@ -156,10 +156,10 @@ def remove(
     """
     database_locks.lock(DatabaseLock.TREE_STRUCTURE)
     node = _locked(vm_id)
-    authority.check(by, "command", node)
-    keys = keys_below(LINKS, node.pk)
+    permissions.check(by, "command", node)
+    keys = descendant_keys(LINKS, node.pk)
     if not subtree and len(keys) > 1:
-        count = Node.objects.living().filter(parent=node).count()
+        count = Node.objects.active().filter(parent=node).count()
         raise BadInput(f"VM '{vm_id}' has {count} children. Remove or reassign them first.")
     if subtree:
         _check_confirmed(confirm, len(keys))
@@ -186,35 +186,35 @@ def issue_token(vm_id: str, *, by: object) -> tuple[Node, str]:
     """Issue a token for a node and revoke its older ones. Return the node and the token."""
     with transaction.atomic():
         node = _locked(vm_id)
-        authority.check(by, permissions.Action.ISSUE_TOKENS, node)
+        permissions.check(by, permissions.Action.ISSUE_TOKENS, node)
         return node, tokens.issue(node, made_by=str(by))
 
 
 def revoke_tokens(vm_id: str, *, by: object) -> int:
     """Revoke the tokens of a node and its descendants. Return how many there were."""
     node = find(vm_id)
-    authority.check(by, "command", node)
+    permissions.check(by, "command", node)
     return tokens.revoke(node)
 
 
 def tokens_of(vm_id: str, *, by: object) -> list[NodeToken]:
     """Return the tokens of this node, newest first."""
     node = find(vm_id, removed=True)
-    authority.check(by, "write", node)
+    permissions.check(by, "write", node)
     return list(node.tokens.all())
 
 
 def mark_destroyed(vm_id: str) -> None:
     """Mark the VM of a node as destroyed. The node stays for its descendants."""
     now = clock.now()
-    node = Node.objects.living().filter(vm_id=vm_id, destroyed_at__isnull=True)
+    node = Node.objects.active().filter(vm_id=vm_id, destroyed_at__isnull=True)
     if node.update(destroyed_at=now, updated_at=now):
         events.publish_nodes([vm_id])
 
 
 def stats() -> dict[str, Any]:
     """Count active nodes: in all, by category, roots."""
-    living = Node.objects.living()
+    living = Node.objects.active()
     found = living.count_by_category()
     counted = living.aggregate(
         roots=Count("pk", filter=Q(parent__isnull=True)),
@@ -236,7 +236,7 @@ def _is_untouched_placement(vm_id: str) -> bool:
 
 def _update_placed(new: NewNode, by: object) -> Node:
     """Update a node that was created by its registration; absent fields stay unchanged."""
-    changes = Change(
+    changes = NodeChange(
         name=new.name,
         category=new.category,
         dna=UNCHANGED if new.dna == empty() else new.dna,
@@ -250,7 +250,7 @@ def _update_placed(new: NewNode, by: object) -> Node:
 
 
 def _locked(vm_id: str, *, missing: str = "VM not found") -> Node:
-    node = Node.objects.select_for_update(no_key=True).living().filter(vm_id=vm_id).first()
+    node = Node.objects.select_for_update(no_key=True).active().filter(vm_id=vm_id).first()
     if node is None:
         raise NotFound(missing)
     return node
@@ -264,9 +264,9 @@ def _id_conflict(known: Node) -> Conflict:
 
 def _move(node: Node, parent_vm_id: str | None, by: object) -> None:
     """Assign a new parent. The structure is locked, so the new parent cannot move meanwhile."""
-    parent = parent_of(parent_vm_id) if parent_vm_id else None
-    authority.check(by, "command", node)
-    authority.check(by, "write", parent)
+    parent = find_parent(parent_vm_id) if parent_vm_id else None
+    permissions.check(by, "command", node)
+    permissions.check(by, "write", parent)
     if parent and is_within(LINKS, parent.pk, node.pk):
         raise BadInput(
             f"parentVmId: '{parent.vm_id}' is '{node.vm_id}' itself or below it", "parentVmId"

@@ -20,10 +20,10 @@ from django.views.decorators.http import require_GET, require_POST
 from reef_site.common.admin import ReadOnlyAdmin, apply_to_each
 from reef_site.common.errors import BadInput, ReefError
 from reef_site.common.text import parse_number
-from vmtree import handing, snapshots
+from vmtree import snapshot_downloads, snapshots
 from vmtree.snapshot_models import Snapshot, State
-from vmtree.snapshots import wording
-from vmtree.snapshots.comparing import Comparison
+from vmtree.snapshots import descriptions
+from vmtree.snapshots.tree_diff import Comparison
 
 _LIST = "admin:vmtree_snapshot_changelist"
 View = Callable[..., HttpResponseBase]
@@ -154,7 +154,7 @@ class SnapshotAdmin(ReadOnlyAdmin):
     def download_view(self, request: HttpRequest, key: int) -> HttpResponseBase:
         """Send the file, after verifying it."""
         self._view(request)
-        return handing.download(request, snapshots.find(key))
+        return snapshot_downloads.download(request, snapshots.find(key))
 
     def compare_view(self, request: HttpRequest) -> HttpResponse:
         """Compare `?from=` with `?to=` (ids of snapshots), or with the present without `?to=`."""
@@ -192,8 +192,8 @@ class SnapshotAdmin(ReadOnlyAdmin):
             **self.admin_site.each_context(request),
             "opts": self.model._meta,
             "title": title,
-            "kinds": wording.kinds(found),
-            "beside": wording.kinds_beside(found),
+            "kinds": descriptions.kinds(found),
+            "beside": descriptions.kinds_beside(found),
             "is_empty": found.is_empty,
             **more,
         }

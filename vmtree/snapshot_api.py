@@ -14,7 +14,7 @@ from reef_site.common.errors import BadInput
 from reef_site.common.request_names import takes
 from reef_site.common.request_values import body_of, flag_of, query_number
 from reef_site.common.text import parse_number
-from vmtree import handing, permissions, snapshots
+from vmtree import permissions, snapshot_downloads, snapshots
 from vmtree.snapshot_models import Snapshot
 from vmtree.snapshots import files
 
@@ -90,7 +90,7 @@ class Download(SnapshotView):
 
     def get(self, request: Request, snapshot_id: str) -> HttpResponseBase:
         """Send the file, after verifying it."""
-        return handing.download(request._request, _find(snapshot_id))
+        return snapshot_downloads.download(request._request, _find(snapshot_id))
 
 
 class Verify(SnapshotView):

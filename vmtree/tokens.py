@@ -9,7 +9,7 @@ from django.db import transaction
 from reef_site.common import clock
 from reef_site.common.batches import batched
 from reef_site.common.ids import new_secret
-from vmtree.lineage import keys_below
+from vmtree.lineage import descendant_keys
 from vmtree.models import LINKS, Node, NodeToken
 
 PREFIX = "reef_"
@@ -57,7 +57,7 @@ def node_of(token: str) -> Node | None:
 
 def revoke(node: Node) -> int:
     """Revoke the tokens of this node and its descendants. Return how many were valid."""
-    return _revoke(keys_below(LINKS, node.pk))
+    return _revoke(descendant_keys(LINKS, node.pk))
 
 
 def revoke_all(node_ids: list[int]) -> int:

@@ -28,7 +28,7 @@ def _size(label: str) -> Any:
 class SshHostQuerySet(models.QuerySet["SshHost"]):
     def free(self) -> Self:
         """Return hosts in service without an active claim."""
-        used = HostClaim.objects.living().filter(host=OuterRef("pk"))
+        used = HostClaim.objects.active().filter(host=OuterRef("pk"))
         return self.filter(Q(in_service=True), ~Exists(used))
 
 
@@ -108,7 +108,7 @@ class SshHost(models.Model):
 
 
 class HostClaimQuerySet(models.QuerySet["HostClaim"]):
-    def living(self) -> Self:
+    def active(self) -> Self:
         """Return claims that are not released."""
         return self.filter(released_at__isnull=True)
 

@@ -12,7 +12,7 @@ from reef_site.common import clock
 
 
 class MachineQuerySet(models.QuerySet["Machine"]):
-    def living(self) -> Self:
+    def active(self) -> Self:
         """Return machines that are not known to be gone."""
         return self.filter(gone_at__isnull=True)
 

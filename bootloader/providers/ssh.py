@@ -9,7 +9,7 @@ import builtins
 from datetime import datetime
 from typing import NoReturn
 
-from bootloader import hosts
+from bootloader import ssh_hosts
 from bootloader.exceptions import UnsupportedOperation
 from bootloader.models import HostClaim, SshHost
 from bootloader.providers.base import (
@@ -37,13 +37,13 @@ class SshHosts:
             _unsupported("restore a commit")
         if spec.image or spec.kernel:
             _unsupported("boot an image or kernel")
-        return _machine(hosts.claim(spec))
+        return _machine(ssh_hosts.claim(spec))
 
     def find_created(
         self, spec: Spec, since: datetime, known: frozenset[str]
     ) -> builtins.list[Machine]:
         """Return active claims with this name and these labels."""
-        claims = HostClaim.objects.living().filter(name=spec.name, claimed_at__gte=since)
+        claims = HostClaim.objects.active().filter(name=spec.name, claimed_at__gte=since)
         found = [each for each in claims if dict(spec.labels).items() <= each.labels.items()]
         return [_machine(each) for each in found if str(each.pk) not in known]
 
@@ -65,33 +65,33 @@ class SshHosts:
 
     def delete(self, machine_id: str) -> None:
         """Release the host. Installed files stay on it."""
-        hosts.release(machine_id)
+        ssh_hosts.release(machine_id)
 
     def state(self, machine_id: str) -> Machine:
         """Report RUNNING if SSH answers, otherwise UNKNOWN: it may be off or unreachable."""
-        claim = hosts.get(machine_id)
-        return _machine(claim, hosts.probe_ssh([claim.host])[0])
+        claim = ssh_hosts.get(machine_id)
+        return _machine(claim, ssh_hosts.probe_ssh([claim.host])[0])
 
     def list(self) -> builtins.list[Machine]:
         """Return the hosts in use."""
-        claims = list(HostClaim.objects.living().select_related("host"))
-        answers = hosts.probe_ssh([claim.host for claim in claims])
+        claims = list(HostClaim.objects.active().select_related("host"))
+        answers = ssh_hosts.probe_ssh([claim.host for claim in claims])
         return [_machine(claim, answer) for claim, answer in zip(claims, answers, strict=True)]
 
     def login(self, machine_id: str, *, fresh: bool = False) -> Login:
         """Return SSH parameters from the host's row."""
-        return hosts.login(hosts.get(machine_id).host)
+        return ssh_hosts.login(ssh_hosts.get(machine_id).host)
 
     def address(self, machine_id: str) -> str:
         """Return the address from the host's row."""
-        return hosts.get(machine_id).host.address
+        return ssh_hosts.get(machine_id).host.address
 
     def check(self) -> KeyVerdict:
         """Try to log in on every host in service."""
         rows = list(SshHost.objects.filter(in_service=True))
         if not rows:
             return KeyVerdict(False, "There are no SSH hosts")
-        found = zip(rows, hosts.try_logins(rows), strict=True)
+        found = zip(rows, ssh_hosts.try_logins(rows), strict=True)
         wrong = [f"{row}: {text}" for row, text in found if text]
         if wrong:
             return KeyVerdict(False, "; ".join(wrong)[:1000])

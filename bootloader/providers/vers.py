@@ -27,7 +27,7 @@ from bootloader.providers.base import (
     MachineState,
     Spec,
 )
-from bootloader.vers import Client, keyring, wire
+from bootloader.vers import Client, keyring, parsing
 from bootloader.vers.client import known_id
 from reef_site.common.errors import ReefError
 from versconfig import config
@@ -109,7 +109,7 @@ class Vers:
         found.sort(key=lambda vm: (vm.created_at is None, vm.created_at or since))
         return [_machine(vm, owner) for vm in found]
 
-    def _may_be(self, vm: wire.VM, spec: Spec, commit: str | None) -> bool:
+    def _may_be(self, vm: parsing.VM, spec: Spec, commit: str | None) -> bool:
         if vm.labels:
             return _labels(spec).items() <= vm.labels.items()
         if vm.labels is not None and commit is None:
@@ -309,7 +309,7 @@ def _config(spec: Spec, labels: dict[str, str]) -> dict[str, object]:
     }
 
 
-def _machine(vm: wire.VM, owner: str) -> Machine:
+def _machine(vm: parsing.VM, owner: str) -> Machine:
     labels = dict(vm.labels or {})
     return Machine(
         id=vm.vm_id,

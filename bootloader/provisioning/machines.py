@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from django.db import IntegrityError, transaction
 
-from bootloader import joining, providers
+from bootloader import join_tokens, providers
 from bootloader.exceptions import (
     NoSuchMachine,
     ProviderError,
@@ -17,7 +17,7 @@ from bootloader.exceptions import (
 )
 from bootloader.models import LogLine, Machine, Provisioning
 from bootloader.providers import base
-from bootloader.provisioning import booting, lines
+from bootloader.provisioning import connection_pool, script_runner
 from bootloader.states import State
 from reef_site.common import clock, events
 from reef_site.common.errors import BadInput, NotFound
@@ -68,7 +68,7 @@ def new_vm_id(machine_id: str) -> str:
     """
     vm_id, number = machine_id, 1
     while Node.objects.filter(vm_id=vm_id).exists() or (
-        Machine.objects.living().filter(vm_id=vm_id).exclude(machine_id=machine_id).exists()
+        Machine.objects.active().filter(vm_id=vm_id).exclude(machine_id=machine_id).exists()
     ):
         number += 1
         vm_id = f"{machine_id}-{number}"
@@ -90,12 +90,12 @@ def mark_gone(machine: Machine, note: str) -> None:
     """Mark the machine as gone, and make its name available to other VMs."""
     now = clock.now()
     with transaction.atomic():
-        living = Machine.objects.living().filter(pk=machine.pk)
+        living = Machine.objects.active().filter(pk=machine.pk)
         living.update(gone_at=now, state="", note=clip_words(note, 300))
         done = Provisioning.objects.reserving_names().filter(machine=machine, state=State.DONE)
         done.update(released_at=now)
         if machine.vm_id:
-            joining.revoke_unused(machine.vm_id)
+            join_tokens.revoke_unused(machine.vm_id)
             registry.mark_stopped(machine.vm_id)
     machine.refresh_from_db()
     for row in Provisioning.objects.filter(machine=machine).values_list("pk", flat=True):
@@ -111,7 +111,7 @@ def remove_vm(vm_id: str, *, by: object) -> None:
     except NotFound:
         pass
     except BadInput as error:
-        below = Node.objects.living().filter(parent__vm_id=vm_id).order_by("name")
+        below = Node.objects.active().filter(parent__vm_id=vm_id).order_by("name")
         names = ", ".join(f"'{name}'" for name in below.values_list("name", flat=True)[:5])
         raise BadInput(f"{error} Below it: {names}." if names else str(error)) from None
     with suppress(NotFound):
@@ -132,17 +132,17 @@ def pause(machine: Machine) -> None:
     """Pause the machine. Raise ProviderError, UnsupportedOperation."""
     provider = _provider_with(machine, base.Ability.PAUSE)
     provider.pause(machine.machine_id)
-    look(machine)
+    refresh(machine)
 
 
 def resume(machine: Machine) -> None:
     """Resume the machine. Raise ProviderError, UnsupportedOperation."""
     provider = _provider_with(machine, base.Ability.PAUSE)
     provider.resume(machine.machine_id)
-    look(machine)
+    refresh(machine)
 
 
-def end(machine: Machine, *, by: object) -> None:
+def delete_at_provider(machine: Machine, *, by: object) -> None:
     """Delete the machine at its provider.
 
     The caller updates tree and registry. Raise ProviderError.
@@ -163,9 +163,9 @@ def _end(machine: Machine) -> str:
 def _clean_host(machine: Machine) -> str:
     """Clean up a host that is released; log it if the host cannot be reached."""
     try:
-        with lines.connection(machine) as shell:
-            booting.clean_host(shell)
-        lines.disconnect(machine)
+        with connection_pool.connection(machine) as shell:
+            script_runner.clean_host(shell)
+        connection_pool.disconnect(machine)
     except NoSuchMachine:
         return ""
     except (ShellError, ProviderError, StepFailed) as error:
@@ -179,7 +179,7 @@ def _clean_host(machine: Machine) -> str:
     return ""
 
 
-def look(machine: Machine) -> base.Machine | None:
+def refresh(machine: Machine) -> base.Machine | None:
     """Ask the provider for the machine's state; return None, and mark the row, if it is gone."""
     try:
         seen = providers.get(machine.provider).state(machine.machine_id)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bootloader.models import Provisioning
-from bootloader.provisioning import resolving, services, texts
-from bootloader.provisioning.texts import RenderedTexts
-from bootloader.provisioning.wishes import ProvisionRequest, spec_json
+from bootloader.provisioning import machine_spec, rendering, services
+from bootloader.provisioning.rendering import RenderedTexts
+from bootloader.provisioning.requests import ProvisionRequest, spec_json
 from bootloader.user_data import limits_of
 
 MAX_DIFF_LINES = 4000
@@ -61,8 +61,8 @@ def make_preview(vm_request: ProvisionRequest, *, by: object) -> Preview:
     """
     vm_request, parent = services.resolve_placement(vm_request, by)
     names = vm_request.names()
-    spec, explanation = resolving.spec_of_request(vm_request, parent)
-    made = texts.render_preview(vm_request, names[0])
+    spec, explanation = machine_spec.spec_of_request(vm_request, parent)
+    made = rendering.render_preview(vm_request, names[0])
     last = _last(vm_request)
     return Preview(
         vm_request=vm_request,
@@ -112,7 +112,7 @@ def _last(vm_request: ProvisionRequest) -> Provisioning | None:
 
 def _diff(last: Provisioning, old: str, new: str, name: str) -> Difference:
     """Compare two texts, ignoring differences that only come from another VM's name and id."""
-    known = _renamed(_renamed(old, last.vm_id, texts.VM_ID_PLACEHOLDER), last.name, name)
+    known = _renamed(_renamed(old, last.vm_id, rendering.VM_ID_PLACEHOLDER), last.name, name)
     lines = difflib.unified_diff(_common(known), _common(new), "last used", "now", lineterm="", n=2)
     return Difference(last, list(lines)[:MAX_DIFF_LINES])
 

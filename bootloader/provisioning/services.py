@@ -12,8 +12,8 @@ from django.db.models import QuerySet
 
 from bootloader import grants, providers
 from bootloader.models import BootStep, LogLine, Machine, Provisioning
-from bootloader.provisioning import limits
-from bootloader.provisioning.wishes import ProvisionRequest
+from bootloader.provisioning import quota
+from bootloader.provisioning.requests import ProvisionRequest
 from bootloader.states import (
     RETRY_FROM,
     CleanupPolicy,
@@ -27,7 +27,7 @@ from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import BadInput, Conflict, Forbidden, NotFound
 from reef_site.common.text import to_storable
 from versconfig import config
-from vmtree import authority
+from vmtree import permissions
 from vmtree.models import Node
 
 
@@ -50,7 +50,7 @@ def start(vm_request: ProvisionRequest, *, by: object, key: str = "") -> Started
     try:
         with transaction.atomic():
             database_locks.lock(DatabaseLock.PROVISIONING_STARTS)
-            limits.check_quota(len(vm_request.names()), parent)
+            quota.check_quota(len(vm_request.names()), parent)
             grants.draw(by, len(vm_request.names()))
             rows = _create_rows(vm_request, by, key)
             dispatch("bootloader.begin")
@@ -71,7 +71,7 @@ def resolve_placement(
 
     Raise BadInput, Forbidden, UnknownProvider and the errors of config.
     """
-    mine = authority.node_of(by)
+    mine = permissions.node_of(by)
     if mine and vm_request.roof_url:
         # Join tokens are sent to this address.
         raise Forbidden("roofReefUrl: is for the root token and operators")
@@ -79,7 +79,7 @@ def resolve_placement(
         # A saved machine contains data of another VM.
         raise Forbidden("commitId: is for the root token and operators")
     parent_id = vm_request.parent_vm_id or (mine.vm_id if mine else "")
-    parent = Node.objects.living().filter(vm_id=parent_id).first() if parent_id else None
+    parent = Node.objects.active().filter(vm_id=parent_id).first() if parent_id else None
     if parent_id and parent is None:
         raise BadInput(f"parent VM '{parent_id}' not found", "parentVmId")
     grants.check(by, vm_request.profile, parent)
@@ -147,7 +147,7 @@ def _create_rows(vm_request: ProvisionRequest, by: object, key: str) -> list[Pro
             wish=vm_request.stored(),
             on_failure=vm_request.on_failure,
             actor=actor,
-            asked_by_node=authority.node_of(by) is not None,
+            asked_by_node=permissions.node_of(by) is not None,
             key=key,
             position=position,
         )
@@ -180,13 +180,13 @@ def find(provisioning_id: str) -> Provisioning:
 
 def may_command(row: Provisioning, by: object) -> None:
     """Raise Forbidden unless the caller may command the VM being provisioned."""
-    if authority.node_of(by) is None:
+    if permissions.node_of(by) is None:
         return
     node = Node.objects.filter(vm_id=row.vm_id).first() if row.vm_id else None
     if node is not None:
-        authority.check(by, "command", node)
+        permissions.check(by, "command", node)
     else:
-        authority.check(by, "write", row.parent_vm_id or None)
+        permissions.check(by, "write", row.parent_vm_id or None)
 
 
 def retry(provisioning_id: str, *, by: object) -> Provisioning:
@@ -198,7 +198,7 @@ def retry(provisioning_id: str, *, by: object) -> Provisioning:
         grants.check(by, row.profile, _parent_of(row))
         if row.state in (State.QUEUED, State.RUNNING):
             return row
-        by_node = row.asked_by_node or authority.node_of(by) is not None
+        by_node = row.asked_by_node or permissions.node_of(by) is not None
         reason = f"again, by {str(by)[:200]}"
         row.move(State.QUEUED, reason, look_at=None, asked_by_node=by_node)
         _reset_steps(row)
@@ -276,4 +276,4 @@ def list_provisionings(*, state: str = "", words: str = "") -> QuerySet[Provisio
 
 def machine_of(vm_id: str) -> Machine | None:
     """Return the machine behind a VM of the tree, if a provider has one."""
-    return Machine.objects.living().filter(vm_id=vm_id).first() if vm_id else None
+    return Machine.objects.active().filter(vm_id=vm_id).first() if vm_id else None

@@ -28,8 +28,15 @@ from bootloader.exceptions import (
 )
 from bootloader.models import BootStep, LogLine, Provisioning
 from bootloader.models.machines import Machine
-from bootloader.provisioning import booting, creating, lines, machines, resolving, texts
-from bootloader.provisioning.booting import ScriptState
+from bootloader.provisioning import (
+    connection_pool,
+    create_step,
+    machine_spec,
+    machines,
+    rendering,
+    script_runner,
+)
+from bootloader.provisioning.script_runner import ScriptState
 from bootloader.shell_protocol import Shell
 from bootloader.states import StepName
 from reef_site.common import clock
@@ -128,7 +135,7 @@ def _since(step: BootStep) -> timedelta:
 
 def resolve(context: Context, step: BootStep) -> CheckAgain | None:
     """Resolve the machine's specification from request and config; missing values fail here."""
-    spec, explanation = resolving.spec_of(context.row)
+    spec, explanation = machine_spec.spec_of(context.row)
     providers.get(context.row.provider)
     Provisioning.objects.filter(pk=context.row.pk).update(spec=spec)
     context.row.spec = spec
@@ -140,8 +147,8 @@ def resolve(context: Context, step: BootStep) -> CheckAgain | None:
 def ssh(context: Context, step: BootStep) -> CheckAgain | None:
     """Wait until SSH login works."""
     try:
-        with lines.connection(context.machine) as shell:
-            booting.run_script(shell, "true", "run a command")
+        with connection_pool.connection(context.machine) as shell:
+            script_runner.run_script(shell, "true", "run a command")
     except ShellBusy as error:
         # The server limits connections: retry after a random pause.
         if _since(step) > SSH_TIMEOUT:
@@ -162,8 +169,8 @@ def ssh(context: Context, step: BootStep) -> CheckAgain | None:
 def identity(context: Context, step: BootStep) -> CheckAgain | None:
     """Identify the VM, and create a private folder for the upload."""
     row, machine = context.row, context.machine
-    with lines.connection(machine) as shell:
-        found = booting.inspect_vm(shell, row)
+    with connection_pool.connection(machine) as shell:
+        found = script_runner.inspect_vm(shell, row)
     if found.machine and found.machine != machine.machine_id:
         text = f"the VM that answers says it is '{found.machine}' (by its file /etc/vm_id)"
         if row.provider == "ssh":
@@ -183,11 +190,11 @@ def upload(context: Context, step: BootStep) -> CheckAgain | None:
     """Render the script with a fresh join token and upload it."""
     row = context.row
     context.check_lease()
-    address = creating.address_of(row)
-    script = texts.render_real(row, address)
-    with lines.connection(context.machine) as shell:
-        booting.upload(shell, row, script)
-    shown = texts.render_masked(row, address)
+    address = create_step.address_of(row)
+    script = rendering.render_real(row, address)
+    with connection_pool.connection(context.machine) as shell:
+        script_runner.upload(shell, row, script)
+    shown = rendering.render_masked(row, address)
     with transaction.atomic():
         used = {"script": shown.script, "user_data": shown.user_data}
         Provisioning.objects.filter(pk=row.pk).update(**used)
@@ -201,16 +208,16 @@ def upload(context: Context, step: BootStep) -> CheckAgain | None:
 def run(context: Context, step: BootStep) -> CheckAgain | None:
     """Start the script, and follow its output until it ends."""
     row, limit = context.row, _limit(context.row)
-    with lines.connection(context.machine) as shell:
+    with connection_pool.connection(context.machine) as shell:
         number, offset = int(step.facts.get("run", 1)), int(step.facts.get("offset", 0))
-        seen = booting.poll_script(shell, row, number, offset)
+        seen = script_runner.poll_script(shell, row, number, offset)
         _record_output(context, step, seen)
         if seen.status is None and limit and _since(step).total_seconds() > limit:
-            booting.kill_script(shell, row)
+            script_runner.kill_script(shell, row)
             raise StepFailed(_too_long(limit))
         if not seen.there:
             return _start_script(context, step, shell, number)
-        if len(seen.output) >= booting.CHUNK_BYTES:
+        if len(seen.output) >= script_runner.CHUNK_BYTES:
             return CheckAgain(0.0, "")
         if seen.status is None and not seen.alive:
             return _restart_script(context, step, number, begun=seen.begun)
@@ -218,7 +225,7 @@ def run(context: Context, step: BootStep) -> CheckAgain | None:
             quiet = 0 if seen.output else min(int(step.facts.get("quiet", 0)) + 1, 10)
             step.keep(quiet=quiet, gone=0)
             return CheckAgain(min(MAX_POLL_SECONDS, 0.7 + 0.3 * quiet), "")
-        booting.remove_script(shell, row)
+        script_runner.remove_script(shell, row)
     if seen.status:
         raise StepFailed(_failure_reason(row, step, seen.status))
     return None
@@ -227,7 +234,7 @@ def run(context: Context, step: BootStep) -> CheckAgain | None:
 def join(context: Context, step: BootStep) -> CheckAgain | None:
     """Wait until the VM is in the tree and in the registry."""
     row = context.row
-    node = Node.objects.living().filter(vm_id=row.vm_id).exists()
+    node = Node.objects.active().filter(vm_id=row.vm_id).exists()
     registered = VM.objects.filter(pk=row.vm_id).exists()
     if node and registered:
         return None
@@ -246,10 +253,10 @@ def health(context: Context, step: BootStep) -> CheckAgain | None:
         raise StepFailed("the VM is not registered any more")
     live = vm.liveness(now, grace=Watch.grace(now)) == Liveness.LIVE
     if vm.status == Status.RUNNING and live and vm.last_seen >= since:
-        lines.disconnect(context.machine)
+        connection_pool.disconnect(context.machine)
         # Otherwise the page shows "booting" until the next comparison.
         with suppress(ProviderError):
-            machines.look(context.machine)
+            machines.refresh(context.machine)
         context.say(f"VM {vm.pk} is live", step)
         return None
     if _since(step) > HEALTH_TIMEOUT:
@@ -267,7 +274,7 @@ def is_gone(context: Context, step: BootStep, every: timedelta = CHECK_INTERVAL)
         return False
     step.keep(asked_provider=now.isoformat())
     try:
-        return machine.is_gone or machines.look(machine) is None
+        return machine.is_gone or machines.refresh(machine) is None
     except ReefError:
         # Unknown; the step continues or fails by itself.
         return False
@@ -275,7 +282,7 @@ def is_gone(context: Context, step: BootStep, every: timedelta = CHECK_INTERVAL)
 
 STEP_FUNCTIONS: dict[StepName, Callable[[Context, BootStep], CheckAgain | None]] = {
     StepName.RESOLVE: resolve,
-    StepName.CREATE: creating.create,
+    StepName.CREATE: create_step.create,
     StepName.SSH: ssh,
     StepName.IDENTITY: identity,
     StepName.UPLOAD: upload,
@@ -293,7 +300,7 @@ def _record_output(context: Context, step: BootStep, seen: ScriptState) -> None:
     if not seen.output and seen.status is None:
         return
     kept = seen.output
-    if seen.status is None and len(kept) < booting.CHUNK_BYTES:
+    if seen.status is None and len(kept) < script_runner.CHUNK_BYTES:
         # An unfinished line is read again when it is complete.
         kept = kept[: kept.rfind(b"\n") + 1]
     if not kept:
@@ -301,7 +308,7 @@ def _record_output(context: Context, step: BootStep, seen: ScriptState) -> None:
     before = int(step.facts.get("offset", 0))
     offset = before + len(kept)
     if offset > MAX_OUTPUT_BYTES:
-        offset = max(offset, seen.size - booting.CHUNK_BYTES)
+        offset = max(offset, seen.size - script_runner.CHUNK_BYTES)
     if before > MAX_OUTPUT_BYTES and seen.status is None:
         step.keep(offset=offset)
         return
@@ -312,7 +319,7 @@ def _record_output(context: Context, step: BootStep, seen: ScriptState) -> None:
             provisioning=context.row,
             step=step.name,
             kind=LogLine.Kind.OUTPUT,
-            text=texts.without_secrets(context.row, text),
+            text=rendering.without_secrets(context.row, text),
         )
         if before <= MAX_OUTPUT_BYTES < offset:
             context.say("the script prints very much; only its end is kept from here on", step)
@@ -324,7 +331,7 @@ def _start_script(context: Context, step: BootStep, shell: Shell, number: int) -
     if begins > MAX_STARTS:
         raise StepFailed(f"the script was started {MAX_STARTS} times, and nothing came of it")
     step.keep(begins=begins)
-    booting.start_script(shell, context.row, number)
+    script_runner.start_script(shell, context.row, number)
     return CheckAgain(0.3 if begins < 4 else 2.0, "")
 
 
@@ -371,4 +378,4 @@ def overdue(context: Context, step: BootStep) -> str:
 
 def _limit(row: Provisioning) -> int:
     """Return the time limit of the script in seconds; 0 is no limit."""
-    return config.integer("REEF_BOOT_SECONDS", resolving.parent_of(row))
+    return config.integer("REEF_BOOT_SECONDS", machine_spec.parent_of(row))

@@ -19,7 +19,7 @@ step_agent() {
   python=$(find_python "3, 9") || fail "installing the agent takes Python 3.9 or newer"
   fetch_wheel
   if [ -n "$NPM_REGISTRY" ]; then export npm_config_registry="$NPM_REGISTRY"; fi
-  PYTHONPATH="$CODE" "$python" -m bootloader.on_vm.agent \
+  PYTHONPATH="$CODE" "$python" -m bootloader.on_vm.install_agent \
     --target "$REEF_HOME/agent" --version "$AGENT_VERSION" --npm-from "$NPM_SOURCE"
   mkdir -p "$REEF_HOME/bin"
   ln -sfn "$REEF_HOME/agent/pi" "$REEF_HOME/bin/pi"
@@ -39,7 +39,7 @@ tell_models() {
   fi
   REEF_MODEL_URL=$url REEF_AGENT_MODEL=$(identity_of REEF_AGENT_MODEL) \
     OPENAI_API_KEY=$(identity_of OPENAI_API_KEY) PYTHONPATH="$CODE" \
-    "$1" -m bootloader.on_vm.models "${files[@]}"
+    "$1" -m bootloader.on_vm.model_endpoint "${files[@]}"
 }
 
 identity_of() {

@@ -12,9 +12,9 @@ from urllib.parse import quote
 import httpx
 
 from bootloader import exceptions as errors
-from bootloader.vers import wire
-from bootloader.vers.answers import json_of
-from bootloader.vers.asking import Account, PlatformRequest, account, send
+from bootloader.vers import parsing
+from bootloader.vers.http import Account, PlatformRequest, account, send
+from bootloader.vers.responses import json_of
 from vmtree.models import Node
 
 T = TypeVar("T")
@@ -35,36 +35,38 @@ class Client:
 
     # -- reads -----------------------------------------------------------------------------------
 
-    def vms(self) -> list[wire.VM]:
+    def vms(self) -> list[parsing.VM]:
         """Return all VMs of the organisation. VMs of a silent node may briefly be missing."""
         return self._read(
             PlatformRequest("GET", "/vms"),
-            lambda given: [wire.VM.read(row) for row in wire.rows_of(given)],
+            lambda given: [parsing.VM.read(row) for row in parsing.rows_of(given)],
         )
 
-    def status(self, vm_id: str) -> wire.VM:
+    def status(self, vm_id: str) -> parsing.VM:
         """Return one VM. Raise NoSuchMachine."""
-        return self._read(PlatformRequest("GET", f"/vm/{known_id(vm_id)}/status"), wire.VM.read)
+        return self._read(PlatformRequest("GET", f"/vm/{known_id(vm_id)}/status"), parsing.VM.read)
 
-    def metadata(self, vm_id: str) -> wire.Metadata:
+    def metadata(self, vm_id: str) -> parsing.Metadata:
         """Return a VM's origin. Raise NoSuchMachine."""
         return self._read(
-            PlatformRequest("GET", f"/vm/{known_id(vm_id)}/metadata"), wire.Metadata.read
+            PlatformRequest("GET", f"/vm/{known_id(vm_id)}/metadata"), parsing.Metadata.read
         )
 
-    def ssh_key(self, vm_id: str) -> wire.SshKey:
+    def ssh_key(self, vm_id: str) -> parsing.SshKey:
         """Return a VM's key. The platform answers 500 while the VM is paused."""
         path = f"/vm/{known_id(vm_id)}/ssh_key"
-        return self._read(PlatformRequest("GET", path, again=_WITHOUT_500), wire.SshKey.read)
+        return self._read(PlatformRequest("GET", path, again=_WITHOUT_500), parsing.SshKey.read)
 
-    def commits(self) -> Iterator[wire.Commit]:
+    def commits(self) -> Iterator[parsing.Commit]:
         """Yield all commits of the organisation, fetched page by page."""
         offset = 0
         while True:
             query = {"limit": _PAGE, "offset": offset}
             page = self._read(
                 PlatformRequest("GET", "/commits", query, missing=errors.ProviderRefused),
-                lambda given: [wire.Commit.read(row) for row in wire.rows_of(given, "commits")],
+                lambda given: [
+                    parsing.Commit.read(row) for row in parsing.rows_of(given, "commits")
+                ],
             )
             yield from page
             offset += len(page)
@@ -79,19 +81,19 @@ class Client:
         path = f"/repositories/{_part(repo)}/tags/{_part(tag)}"
         path = path if separator else f"/commit_tags/{_part(repo)}"
         request = PlatformRequest("GET", path, missing=errors.ProviderRefused)
-        return self._read(request, lambda given: wire.Commit.read(given).commit_id)
+        return self._read(request, lambda given: parsing.Commit.read(given).commit_id)
 
-    def validate(self) -> wire.Verdict:
+    def validate(self) -> parsing.Verdict:
         """Check the key. Raise ProviderUnavailable."""
         try:
             return self._read(PlatformRequest("POST", "/keys/validate"), _verdict)
         except errors.BadProviderKey as error:
-            return wire.Verdict(False, str(error))
+            return parsing.Verdict(False, str(error))
         except errors.ProviderRefused as error:
             if error.http_status not in (404, 405):
                 raise
         # Older platforms: a key that can list is good.
-        return wire.Verdict(True, f"good: it sees {len(self.vms())} VMs")
+        return parsing.Verdict(True, f"good: it sees {len(self.vms())} VMs")
 
     # -- writes ----------------------------------------------------------------------------------
 
@@ -123,7 +125,7 @@ class Client:
         request = PlatformRequest(
             *("POST", f"/vm/{known_id(vm_id)}/commit"), body={"name": name}, write=True, slow=True
         )
-        return self._write(request, lambda given: wire.Commit.read(given).commit_id)
+        return self._write(request, lambda given: parsing.Commit.read(given).commit_id)
 
     def set_state(self, vm_id: str, word: str) -> None:
         """Request the state "Paused", "Sleeping" or "Running".
@@ -159,7 +161,7 @@ class Client:
         missing: type[errors.ProviderRefused],
     ) -> list[str]:
         request = PlatformRequest("POST", path, query, body, write=True, slow=True, missing=missing)
-        return self._write(request, wire.new_ids)
+        return self._write(request, parsing.new_ids)
 
     def _read(self, request: PlatformRequest, reader: Callable[[Any], T]) -> T:
         response = send(request, self.account())
@@ -183,7 +185,7 @@ class Client:
 def is_id(word: str) -> bool:
     """Return whether this is an id of the platform."""
     try:
-        wire.parse_id(word)
+        parsing.parse_id(word)
     except ValueError:
         return False
     return True
@@ -195,7 +197,7 @@ def known_id(vm_id: str) -> str:
     Raise NoSuchMachine if it is not a valid id.
     """
     try:
-        return wire.parse_id(vm_id)
+        return parsing.parse_id(vm_id)
     except ValueError:
         raise errors.NoSuchMachine(f"'{vm_id[:80]}' is no id of a VM at Vers") from None
 
@@ -204,10 +206,10 @@ def _part(text: str) -> str:
     return quote(text, safe="")
 
 
-def _verdict(given: Any) -> wire.Verdict:
+def _verdict(given: Any) -> parsing.Verdict:
     if not isinstance(given, dict) or not isinstance(given.get("valid"), bool):
         raise ValueError("'valid' is missing")
-    return wire.Verdict(given["valid"], str(given.get("message") or "")[:200])
+    return parsing.Verdict(given["valid"], str(given.get("message") or "")[:200])
 
 
 def _unreadable(response: httpx.Response, error: ValueError) -> str:

@@ -48,7 +48,7 @@ def adopt(name: str, *, actor: object, force: bool = False) -> list[str]:
         raise NotNow(f"Host '{name}' answers, so its lieutenants are not taken over")
     lines = []
     for host in silent:
-        living = Lieutenant.objects.living().filter(host.rows)
+        living = Lieutenant.objects.active().filter(host.rows)
         rows = list(living.order_by("created_at", "id"))
         outcomes = [
             _unless_changed(lieutenant, partial(_take_over, lieutenant, host))

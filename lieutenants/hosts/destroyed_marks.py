@@ -41,7 +41,7 @@ def clear_mark(lieutenant: Lieutenant) -> None:
 
 def pause_marked() -> None:
     """Pause lieutenants that were destroyed after the backup of this database was made."""
-    for lieutenant in Lieutenant.objects.here().living():
+    for lieutenant in Lieutenant.objects.here().active():
         try:
             facts = _mark_path(lieutenant).stat()
         except OSError:

@@ -81,7 +81,7 @@ def list_hosts() -> list[Host]:
     """Return all data folders that are registered or have lieutenants, by host name."""
     now = clock.database_now()
     rows = {_key(row.pk, row.host): row for row in DataFolder.objects.all()}
-    living = _count(Lieutenant.objects.living())
+    living = _count(Lieutenant.objects.active())
     unknown = living.keys() - rows.keys() - {_key(settings.DATA_FOLDER_ID, "")}
     leftovers: dict[Key, int] = {}
     if unknown or not all(services.is_responding(row, now) for row in rows.values()):
@@ -136,7 +136,7 @@ def silent_hosts() -> dict[Key, Host]:
     rows = DataFolder.objects.filter(late)
     found = {_key(row.pk, row.host): _host(row, now) for row in rows}
     known = DataFolder.objects.values("pk")
-    unknown = Lieutenant.objects.living().exclude(data_folder__in=known)
+    unknown = Lieutenant.objects.active().exclude(data_folder__in=known)
     unknown = unknown.exclude(data_folder=settings.DATA_FOLDER_ID)
     for pk, name in unknown.order_by().values_list("data_folder", "host").distinct():
         found[_key(pk, name)] = _host(DataFolder(pk=pk, host=name, path=""), now)

@@ -167,7 +167,7 @@ def _claim_rows() -> None:
 def _update_host_name(known: str) -> None:
     """Set the current host name in the rows of this folder."""
     mine = Lieutenant.objects.filter(data_folder=settings.DATA_FOLDER_ID)
-    others = mine.living().exclude(host=settings.HOST)
+    others = mine.active().exclude(host=settings.HOST)
     if ids := list(others.values_list("pk", flat=True)):
         logger.warning("%d lieutenants of %s are on %s now", len(ids), known, settings.HOST)
         VM.objects.filter(pk__in=ids).update(address=settings.HOST)

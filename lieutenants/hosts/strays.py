@@ -63,7 +63,7 @@ def check_stray(process: Process) -> None:
 
 def names_with_strays() -> list[str]:
     """Return the names of lieutenants whose agents run in another folder."""
-    found = Lieutenant.objects.living().filter(trouble__startswith=TROUBLE).order_by("name")
+    found = Lieutenant.objects.active().filter(trouble__startswith=TROUBLE).order_by("name")
     return list(found.values_list("name", flat=True))
 
 

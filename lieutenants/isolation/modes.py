@@ -149,7 +149,7 @@ def _without_isolation() -> str:
     Older versions isolated no agent and stored no mode.
     """
     running = (
-        Lieutenant.objects.living()
+        Lieutenant.objects.active()
         .here()
         .filter(
             models.Q(isolation=Isolation.NONE)

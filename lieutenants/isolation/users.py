@@ -60,7 +60,7 @@ def _free_uid(home: Home) -> int:
 
 def _reclaim() -> None:
     """Give folders of destroyed lieutenants to reef's own user, which frees their ids."""
-    living = set(Lieutenant.objects.living().values_list("pk", flat=True))
+    living = set(Lieutenant.objects.active().values_list("pk", flat=True))
     for root in settings.LIEUTENANTS_DIR.iterdir():
         gone = Home(root)
         if root.name not in living and gone.workspace.is_dir():

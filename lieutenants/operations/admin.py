@@ -23,7 +23,7 @@ from lieutenants.operations.plan import Plan
 from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin, add_actions, apply_to_each
 from reef_site.common.errors import ReefError
 from reef_site.common.text import first_line, parse_number
-from vmtree.lineage import keys_above
+from vmtree.lineage import ancestor_keys
 from vmtree.models import LINKS, Node
 
 # A longer plan is cut on the page; its counts still cover all VMs.
@@ -183,12 +183,12 @@ class StepAdmin(ReadOnlyAdmin):
 
 def topmost_vms(vm_ids: Sequence[str]) -> list[str]:
     """Return the VMs that are not descendants of another VM in the list, in the given order."""
-    nodes = dict(Node.objects.living().filter(vm_id__in=vm_ids).values_list("vm_id", "pk"))
+    nodes = dict(Node.objects.active().filter(vm_id__in=vm_ids).values_list("vm_id", "pk"))
     keys = set(nodes.values())
     return [
         vm_id
         for vm_id in dict.fromkeys(vm_ids)
-        if vm_id not in nodes or not keys & set(keys_above(LINKS, nodes[vm_id])[:-1])
+        if vm_id not in nodes or not keys & set(ancestor_keys(LINKS, nodes[vm_id])[:-1])
     ]
 
 

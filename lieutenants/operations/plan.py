@@ -11,7 +11,7 @@ from lieutenants.operations.models import Operation
 from reef_site.common.batches import BATCH_SIZE, batched
 from reef_site.common.errors import BadInput
 from registry.models import VM
-from vmtree.lineage import keys_below
+from vmtree.lineage import descendant_keys
 from vmtree.models import LINKS, Node
 
 MAX_VMS = 20_000
@@ -72,12 +72,12 @@ def make_plan(verb: Operation, top: Node) -> Plan:
 
 
 def _subtree(top: Node) -> list[Node]:
-    keys = keys_below(LINKS, top.pk)
+    keys = descendant_keys(LINKS, top.pk)
     if len(keys) > MAX_VMS:
         raise BadInput(f"{len(keys)} VMs are more than one job takes ({MAX_VMS}): take parts")
     rows: dict[int, Node] = {}
     for some in batched(keys):
-        rows |= Node.objects.living().in_bulk(some)
+        rows |= Node.objects.active().in_bulk(some)
     return [rows[key] for key in keys if key in rows]
 
 

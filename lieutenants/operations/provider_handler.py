@@ -45,7 +45,7 @@ class ProviderHandler(Handler):
         """Delete the machine at its provider."""
         machine = machines_by_vm([vm_id]).get(vm_id)
         if machine is not None:
-            machines.end(machine, by=actor)
+            machines.delete_at_provider(machine, by=actor)
 
     def is_done(self, verb: Operation, vm_id: str) -> bool:
         """Return whether the provider reports the requested state.
@@ -55,7 +55,7 @@ class ProviderHandler(Handler):
         machine = machines_by_vm([vm_id]).get(vm_id)
         if verb == Operation.DESTROY:
             return machine is None
-        seen = machines.look(machine) if machine is not None else None
+        seen = machines.refresh(machine) if machine is not None else None
         if seen is None:
             raise NotFound(f"the machine of VM '{vm_id}' is gone")
         return seen.state in _TARGET_STATES[verb]
@@ -70,7 +70,7 @@ class ProviderHandler(Handler):
 
 def machines_by_vm(vm_ids: Iterable[str]) -> dict[str, Machine]:
     """Map VM ids to their active machines; VMs without one are left out."""
-    return {row.vm_id: row for row in Machine.objects.living().filter(vm_id__in=list(vm_ids))}
+    return {row.vm_id: row for row in Machine.objects.active().filter(vm_id__in=list(vm_ids))}
 
 
 def _active_machine(vm_id: str) -> Machine:

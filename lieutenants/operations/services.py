@@ -24,7 +24,7 @@ from reef_site.common.errors import Conflict, NotFound
 from reef_site.common.text import to_storable
 from vmtree import permissions
 from vmtree import services as tree
-from vmtree.lineage import keys_above, keys_below
+from vmtree.lineage import ancestor_keys, descendant_keys
 from vmtree.models import LINKS, Node
 from vmtree.permissions import Action
 
@@ -131,7 +131,7 @@ def _check_no_overlap(verb: Operation, top: Node) -> None:
     others = {job.vm_id: job for job in Job.objects.open().exclude(verb=verb)}
     if not others:
         return
-    family = keys_above(LINKS, top.pk) + keys_below(LINKS, top.pk)
+    family = ancestor_keys(LINKS, top.pk) + descendant_keys(LINKS, top.pk)
     rows = Node.objects.filter(vm_id__in=others).values_list("pk", "vm_id")
     for key, vm_id in rows:
         if key in family:

@@ -76,10 +76,10 @@ def _restart(rule: Rule, firing: Firing) -> str:
 def _destroy(rule: Rule, firing: Firing) -> str:
     """Destroy a VM that is known to be dead and has no active children; else raise Postponed."""
     _require_evidence(firing, evidence_of_death(firing.subject, clock.now()))
-    below = Node.objects.living().filter(parent__vm_id=firing.subject).count()
+    below = Node.objects.active().filter(parent__vm_id=firing.subject).count()
     if below:
         raise Postponed(f"{below} VMs stand below it")
-    if not Node.objects.living().filter(vm_id=firing.subject).exists():
+    if not Node.objects.active().filter(vm_id=firing.subject).exists():
         return _destroy_unplaced(rule, firing)
     cause = f"firing {firing.pk} of {rule.actor}"[:200]
     job, _ = operations.start(Operation.DESTROY, firing.subject, by=rule.actor, cause=cause)

@@ -102,7 +102,7 @@ def _vms(rule: Rule) -> Rows:
     if rule.role:
         rows = rows.filter(role=rule.role)
     if rule.category:
-        nodes = Node.objects.living().filter(category=rule.category)
+        nodes = Node.objects.active().filter(category=rule.category)
         rows = rows.filter(pk__in=nodes.values("vm_id"))
     if rule.name_pattern:
         rows = rows.filter(name__regex=rule.name_regex)

@@ -98,7 +98,7 @@ def act(firing_id: int) -> None:
 def _delete_old_firings(now: datetime) -> None:
     """Delete old firings whose subject is gone; the others prevent a second firing."""
     vms = VM.objects.filter(pk=OuterRef("subject"))
-    alive = Lieutenant.objects.living().filter(pk=OuterRef("subject"))
+    alive = Lieutenant.objects.active().filter(pk=OuterRef("subject"))
     old = Firing.objects.filter(~Exists(vms), ~Exists(alive), ended_at__lt=now - RETENTION)
     ids = list(old.values_list("pk", flat=True)[:1000])
     if ids:

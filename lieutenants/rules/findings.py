@@ -60,7 +60,7 @@ def evidence_for_proposal(proposal: str, vm_id: str, now: datetime) -> list[Evid
     if proposal != Proposal.DELETE:
         return []
     vm = VM.objects.filter(pk=vm_id).first() if vm_id else None
-    in_tree = bool(vm_id) and Node.objects.living().filter(vm_id=vm_id).exists()
+    in_tree = bool(vm_id) and Node.objects.active().filter(vm_id=vm_id).exists()
     place = "the tree has it" if in_tree else "the tree does not have it"
     if vm is None:
         unheard = Evidence(

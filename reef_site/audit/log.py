@@ -16,7 +16,7 @@ from reef_site.audit.addresses import client_address
 from reef_site.audit.models import Action, ActorKind, Record
 from reef_site.audit.routes import route_of, target_of
 from reef_site.common.text import escape_unprintable
-from vmtree import authority
+from vmtree import permissions
 
 logger = logging.getLogger("reef.audit")
 
@@ -64,7 +64,7 @@ def actor_of(request: HttpRequest) -> tuple[ActorKind, str]:
     caller: Any = getattr(request, "user", None)
     if caller is None or not caller.is_authenticated:
         return ActorKind.NOBODY, ""
-    if authority.node_of(caller) is not None:
+    if permissions.node_of(caller) is not None:
         return ActorKind.NODE, str(caller)
     is_account = hasattr(caller, "is_superuser")
     return (ActorKind.ACCOUNT if is_account else ActorKind.ROOT), str(caller)

@@ -75,7 +75,7 @@ def vm_details(key: int, other: str = "") -> dict[str, Any]:
 
 def _path(node: Node) -> list[Node | None]:
     """Return the nodes from the root to this one; None stands for omitted ones of a long path."""
-    keys = lineage.keys_above(LINKS, node.pk)
+    keys = lineage.ancestor_keys(LINKS, node.pk)
     if len(keys) > MAX_PATH:
         keys = [keys[0], None, *keys[-MAX_PATH:]]
     nodes = Node.objects.in_bulk([key for key in keys if key])

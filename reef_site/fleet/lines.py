@@ -111,7 +111,7 @@ class Page:
 
 def counted(nodes: QuerySet[Node]) -> QuerySet[Node]:
     """Annotate nodes with the number of active children, and a sum that changes with the set."""
-    mine = Node.objects.living().filter(parent=OuterRef("pk")).order_by().values("parent")
+    mine = Node.objects.active().filter(parent=OuterRef("pk")).order_by().values("parent")
     count, total = mine.annotate(n=Count("pk")).values("n"), mine.annotate(n=Sum("pk")).values("n")
     return nodes.annotate(
         child_count=Coalesce(Subquery(count, output_field=IntegerField()), Value(0)),
@@ -145,13 +145,13 @@ def children(
 
 
 def _siblings(parent: int) -> NodeQuerySet:
-    living = Node.objects.living()
+    living = Node.objects.active()
     return living.roots() if parent == ROOF else living.filter(parent=parent)
 
 
 def rows_for(keys: Iterable[int], moment: Moment) -> list[TreeRow]:
     """Return rows of the active nodes among these keys."""
-    nodes = counted(Node.objects.living().filter(pk__in=list(keys)))
+    nodes = counted(Node.objects.active().filter(pk__in=list(keys)))
     rows = [TreeRow(node) for node in nodes]
     annotate(rows, moment)
     return rows

@@ -112,7 +112,7 @@ class Past:
 
     def _unchanged(self) -> QuerySet[Node]:
         """Return the nodes that existed then and have not changed since."""
-        living = Node.objects.living().filter(created_at__lte=self.at)
+        living = Node.objects.active().filter(created_at__lte=self.at)
         return living.exclude(pk__in=self._later)
 
     def _keys_of(self, vm_ids: set[str | None]) -> dict[int, str]:

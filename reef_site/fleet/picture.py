@@ -165,7 +165,7 @@ def _build_shapes(found: Sequence[TreeRow]) -> list[Shape]:
 
 def _count_left_out(drawn: int) -> int:
     """Return how many nodes of the whole tree are not drawn."""
-    return max(0, Node.objects.living().count() - drawn)
+    return max(0, Node.objects.active().count() - drawn)
 
 
 # -- layout --------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from reef_site.fleet.facts import QUARTERS, services_of, uptime_bar, vm_details
 from reef_site.fleet.lines import MAX_PAGE_SIZE, PAGE, Moment
 from reef_site.fleet.roof import roof
 from reef_site.fleet.states import state_of
-from registry import placing, search_terms
+from registry import placement, search_terms
 from registry.models import VM
 from vmtree.models import Category, Node
 
@@ -125,8 +125,8 @@ def facts(request: HttpRequest) -> HttpResponse:
 @render_errors
 def place(request: HttpRequest) -> HttpResponse:
     """Add `vm` to the tree, under the VM with the id `under` or as a root."""
-    vm = placing.find(text_value(request.POST, "vm", 255))
-    node = placing.place(
+    vm = placement.find(text_value(request.POST, "vm", 255))
+    node = placement.place(
         vm,
         under=text_value(request.POST, "under", 255),
         category=request.POST.get("category", ""),
@@ -138,11 +138,11 @@ def place(request: HttpRequest) -> HttpResponse:
 
 
 def _node_of(vm_id: str) -> Node | None:
-    return Node.objects.living().filter(vm_id=vm_id).first()
+    return Node.objects.active().filter(vm_id=vm_id).first()
 
 
 def _facts(vm_id: str) -> dict[str, Any]:
-    vm, moment = placing.find(vm_id), Moment.now()
+    vm, moment = placement.find(vm_id), Moment.now()
     lieutenant = Lieutenant.objects.filter(pk=vm.pk).first()
     parent = _node_of(vm.parent_vm_id) if vm.parent_vm_id else None
     return {
@@ -151,7 +151,7 @@ def _facts(vm_id: str) -> dict[str, Any]:
         "was_removed": Node.objects.filter(vm_id=vm.pk).exists(),
         "parent": parent,
         "categories": Category.choices,
-        "category": placing.usual_category(vm),
+        "category": placement.default_category(vm),
         "services": services_of(vm),
         "uptime_bar": uptime_bar(vm, moment.at),
         "quarters": QUARTERS,

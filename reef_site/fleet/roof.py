@@ -86,7 +86,7 @@ def forget() -> None:
 
 def counted(moment: Moment) -> Roof:
     """Count the fleet."""
-    living = Node.objects.living()
+    living = Node.objects.active()
     tops = living.roots().aggregate(count=Count("pk"), sum=Sum("pk"))
     loose = _unplaced(moment)
     return Roof(
@@ -101,7 +101,7 @@ def counted(moment: Moment) -> Roof:
 def _with_errors(moment: Moment) -> States:
     """Return the counts of all VMs by state; a lieutenant in error counts as nothing else."""
     failed = Lieutenant.objects.filter(status=LieutenantStatus.ERROR)
-    placed = Node.objects.living().filter(vm_id__in=failed.values("pk"))
+    placed = Node.objects.active().filter(vm_id__in=failed.values("pk"))
     errors = placed.count()
     vms = VM.objects.filter(_is_unhealthy(moment))
     if not errors:

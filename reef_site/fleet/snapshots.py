@@ -14,10 +14,10 @@ from django.views.decorators.http import require_GET, require_POST
 from reef_site.common.errors import BadInput
 from reef_site.common.page_values import number_value
 from reef_site.fleet.errors import render_errors
-from vmtree import handing, snapshots
+from vmtree import snapshot_downloads, snapshots
 from vmtree.snapshot_models import Snapshot, State
-from vmtree.snapshots import wording
-from vmtree.snapshots.comparing import Comparison
+from vmtree.snapshots import descriptions
+from vmtree.snapshots.tree_diff import Comparison
 
 
 @login_required
@@ -68,7 +68,7 @@ def verify(request: HttpRequest, key: int) -> HttpResponse:
 @render_errors
 def download(request: HttpRequest, key: int) -> HttpResponseBase:
     """Send the file if it is complete."""
-    return handing.download(request, snapshots.find(key))
+    return snapshot_downloads.download(request, snapshots.find(key))
 
 
 @login_required
@@ -108,7 +108,7 @@ def _restore(request: HttpRequest, snapshot: Snapshot) -> HttpResponse:
 
 def _shown(found: Comparison) -> dict[str, Any]:
     return {
-        "kinds": wording.kinds(found),
-        "beside": wording.kinds_beside(found),
+        "kinds": descriptions.kinds(found),
+        "beside": descriptions.kinds_beside(found),
         "is_empty": found.is_empty,
     }

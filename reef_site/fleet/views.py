@@ -70,7 +70,7 @@ def _words(request: HttpRequest) -> str:
 
 
 def _found(request: HttpRequest, words: str, moment: Moment) -> dict[str, Any]:
-    nodes = search.narrow(Node.objects.living(), words)
+    nodes = search.narrow(Node.objects.active(), words)
     found = lines.matches(nodes, moment, after=number_value(request.GET, "after"))
     is_later = "after" in request.GET
     loose = None if is_later else registered.matches(words, moment)
@@ -88,7 +88,7 @@ def _top_rows(request: HttpRequest, moment: Moment) -> dict[str, Any]:
     if not vm_id:
         page = lines.children(below.ROOF, moment)
         return {"page": page, "parent": below.ROOF, "with_loose": True}
-    top = get_object_or_404(lines.counted(Node.objects.living()), vm_id=vm_id)
+    top = get_object_or_404(lines.counted(Node.objects.active()), vm_id=vm_id)
     row = TreeRow(
         top, position=1, sibling_count=1, is_open=True, is_detached=top.parent_id is not None
     )
@@ -224,10 +224,10 @@ def map_fragment(request: HttpRequest) -> HttpResponse:
 
 def _picture(request: HttpRequest) -> dict[str, Any]:
     vm_id = text_value(request.GET, "under", 255)
-    top = get_object_or_404(Node.objects.living(), vm_id=vm_id) if vm_id else None
+    top = get_object_or_404(Node.objects.active(), vm_id=vm_id) if vm_id else None
     width = number_value(request.GET, "width", default=picture.DEFAULT_WIDTH, most=4000)
     moment, words = Moment.now(), _words(request)
-    found = search.narrow(Node.objects.living(), words) if words else None
+    found = search.narrow(Node.objects.active(), words) if words else None
     drawing = picture.draw(top, moment, max(width, picture.MIN_WIDTH), found)
     context = {"drawing": drawing, "top": top, "roof": roof(moment), "words": words}
     return {**context, "legend": list(picture.OUTLINES)}

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.bootloader.booted import BARE, BootStack
+from tests.bootloader.provisioning_stack import BARE, BootStack
 from tests.emulator.handle import Emulator
 from tests.waiting import until
 

@@ -38,13 +38,13 @@ from django.conf import settings
 from django.db import connection
 
 from reef_site.common import broker
-from registry import beats, hotpath
+from registry import fast_path, heartbeats
 from registry import services as registry
 from registry.models import VM
 from registry.serializers import Registration
 from tests.bench.tree import LARGE, fill, fleet_parent, postgresql, sqlite
 from vmtree import services, snapshots
-from vmtree.services import Change
+from vmtree.services import NodeChange
 from vmtree.snapshots import files
 
 VMS, PAUSE, LONGEST_MS, LONGEST_RESTORE_MS = 10_000, 0.003, 100.0, 250.0
@@ -89,8 +89,8 @@ def processes() -> list[int]:
 
 def beat(chance: random.Random, _began: float) -> None:
     """What the edge writes at once."""
-    said = [beats.Beat(f"vm-{chance.randrange(VMS)}") for _ in range(32)]
-    hotpath.write(lambda _: None, [hotpath.WriteRequest(None, [each], True) for each in said])
+    said = [heartbeats.Heartbeat(f"vm-{chance.randrange(VMS)}") for _ in range(32)]
+    fast_path.write(lambda _: None, [fast_path.WriteRequest(None, [each], True) for each in said])
 
 
 def register(chance: random.Random, began: float) -> None:
@@ -102,7 +102,7 @@ def register(chance: random.Random, began: float) -> None:
 def rename(chance: random.Random, began: float) -> None:
     """One VM of the tree; a revision."""
     vm_id = f"v{chance.randrange(1, LARGE)}"
-    services.change(vm_id, Change(name=f"{vm_id} {began}"), by="bench")
+    services.change(vm_id, NodeChange(name=f"{vm_id} {began}"), by="bench")
 
 
 ACTS = {"beats": beat, "registrations": register, "tree": rename}

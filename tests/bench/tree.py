@@ -32,7 +32,7 @@ from django.test.utils import CaptureQueriesContext
 
 from reef_site.testbed import find_postgresql
 from tests.postgres import Cluster, connected_to
-from vmtree import rows
+from vmtree import json_rows
 from vmtree.models import Node, Revision, Trait
 
 SMALL, LARGE, CHAIN = 10_000, 100_000, 5_000
@@ -162,7 +162,7 @@ def door(client: Client, path: str) -> Callable[[], object]:
 
 def fetch_rows() -> object:
     """Just fetching the rows of all nodes, as Django gives them."""
-    return list(Node.objects.living().values_list())
+    return list(Node.objects.active().values_list())
 
 
 def fetch_raw() -> object:
@@ -176,7 +176,7 @@ def nested_against_rows(client: Client, title: str) -> None:
     """The nested tree beside the mere rows: at most three times as long."""
     measure(f"{title}: rows by Django", fetch_rows, times=10)
     plain = measure(f"{title}: rows by the cursor", fetch_raw, times=10)
-    measure(f"{title}: pieces", lambda: rows.of(Node.objects.living()), times=10)
+    measure(f"{title}: pieces", lambda: json_rows.pieces_of(Node.objects.active()), times=10)
     measure(f"{title}: nested JSON at the door", door(client, "tree"), 3 * plain, times=10)
 
 

@@ -11,16 +11,16 @@ from urllib.parse import quote
 import pytest
 import yaml
 
-from bootloader import cloud_init, dist, render
+from bootloader import cloud_init, downloads, render
 from bootloader.plan import BootPlan, File, Profile
-from tests.bootloader import throwaway
-from tests.bootloader.roofs import Roof
-from tests.bootloader.throwaway import Machine
+from tests.bootloader import overlay_machine
+from tests.bootloader.overlay_machine import Machine
+from tests.bootloader.root_stack import Roof
 from tests.stack import free_port
 from tests.stub_llm import StubLLM
 
 pytestmark = [
-    pytest.mark.skipif(not throwaway.possible(), reason="a machine to throw away takes root"),
+    pytest.mark.skipif(not overlay_machine.possible(), reason="a machine to throw away takes root"),
     pytest.mark.timeout(600),
 ]
 
@@ -61,7 +61,7 @@ def bare(roof: Roof, vm_id: str, **more: Any) -> BootPlan:
         name=f"name of {vm_id}",
         roof_url=roof.url,
         join_token=token,
-        dist=dist.current(),
+        dist=downloads.current(),
         **{"profile": BARE, **more},
     )
 
@@ -233,7 +233,7 @@ def test_used_join_token_is_rejected(roof: Roof) -> None:
 
 def test_file_with_wrong_digest_is_not_run(roof: Roof, machine: Machine) -> None:
     plan = bare(roof, "changed")
-    script = render.boot_script(plan).replace(dist.current().agent_sha256, "0" * 64)
+    script = render.boot_script(plan).replace(downloads.current().agent_sha256, "0" * 64)
 
     told = machine.run(script)
 

@@ -16,11 +16,11 @@ import pytest
 import yaml
 
 from bootloader import cloud_init, render, user_data
+from bootloader.catalog import BUILT_IN
 from bootloader.models import JoinToken, OwnProfile, ProfileFile
 from bootloader.plan import BootPlan
-from bootloader.words import BUILT_IN
-from tests.bootloader.hostile import VALUES
-from tests.bootloader.sshds import keygen
+from tests.bootloader.hostile_texts import VALUES
+from tests.bootloader.ssh_servers import keygen
 from tests.bootloader.test_hostile import same
 from tests.conftest import Api
 

@@ -17,10 +17,10 @@ import httpx
 import pytest
 from django.conf import settings
 
-from bootloader import dist
+from bootloader import downloads
 from bootloader.exceptions import PackagingFailed
-from tests.bootloader.joiners import Door, invite
-from tests.bootloader.roofs import Roof
+from tests.bootloader.join_clients import Door, invite
+from tests.bootloader.root_stack import Roof
 from tests.conftest import Api
 from tests.stack import ROOT, STANDIN, free_port
 from tests.waiting import until
@@ -80,10 +80,10 @@ def test_other_names_are_not_found(api: Api, name: str) -> None:
 
 
 def test_wheel_contains_exactly_a_complete_reef() -> None:
-    with zipfile.ZipFile(dist.current().wheel) as wheel:
+    with zipfile.ZipFile(downloads.current().wheel) as wheel:
         names = set(wheel.namelist())
         metadata = next(name for name in names if name.endswith(".dist-info/METADATA"))
-        assert f"Version: {dist.current().version}" in wheel.read(metadata).decode()
+        assert f"Version: {downloads.current().version}" in wheel.read(metadata).decode()
 
     assert {
         "reef_site/house/templates/base.html",
@@ -96,7 +96,7 @@ def test_wheel_contains_exactly_a_complete_reef() -> None:
         "bootloader/scripts/run.sh",
     } <= names
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
-    assert tops == set(dist.PACKAGES)
+    assert tops == set(downloads.PACKAGES)
     odd = ("__pycache__", "tests/", ".sqlite", "root-token", "secret-key", "node_modules")
     assert not [name for name in names if any(word in name for word in odd)]
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
@@ -105,7 +105,7 @@ def test_wheel_contains_exactly_a_complete_reef() -> None:
 
 
 def test_lock_contains_exactly_the_runtime_packages() -> None:
-    lock = dist.current().lock_file.path.read_text()
+    lock = downloads.current().lock_file.path.read_text()
 
     assert "django==" in lock
     assert "pytest" not in lock
@@ -120,9 +120,9 @@ def checkout(tmp_path: Path, settings: Any) -> Path:
     """A small copy of the sources, which a test may change."""
     base = tmp_path / "checkout"
     leave = shutil.ignore_patterns("__pycache__")
-    for name in (*dist.PACKAGES, dist.TEMPLATES):
+    for name in (*downloads.PACKAGES, downloads.TEMPLATES):
         shutil.copytree(ROOT / name, base / name, ignore=leave)
-    for name in dist.RESOURCES:
+    for name in downloads.RESOURCES:
         shutil.copyfile(ROOT / name, base / name)
     settings.BASE_DIR = settings.HOUSE_DIR = base
     settings.DATA_DIR = tmp_path / "data"
@@ -130,43 +130,43 @@ def checkout(tmp_path: Path, settings: Any) -> Path:
 
 
 def test_the_same_sources_make_the_same_wheel(checkout: Path, settings: Any) -> None:
-    first = dist.current()
+    first = downloads.current()
     settings.DATA_DIR = settings.DATA_DIR.with_name("other")
-    second = dist.current()
+    second = downloads.current()
 
     assert first.wheel != second.wheel
     assert (first.version, first.wheel_sha256) == (second.version, second.wheel_sha256)
 
 
 def test_changed_sources_make_a_new_version_and_keep_older_files(checkout: Path) -> None:
-    old = dist.current()
+    old = downloads.current()
     with (checkout / "bootloader" / "fleet_agent.py").open("a") as file:
         file.write("# newer\n")
-    new = dist.current()
+    new = downloads.current()
 
     assert new.version != old.version
     assert new.agent_sha256 != old.agent_sha256
     for each in (*old.files, *new.files):
-        assert sha256(dist.find(each.name).read_bytes()) == each.sha256
-    assert dist.find("fleet_agent.py").read_bytes().endswith(b"# newer\n")
+        assert sha256(downloads.find(each.name).read_bytes()) == each.sha256
+    assert downloads.find("fleet_agent.py").read_bytes().endswith(b"# newer\n")
 
 
 def test_only_some_states_are_kept(checkout: Path, settings: Any) -> None:
     versions = []
-    for number in range(dist.MAX_KEPT_STATES + 2):
+    for number in range(downloads.MAX_KEPT_STATES + 2):
         (checkout / "vmtree" / "rows.py").write_text(f"number = {number}\n")
-        versions.append(dist.current().version)
+        versions.append(downloads.current().version)
 
     kept = [each.name for each in (settings.DATA_DIR / "dist").glob("[0-9a-f]" * 12)]
-    assert len(set(versions)) == dist.MAX_KEPT_STATES + 2
+    assert len(set(versions)) == downloads.MAX_KEPT_STATES + 2
     assert sorted(kept) == sorted(
-        version.partition("+g")[2] for version in versions[-dist.MAX_KEPT_STATES :]
+        version.partition("+g")[2] for version in versions[-downloads.MAX_KEPT_STATES :]
     )
 
 
 def test_concurrent_requests_share_one_build(checkout: Path, settings: Any) -> None:
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        found = set(pool.map(lambda _: dist.current().wheel_sha256, range(16)))
+        found = set(pool.map(lambda _: downloads.current().wheel_sha256, range(16)))
 
     assert len(found) == 1
     assert not list((settings.DATA_DIR / "dist").glob(".half-*"))
@@ -179,10 +179,10 @@ def test_packaging_failure_is_reported(checkout: Path) -> None:
     with pytest.raises(
         PackagingFailed, match=r"cannot be packed for VMs: hatchling says: .*no-such"
     ):
-        dist.current()
+        downloads.current()
     project.unlink()
     with pytest.raises(PackagingFailed, match="No such file"):
-        dist.current()
+        downloads.current()
 
 
 # -- installed -----------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_wheel_contains_the_roots_code(installed: Installed) -> None:
     # Packed again on the VM it is the same: a member may be a roof itself.
     program = (
         "import django; django.setup(); from bootloader import agent_install, dist;"
-        " d = dist.current(); print(d.version, d.wheel_sha256,"
+        " d = downloads.current(); print(d.version, d.wheel_sha256,"
         " agent_install.PINNED.mark())"
     )
     done = subprocess.run(

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.bootloader.emulated import Bare
-from tests.emulator import contract, server
-from tests.emulator.answers import Answer
+from tests.bootloader.emulator_client import Bare
+from tests.emulator import response_schema, server
 from tests.emulator.handle import Emulator
+from tests.emulator.responses import Answer
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
@@ -30,20 +30,20 @@ def test_routes_match_the_openapi_description() -> None:
         for route in drawer.routes.table
         if not route.template.startswith("/emulator")
     }
-    assert routes == contract.operations()
+    assert routes == response_schema.operations()
 
 
 def test_response_outside_the_schema_is_detected() -> None:
     vms = "/api/v1/vms"
     good = Answer(200, b"[]", "application/json")
-    assert contract.check("GET", vms, good) is None
+    assert response_schema.check("GET", vms, good) is None
     for answer in (
         Answer(200, b'[{"vm_id": "x"}]', "application/json"),
         Answer(200, b"[]", "text/html"),
         Answer(418, b"", None),
         Answer(200),
     ):
-        assert contract.check("GET", vms, answer)
+        assert response_schema.check("GET", vms, answer)
 
 
 class Asked:
@@ -76,7 +76,7 @@ def test_every_operation_answers_as_described(emulator: Emulator, bare: Bare) ->
     account_over_http(ask, vm_id)
 
     asked = {(method, path) for method, path in ask.done}
-    assert contract.operations() - asked == set()
+    assert response_schema.operations() - asked == set()
     assert emulator.violations() == []
 
 
@@ -152,7 +152,7 @@ def commands_over_http(ask: Asked, vm_id: str) -> None:
     lines = ask(200, "POST", f"{vm}/exec/stream", streamed, vm_id=vm_id)
     events = [json.loads(line) for line in lines.splitlines()]
     for event in events:
-        assert contract.check_schema("VmExecStreamEvent", event) == []
+        assert response_schema.check_schema("VmExecStreamEvent", event) == []
     assert [each["cursor"] for each in events] == [1, 2, 3]
     assert events[-1]["type"] == "exit"
     again = {"exec_id": streamed["exec_id"], "cursor": 2}

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.bootloader.emulated import Bare
+from tests.bootloader.emulator_client import Bare
 from tests.emulator.handle import Emulator
 from tests.waiting import until
 

@@ -65,12 +65,12 @@ def test_vanished_vm_is_removed_after_grace(api: Api, emulator: Emulator) -> Non
     assert engine.tick() == []
     waits = Firing.objects.get()
     assert (waits.subject, waits.state) == (vm_id, "waiting")
-    assert Node.objects.living().filter(vm_id=vm_id).exists()
+    assert Node.objects.active().filter(vm_id=vm_id).exists()
 
     done = let_grace_pass()
 
     assert (done.state, done.evidence["kind"]) == ("done", "vanished"), done.outcome
-    assert not Node.objects.living().filter(vm_id=vm_id).exists()
+    assert not Node.objects.active().filter(vm_id=vm_id).exists()
     assert not VM.objects.filter(pk=vm_id).exists()
     found = Finding.objects.get()
     assert (found.state, found.decided_by) == (FindingState.DONE, "rule finding-vanished")
@@ -85,7 +85,7 @@ def test_operators_decision_takes_precedence(api: Api, emulator: Emulator) -> No
     reconcile.dismiss(Finding.objects.get().pk, by="tests")
 
     assert let_grace_pass().state == "dropped"
-    assert Node.objects.living().filter(vm_id=vm_id).exists()
+    assert Node.objects.active().filter(vm_id=vm_id).exists()
 
 
 def test_leftover_vm_is_deleted_with_two_pieces_of_evidence(api: Api, emulator: Emulator) -> None:
@@ -134,7 +134,7 @@ def test_unknown_vm_is_imported_without_evidence(api: Api, emulator: Emulator) -
     rule(api, "finding-unknown")
 
     assert let_grace_pass().state == "done"
-    assert Node.objects.living().get().vm_id == vm_id
+    assert Node.objects.active().get().vm_id == vm_id
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bootloader.roofs import AGENT, Member, Roof
+from tests.bootloader.root_stack import AGENT, Member, Roof
 from tests.stack import free_port
 from tests.waiting import until
 

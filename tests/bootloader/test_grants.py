@@ -9,10 +9,10 @@ import pytest
 from django.db import connections
 from django.test import Client
 
-from bootloader import grants, hosts
+from bootloader import grants, ssh_hosts
 from bootloader.exceptions import NoHostFree
 from bootloader.models import BootStep, Machine, ProvisionGrant, Provisioning, SshHost
-from bootloader.provisioning import creating
+from bootloader.provisioning import create_step
 from bootloader.states import State, StepName, StepState
 from bootloader.this_machine import is_this_machine
 from tests.conftest import Api
@@ -233,13 +233,13 @@ def test_node_never_gets_reefs_own_machine(ada: NodeApi, api: Api) -> None:
     assert ada.post(PATH, {**WISH, "provider": "ssh"}).status_code == 202
     row = Provisioning.objects.get()
     with pytest.raises(NoHostFree):
-        hosts.claim(creating.spec_of(row))
+        ssh_hosts.claim(create_step.spec_of(row))
 
     away = SshHost.objects.create(name="zz", address="192.0.2.1")
-    assert hosts.claim(creating.spec_of(row)).host == away
+    assert ssh_hosts.claim(create_step.spec_of(row)).host == away
     assert api.post(PATH, {**WISH, "name": "two", "provider": "ssh"}).status_code == 202
     asked = Provisioning.objects.get(name="two")
-    assert hosts.claim(creating.spec_of(asked)).host == here
+    assert ssh_hosts.claim(create_step.spec_of(asked)).host == here
 
 
 # -- what a node reads ---------------------------------------------------------------------------

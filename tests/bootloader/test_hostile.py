@@ -15,7 +15,7 @@ import yaml
 from bootloader import cloud_init, render
 from bootloader.plan import BootPlan, File, Profile
 from reef_site.common.errors import BadInput
-from tests.bootloader.hostile import CANARY, VALUES
+from tests.bootloader.hostile_texts import CANARY, VALUES
 
 pytestmark = pytest.mark.timeout(900)
 

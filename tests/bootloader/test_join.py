@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from bootloader import joining
+from bootloader import join_tokens
 from bootloader.models import JoinRefusal, JoinToken, Machine
 from reef_site.common import clock
 from reef_site.common.errors import BadInput
 from registry.models import VM
-from tests.bootloader.joiners import DNA, Door, invite
+from tests.bootloader.join_clients import DNA, Door, invite
 from tests.conftest import Api
 from vmtree import services as tree
 from vmtree import tokens
@@ -70,7 +70,7 @@ def test_only_hashes_are_stored() -> None:
     assert own not in row
     assert "a-word-of-the-vm" not in row
     assert own not in str(NodeToken.objects.values())
-    assert token not in repr(joining.JoinFacts(nonce=token))
+    assert token not in repr(join_tokens.JoinFacts(nonce=token))
 
 
 def test_join_token_works_once() -> None:
@@ -103,7 +103,7 @@ def test_vm_that_lost_the_response_repeats_its_join() -> None:
 def test_repeating_a_join_ends_after_some_minutes() -> None:
     token = invite()
     Door(token).join(nonce="mine")
-    JoinToken.objects.update(used_at=clock.now() - joining.REPEAT_WINDOW - timedelta(seconds=1))
+    JoinToken.objects.update(used_at=clock.now() - join_tokens.REPEAT_WINDOW - timedelta(seconds=1))
 
     assert Door(token).join(nonce="mine").status_code == 401
     assert refusals() == [("used", 1)]
@@ -251,7 +251,7 @@ def test_invalid_values_are_rejected_with_their_field(body: dict[str, object], f
     assert JoinToken.objects.get().used_at is None
 
 
-@pytest.mark.parametrize("minutes", [0, -1, joining.MAX_MINUTES + 1])
+@pytest.mark.parametrize("minutes", [0, -1, join_tokens.MAX_MINUTES + 1])
 def test_invalid_token_lifetimes_are_rejected(minutes: int) -> None:
     with pytest.raises(BadInput):
         invite(minutes=minutes)
@@ -260,12 +260,12 @@ def test_invalid_token_lifetimes_are_rejected(minutes: int) -> None:
 def test_old_tokens_are_deleted() -> None:
     Door(invite("old")).join()
     invite("new")
-    long_ago = clock.now() - joining.RETENTION - timedelta(days=1)
+    long_ago = clock.now() - join_tokens.RETENTION - timedelta(days=1)
     JoinToken.objects.filter(vm_id="old").update(
         made_at=long_ago - timedelta(hours=1), expires_at=long_ago
     )
 
-    joining.sweep()
+    join_tokens.sweep()
 
     assert list(JoinToken.objects.values_list("vm_id", flat=True)) == ["new"]
 

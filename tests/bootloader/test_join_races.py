@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bootloader import joining, reports
-from bootloader.joining import JoinFacts
+from bootloader import join_tokens, reports
+from bootloader.join_tokens import JoinFacts
 from bootloader.models import BootReport, JoinRefusal, JoinToken, ReportStatus
 from registry.models import VM
-from tests.bootloader.joiners import invite
-from tests.bootloader.roofs import Roof
+from tests.bootloader.join_clients import invite
+from tests.bootloader.root_stack import Roof
 from tests.stack import TOKEN
 from tests.vmtree.conftest import database, postgres, postgres_cluster
 from tests.vmtree.test_races import together
@@ -28,7 +28,9 @@ AT_ONCE = 6
 
 def joins(token: str, nonce: str, given: list[str]) -> Callable[[], object]:
     def join() -> None:
-        given.append(joining.redeem(token, JoinFacts(hostname=nonce, nonce=nonce, remote=nonce))[1])
+        given.append(
+            join_tokens.redeem(token, JoinFacts(hostname=nonce, nonce=nonce, remote=nonce))[1]
+        )
 
     return join
 
@@ -68,7 +70,7 @@ def test_a_token_that_is_voided_while_it_is_used(database: str) -> None:
         token, given = invite(f"vm-{number}"), list[str]()
 
         outcomes = together(
-            joins(token, "mine", given), partial(joining.revoke_unused, f"vm-{number}")
+            joins(token, "mine", given), partial(join_tokens.revoke_unused, f"vm-{number}")
         )
 
         row = JoinToken.objects.get(vm_id=f"vm-{number}")

@@ -11,14 +11,14 @@ import pytest
 
 from bootloader import shell
 from bootloader.exceptions import ShellRefused
-from tests.bootloader import throwaway
-from tests.bootloader.accounts import ACCOUNTS, Accounts
-from tests.bootloader.booted import BARE
+from tests.bootloader import overlay_machine
+from tests.bootloader.login_shells import ACCOUNTS, Accounts
+from tests.bootloader.provisioning_stack import BARE
 from tests.stack import Stack
 from tests.waiting import until
 
 pytestmark = [
-    pytest.mark.skipif(not throwaway.possible(), reason="a machine to throw away takes root"),
+    pytest.mark.skipif(not overlay_machine.possible(), reason="a machine to throw away takes root"),
     pytest.mark.timeout(600),
 ]
 

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.bootloader.roofs import Roof
+from tests.bootloader.root_stack import Roof
 from tests.stack import ROOT, free_port
 from tests.waiting import until
 from vmtree import organs
@@ -211,8 +211,8 @@ def test_unknown_organ_stops_the_start_and_lists_known_ones(tmp_path: Path) -> N
     ],
 )
 def test_what_an_organ_needs_is_kept(named: str, kept: set[str], told: str) -> None:
-    assert organs.kept(named.split()) == kept
-    assert organs.told(named.split()) == told
+    assert organs.enabled_modules(named.split()) == kept
+    assert organs.describe(named.split()) == told
 
 
 def test_up_runs_only_what_it_needs(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bootloader.states import StepName
-from tests.bootloader.booted import BARE, BootStack
+from tests.bootloader.provisioning_stack import BARE, BootStack
 from tests.emulator.fixture import emulator, emulator_of_the_run
 from tests.emulator.handle import Emulator
 from tests.stack import pause

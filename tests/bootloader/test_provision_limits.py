@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from bootloader.models import BootStep, OwnProfile, Provisioning, SshHost
-from bootloader.provisioning import run, services, steps, texts
-from bootloader.provisioning.wishes import ProvisionRequest
+from bootloader.provisioning import rendering, runner, services, steps
+from bootloader.provisioning.requests import ProvisionRequest
 from bootloader.states import State, StepName
 from reef_site.common import clock
-from tests.bootloader.sshds import Sshd
+from tests.bootloader.ssh_servers import Sshd
 from tests.dispatching import drop_tasks
 from tests.waiting import until
 
@@ -62,7 +62,7 @@ def reason_of(row: Provisioning, seconds: float = 40) -> str:
     """Move it on as a worker does until it has failed; why."""
 
     def failed() -> bool:
-        run.advance(row.pk)
+        runner.advance(row.pk)
         row.refresh_from_db()
         return row.state == State.FAILED
 
@@ -74,7 +74,7 @@ def test_a_machine_that_forgets_each_run(
     serve: Callable[[str], Provisioning], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps, "MAX_STARTS", 10_000)
-    monkeypatch.setattr(texts, "render_real", lambda *_: "sleep 600\n")
+    monkeypatch.setattr(rendering, "render_real", lambda *_: "sleep 600\n")
     row = serve("rm -rf $HOME/.reef-boot/*/run-*")
     assert "did not end within 10 s (REEF_BOOT_SECONDS)" in reason_of(row)
 
@@ -84,7 +84,7 @@ def test_a_run_that_comes_to_nothing_ends_before_its_limit(
 ) -> None:
     monkeypatch.setenv("REEF_BOOT_SECONDS", "900")
     monkeypatch.setattr(steps, "MAX_STARTS", 4)
-    monkeypatch.setattr(texts, "render_real", lambda *_: "sleep 600\n")
+    monkeypatch.setattr(rendering, "render_real", lambda *_: "sleep 600\n")
     row = serve("rm -rf $HOME/.reef-boot/*/run-*")
     assert "started 4 times, and nothing came of it" in reason_of(row)
 
@@ -93,7 +93,7 @@ def test_a_script_that_never_stops_printing(
     serve: Callable[[str], Provisioning], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps, "MAX_OUTPUT_BYTES", 100_000)
-    monkeypatch.setattr(texts, "render_real", lambda *_: FLOOD)
+    monkeypatch.setattr(rendering, "render_real", lambda *_: FLOOD)
     row = serve(":")
     assert "did not end within 10 s (REEF_BOOT_SECONDS)" in reason_of(row)
     kept = sum(len(line.text) for line in row.log.all())
@@ -106,11 +106,11 @@ def test_a_step_that_is_tried_for_ever_ends(
     def later(context: steps.Context, step: BootStep) -> steps.CheckAgain:
         return steps.CheckAgain(0.0, "the VM thinks about it")
 
-    monkeypatch.setattr(texts, "render_real", lambda *_: "true\n")
+    monkeypatch.setattr(rendering, "render_real", lambda *_: "true\n")
     row = serve(":")
     for name in set(StepName) - {StepName.RUN}:
         monkeypatch.setitem(steps.STEP_FUNCTIONS, name, later)
-    run.advance(row.pk)
+    runner.advance(row.pk)
     long_ago = clock.now() - timedelta(hours=1)
     Provisioning.objects.filter(pk=row.pk).update(leased_until=None)
     BootStep.objects.filter(provisioning=row, name=StepName.RESOLVE).update(started_at=long_ago)

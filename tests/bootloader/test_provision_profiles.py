@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bootloader.words import BUILT_IN
-from tests.bootloader.booted import BootStack
+from bootloader.catalog import BUILT_IN
+from tests.bootloader.provisioning_stack import BootStack
 from tests.emulator.fixture import emulator, emulator_of_the_run
 from tests.emulator.handle import Emulator
 from tests.stub_llm import StubLLM

@@ -11,9 +11,9 @@ from django.db import connections
 
 from bootloader.models import Machine, Provisioning
 from bootloader.providers import base
-from bootloader.provisioning import creating, limits, machines, services
+from bootloader.provisioning import create_step, machines, quota, services
+from bootloader.provisioning.requests import ProvisionRequest
 from bootloader.provisioning.steps import Context
-from bootloader.provisioning.wishes import ProvisionRequest
 from bootloader.states import CleanupPolicy, State, StepName, StepState
 from reef_site.common import clock
 from reef_site.common.errors import ReefError
@@ -102,7 +102,7 @@ def test_no_more_than_allowed_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REEF_PROVISION_AT_ONCE", "4")
     for number in range(12):
         queued(f"vm-{number}")
-    together(lambda _: limits.start_queued())
+    together(lambda _: quota.start_queued())
     assert Provisioning.objects.active().count() == 4
 
 
@@ -111,7 +111,7 @@ def test_one_of_two_takes_a_lost_machine(monkeypatch: pytest.MonkeyPatch) -> Non
         rows = [queued(f"vm-{number}-{which}") for which in range(4)]
         seen = base.Machine(f"m-{number}", base.MachineState.RUNNING)
         found = together(
-            lambda who, rows=rows, seen=seen: creating._assign(
+            lambda who, rows=rows, seen=seen: create_step._assign(
                 Context(rows[who], ""), seen, "found"
             ),  # type: ignore[misc]
             4,
@@ -123,12 +123,16 @@ def test_one_of_two_takes_a_lost_machine(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_one_too_many_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[str] = []
-    monkeypatch.setattr(machines, "end", lambda machine, **_: ended.append(machine.machine_id))
+    monkeypatch.setattr(
+        machines, "delete_at_provider", lambda machine, **_: ended.append(machine.machine_id)
+    )
     for number in range(ROUNDS):
         row = queued(f"vm-{number}")
         seen = [base.Machine(f"m-{number}-{who}", base.MachineState.RUNNING) for who in range(2)]
         found = together(
-            lambda who, row=row, seen=seen: creating._assign(Context(row, ""), seen[who], "made"),  # type: ignore[misc]
+            lambda who, row=row, seen=seen: create_step._assign(
+                Context(row, ""), seen[who], "made"
+            ),  # type: ignore[misc]
             2,
         )
         assert found == [True, True]

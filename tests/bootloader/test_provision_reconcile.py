@@ -12,7 +12,7 @@ from django.test import Client
 from bootloader import reconcile
 from bootloader.exceptions import ShellUnavailable
 from bootloader.models import BootStep, Finding, Machine, Provisioning
-from bootloader.provisioning import lines, machines, run
+from bootloader.provisioning import connection_pool, machines, runner
 from bootloader.states import FindingState, Proposal, State, StepName, StepState
 from reef_site.auth import make_operator
 from reef_site.common import clock
@@ -198,11 +198,11 @@ def test_vanished_vm_is_removed(api: Api, emulator: Emulator) -> None:
     reconcile.compare_all()
     found = the_finding(api)
     assert (found["kind"], found["proposal"]) == ("vanished", "bury")
-    assert Node.objects.living().count() == 1
+    assert Node.objects.active().count() == 1
 
     api.post(f"/bootloader/findings/{found['id']}/act")
 
-    assert not Node.objects.living().exists()
+    assert not Node.objects.active().exists()
     assert not VM.objects.exists()
     assert Machine.objects.get().is_gone
     assert reconcile.compare_all() == 0
@@ -228,12 +228,12 @@ def test_several_vanished_vms_are_removed_together(api: Api, emulator: Emulator)
     wrong = api.post(path, {"kind": "vanished", "action": "pause"})
     assert wrong.status_code == 400
     assert "valid: bury" in wrong.json()["error"]
-    assert Node.objects.living().count() == 2
+    assert Node.objects.active().count() == 2
 
     answer = api.post(path, {"kind": "vanished", "provider": "vers"}).json()
 
     assert (answer["count"], answer["failed"]) == (2, [])
-    assert not Node.objects.living().exists()
+    assert not Node.objects.active().exists()
     assert reconcile.compare_all() == 0
 
 
@@ -260,7 +260,7 @@ def test_all_of_a_kind_have_one_button(api: Api, emulator: Emulator) -> None:
     assert "2 × unknown VM at vers" in page
     said = {"kind": "unknown", "provider": "vers", "proposal": "adopt"}
     operator.post("/provisioning/findings/all/", said)
-    assert Node.objects.living().count() == 2
+    assert Node.objects.active().count() == 2
     assert not Finding.objects.open().exists()
 
 
@@ -338,17 +338,17 @@ def test_a_vm_that_is_deleted_while_it_comes_up_is_noticed(
     def away(_machine: Machine) -> None:
         raise ShellUnavailable("it cannot be reached by SSH")
 
-    monkeypatch.setattr(lines, "connection", away)
+    monkeypatch.setattr(connection_pool, "connection", away)
     vm_id = made_by_somebody(emulator)
     row = coming_up(vm_id, name)
-    run.advance(row.pk)
+    runner.advance(row.pk)
     row.refresh_from_db()
     assert row.state == State.RUNNING, "it is there, only slow"
 
     remove(emulator, vm_id)
     for step in row.steps.filter(name=name):
         step.keep(asked_provider=(clock.now() - timedelta(seconds=11)).isoformat())
-    run.advance(row.pk)
+    runner.advance(row.pk)
 
     row.refresh_from_db()
     assert row.state == State.FAILED

@@ -10,7 +10,7 @@ import pytest
 
 from bootloader import shell
 from bootloader.providers.base import Login
-from tests.bootloader.booted import BARE, BootStack
+from tests.bootloader.provisioning_stack import BARE, BootStack
 from tests.emulator.fixture import emulator, emulator_of_the_run
 from tests.emulator.handle import Emulator
 from tests.waiting import until

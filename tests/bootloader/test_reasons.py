@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bootloader import reasons, render
-from bootloader.on_vm import agent
+from bootloader.on_vm import install_agent
 from bootloader.provisioning import steps
 from reef_site.common.text import clip_start, clip_words
 from reef_site.templatetags.reef import first_words
@@ -94,7 +94,7 @@ def test_a_full_disk_is_called_so_whatever_failed_of_it() -> None:
 def test_an_agent_without_room_is_not_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(agent, "NEEDED_MIB", 1 << 40)
-    assert agent.main(["--target", str(tmp_path / "agent")]) == 1
+    monkeypatch.setattr(install_agent, "NEEDED_MIB", 1 << 40)
+    assert install_agent.main(["--target", str(tmp_path / "agent")]) == 1
     assert f"no space left for the agent: {tmp_path} has" in capsys.readouterr().out
     assert not (tmp_path / "agent").exists()

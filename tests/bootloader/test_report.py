@@ -12,7 +12,7 @@ from django.conf import settings
 from bootloader import reports
 from bootloader.models import BootReport
 from reef_site.common import clock
-from tests.bootloader.joiners import Door, invite
+from tests.bootloader.join_clients import Door, invite
 from tests.conftest import Api
 
 pytestmark = pytest.mark.django_db

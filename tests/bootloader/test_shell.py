@@ -14,7 +14,7 @@ import pytest
 
 from bootloader import shell, ssh_shell
 from bootloader.exceptions import CommandTimeout, ShellError, ShellRefused, ShellUnavailable
-from tests.bootloader.sshds import Gateway, Sshd, free_port, keygen
+from tests.bootloader.ssh_servers import Gateway, Sshd, free_port, keygen
 from tests.waiting import until
 
 

@@ -15,7 +15,7 @@ from django.db import connection, connections
 from django.test import Client
 from django.urls import reverse
 
-from bootloader import hosts, providers
+from bootloader import providers, ssh_hosts
 from bootloader.exceptions import (
     NoHostFree,
     NoSuchMachine,
@@ -27,9 +27,9 @@ from bootloader.exceptions import (
 from bootloader.models import HostClaim, Provisioning, SshHost
 from bootloader.providers.base import Ability, MachineState, Spec
 from bootloader.provisioning import machines
-from bootloader.reach import reach
+from bootloader.ssh_connect import connect_machine
 from reef_site.common import clock
-from tests.bootloader.sshds import Sshd, free_port, keygen
+from tests.bootloader.ssh_servers import Sshd, free_port, keygen
 from versconfig import checks, vault
 
 pytestmark = pytest.mark.django_db
@@ -63,7 +63,7 @@ def test_host_is_claimed_reached_and_released(sshd: Sshd) -> None:
     assert ssh.state(machine.id).state is MachineState.RUNNING
     assert [each.id for each in ssh.list()] == [machine.id]
     assert ssh.address(machine.id) == "127.0.0.1"
-    with reach(ssh, machine.id) as shell:
+    with connect_machine(ssh, machine.id) as shell:
         assert shell.run("echo there", timeout=10).output == b"there\n"
 
     ssh.delete(machine.id)
@@ -81,14 +81,14 @@ def test_the_first_host_key_is_kept_and_another_one_refused(tmp_path: Path) -> N
     try:
         row = real(server)
         machine = ssh.create(Spec(name="anna"))
-        reach(ssh, machine.id).close()
+        connect_machine(ssh, machine.id).close()
         row.refresh_from_db()
         assert row.host_key == server.host_key
         server.stop()
         server.new_host_key()
         server.start()
         with pytest.raises(ShellRefused, match="another host key than before"):
-            reach(ssh, machine.id)
+            connect_machine(ssh, machine.id)
         row.refresh_from_db()
         assert row.host_key != server.host_key
     finally:
@@ -124,7 +124,7 @@ def test_smallest_sufficient_host_is_claimed() -> None:
 
     def taken(**wish: Any) -> str:
         machine = ssh.create(Spec(name="anna", **wish))
-        name = hosts.get(machine.id).host.name
+        name = ssh_hosts.get(machine.id).host.name
         ssh.delete(machine.id)
         return name
 
@@ -194,7 +194,7 @@ def test_many_takers_never_get_the_same_host() -> None:
     for thread in threads:
         thread.join()
     assert (len(set(got)), len(refused)) == (4, 4)
-    assert HostClaim.objects.living().values("host").distinct().count() == 4
+    assert HostClaim.objects.active().values("host").distinct().count() == 4
 
 
 def test_a_throttling_server_is_busy_and_not_away(tmp_path: Path) -> None:
@@ -206,10 +206,10 @@ def test_a_throttling_server_is_busy_and_not_away(tmp_path: Path) -> None:
             # It takes the one place there is, and says nothing.
             assert first.recv(4) == b"SSH-"
             with pytest.raises(ShellBusy, match="hung up before its SSH greeting; it may be busy"):
-                reach(ssh, machine.id)
+                connect_machine(ssh, machine.id)
             assert ssh.state(machine.id).state is MachineState.RUNNING
             threading.Timer(1.5, first.shutdown, [socket.SHUT_RDWR]).start()
-            assert hosts.try_logins([row]) == [""]
+            assert ssh_hosts.try_logins([row]) == [""]
     finally:
         server.stop()
 
@@ -218,7 +218,7 @@ def test_many_logins_at_one_address_are_paced(tmp_path: Path) -> None:
     server = Sshd(tmp_path, MaxStartups="2:100:2")
     try:
         row = real(server)
-        assert hosts.try_logins([row] * 24) == [""] * 24
+        assert ssh_hosts.try_logins([row] * 24) == [""] * 24
     finally:
         server.stop()
 
@@ -226,7 +226,7 @@ def test_many_logins_at_one_address_are_paced(tmp_path: Path) -> None:
 def test_a_host_that_takes_no_keys_says_what_it_takes(tmp_path: Path) -> None:
     server = Sshd(tmp_path, PubkeyAuthentication="no", PasswordAuthentication="yes")
     try:
-        (said,) = hosts.try_logins([real(server)])
+        (said,) = ssh_hosts.try_logins([real(server)])
     finally:
         server.stop()
     assert "in with a key; it offers: password" in said
@@ -266,7 +266,7 @@ def test_a_key_for_all_hosts_comes_from_config(sshd: Sshd, monkeypatch: pytest.M
     with pytest.raises(ProviderRefused, match="has no private key"):
         ssh.login(machine.id)
     monkeypatch.setenv("REEF_SSH_PRIVATE_KEY", sshd.key)
-    reach(ssh, machine.id).close()
+    connect_machine(ssh, machine.id).close()
 
 
 def test_the_test_button_of_the_key_for_all_hosts(
@@ -418,7 +418,7 @@ def test_a_host_that_cannot_be_reached_says_what_is_left(sshd: Sshd) -> None:
         name="anna", profile="full", provider="ssh", actor="t", machine=made
     )
 
-    machines.end(made, by="tests")
+    machines.delete_at_provider(made, by="tests")
 
     made.refresh_from_db()
     assert made.is_gone

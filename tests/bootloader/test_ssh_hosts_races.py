@@ -48,7 +48,7 @@ def test_many_takers_never_get_the_same_host(postgres: object) -> None:
             thread.start()
         for thread in threads:
             thread.join(30)
-        held = HostClaim.objects.living().values_list("host_id", flat=True)
+        held = HostClaim.objects.active().values_list("host_id", flat=True)
         assert (len(set(got)), len(refused)) == (TAKERS // 2, TAKERS // 2)
         assert len(set(held)) == len(held) == TAKERS // 2
         for machine_id in got:

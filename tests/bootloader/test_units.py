@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bootloader import words
+from bootloader import catalog
 from tests.conftest import Api
 from tests.stack import ROOT
 
@@ -31,7 +31,7 @@ def leaves_agents_alone(unit: str) -> bool:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("profile", list(words.BUILT_IN))
+@pytest.mark.parametrize("profile", list(catalog.BUILT_IN))
 def test_the_own_reef_of_every_profile(api: Api, profile: str) -> None:
     script = api.get(f"/bootloader/script/{profile}").content.decode()
     found = re.search(r"^own_reef_unit\(\) \{\n.*?^\}$", script, re.M | re.S)

@@ -19,8 +19,8 @@ import pytest
 from bootloader import exceptions as errors
 from bootloader.providers.base import MachineState, Spec
 from bootloader.providers.vers import NAME_LABEL, Vers, check_key
-from bootloader.vers import Client, asking, keyring
-from tests.bootloader.answering import Answer, AnsweringServer, Came
+from bootloader.vers import Client, http, keyring
+from tests.bootloader.scripted_platform import Answer, AnsweringServer, Came
 from versconfig import checks
 
 pytestmark = pytest.mark.django_db
@@ -38,7 +38,7 @@ def platform(monkeypatch: pytest.MonkeyPatch) -> Iterator[AnsweringServer]:
     server = AnsweringServer()
     monkeypatch.setenv("VERS_API_KEY", KEY)
     monkeypatch.setenv("VERS_BASE_URL", server.url)
-    monkeypatch.setattr(asking, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(http, "_FIRST_PAUSE", 0.01)
     monkeypatch.setattr("bootloader.providers.vers._POLL_SECONDS", 0.01)
     monkeypatch.setattr("bootloader.providers.vers._CHANGE_SECONDS", 0.5)
     yield server
@@ -81,7 +81,7 @@ def test_both_forms_of_the_base_url(
 )
 def test_what_is_no_base_url(text: str) -> None:
     with pytest.raises(errors.ProviderRefused, match="VERS_BASE_URL"):
-        asking.base_url(text)
+        http.base_url(text)
 
 
 def test_every_request_has_key_and_number_and_a_body_only_where_needed(
@@ -245,8 +245,8 @@ def test_connection_failure_means_nothing_happened(
 def test_too_slow_reads_are_repeated_and_writes_are_not(
     platform: AnsweringServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "QUICK_SECONDS", 0.2)
-    monkeypatch.setattr(asking, "SLOW_SECONDS", 0.4)
+    monkeypatch.setattr(http, "QUICK_SECONDS", 0.2)
+    monkeypatch.setattr(http, "SLOW_SECONDS", 0.4)
     platform.on("GET /vms", Answer(json=[], seconds=0.6), Answer(json=[]))
     assert Client().vms() == []
     platform.on("POST /vm/new_root", Answer(201, {"vm_id": VM}, seconds=0.8))
@@ -273,7 +273,7 @@ def test_secrets_are_masked(platform: AnsweringServer, caplog: pytest.LogCapture
         with pytest.raises(errors.ProviderError) as caught:
             ask()
         told += [str(caught.value), repr(caught.value)]
-    told += [repr(Client()), repr(asking.account()), repr(Client().ssh_key(VM)), caplog.text]
+    told += [repr(Client()), repr(http.account()), repr(Client().ssh_key(VM)), caplog.text]
     for text in told:
         assert KEY[36:].lower() not in text.lower()
         assert "PRIVATE" not in text

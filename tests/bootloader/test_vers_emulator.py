@@ -15,8 +15,8 @@ from django.db import connections
 from bootloader import exceptions as errors
 from bootloader.providers.base import Machine, MachineState, Spec
 from bootloader.providers.vers import NAME_LABEL, Vers
-from bootloader.reach import reach
-from bootloader.vers import Client, asking, keyring
+from bootloader.ssh_connect import connect_machine
+from bootloader.vers import Client, http, keyring
 from tests.emulator.handle import Emulator
 from tests.waiting import until
 
@@ -34,7 +34,7 @@ def configured(
     settings.DATA_DIR = tmp_path
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(asking, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(http, "_FIRST_PAUSE", 0.02)
     monkeypatch.setattr("bootloader.providers.vers._POLL_SECONDS", 0.02)
 
 
@@ -46,7 +46,7 @@ def create(spec: Spec = SMALL) -> Machine:
 
 
 def say(machine_id: str, command: str) -> str:
-    with reach(vers, machine_id) as shell:
+    with connect_machine(vers, machine_id) as shell:
         ran = shell.run(command, timeout=20)
     assert ran.exit_status == 0, ran.errors
     return ran.output.decode().strip()
@@ -89,7 +89,7 @@ def test_the_life_of_a_vm(emulator: Emulator) -> None:
 
 def test_commit_restore_and_branch(emulator: Emulator) -> None:
     machine = create()
-    with reach(vers, machine.id) as shell:
+    with connect_machine(vers, machine.id) as shell:
         shell.put("kept.txt", b"before the commit\n", 0o600)
         shell.run("sync", timeout=10)
     commit = vers.commit(machine.id, "golden")
@@ -112,7 +112,7 @@ def test_commit_restore_and_branch(emulator: Emulator) -> None:
 def test_the_first_host_key_is_kept(emulator: Emulator) -> None:
     machine = create()
     assert vers.login(machine.id).host_key is None
-    reach(vers, machine.id).close()
+    connect_machine(vers, machine.id).close()
     kept = vers.login(machine.id).host_key
     assert kept
     assert kept.startswith("ssh-ed25519 ")
@@ -306,7 +306,7 @@ def test_a_dead_vm(emulator: Emulator) -> None:
     emulator.crash(machine.id)
     until(lambda: vers.state(machine.id).state is MachineState.STOPPED)
     with pytest.raises(errors.ProviderRefused, match="is dead"):
-        reach(vers, machine.id, 5)
+        connect_machine(vers, machine.id, 5)
 
 
 # -- answers that are lost -----------------------------------------------------------------------
@@ -363,7 +363,7 @@ def test_a_lost_answer_to_a_restore_is_looked_up(
 
 def test_an_answer_that_takes_too_long(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     began = datetime.now(UTC)
-    monkeypatch.setattr(asking, "SLOW_SECONDS", 0.3)
+    monkeypatch.setattr(http, "SLOW_SECONDS", 0.3)
     emulator.fail("new_root", status=503, done=True, after_s=1.0)
     with pytest.raises(errors.OutcomeUnknown, match="may have happened"):
         vers.create(SMALL)
@@ -410,7 +410,7 @@ def test_a_list_that_leaves_one_out_does_not_make_it_gone(emulator: Emulator) ->
 
 def test_a_connection_that_is_cut(emulator: Emulator) -> None:
     machine = create()
-    with reach(vers, machine.id) as shell:
+    with connect_machine(vers, machine.id) as shell:
         threading.Timer(0.5, emulator.cut, (machine.id,)).start()
         with pytest.raises(errors.ShellUnavailable):
             shell.run("sleep 30", timeout=25)
@@ -421,14 +421,14 @@ def test_a_gateway_that_lets_nobody_through(emulator: Emulator) -> None:
     machine = create()
     emulator.set(ssh_cut=True)
     with pytest.raises(errors.ShellUnavailable):
-        reach(vers, machine.id, 5)
+        connect_machine(vers, machine.id, 5)
     emulator.heal()
     assert say(machine.id, "echo back") == "back"
 
 
 def test_a_frozen_vm_does_not_hold_us(emulator: Emulator) -> None:
     machine = create()
-    with reach(vers, machine.id) as shell:
+    with connect_machine(vers, machine.id) as shell:
         vers.pause(machine.id)
         with pytest.raises(errors.ShellUnavailable):
             shell.run("echo never", timeout=1)

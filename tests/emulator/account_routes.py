@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from tests.emulator.answers import Answer, Refusal, empty, json_answer
+from tests.emulator.http_server import Call, Routes
 from tests.emulator.machines import IMAGES
+from tests.emulator.responses import Answer, Refusal, empty, json_answer
 from tests.emulator.store import Domain, new_id, now
-from tests.emulator.web import Call, Routes
 
 routes = Routes()
 LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tests.emulator.answers import Answer, Refusal, empty, json_answer
+from tests.emulator.http_server import Call, Routes
+from tests.emulator.responses import Answer, Refusal, empty, json_answer
 from tests.emulator.store import Commit, Repository, Tag, new_id, now
-from tests.emulator.web import Call, Routes
 
 routes = Routes()
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")

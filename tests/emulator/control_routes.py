@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from tests.emulator import keys
-from tests.emulator.answers import Answer, Refusal, empty, json_answer
+from tests.emulator.faults import Fault
+from tests.emulator.http_server import Call, Routes
+from tests.emulator.responses import Answer, Refusal, empty, json_answer
 from tests.emulator.store import Account
-from tests.emulator.switches import Fault
-from tests.emulator.web import Call, Routes
 
 HERE = "/emulator"
 routes = Routes()

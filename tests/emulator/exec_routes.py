@@ -7,11 +7,11 @@ import base64
 import binascii
 import shlex
 
-from tests.emulator.answers import Answer, TextRefusal, empty, json_answer, node_error
+from tests.emulator.http_server import Call, Routes
 from tests.emulator.machines import Machines
+from tests.emulator.responses import Answer, TextRefusal, empty, json_answer, node_error
 from tests.emulator.runs import Order, Run
 from tests.emulator.store import Vm
-from tests.emulator.web import Call, Routes
 
 routes = Routes()
 EXEC = {

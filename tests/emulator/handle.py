@@ -129,7 +129,7 @@ class Emulator:
     # -- what tests do to it
 
     def set(self, **switches: Any) -> None:
-        """Set switches; tests/emulator/switches.py names them."""
+        """Set switches; tests/emulator/faults.py names them."""
         self._ask("PATCH", "/emulator/switches", switches)
 
     def fail(self, op: str, **fault: Any) -> None:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tests.emulator import guest, keys
-from tests.emulator.answers import ASLEEP, BranchRefusal, Refusal, node_error
-from tests.emulator.hosting import Boot, Hosting, HostingError
+from tests.emulator.faults import Switches, Trouble
+from tests.emulator.hosting_base import Boot, Hosting, HostingError
 from tests.emulator.journal import Journal
+from tests.emulator.responses import ASLEEP, BranchRefusal, Refusal, node_error
 from tests.emulator.runs import Runs
 from tests.emulator.store import Account, Commit, Store, Vm, new_id, now
-from tests.emulator.switches import Switches, Trouble
 
 IMAGES = frozenset({"default"})
 

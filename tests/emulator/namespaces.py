@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.emulator import guest, hosting, keys, processes
-from tests.emulator.hosting import Boot, HostingError
+from tests.emulator import guest, hosting_base, keys, processes
+from tests.emulator.hosting_base import Boot, HostingError
 from tests.emulator.network import Network, NetworkError
 from tests.emulator.store import Vm, new_id
 
@@ -137,7 +137,7 @@ class Namespaces:
                 self._pids[vm.vm_id] = pid
                 await self.network.plug(vm.number, pid)
                 await self._ready[vm.vm_id]
-                await hosting.until_it_answers(*self.door(vm.vm_id, 22))
+                await hosting_base.until_it_answers(*self.door(vm.vm_id, 22))
         except (NetworkError, TimeoutError, HostingError) as error:
             await self.kill(vm.vm_id)
             raise HostingError(str(error) or "the VM did not come up in time") from None

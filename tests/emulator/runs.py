@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.emulator import guest
-from tests.emulator.hosting import Hosting
+from tests.emulator.hosting_base import Hosting
 from tests.emulator.store import new_id, now
 
 CHUNK = 1 << 16

@@ -28,15 +28,15 @@ from tests.emulator import (
     keys,
     vm_routes,
 )
+from tests.emulator.faults import Trouble
 from tests.emulator.gateway import Gateway
-from tests.emulator.hosting import Hosting, HostingError
+from tests.emulator.hosting_base import Hosting, HostingError
+from tests.emulator.http_server import Door
 from tests.emulator.machines import Machines
 from tests.emulator.namespaces import Namespaces
-from tests.emulator.plain import Plain
+from tests.emulator.plain_hosting import Plain
 from tests.emulator.relay import Relay
 from tests.emulator.store import Account, Store
-from tests.emulator.switches import Trouble
-from tests.emulator.web import Door
 
 DRAWERS = (vm_routes, exec_routes, commit_routes, account_routes, control_routes)
 LOOPBACK = "127.0.0.1"
@@ -218,7 +218,9 @@ class Emulation:
 
 def _checker() -> Callable[..., str | None]:
     """Return the response checker, which needs a package that only tests have."""
-    check: Callable[..., str | None] = importlib.import_module("tests.emulator.contract").check
+    check: Callable[..., str | None] = importlib.import_module(
+        "tests.emulator.response_schema"
+    ).check
     return check
 
 

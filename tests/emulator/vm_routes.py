@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tests.emulator.answers import (
+from tests.emulator.http_server import Call, Routes
+from tests.emulator.responses import (
     ASLEEP,
     Answer,
     BranchRefusal,
@@ -17,7 +18,6 @@ from tests.emulator.answers import (
     wrong_type,
 )
 from tests.emulator.store import Commit, Vm
-from tests.emulator.web import Call, Routes
 
 routes = Routes()
 WRITE_STATES = {

@@ -350,7 +350,7 @@ def test_without_a_demo_its_model_is_withdrawn_and_others_stay(tmp_path: Path) -
 
 def test_the_model_that_a_demos_vm_was_given_stays(tmp_path: Path) -> None:
     file = tmp_path / "models.json"
-    program = [sys.executable, "-m", "bootloader.on_vm.models", str(file)]
+    program = [sys.executable, "-m", "bootloader.on_vm.model_endpoint", str(file)]
     model = f"{demo_model.PROVIDER}/demo"
     env = {"REEF_MODEL_URL": "http://192.0.2.1:9/v1", "REEF_AGENT_MODEL": model}
     subprocess.run(program, cwd=CHECKOUT, env={**env, "PATH": os.environ["PATH"]}, check=True)

@@ -124,7 +124,7 @@ def test_destroyed_lieutenant_is_soft_deleted(api: Api, fleet: Fleet) -> None:
     assert ask(token, "GET", "/registry/vms").status_code == 401
     again = fleet.create("alpha")["id"]
     assert again != vm_id
-    assert Node.objects.living().get().vm_id == again
+    assert Node.objects.active().get().vm_id == again
 
 
 def test_lieutenant_with_descendants_is_deregistered_after_them(api: Api, fleet: Fleet) -> None:
@@ -137,7 +137,7 @@ def test_lieutenant_with_descendants_is_deregistered_after_them(api: Api, fleet:
     assert ask(token, "GET", "/registry/vms").status_code == 401
     tree.remove("vm-1", by="tests")
     membership_reconcile.reconcile([])
-    assert not Node.objects.living().exists()
+    assert not Node.objects.active().exists()
 
 
 def test_reconcile_repairs_missing_rows(db: None) -> None:

@@ -30,7 +30,7 @@ from vmtree import tokens
 from vmtree.models import Node
 from vmtree.services import NewNode
 from vmtree.snapshot_models import Snapshot
-from vmtree.snapshots import files, taking
+from vmtree.snapshots import creation, files
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("database")]
 
@@ -211,14 +211,14 @@ def test_pause_and_resume_change_the_whole_subtree(api: Api, pump: Pump, fragile
 def test_destroy_takes_a_snapshot_and_soft_deletes_nodes(api: Api, pump: Pump) -> None:
     grow()
     job = begin(api, "destroy", "left")
-    assert Node.objects.living().count() == 5
+    assert Node.objects.active().count() == 5
     pump.work()
     found = api.get(f"/vm-tree/jobs/{job}").json()
     assert found["job"]["state"] == "done"
     assert found["job"]["steps"]["done"] == 3
     assert [step["vmId"] for step in found["plan"]] == ["leaf2", "leaf", "left"]
     assert found["job"]["snapshot"] == Snapshot.objects.get(why="change").file
-    assert set(Node.objects.living().values_list("vm_id", flat=True)) == {"root", "right"}
+    assert set(Node.objects.active().values_list("vm_id", flat=True)) == {"root", "right"}
     assert set(VM.objects.values_list("id", flat=True)) == {"root", "right"}
     removed = Node.objects.get(vm_id="leaf")
     assert removed.removed_at
@@ -238,8 +238,8 @@ def test_nothing_is_destroyed_without_a_snapshot(
     pump.work()
     row = Job.objects.get(pk=job)
     assert (row.state, "No space left" in row.reason) == ("failed", True)
-    assert Node.objects.living().count() == 5
-    monkeypatch.setattr("vmtree.snapshots.take", taking.take)
+    assert Node.objects.active().count() == 5
+    monkeypatch.setattr("vmtree.snapshots.take", creation.take)
     assert operate(api, "destroy").json()["job"]["id"] == job
     pump.work()
     assert state_of(job) == "done"
@@ -299,7 +299,7 @@ def test_repeated_job_includes_new_descendants(api: Api, pump: Pump, fragile: Fr
     assert begin(api, "destroy") == job
     pump.work()
     assert states(job)["late"] == "done"
-    assert not Node.objects.living().exists()
+    assert not Node.objects.active().exists()
     # The snapshot of the first time knows nothing of those who came since: there is another.
     second = Job.objects.get(pk=job).snapshot
     assert second not in ("", first)
@@ -315,7 +315,7 @@ def test_vm_created_during_a_job_keeps_its_parent(api: Api, pump: Pump, fragile:
     pump.work()
     assert state_of(job) == "failed"
     assert "1 children" in Step.objects.get(job=job, vm_id="left").reason
-    assert Node.objects.living().filter(vm_id="late").exists()
+    assert Node.objects.active().filter(vm_id="late").exists()
 
 
 def test_running_steps_are_limited(api: Api, pump: Pump, fragile: Fragile) -> None:
@@ -442,11 +442,11 @@ def test_cancelled_job_starts_no_further_step(api: Api, pump: Pump, fragile: Fra
     fragile.slow.clear()
     runner.tick()
     assert states(job)["leaf"] == "done"
-    assert Node.objects.living().count() == 4
+    assert Node.objects.active().count() == 4
     # And it can be taken up again.
     assert begin(api, "destroy") == job
     pump.work()
-    assert not Node.objects.living().exists()
+    assert not Node.objects.active().exists()
 
 
 def test_step_of_a_lost_worker_in_a_cancelled_job_stays_cancelled(
@@ -581,7 +581,7 @@ def test_real_agents_are_paused_resumed_and_destroyed(
     root_of(ada)
     bea = fleet.row(fleet.create("bea")["name"])
     root_of(bea)
-    tree.change(bea.pk, tree.Change(parent_vm_id=ada.pk), by="tests")
+    tree.change(bea.pk, tree.NodeChange(parent_vm_id=ada.pk), by="tests")
     plant("worker", bea.pk)
     processes = [fleet.process("ada"), fleet.process("bea")]
 
@@ -610,7 +610,7 @@ def test_real_agents_are_paused_resumed_and_destroyed(
     for process in alive:
         process.refresh_from_db()
         assert process.ended_at
-    assert not Node.objects.living().filter(vm_id__in=[ada.pk, bea.pk, "worker"]).exists()
+    assert not Node.objects.active().filter(vm_id__in=[ada.pk, bea.pk, "worker"]).exists()
     assert not VM.objects.filter(pk__in=[ada.pk, bea.pk, "worker"]).exists()
 
 

@@ -15,7 +15,7 @@ from tests.conftest import STANDIN, Api
 from tests.dispatching import drop_tasks
 from tests.lieutenants.fleets import database, postgres, postgres_cluster
 from tests.vmtree.conftest import NodeApi
-from vmtree import authority, tokens
+from vmtree import permissions, tokens
 from vmtree import services as tree
 from vmtree.models import Node, NodeToken
 from vmtree.services import NewNode
@@ -38,7 +38,7 @@ def make(by: Api, name: str, **fields: object) -> Any:
 
 
 def node(name: str) -> Node:
-    return Node.objects.get(vm_id=Lieutenant.objects.living().get(name=name).pk)
+    return Node.objects.get(vm_id=Lieutenant.objects.active().get(name=name).pk)
 
 
 def enter(name: str) -> NodeApi:
@@ -48,7 +48,7 @@ def enter(name: str) -> NodeApi:
 
 def refused(answer: Any) -> bool:
     """Whether it is a 403 that names the rule."""
-    return bool(answer.status_code == 403 and authority.RULE in answer.json()["error"])
+    return bool(answer.status_code == 403 and permissions.RULE in answer.json()["error"])
 
 
 def at_rest(*names: str) -> None:
@@ -163,7 +163,7 @@ def test_destroy_all_destroys_its_descendants(ada: NodeApi) -> None:
     results = ada.post(f"{AT}/destroy-all").json()["results"]
 
     assert [line.partition(":")[0] for line in results] == ["ada-1", "ada-2", "ada-1-1"]
-    living = Lieutenant.objects.living().values_list("name", flat=True)
+    living = Lieutenant.objects.active().values_list("name", flat=True)
     assert sorted(living) == ["ada", "bob"]
     assert refused(ada.delete(f"{AT}/bob"))
 
@@ -179,7 +179,7 @@ def test_unknown_lieutenant_is_not_found(ada: NodeApi) -> None:
 
 
 def test_one_whose_place_is_elsewhere_now_is_out_of_reach(ada: NodeApi) -> None:
-    moved = tree.Change(parent_vm_id=node("bob").vm_id)
+    moved = tree.NodeChange(parent_vm_id=node("bob").vm_id)
     tree.change(node("ada-1").vm_id, moved, by="tests")
 
     assert refused(ada.post(f"{AT}/ada-1-1/pause"))
@@ -236,7 +236,7 @@ def test_a_vm_ends_a_lieutenant_below_itself_and_does_not_start_it_again(
     assert refused(vm.post(f"{AT}/helper/resume"))
     for body in ({}, {"dryRun": True}):
         inner = tree.create(NewNode("inner", "agent_vm", "", "vm-1"), by="tests")
-        tree.change(node("helper").vm_id, tree.Change(parent_vm_id=inner.vm_id), by="tests")
+        tree.change(node("helper").vm_id, tree.NodeChange(parent_vm_id=inner.vm_id), by="tests")
         assert refused(vm.post(f"/vm-tree/vms/{inner.vm_id}/resume", body)), body
         assert api.post(f"/vm-tree/vms/{inner.vm_id}/resume", {"dryRun": True}).status_code == 200
     assert not Job.objects.exists()

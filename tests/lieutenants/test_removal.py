@@ -32,7 +32,7 @@ def test_vm_of_an_active_lieutenant_is_not_removed(api: Api, ada: Lieutenant) ->
     for path in (ada.pk, "top?subtree=true&confirm=2", f"{ada.pk}?subtree=true&confirm=1"):
         answer = api.delete(f"/vm-tree/vms/{path}")
         assert (answer.status_code, answer.json()) == wanted, path
-    assert Node.objects.living().count() == VM.objects.count() == 2
+    assert Node.objects.active().count() == VM.objects.count() == 2
 
 
 def test_refusal_lists_the_first_of_many(api: Api, ada: Lieutenant) -> None:

@@ -364,7 +364,7 @@ def test_silence_alone_is_not_enough_to_destroy(pump: Pump) -> None:
     assert "not proven dead" in found.outcome
     assert found.due_at > clock.now()
     assert not Job.objects.exists()
-    assert Node.objects.living().filter(vm_id="quiet").exists()
+    assert Node.objects.active().filter(vm_id="quiet").exists()
 
 
 def test_vm_is_destroyed_after_grace_with_two_pieces_of_evidence(
@@ -385,7 +385,7 @@ def test_vm_is_destroyed_after_grace_with_two_pieces_of_evidence(
     assert said["process"]["text"] == "the provider has no such VM"
     assert Job.objects.get().actor == "rule vm-silent destroy"
     pump.work()
-    assert not Node.objects.living().exists()
+    assert not Node.objects.active().exists()
     assert not VM.objects.exists()
     assert Snapshot.objects.filter(why="change").count() == 1
 
@@ -400,7 +400,7 @@ def test_vm_that_returns_during_grace_is_kept(pump: Pump, provider: Told) -> Non
     due_now()
     tick_and_act()
     assert only().state == "dropped"
-    assert Node.objects.living().exists()
+    assert Node.objects.active().exists()
 
 
 def test_silence_after_downtime_of_reef_is_not_evidence(pump: Pump, provider: Told) -> None:
@@ -687,7 +687,7 @@ def test_dry_run_returns_the_evidence(api: Api, provider: Told) -> None:
     would = api.get(f"/registry/rules/{one.pk}/dry-run").json()["would"]
     assert {each["vmId"]: each["acts"] for each in would} == {"dead": True, "quiet": False}
     assert {proof["source"] for proof in would[0]["proofs"]} == {"silence", "status", "process"}
-    assert Node.objects.living().count() == 2
+    assert Node.objects.active().count() == 2
 
 
 NONSENSE: list[tuple[dict[str, Any], str]] = [

@@ -23,7 +23,7 @@ from reef_site.audit import at_edge, refusals
 from reef_site.audit.models import Record
 from reef_site.common import reaper
 from reef_site.common.sender import Sender
-from registry import checkpoints, groups, hotpath
+from registry import batching, checkpoints, fast_path
 from tests.waiting import until
 
 ERRORS = [InterfaceError("connection already closed"), ValueError("unforeseen")]
@@ -175,7 +175,7 @@ def test_heartbeat_writer_survives_failing_close(
         return list(items)
 
     async def play() -> None:
-        group = groups.Group("reef-test", write)
+        group = batching.Batcher("reef-test", write)
         async with asyncio.timeout(10):
             assert await group.ask(1) is None
             assert await group.ask(2) == 2
@@ -188,7 +188,7 @@ def test_heartbeat_writer_survives_failing_close(
 
 def test_waiting_requests_get_response_when_results_are_missing() -> None:
     async def play() -> None:
-        group: groups.Group[int, int] = groups.Group("reef-test", lambda _items: [])
+        group: batching.Batcher[int, int] = batching.Batcher("reef-test", lambda _items: [])
         async with asyncio.timeout(10):
             assert await group.ask(1) is None
         await group.close()
@@ -200,7 +200,7 @@ def test_wal_checkpoints_continue_after_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fold, calls = failing_once(None, OSError("cannot lock"))
-    monkeypatch.setattr(checkpoints, "fold", fold)
+    monkeypatch.setattr(checkpoints, "checkpoint", fold)
     monkeypatch.setattr(checkpoints, "INTERVAL_SECONDS", 0.01)
     monkeypatch.setattr(db.connection, "vendor", "sqlite", raising=False)
 
@@ -214,7 +214,7 @@ def test_wal_checkpoints_continue_after_an_error(
 def test_heartbeats_continue_after_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(hotpath, "UPTIME_SECONDS", 0.01)
+    monkeypatch.setattr(fast_path, "UPTIME_SECONDS", 0.01)
     asked: list[object] = []
 
     class Writer:
@@ -224,7 +224,7 @@ def test_heartbeats_continue_after_an_error(
                 raise RuntimeError("unforeseen")
 
     async def play() -> None:
-        routes = object.__new__(hotpath.HotRoutes)
+        routes = object.__new__(fast_path.FastPath)
         routes._writer = Writer()  # type: ignore[assignment]
         signing = asyncio.create_task(routes._record_uptime())
         await so(lambda: len(asked) > 2)

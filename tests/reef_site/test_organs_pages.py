@@ -37,7 +37,7 @@ def named(request: pytest.FixtureRequest, settings: Any) -> Iterator[tuple[str, 
     """Configure these organs, with routes and admin as after a new start."""
     kept = dict(admin.site._registry)
     whole = settings.ORGANS
-    settings.ORGANS = organs.kept(request.param)
+    settings.ORGANS = organs.enabled_modules(request.param)
     apps._unregister_admins()
     _routes_anew()
     yield request.param
@@ -85,7 +85,7 @@ def paths_of(page: str) -> set[str]:
 
 
 def test_no_page_is_broken(person: Client, fleet: list[Node], named: tuple[str, ...]) -> None:
-    has_tree = "vm-tree" in organs.kept(named)
+    has_tree = "vm-tree" in organs.enabled_modules(named)
     waiting = ["/", "/admin/", "/parts/"]
     waiting += [f"/fleet/{node.pk}/" for node in fleet if has_tree]
     waiting += ["/fleet/registered/?vm=below"] if has_tree else []
@@ -106,7 +106,7 @@ def test_no_page_is_broken(person: Client, fleet: list[Node], named: tuple[str, 
 def test_fleet_page_shows_only_available_organs(
     person: Client, fleet: list[Node], named: tuple[str, ...]
 ) -> None:
-    here = organs.kept(named)
+    here = organs.enabled_modules(named)
     if "vm-tree" not in here:
         assert person.get(f"/fleet/{fleet[0].pk}/").status_code == 404
         return

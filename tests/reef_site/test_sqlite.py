@@ -96,7 +96,7 @@ def test_wal_is_reset_while_others_write(monkeypatch: pytest.MonkeyPatch) -> Non
     folded: list[int] = []
 
     def fold() -> None:
-        checkpoints.fold()
+        checkpoints.checkpoint()
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
             folded.append(cursor.fetchone()[1])

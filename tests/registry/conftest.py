@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reef_site.common import clock
-from registry import beats, liveness
+from registry import heartbeats, liveness
 from registry.models import VM
 from tests.conftest import Api
 from tests.postgres import postgres, postgres_cluster
@@ -34,7 +34,7 @@ def database(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def _count_anew() -> None:
-    beats.fleet.forget()
+    heartbeats.fleet.forget()
 
 
 @pytest.fixture

@@ -20,7 +20,11 @@ django.setup()
 
 from django.db import connection  # noqa: E402
 
-from registry import beats, hotpath, services  # noqa: E402
+from registry import (  # noqa: E402
+    fast_path,
+    heartbeats,
+    services,
+)
 from registry.models import VM  # noqa: E402
 from registry.serializers import parse_registration  # noqa: E402
 from vmtree import services as tree  # noqa: E402
@@ -45,10 +49,10 @@ def beat_on(noted: dict[str, Any]) -> Iterator[None]:
     ids = list(VM.objects.filter(pk__startswith="vm-").values_list("pk", flat=True))
     for number in itertools.count(1):
         some = [ids[(number * 37 + step) % len(ids)] for step in range(32)]
-        said = [beats.Beat(vm_id) for vm_id in some]
-        said.append(beats.Beat(ids[0], vitals={"load": number}))
-        answers = hotpath.write(
-            lambda _: None, [hotpath.WriteRequest(None, [each], True) for each in said]
+        said = [heartbeats.Heartbeat(vm_id) for vm_id in some]
+        said.append(heartbeats.Heartbeat(ids[0], vitals={"load": number}))
+        answers = fast_path.write(
+            lambda _: None, [fast_path.WriteRequest(None, [each], True) for each in said]
         )
         assert all(answer and answer.status == 200 for answer in answers)
         noted["load"] = number
@@ -76,8 +80,8 @@ def change_tree_on(noted: dict[str, Any]) -> Iterator[None]:
         vm_id = f"leaf-{number}"
         dna = {"organs": ["store"], "capabilities": []}
         tree.create(tree.NewNode("n", "swarm_vm", vm_id, f"node-{number % 100}", dna), by="t")
-        tree.change(vm_id, tree.Change(name=f"name {number}"), by="t")
-        tree.change(vm_id, tree.Change(parent_vm_id=f"node-{number % 50 + 100}"), by="t")
+        tree.change(vm_id, tree.NodeChange(name=f"name {number}"), by="t")
+        tree.change(vm_id, tree.NodeChange(parent_vm_id=f"node-{number % 50 + 100}"), by="t")
         noted["made"] += 1
         noted["changes"] += 2
         yield

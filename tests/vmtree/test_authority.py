@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Api
 from tests.vmtree.conftest import NodeApi, ids
-from vmtree import authority, services, tokens
+from vmtree import permissions, services, tokens
 from vmtree.models import Node, NodeToken
 
 Family = dict[str, Node]
@@ -25,7 +25,7 @@ READS = (
 
 def refused(answer: Any) -> bool:
     """Whether it is a 403 that names the rule."""
-    return bool(answer.status_code == 403 and authority.RULE in answer.json()["error"])
+    return bool(answer.status_code == 403 and permissions.RULE in answer.json()["error"])
 
 
 def patch(api: Api, vm_id: str, **fields: object) -> Any:

@@ -9,7 +9,7 @@ from tests.conftest import Api
 from tests.vmtree.conftest import Make, ids
 from vmtree import services
 from vmtree.models import Node, NodeToken, Revision, Trait
-from vmtree.services import Change
+from vmtree.services import NodeChange
 
 Family = dict[str, Node]
 AT = "/vm-tree/vms"
@@ -135,7 +135,7 @@ def test_a_subtree_goes_only_with_the_right_number(family: Family, api: Api) -> 
         "error": "confirm: must be 4, the number of VMs that would be removed"
     }
     wrong = api.delete(f"{AT}/ada?subtree=true&confirm=3")
-    assert (wrong.status_code, Node.objects.living().count()) == (409, 7)
+    assert (wrong.status_code, Node.objects.active().count()) == (409, 7)
 
     answer = api.delete(f"{AT}/ada?subtree=true&confirm=4")
 
@@ -186,7 +186,7 @@ def test_a_removal_tells_who_listens(family: Family, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(events, "publish_nodes", told.extend)
 
     services.remove("ada", by="tests", subtree=True, confirm=4)
-    services.change("bob", Change(name="b"), by="tests")
+    services.change("bob", NodeChange(name="b"), by="tests")
 
     assert sorted(told[:4]) == ["ada", "ada-1", "ada-2", "ada-2-1"]
     assert told[4:] == ["bob"]

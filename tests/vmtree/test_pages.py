@@ -27,7 +27,7 @@ from tests.registry.conftest import age
 from tests.vmtree.planted import heard_for_long, plant
 from vmtree import services
 from vmtree.models import Node, Revision
-from vmtree.services import UNCHANGED, Change, NewNode
+from vmtree.services import UNCHANGED, NewNode, NodeChange
 from vmtree.snapshot_models import Snapshot
 from vmtree.snapshots import files
 
@@ -321,7 +321,7 @@ def test_one_vm_with_history_lineage_and_difference(operator: Client, api: Api) 
     put(api, "top", organs=["store"])
     low = put(api, "low", "top", organs=["store"], services=[{"name": "web", "port": 80}])
     dna = {"organs": ["mail"], "capabilities": []}
-    services.change("low", Change(name="lower", dna=dna, parent_vm_id=UNCHANGED), by="grace")
+    services.change("low", NodeChange(name="lower", dna=dna, parent_vm_id=UNCHANGED), by="grace")
     html = page(operator, f"/fleet/{low.pk}/?with=top")
     assert "name: low → lower" in html
     assert "DNA: +mail −store" in html
@@ -395,7 +395,7 @@ def test_the_tree_at_an_earlier_moment(operator: Client, api: Api) -> None:
     at = clock.now() - timedelta(hours=1)
     Revision.objects.update(at=at - timedelta(hours=1))
     Node.objects.update(created_at=at - timedelta(hours=1))
-    services.change("moved", Change(parent_vm_id="other"), by="tests")
+    services.change("moved", NodeChange(parent_vm_id="other"), by="tests")
     services.remove("gone", by="tests")
     put(api, "new", "top")
     stamp = at.isoformat().replace("+", "%2B")
@@ -452,7 +452,7 @@ def test_snapshots_are_taken_compared_and_restored(operator: Client, api: Api) -
     assert operator.post("/fleet/snapshots/take").status_code == 302
     snapshot = Snapshot.objects.get()
     services.remove("lost", by="tests")
-    services.change("kept", Change(dna={"organs": ["cron"], "capabilities": []}), by="tests")
+    services.change("kept", NodeChange(dna={"organs": ["cron"], "capabilities": []}), by="tests")
 
     html = page(operator, "/fleet/snapshots/")
     assert "is-well" in html

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
 from django.db import transaction
 
-from bootloader.member_api import Joiner
+from bootloader.joining_api import JoinTokenCaller
 from bootloader.models import ProvisionGrant
 from lieutenants.models import Lieutenant
 from lieutenants.states import Status
@@ -142,7 +142,7 @@ def test_the_root_token_and_operators_may_do_all_accounts_read_and_strangers_not
         (User.objects.create_user("joe"), READS),
         (User.objects.create_user("staff", is_staff=True), READS),
         (AnonymousUser(), READS),
-        (Joiner("reefjoin_x"), set()),
+        (JoinTokenCaller("reefjoin_x"), set()),
         (object(), set()),
     ]
     for caller, expected in callers:
@@ -243,7 +243,7 @@ def test_the_api_follows_the_model(
     drop_tasks(monkeypatch, "lieutenants.settle")
     drop_tasks(monkeypatch, "bootloader.")
     tree = plant(seed, 9)
-    living = set(Lieutenant.objects.living().values_list("pk", flat=True))
+    living = set(Lieutenant.objects.active().values_list("pk", flat=True))
     for node in Node.objects.all():
         ProvisionGrant.objects.create(node=node, vms=9, levels=9)
     wrong = []

@@ -12,9 +12,9 @@ from reef_site.common import database_locks, events
 from reef_site.common.errors import ReefError
 from tests.vmtree.conftest import Make
 from vmtree import services
-from vmtree.lineage import keys_above, keys_below
+from vmtree.lineage import ancestor_keys, descendant_keys
 from vmtree.models import LINKS, Node
-from vmtree.services import Change, NewNode
+from vmtree.services import NewNode, NodeChange
 
 pytestmark = pytest.mark.postgres
 ROUNDS = 30
@@ -44,7 +44,7 @@ def together(*acts: Callable[[], object]) -> list[str]:
 
 
 def move(vm_id: str, under: str) -> Callable[[], object]:
-    return lambda: services.change(vm_id, Change(parent_vm_id=under), by="tests")
+    return lambda: services.change(vm_id, NodeChange(parent_vm_id=under), by="tests")
 
 
 def test_two_movers_never_make_a_cycle(postgres: object, make: Make) -> None:
@@ -59,7 +59,7 @@ def test_two_movers_never_make_a_cycle(postgres: object, make: Make) -> None:
         won.append(outcomes.count("done"))
         for vm_id in (one, two, of_one, of_two):
             node = Node.objects.get(vm_id=vm_id)
-            assert keys_above(LINKS, node.pk)[0] == Node.objects.get(vm_id="roof").pk
+            assert ancestor_keys(LINKS, node.pk)[0] == Node.objects.get(vm_id="roof").pk
     assert won == [1] * ROUNDS
 
 
@@ -77,7 +77,7 @@ def test_without_the_hold_there_would_be_cycles(
     assert together(move("a", "b-"), move("b", "a-")) == ["done", "done"]
     # The queries end all the same.
     start = Node.objects.get(vm_id="a")
-    assert len(keys_above(LINKS, start.pk)) == len(keys_below(LINKS, start.pk)) == 4
+    assert len(ancestor_keys(LINKS, start.pk)) == len(descendant_keys(LINKS, start.pk)) == 4
 
 
 def test_nobody_is_born_below_a_removed_one(postgres: object, make: Make) -> None:
@@ -93,7 +93,7 @@ def test_nobody_is_born_below_a_removed_one(postgres: object, make: Make) -> Non
                 by="tests",
             ),
         )
-        orphans = Node.objects.living().filter(parent__removed_at__isnull=False)
+        orphans = Node.objects.active().filter(parent__removed_at__isnull=False)
         assert not orphans.exists()
 
 

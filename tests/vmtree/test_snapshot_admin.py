@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from reef_site.auth import make_operator
 from tests.vmtree.conftest import Make
 from vmtree import services
-from vmtree.services import Change
+from vmtree.services import NodeChange
 from vmtree.snapshot_models import Snapshot
 from vmtree.snapshots import files
 
@@ -97,7 +97,7 @@ def test_they_are_compared_with_now_and_with_each_other(browser: Client, make: M
 def test_the_page_asks_before_the_tree_is_replaced(browser: Client, make: Make) -> None:
     ada = make("ada", organs=("store",))
     snapshot = take(browser)
-    services.change("ada", Change(dna={"organs": ["cron"], "capabilities": []}), by="tests")
+    services.change("ada", NodeChange(dna={"organs": ["cron"], "capabilities": []}), by="tests")
     path = f"{LIST}{snapshot.pk}/restore/"
     asked = text(browser.get(path))
     assert "+store −cron" in asked

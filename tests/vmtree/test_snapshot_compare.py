@@ -12,7 +12,7 @@ from registry.serializers import Registration
 from tests.conftest import Api
 from vmtree import services
 from vmtree.models import Node
-from vmtree.services import Change
+from vmtree.services import NodeChange
 from vmtree.snapshot_models import Snapshot
 
 
@@ -31,10 +31,12 @@ def test_compare_names_what_is_other(database: str, api: Api, family: dict[str, 
     old = take(api)
     services.create(services.NewNode("new one", "agent_vm", "cid", "bob"), by="x")
     services.remove("bob-1", by="x")
-    services.change("ada-2", Change(parent_vm_id="bob"), by="x")
+    services.change("ada-2", NodeChange(parent_vm_id="bob"), by="x")
     dna = {"organs": ["store"], "capabilities": ["ssh"]}
-    services.change("ada-1", Change(dna=dna, name="Ada One"), by="x")
-    services.change("roof", Change(dna={"organs": ["store", "roof"], "capabilities": []}), by="x")
+    services.change("ada-1", NodeChange(dna=dna, name="Ada One"), by="x")
+    services.change(
+        "roof", NodeChange(dna={"organs": ["store", "roof"], "capabilities": []}), by="x"
+    )
     new = take(api)
 
     path = f"/vm-tree/snapshots/{old.pk}/compare"

@@ -21,9 +21,9 @@ from tests.conftest import Api
 from tests.vmtree.conftest import Make, NodeApi
 from vmtree import services, snapshots
 from vmtree.models import Node, Revision, Trait
-from vmtree.services import Change, NewNode
+from vmtree.services import NewNode, NodeChange
 from vmtree.snapshot_models import Snapshot, State, Why
-from vmtree.snapshots import applying, comparing, files, taking
+from vmtree.snapshots import creation, files, restore_writer, tree_diff
 
 States = dict[str, tuple[Any, ...]]
 
@@ -37,7 +37,7 @@ def folder(settings: Any, tmp_path: Path) -> Path:
 
 def living() -> States:
     """All that a restore has to bring back."""
-    nodes = Node.objects.living().select_related("parent").order_by("pk")
+    nodes = Node.objects.active().select_related("parent").order_by("pk")
     return {
         node.vm_id: (
             *(node.name, node.category, node.parent_vm_id, node.reef_config, node.created_at),
@@ -67,10 +67,10 @@ def change_a_lot() -> None:
     """Of each kind of difference some."""
     services.create(NewNode("late", "agent_vm", "late", "bob"), by="x")
     services.create(NewNode("later", "agent_vm", "later", "late"), by="x")
-    services.change("ada-2", Change(parent_vm_id="later"), by="x")
-    services.change("ada", Change(name="Ada!", category="infra_vm"), by="x")
-    services.change("roof", Change(dna={"organs": [], "capabilities": ["a", "a"]}), by="x")
-    services.change("bob", Change(dna=None), by="x")
+    services.change("ada-2", NodeChange(parent_vm_id="later"), by="x")
+    services.change("ada", NodeChange(name="Ada!", category="infra_vm"), by="x")
+    services.change("roof", NodeChange(dna={"organs": [], "capabilities": ["a", "a"]}), by="x")
+    services.change("bob", NodeChange(dna=None), by="x")
     services.remove("bob-1", by="x")
     services.remove("ada-1", by="x")
 
@@ -134,7 +134,7 @@ def test_what_was_before_is_in_a_snapshot_and_can_be_restored(
 def test_a_lost_database_comes_back_with_history_and_tombstones(
     database: str, api: Api, family: dict[str, Node]
 ) -> None:
-    services.change("ada-2", Change(parent_vm_id="bob"), by="x")
+    services.change("ada-2", NodeChange(parent_vm_id="bob"), by="x")
     services.remove("ada-2-1", by="x")
 
     def everything() -> list[Any]:
@@ -181,14 +181,14 @@ def test_a_change_while_the_old_tree_is_saved_stops_it(
     snapshot = take()
     services.remove("bob-1", by="x")
     plan = snapshots.plan(snapshot, by="tests")
-    make_one = taking.create
+    make_one = creation.create
 
     def make_and_change(**facts: Any) -> Snapshot:
         made = make_one(**facts)
         make("in between")
         return made
 
-    monkeypatch.setattr(taking, "create", make_and_change)
+    monkeypatch.setattr(creation, "create", make_and_change)
     answer = api.post(f"/vm-tree/snapshots/{snapshot.pk}/restore", {"confirm": plan.confirm})
 
     assert answer.status_code == 409
@@ -212,7 +212,7 @@ def test_an_error_in_the_middle_changes_nothing(
     def broken(*_: object) -> None:
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr(applying, where, broken)
+    monkeypatch.setattr(restore_writer, where, broken)
     with pytest.raises(RuntimeError, match="in the middle"):
         snapshots.restore(snapshot, confirm=plan.confirm, by="tests")
 
@@ -239,7 +239,7 @@ def test_two_restores_and_writers_at_once_leave_one_of_the_trees(
     first = take()
     change_a_lot()
     second = take()
-    trees = [comparing.snapshot_tree(each) for each in (first, second)]
+    trees = [tree_diff.snapshot_tree(each) for each in (first, second)]
     ready = threading.Barrier(3)
     outcomes: list[str] = []
 
@@ -258,10 +258,10 @@ def test_two_restores_and_writers_at_once_leave_one_of_the_trees(
         ready.wait(10)
         for number in range(20):
             try:
-                services.change("roof", Change(name=f"roof {number}"), by="x")
+                services.change("roof", NodeChange(name=f"roof {number}"), by="x")
             except NotFound:
                 outcomes.append("not found")
-        services.change("roof", Change(name="roof"), by="x")
+        services.change("roof", NodeChange(name="roof"), by="x")
         connections.close_all()
 
     threads = [threading.Thread(target=restore_one, args=[each]) for each in (first, second)]
@@ -399,14 +399,14 @@ def test_one_that_wakes_at_the_last_moment_stops_it(
     snapshot = take()
     make("late")
     plan = snapshots.plan(snapshot, by="tests")
-    usual = applying.prepare
+    usual = restore_writer.prepare
 
-    def prepare(*args: Any) -> applying.RestoreWork:
-        monkeypatch.setattr(applying, "prepare", usual)
+    def prepare(*args: Any) -> restore_writer.RestoreWork:
+        monkeypatch.setattr(restore_writer, "prepare", usual)
         answer("late")
         return usual(*args)
 
-    monkeypatch.setattr(applying, "prepare", prepare)
+    monkeypatch.setattr(restore_writer, "prepare", prepare)
     with pytest.raises(Conflict, match="has changed"):
         snapshots.restore(snapshot, confirm=plan.confirm, by="tests")
 

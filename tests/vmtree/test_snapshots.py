@@ -20,10 +20,10 @@ from tests.conftest import Api
 from tests.vmtree.conftest import Make, NodeApi
 from vmtree import services, snapshots, tasks, tokens
 from vmtree.models import Node, Revision, Trait
-from vmtree.services import Change
+from vmtree.services import NodeChange
 from vmtree.snapshot_models import LEASE, Snapshot, State, Why
-from vmtree.snapshots import checking, files, keeping, writing
-from vmtree.snapshots.writing import SnapshotFailed
+from vmtree.snapshots import drafts, files, retention, verification
+from vmtree.snapshots.drafts import SnapshotFailed
 
 NOW = datetime(2026, 11, 22, 10, 20, 30, 123000, tzinfo=UTC)
 
@@ -77,7 +77,7 @@ def value_of(text: str | None) -> Any:
 def test_it_holds_exactly_the_rows_of_its_moment(
     database: str, api: Api, family: dict[str, Node]
 ) -> None:
-    services.change("bob", Change(name="Böb \"'x", dna=None), by="somebody")
+    services.change("bob", NodeChange(name="Böb \"'x", dna=None), by="somebody")
     services.remove("bob-1", by="somebody")
     body = {"id": "ada", "name": "Ada", "role": "worker", "address": "a", "registeredBy": "t"}
     api.post("/registry/vms", {**body, "metadata": {"a": [1, None, "ü"]}})
@@ -271,7 +271,7 @@ def test_a_full_disk_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing, "_write_meta", full)
+    monkeypatch.setattr(drafts, "_write_meta", full)
     answer = api.post("/vm-tree/snapshot")
 
     assert answer.status_code == 503
@@ -344,7 +344,7 @@ def test_what_failed_is_tried_again_after_a_pause(
         def broken(*_: object) -> None:
             raise sqlite3.OperationalError("disk I/O error")
 
-        patched.setattr(writing, "_write_meta", broken)
+        patched.setattr(drafts, "_write_meta", broken)
         with pytest.raises(SnapshotFailed, match="disk I/O error"):
             snapshots.tick()
     set_clock(minutes=1)
@@ -359,28 +359,28 @@ def test_a_writer_that_took_too_long_changes_nothing(
     db: None, set_clock: Callable[..., None], monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     """It hangs for longer than its lease, and another one makes the snapshot meanwhile."""
-    write = writing.write
+    write = drafts.write
     inner: list[Snapshot] = []
 
     def slow(draft: Path, **facts: Any) -> Any:
-        monkeypatch.setattr(writing, "write", write)
+        monkeypatch.setattr(drafts, "write", write)
         set_clock(minutes=11)
         inner.extend(filter(None, [snapshots.tick()]))
         return write(draft, **facts)
 
-    monkeypatch.setattr(writing, "write", slow)
+    monkeypatch.setattr(drafts, "write", slow)
     with pytest.raises(SnapshotFailed, match="somebody else"):
         snapshots.tick()
 
     assert Snapshot.objects.get().file == inner[0].file
     assert os.listdir(folder) == [inner[0].file]
-    assert checking.ensure_intact(Snapshot.objects.get())
+    assert verification.ensure_intact(Snapshot.objects.get())
 
 
 def test_whoever_looks_leaves_a_living_writer_alone(
     database: str, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = writing.write
+    write = drafts.write
     seen: list[str] = []
 
     def watched(draft: Path, **facts: Any) -> Any:
@@ -388,7 +388,7 @@ def test_whoever_looks_leaves_a_living_writer_alone(
         seen.extend([mine.state, snapshots.find(mine.pk).state])
         return write(draft, **facts)
 
-    monkeypatch.setattr(writing, "write", watched)
+    monkeypatch.setattr(drafts, "write", watched)
     take(api)
     assert seen == [State.WRITING, State.WRITING]
     assert Snapshot.objects.get().state == State.READY
@@ -450,7 +450,7 @@ def test_the_newest_24_and_one_a_day_for_30_days_stay(
     pinned = add(folder, ago=timedelta(days=400), pinned=True)
     asked = [add(folder, Why.ASKED, ago=timedelta(minutes=minute)) for minute in range(1, 31)]
 
-    count = keeping.prune()
+    count = retention.prune()
 
     left = set(Snapshot.objects.all())
     assert count == len(hourly) + len(asked) + 1 - len(left)
@@ -465,7 +465,7 @@ def test_the_newest_24_and_one_a_day_for_30_days_stay(
     # Of each day the last.
     assert {each.began_at.hour for each in older} == {23}
     assert {each.file for each in left} == set(os.listdir(folder))
-    assert keeping.prune() == 0
+    assert retention.prune() == 0
 
 
 def test_the_answer_tells_how_many_went_and_pinned_ones_stay(
@@ -490,10 +490,10 @@ def test_damaged_ones_stand_for_no_day(
     bad = add(folder, ago=timedelta(days=5), state=State.DAMAGED)
     for hour in range(24):
         add(folder, ago=timedelta(hours=hour))
-    assert keeping.prune() == 0
+    assert retention.prune() == 0
     assert {good, bad} < set(Snapshot.objects.all())
     set_clock(days=31)
-    assert keeping.prune() == 2
+    assert retention.prune() == 2
 
 
 # -- who may -------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from tests.conftest import Api
 from tests.vmtree.conftest import Make, ids
 from vmtree import services
 from vmtree.models import Node
-from vmtree.services import Change
+from vmtree.services import NodeChange
 
 Family = dict[str, Node]
 
@@ -34,7 +34,7 @@ def test_the_nested_tree(family: Family, api: Api) -> None:
 
 def test_pieces_say_what_a_single_node_says(family: Family, api: Api, make: Make) -> None:
     make('odd "id" é\\', name='a "name" ü 🌊', organs=('q"uote', "ß\\"), under="ada")
-    services.change("bob", Change(dna=None), by="tests")
+    services.change("bob", NodeChange(dna=None), by="tests")
     # Names with control characters are refused; there may be old ones.
     Node.objects.filter(vm_id="bob").update(name="b\n\tob")
     listed = api.get("/vm-tree/vms")
@@ -64,7 +64,7 @@ def test_the_flat_tree(family: Family, api: Api) -> None:
 
 def test_only_what_changed_since(family: Family, api: Api) -> None:
     Node.objects.update(updated_at=clock.parse_timestamp("2020-01-01T00:00:00Z", "x"))
-    services.change("ada-1", Change(name="new"), by="tests")
+    services.change("ada-1", NodeChange(name="new"), by="tests")
     services.remove("bob-1", by="tests")
 
     changed = api.get("/vm-tree/tree?since=2021-01-01T00:00:00.000Z")
@@ -95,7 +95,7 @@ def test_above_below_and_beside(family: Family, api: Api) -> None:
 def test_the_tree_as_it_was(family: Family, api: Api) -> None:
     for vm_id, second in (("roof", 1), ("ada", 2), ("bob", 3), ("ada-1", 4)):
         family[vm_id].revisions.update(at=f"2026-01-01T00:00:0{second}Z")
-    services.change("ada-1", Change(parent_vm_id="bob", name="moved"), by="tests")
+    services.change("ada-1", NodeChange(parent_vm_id="bob", name="moved"), by="tests")
     services.remove("ada", by="tests", subtree=True, confirm=3)
 
     then = api.get("/vm-tree/tree?at=2026-01-01T00:00:05Z").json()

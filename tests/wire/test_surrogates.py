@@ -8,7 +8,7 @@ import pytest
 
 from bootloader.models.joining import BootReport
 from reef_site.common.json_format import dumps
-from tests.bootloader.joiners import Door, invite
+from tests.bootloader.join_clients import Door, invite
 from tests.conftest import Api
 from tests.wire.api_client import LIEUTENANTS, living
 from vmtree import services

@@ -18,7 +18,7 @@ from reef_site.common.errors import ReefError
 from versconfig import vault
 from versconfig.models import Setting, Version
 from versconfig.screening.screen import Secret
-from vmtree.lineage import keys_above
+from vmtree.lineage import ancestor_keys
 from vmtree.models import LINKS, Node
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def of_line(vm_id: str, *, recheck: bool = False) -> tuple[Secret, ...]:
     if known and known[1] == newest and not recheck and now - known[0] < _LINE_SECONDS:
         return known[2]
     pk = Node.objects.filter(vm_id=vm_id).values_list("pk", flat=True).first()
-    by_line = Q(stored_by__in=keys_above(LINKS, pk) if pk else [])
+    by_line = Q(stored_by__in=ancestor_keys(LINKS, pk) if pk else [])
     found = tuple(_opened(_rows(by_line, MAX_OLD_OF_LINE)))
     if len(_lines) > _MAX_LINES:
         _lines.clear()

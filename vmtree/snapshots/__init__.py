@@ -5,11 +5,11 @@ A snapshot is one SQLite file with plain tables (described in `tables.py`), read
 transcripts.
 """
 
-from vmtree.snapshots.checking import ensure_intact, quick_check, verify
-from vmtree.snapshots.comparing import Comparison, compare
-from vmtree.snapshots.keeping import pin, prune
-from vmtree.snapshots.restoring import Restored, plan, restore
-from vmtree.snapshots.taking import find, listing, take, tick
+from vmtree.snapshots.creation import find, listing, take, tick
+from vmtree.snapshots.restoration import Restored, plan, restore
+from vmtree.snapshots.retention import pin, prune
+from vmtree.snapshots.tree_diff import Comparison, compare
+from vmtree.snapshots.verification import ensure_intact, quick_check, verify
 
 __all__ = [
     "Comparison",

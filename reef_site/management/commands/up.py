@@ -354,7 +354,7 @@ class Start:
         ]
         if self.page_url != self.url:
             lines.append(f"if your browser does not know that name, use {self.url} in its place")
-        if here := organs.told(settings.NAMED_ORGANS):
+        if here := organs.describe(settings.NAMED_ORGANS):
             lines.append(here)
         if self.demo:
             lines.append("demo model: lieutenants get the model reef-demo/demo, which needs no key")

@@ -7,8 +7,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from versconfig import importing
-from versconfig.importing import NEW, OTHER, Plan
+from versconfig import file_import
+from versconfig.file_import import NEW, OTHER, Plan
 
 
 class Command(BaseCommand):
@@ -19,10 +19,10 @@ class Command(BaseCommand):
 
     def handle(self, *_: object, **options: Any) -> None:
         """Print a line for each key in a file, with secrets masked."""
-        plan = importing.plan()
+        plan = file_import.plan()
         self._tell(plan)
         if options["apply"]:
-            count = importing.apply(plan, by="import_config")
+            count = file_import.apply(plan, by="import_config")
             self.stdout.write(f"{count} settings were stored.")
         elif any(step.what in (NEW, OTHER) for step in plan.steps):
             self.stdout.write("Nothing was changed; --apply does it.")

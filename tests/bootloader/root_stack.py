@@ -1,0 +1,159 @@
+"""A running reef that fleet agents, started as separate processes, connect to."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from tests.stack import ROOT, Stack
+from tests.waiting import until
+
+AGENT = ROOT / "bootloader" / "fleet_agent.py"
+
+_ISSUE = """
+import json, sys
+from bootloader import join_tokens
+print(join_tokens.issue(by="tests", **json.loads(sys.argv[1])))
+"""
+
+
+class Roof(Stack):
+    """Web and edge without a worker, which is all that members need."""
+
+    def __enter__(self) -> Self:
+        self.manage("migrate", "--verbosity", "0")
+        for name in ("redis", "web", "edge"):
+            self.start(name)
+        until(self.answers, 30)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in ("edge", "web", "redis"):
+            self.end(name)
+        self.client.close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def invite(self, vm_id: str, **other: Any) -> str:
+        """Issue a join token in a process of this reef."""
+        wish = {
+            "vm_id": vm_id,
+            "name": f"name of {vm_id}",
+            "profile": "swarm",
+            "category": "swarm_vm",
+            "role": "worker",
+            "parent_vm_id": None,
+            **other,
+        }
+        program = "import django; django.setup()" + _ISSUE
+        done = subprocess.run(
+            [sys.executable, "-c", program, json.dumps(wish)],
+            cwd=ROOT,
+            env={**self.env, "DJANGO_SETTINGS_MODULE": "reef_site.settings"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def vm(self, vm_id: str) -> dict[str, Any]:
+        """Return the registry's JSON of a VM; empty if it is unknown."""
+        answer = self.client.get(f"/registry/vms/{vm_id}")
+        facts: dict[str, Any] = answer.json() if answer.status_code == 200 else {}
+        return facts
+
+    def opens(self, token: str) -> bool:
+        """Return whether this token authorizes any request."""
+        headers = {"authorization": f"Bearer {token}"}
+        return httpx.get(f"{self.url}/registry/vms", headers=headers).status_code == 200
+
+
+class Member:
+    """A home folder with an identity, and the fleet agent that runs in it."""
+
+    def __init__(self, home: Path, url: str, python: str = sys.executable, **identity: str) -> None:
+        self.home, self.python = home, python
+        self.identity_file = home / "identity.json"
+        home.mkdir(mode=0o700, parents=True)
+        self.write({"VERS_INFRA_URL": url, **identity})
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = home / "log.txt"
+
+    def write(self, identity: dict[str, str]) -> None:
+        self.identity_file.touch(0o600)
+        self.identity_file.write_text(json.dumps(identity))
+
+    def identity(self) -> dict[str, str]:
+        found: dict[str, str] = json.loads(self.identity_file.read_text())
+        return found
+
+    def change(self, **identity: str) -> None:
+        self.write({**self.identity(), **identity})
+
+    @property
+    def token(self) -> str:
+        return self.identity().get("VERS_AUTH_TOKEN", "")
+
+    def state(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads((self.home / "run/fleet-agent.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def said(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def argv(self, verb: str, *more: str) -> list[str]:
+        return [self.python, str(AGENT), verb, "--home", str(self.home), *more]
+
+    def call(self, verb: str, *more: str) -> subprocess.CompletedProcess[str]:
+        env = {"PATH": os.environ["PATH"], "HOME": str(self.home)}
+        return subprocess.run(
+            self.argv(verb, *more), env=env, capture_output=True, text=True, timeout=60
+        )
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.argv("run"),
+                env={"PATH": os.environ["PATH"], "HOME": str(self.home)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def end(self) -> int:
+        """SIGTERM, as systemd sends it; the exit code."""
+        if self.process is None:
+            return 0
+        self.process.terminate()
+        return self.process.wait(15)
+
+    def wait_for_beat(self, seconds: float = 20.0) -> dict[str, Any]:
+        """Until the agent has beaten and knows it."""
+        before = self.state().get("lastBeatAt", 0)
+
+        def beaten() -> bool:
+            state = self.state()
+            return state.get("lastBeatAt", 0) > before and not state.get("problem")
+
+        try:
+            until(beaten, seconds)
+        except AssertionError:
+            raise AssertionError(f"no beat: {self.state()}\n{self.said()}") from None
+        return self.state()

@@ -1,0 +1,108 @@
+"""The page of the door, and the admin: who was turned away and why, tokens that can be voided."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from bootloader.models import BootReport, JoinRefusal, JoinToken
+from reef_site.auth import make_operator
+from tests.bootloader.join_clients import Door, invite
+
+pytestmark = pytest.mark.django_db
+PAGE = "/provisioning/door/"
+
+
+@pytest.fixture
+def operator() -> Client:
+    client = Client(headers={"accept": "text/html"})
+    client.force_login(make_operator())
+    return client
+
+
+def words_of(client: Client, path: str) -> str:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", answer.content.decode()))
+
+
+def test_rejected_joins_are_listed(operator: Client) -> None:
+    token = invite("vm-1", name="<b>one</b>")
+    Door(token).join()
+    for _ in range(2):
+        Door(token).join()
+    Door("reefjoin_" + "x" * 40).join()
+
+    words = words_of(operator, PAGE)
+
+    assert "used token" in words
+    assert "this join token was used at 20" in words
+    assert "unknown token" in words
+    assert "unknown" in words
+    assert "127.0.0.1" in words
+    assert b"&lt;b&gt;one&lt;/b&gt;" in operator.get(PAGE).content
+
+
+def test_tokens_are_listed_and_revoked(operator: Client) -> None:
+    token = invite("vm-1")
+    words = words_of(operator, PAGE)
+    assert "name of vm-1 vm-1 open until" in words
+    assert token not in words
+
+    row = JoinToken.objects.get()
+    answer = operator.post(f"{PAGE}{row.pk}/void", follow=True)
+
+    assert "was revoked" in answer.content.decode()
+    assert Door(token).join().status_code == 401
+    assert JoinRefusal.objects.get().why == "voided"
+    again = operator.post(f"{PAGE}{row.pk}/void", follow=True)
+    assert "is no longer valid" in again.content.decode()
+
+
+def test_list_is_filtered_by_vm(operator: Client) -> None:
+    invite("vm-1")
+    invite("vm-2")
+
+    words = words_of(operator, f"{PAGE}?vm=vm-2")
+
+    assert "name of vm-2" in words
+    assert "name of vm-1" not in words
+
+
+def test_revoking_needs_permission() -> None:
+    invite("vm-1")
+    row = JoinToken.objects.get()
+    guest = Client()
+    assert guest.get(PAGE).status_code == 302
+    guest.force_login(User.objects.create_user("guest"))
+
+    assert guest.get(PAGE).status_code == 200
+    assert b"Void</button>" not in guest.get(PAGE).content
+    assert guest.post(f"{PAGE}{row.pk}/void").status_code == 403
+    assert JoinToken.objects.get().voided_at is None
+
+
+def test_join_token_does_not_open_pages() -> None:
+    answer = Door(invite("vm-1")).get(PAGE)
+
+    assert answer.status_code == 302
+    assert answer["Location"].startswith("/signin/")
+
+
+def test_admin_lists_tokens_rejections_and_reports(operator: Client) -> None:
+    token = invite("vm-1")
+    Door(token).report(step="packages", status="failed", output="<script>boo</script>")
+    Door(token).join(vmId="vm-2")
+    for model in ("jointoken", "joinrefusal", "bootreport"):
+        answer = operator.get(f"/admin/bootloader/{model}/")
+        assert answer.status_code == 200
+        assert b"vm-1" in answer.content
+    shown = operator.get(f"/admin/bootloader/bootreport/{BootReport.objects.get().pk}/change/")
+    assert b"&lt;script&gt;boo" in shown.content
+
+    wish = {"action": "void", "_selected_action": [str(JoinToken.objects.get().pk)]}
+    operator.post("/admin/bootloader/jointoken/", wish)
+    assert Door(token).join().status_code == 401

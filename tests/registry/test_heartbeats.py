@@ -1,0 +1,325 @@
+"""Heartbeats through Django: what they say, what they change, what they are told."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import orjson
+import pytest
+from django.db import connection, transaction
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from reef_site.common import clock
+from registry import fast_path, heartbeats, liveness, services
+from registry.heartbeats import Heartbeat
+from registry.models import VM, Gap, Watch, format_duration
+from tests.conftest import Api
+from tests.registry.conftest import Register, age
+
+
+def beat(api: Api, vm_id: str, body: object = None) -> dict[str, Any]:
+    answer = api.post(f"/registry/vms/{vm_id}/heartbeat", body)
+    assert answer.status_code == 200, answer.content
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+@pytest.mark.parametrize("how", ["plain", "told", "bulk", "bulk told", "hot", "hot bulk"])
+def test_a_beat_wakes_who_was_stopped_not_who_was_paused(
+    api: Api, register: Register, how: str
+) -> None:
+    def sign(vm_id: str, **said: Any) -> None:
+        bodies: dict[str, Any] = {
+            "bulk": ("/registry/heartbeats", {"ids": [vm_id]}),
+            "bulk told": ("/registry/heartbeats", {"beats": [{"id": vm_id, "load": 1, **said}]}),
+            "told": (f"/registry/vms/{vm_id}/heartbeat", {"load": 1, **said}),
+        }
+        if how.startswith("hot"):
+            one = heartbeats.parse_one(vm_id, orjson.dumps(said))
+            asked = fast_path.WriteRequest(None, [one], single=how == "hot")
+            (answer,) = fast_path.write(lambda _: None, [asked])
+            assert answer
+            assert answer.status == 200
+            return
+        path, body = bodies.get(how, (f"/registry/vms/{vm_id}/heartbeat", said))
+        assert api.post(path, body).status_code == 200
+
+    for status in ("paused", "stopped"):
+        register(status)
+        path = f"/registry/vms/{status}"
+        api.client.patch(path, {"status": status}, content_type="application/json")
+        age(status, minutes=1)
+        sign(status)
+    paused = VM.objects.get(pk="paused")
+    assert (paused.status, paused.late_after, paused.silent_after) == ("paused", None, None)
+    assert clock.now() - paused.last_seen < timedelta(seconds=30)
+    stopped = VM.objects.get(pk="stopped")
+    assert stopped.status == "running"
+    assert stopped.late_after
+
+    if how == "bulk":
+        register("paused")
+    else:
+        sign("paused", status="running")
+    assert VM.objects.get(pk="paused").status == "running"
+
+
+def test_a_beat_of_a_paused_vm_tells_nobody(register: Register) -> None:
+    register("vm")
+    VM.objects.update(status="paused", late_after=None, silent_after=None)
+    with transaction.atomic():
+        assert not heartbeats.record(
+            [Heartbeat("vm"), Heartbeat("vm", vitals={"load": 1})], clock.now(), 1
+        ).changed
+
+
+def test_what_a_beat_does_not_say_stays(api: Api, register: Register) -> None:
+    register("vm", services=[{"name": "reef", "port": 1}])
+    beat(api, "vm", {"load": 0.5, "disk": 71})
+    beat(api, "vm", {"load": 0.75})
+    vm = api.get("/registry/vms/vm").json()
+    assert vm["vitals"] == {"load": 0.75, "disk": 71}
+    assert vm["services"] == [{"name": "reef", "port": 1}]
+    beat(api, "vm", {"services": [], "status": "paused"})
+    vm = api.get("/registry/vms/vm").json()
+    assert (vm["services"], vm["status"], vm["liveness"]) == ([], "paused", "live")
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"status": "dead"}, "status: must be one of running, paused, stopped"),
+        ({"status": ["x"]}, "status: must be one of"),
+        ({"load": "1"}, "load: must be a number"),
+        ({"load": -1}, "load: must be a number from 0 on"),
+        ({"disk": True}, "disk: must be a number"),
+        ({"services": {}}, "services: must be a list"),
+        ({"at": "tomorrow"}, "at: must be a time"),
+        ({"clockSkewSeconds": "much"}, "clockSkewSeconds: must be a number"),
+        ({"machine": "<>"}, "machine: must be up to 64 letters and digits"),
+        ({"reefConfigDigest": "<>"}, "reefConfigDigest: must be a digest"),
+    ],
+)
+def test_nonsense_in_a_beat_is_named(
+    api: Api, register: Register, body: dict[str, Any], text: str
+) -> None:
+    register("vm")
+    answer = api.post("/registry/vms/vm/heartbeat", body)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(text)
+
+
+@pytest.mark.parametrize("skew", [0, -75, 400 * 24])
+def test_an_older_beat_never_overwrites_a_newer_one(
+    api: Api, register: Register, skew: int
+) -> None:
+    register("vm")
+    skewed = clock.now() + timedelta(hours=skew)
+    newest = beat(api, "vm", {"at": clock.format_timestamp(skewed), "load": 1})["lastSeen"]
+    earlier = clock.format_timestamp(skewed - timedelta(seconds=30))
+    answer = beat(api, "vm", {"at": earlier, "status": "stopped", "load": 9})
+    assert answer["lastSeen"] == newest
+    vm = api.get("/registry/vms/vm").json()
+    assert (vm["lastSeen"], vm["status"], vm["vitals"]["load"]) == (newest, "running", 1)
+
+
+@pytest.mark.parametrize("skew", [-75 * 3600, -300, 300, 400 * 86400])
+def test_a_wrong_clock_does_not_make_a_vm_silent(
+    api: Api, register: Register, admin_client: Client, skew: int
+) -> None:
+    register("vm")
+    age("vm", minutes=30)
+    sent = clock.format_timestamp(clock.now() + timedelta(seconds=skew))
+    beat(api, "vm", {"at": sent})
+    vm = api.get("/registry/vms/vm").json()
+    assert vm["liveness"] == "live"
+    assert VM.objects.get().last_seen > clock.now() - timedelta(minutes=1)
+    assert abs(vm["vitals"]["clockSkewSeconds"] - skew) < 30
+    page = admin_client.get("/fleet/registered/_facts?vm=vm").content.decode()
+    assert f"clock is {format_duration(abs(skew))} {'behind' if skew < 0 else 'ahead of'}" in page
+
+    # The clock is put right: it goes on.
+    age("vm", minutes=30)
+    beat(api, "vm", {"at": clock.format_timestamp(clock.now())})
+    assert api.get("/registry/vms/vm").json()["liveness"] == "live"
+    assert VM.objects.get().clock_warning == ""
+
+
+def test_machines_that_take_turns_are_noted(api: Api, register: Register) -> None:
+    register("vm")
+    for machine in ("a1", "a1", "b2", "b2"):
+        beat(api, "vm", {"machine": machine})
+        assert "twinSeenAt" not in VM.objects.get().vitals, "it may have moved"
+    beat(api, "vm", {"machine": "a1"})
+    assert VM.objects.get().vitals["twinSeenAt"]
+
+
+def test_no_beat_is_of_the_future(api: Api, register: Register) -> None:
+    register("vm")
+    beat(api, "vm", {"at": clock.format_timestamp(clock.now() + timedelta(days=1))})
+    assert VM.objects.get().last_seen <= clock.now()
+
+
+def test_a_vm_with_another_dna_is_asked_to_register_again(api: Api, register: Register) -> None:
+    dna = {"organs": ["store"], "capabilities": []}
+    register("vm", reefConfig=dna)
+    assert "reefConfigDiffers" not in beat(
+        api, "vm", {"reefConfigDigest": heartbeats.digest_of(dna)}
+    )
+    assert beat(api, "vm", {"reefConfigDigest": "0" * 64})["reefConfigDiffers"] is True
+
+
+def test_bulk_names_unknown_ids(api: Api, register: Register) -> None:
+    for vm_id in ("a", "b", "c"):
+        register(vm_id)
+        age(vm_id, minutes=4)
+    body = {"ids": ["a", "nobody", "b"], "beats": [{"id": "c", "load": 1}, {"id": "else"}]}
+    answer = api.post("/registry/heartbeats", body)
+    assert answer.status_code == 200
+    found = answer.json()
+    assert (found["count"], sorted(found["unknown"])) == (3, ["else", "nobody"])
+    assert found["nextBeatInMs"] > 0
+    assert {vm["liveness"] for vm in api.get("/registry/vms").json()["vms"]} == {"live"}
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({}, "ids is required"),
+        ([], "ids is required"),
+        ({"ids": "vm"}, "ids: must be a list"),
+        ({"ids": [1]}, "ids: must be a list of text"),
+        ({"ids": ["\ud800"]}, "ids[0]: has characters"),
+        ({"ids": ["x"] * 10_001}, "ids: at most 10000"),
+        ({"beats": [{"load": 1}]}, "beats[0].id is required"),
+        ({"beats": [{"id": "x", "load": "y"}]}, "beats[0].load: must be a number"),
+    ],
+)
+def test_nonsense_in_bulk_is_named(api: Api, database: str, body: object, text: str) -> None:
+    answer = api.post("/registry/heartbeats", body)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(text)
+
+
+def test_the_pause_until_the_next_beat_grows_with_the_fleet() -> None:
+    assert liveness.interval_ms(0) == liveness.interval_ms(10_000) == 30_000
+    assert liveness.interval_ms(100_000) == 200_000
+    for fleet in (50_000, 100_000, 500_000):
+        assert fleet / (liveness.interval_ms(fleet) / 1000) <= liveness.MAX_HEARTBEATS_PER_SECOND
+
+
+def test_vms_that_start_together_do_not_beat_together() -> None:
+    pauses = [liveness.next_heartbeat_ms(30_000) for _ in range(1000)]
+    assert min(pauses) < 25_000
+    assert max(pauses) > 35_000
+    fullest = max(
+        sum(at <= pause < at + 1000 for pause in pauses) for at in range(22_000, 38_000, 250)
+    )
+    assert fullest < 150
+
+
+def test_no_vm_that_keeps_its_pauses_is_ever_late() -> None:
+    for fleet in (1, 10_000, 100_000, 1_000_000):
+        interval, now = liveness.interval_ms(fleet), clock.now()
+        late, silent = liveness.deadlines(now, interval)
+        longest = timedelta(milliseconds=interval * (1 + liveness.JITTER))
+        assert now + 2 * longest < late < silent
+        assert late - now >= timedelta(seconds=2 * liveness.FIELD_INTERVAL_SECONDS)
+
+
+def test_live_late_silent(api: Api, register: Register) -> None:
+    register("vm")
+    for ago, word in (
+        ({"seconds": 100}, "live"),
+        ({"minutes": 3}, "late"),
+        ({"minutes": 6}, "silent"),
+    ):
+        age("vm", **ago)
+        assert api.get("/registry/vms/vm").json()["liveness"] == word
+    for status in ("paused", "stopped"):
+        body = {"status": status}
+        api.client.patch("/registry/vms/vm", body, content_type="application/json")
+        age("vm", hours=6)
+        assert api.get("/registry/vms/vm").json()["liveness"] == "live"
+
+
+def test_nobody_is_silent_while_reef_itself_was_down(api: Api, register: Register) -> None:
+    register("vm")
+    start = clock.now()
+    assert services.sweep(start) == []
+    # Reef is away for an hour, and so is the VM's chance to beat.
+    age("vm", minutes=70)
+    Watch.objects.update(ticked_at=start - timedelta(hours=1))
+    assert api.get("/registry/vms/vm").json()["liveness"] == "late"
+    services.sweep()
+    assert api.get("/registry/vms/vm").json()["liveness"] == "late"
+    assert [vm["id"] for vm in api.get("/registry/discover/worker").json()["vms"]] == ["vm"]
+
+    Watch.objects.update(up_since=start - timedelta(minutes=6))
+    assert api.get("/registry/vms/vm").json()["liveness"] == "silent"
+
+
+def test_a_shut_door_is_reefs_fault_too(register: Register) -> None:
+    register("vm")
+    now = clock.now()
+    services.sweep(now - timedelta(minutes=20))
+    services.record_edge_uptime(now - timedelta(minutes=20))
+    Watch.objects.update(up_since=now - timedelta(hours=1), ticked_at=now)
+    age("vm", minutes=19)
+    services.sweep(now)
+    assert Watch.grace(now)
+    services.record_edge_uptime(now)
+    assert Watch.grace(now + timedelta(minutes=4))
+    Watch.objects.update(ticked_at=now + timedelta(minutes=6), door_at=now + timedelta(minutes=6))
+    assert not Watch.grace(now + timedelta(minutes=6))
+
+
+def test_the_sweep_tells_each_change_once(api: Api, register: Register) -> None:
+    now = clock.now()
+    services.sweep(now)
+    Watch.objects.update(up_since=now - timedelta(hours=1))
+    for vm_id in ("steady", "quiet", "paused"):
+        register(vm_id)
+    api.client.patch("/registry/vms/paused", {"status": "paused"}, content_type="application/json")
+
+    def at(seconds: int) -> list[str]:
+        moment = now + timedelta(seconds=seconds)
+        Watch.objects.update(ticked_at=moment - timedelta(seconds=10))
+        VM.objects.filter(pk="steady").update(
+            late_after=moment + timedelta(minutes=2), silent_after=moment + timedelta(minutes=4)
+        )
+        return services.sweep(moment)
+
+    assert at(140) == []
+    assert at(160) == ["quiet"]
+    assert at(170) == []
+    assert at(310) == ["quiet"]
+    assert at(320) == []
+
+
+def test_whoever_comes_back_leaves_a_gap(api: Api, register: Register) -> None:
+    register("vm")
+    age("vm", minutes=10)
+    beat(api, "vm")
+    beat(api, "vm")
+    found = api.get("/registry/vms/vm/gaps").json()
+    assert found["count"] == 1
+    gap = Gap.objects.get()
+    assert gap.ended_at - gap.began_at >= timedelta(minutes=10)
+    services.sweep(clock.now() + timedelta(days=8))
+    assert not Gap.objects.exists()
+
+
+def test_the_sweep_reads_no_table_through(register: Register) -> None:
+    register("vm")
+    with connection.cursor() as cursor, CaptureQueriesContext(connection) as queries:
+        # Not in the seconds in which signs from the future are looked for, once a minute.
+        services.sweep(clock.now().replace(second=30))
+        asked = [each["sql"] for each in queries.captured_queries if "registry_vm" in each["sql"]]
+        assert asked
+        for sql in asked:
+            if connection.vendor == "sqlite":
+                cursor.execute(f"EXPLAIN QUERY PLAN {sql}")
+                assert {row[3][:6] for row in cursor.fetchall()} == {"SEARCH"}
