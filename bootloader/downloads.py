@@ -33,8 +33,8 @@ PACKAGES = ("reef_site", "lieutenants", "bootloader", "registry", "vmtree", "ver
 RESOURCES = ("pyproject.toml", "README.md", "requirements.lock")
 TEMPLATES = "templates"
 # Needed only for the development of reef.
-EXCLUDED_FILES = frozenset({"reef_site/testbed.py", "reef_site/management/commands/test.py"})
-EXCLUDED_NAMES = frozenset({"__pycache__", "node_modules", "house"})
+EXCLUDED_FILES = frozenset({"reef_site/testing_tools.py", "reef_site/management/commands/test.py"})
+EXCLUDED_NAMES = frozenset({"__pycache__", "node_modules", "resources"})
 BUILD_SECONDS = 120
 # How many states of the sources are kept for downloads, including the newest.
 MAX_KEPT_STATES = 4
@@ -178,11 +178,11 @@ def find(name: str) -> Path:
 
 def _sources() -> dict[str, Path]:
     """Return every file that goes into the wheel, by its path in the checkout."""
-    base, house = Path(settings.BASE_DIR), Path(settings.HOUSE_DIR)
-    found = {name: house / name for name in RESOURCES}
+    base, resources = Path(settings.BASE_DIR), Path(settings.RESOURCES_DIR)
+    found = {name: resources / name for name in RESOURCES}
     for package in PACKAGES:
         found |= _files_below(base / package, package)
-    found |= _files_below(house / TEMPLATES, TEMPLATES)
+    found |= _files_below(resources / TEMPLATES, TEMPLATES)
     return {place: path for place, path in sorted(found.items()) if place not in EXCLUDED_FILES}
 
 

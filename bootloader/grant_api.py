@@ -36,7 +36,7 @@ class Grants(APIView):
 class OneGrant(APIView):
     """`/bootloader/grants/<vm id>`"""
 
-    asks_authority = True
+    checks_permission = True
 
     def get(self, request: Request, vm_id: str) -> Response:
         """Return the node's grant."""

@@ -59,7 +59,7 @@ class JoinTokenAuthentication(BaseAuthentication):
 class MemberView(APIView):
     """Base of the views below. Join tokens are accepted only where `for_joiners` is set."""
 
-    asks_authority = True
+    checks_permission = True
     allows_join_tokens = False
     authentication_classes = [JoinTokenAuthentication, *APIView.authentication_classes]
 

@@ -45,7 +45,7 @@ Row = TypeVar("Row", bound=Model)
 class Provision(APIView):
     """`POST /bootloader/provision`"""
 
-    asks_authority = True
+    checks_permission = True
 
     @takes(query=("dryRun",), body=requests.FIELDS)
     def post(self, request: Request) -> Response:
@@ -127,7 +127,7 @@ class Log(APIView):
 class Retry(APIView):
     """`POST /bootloader/provisionings/<id>/retry`"""
 
-    asks_authority = True
+    checks_permission = True
 
     def post(self, request: Request, provisioning_id: str) -> Response:
         """Continue from the failed step."""
@@ -138,7 +138,7 @@ class Retry(APIView):
 class Cancel(APIView):
     """`POST /bootloader/provisionings/<id>/cancel`"""
 
-    asks_authority = True
+    checks_permission = True
 
     @takes(body=("machine",))
     def post(self, request: Request, provisioning_id: str) -> Response:
@@ -185,7 +185,7 @@ class Findings(APIView):
 class Reconcile(APIView):
     """`POST /bootloader/reconcile`"""
 
-    asks_authority = True
+    checks_permission = True
 
     def post(self, request: Request) -> Response:
         """Compare providers, tree and registry now."""
@@ -196,7 +196,7 @@ class Reconcile(APIView):
 class DecideMany(APIView):
     """`POST /bootloader/findings/act`"""
 
-    asks_authority = True
+    checks_permission = True
 
     @takes(body=("ids", "kind", "provider", "action"))
     def post(self, request: Request) -> Response:
@@ -226,7 +226,7 @@ class DecideMany(APIView):
 class Decide(APIView):
     """`POST /bootloader/findings/<id>/{act,dismiss}`"""
 
-    asks_authority = True
+    checks_permission = True
 
     @takes(body=("action",))
     def post(self, request: Request, finding_id: str, word: str) -> Response:
@@ -247,7 +247,7 @@ class Decide(APIView):
 class Call(APIView):
     """`GET /bootloader/calls/<id>`"""
 
-    asks_authority = True
+    checks_permission = True
 
     def get(self, request: Request, call_id: str) -> Response:
         """Return the result of a request that was answered with 202; `state` tells whether it

@@ -75,7 +75,7 @@ class OneProfile(APIView):
 class Generate(APIView):
     """`POST /bootloader/generate`"""
 
-    asks_authority = True
+    checks_permission = True
 
     @takes(body=SCRIPT_FIELDS)
     def post(self, request: Request) -> Response:
@@ -108,7 +108,7 @@ class Script(APIView):
 class CloudInit(APIView):
     """`/bootloader/cloud-init`"""
 
-    asks_authority = True
+    checks_permission = True
 
     @takes(query=(*SCRIPT_FIELDS, "whole", "for"))
     def get(self, request: Request) -> HttpResponse:

@@ -105,7 +105,7 @@ def _start(name: str, request: Request, begin: Callable[..., Lieutenant]) -> Lie
 class LieutenantViewSet(ViewSet):
     """`/lieutenant/lieutenants`; `services` checks the permissions of everything that changes."""
 
-    asks_authority = True
+    checks_permission = True
     lookup_field = "name"
     named_parts: ClassVar = {"name": services.name_of}
     lookup_value_regex = "[^/]+"
@@ -316,7 +316,7 @@ class LieutenantViewSet(ViewSet):
 class DestroyAll(APIView):
     """`POST /lieutenant/lieutenants/destroy-all`"""
 
-    asks_authority = True
+    checks_permission = True
 
     def post(self, request: Request) -> Response:
         """Destroy all active lieutenants, or those below the calling node; return one line each."""
@@ -326,7 +326,7 @@ class DestroyAll(APIView):
 class Discover(APIView):
     """`POST /lieutenant/lieutenants/discover`. Not for nodes."""
 
-    asks_authority = True
+    checks_permission = True
 
     def post(self, request: Request) -> Response:
         """Follow agents again that were lost; return one line each."""
@@ -362,7 +362,7 @@ class ListingEvents(APIView):
         return Response({"statuses": Status.values})
 
 
-class Nothing(APIView):
+class UnknownPath(APIView):
     """Answers 404 to unknown paths of this app; 401 without authentication."""
 
     @takes_anything

@@ -16,7 +16,7 @@ from reef_site.auth import NO_HEADER
 from reef_site.common import disk
 from reef_site.common.error_responses import api_error
 from reef_site.common.errors import Forbidden, ReefError
-from reef_site.withheld import TRY_AGAIN, was_withheld
+from reef_site.unread_body import TRY_AGAIN, was_withheld
 
 logger = logging.getLogger(__name__)
 

@@ -65,8 +65,8 @@ class BearerAuthentication(BaseAuthentication):
         return "Bearer"
 
 
-class NodesAreAsked(BasePermission):
-    """Let nodes change things only where the view checks permissions (`asks_authority = True`).
+class NodePermission(BasePermission):
+    """Let nodes change things only where the view checks permissions (`checks_permission = True`).
 
     So a view that forgets to call `vmtree.authority` is closed to them, not open. Accounts
     that are not operators change nothing anywhere.
@@ -74,7 +74,7 @@ class NodesAreAsked(BasePermission):
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         """Return True for safe methods and checking views; else raise without the rights."""
-        checks = getattr(view, "asks_authority", False)
+        checks = getattr(view, "checks_permission", False)
         if request.method not in SAFE_METHODS and (
             not checks or permissions.is_read_only_account(request.user)
         ):

@@ -19,7 +19,7 @@ from django.core.exceptions import ValidationError
 from django.http.cookie import parse_cookie
 from django.utils.crypto import constant_time_compare
 
-from reef_site.bodies import MOST_BODY, BodyLimit, Scope, TryLater, declared
+from reef_site.request_bodies import MAX_BODY, BodyLimit, Scope, TryLater, declared
 from registry.batching import Batcher
 from registry.fast_path import owners_of, parse_credentials
 
@@ -50,7 +50,7 @@ class Credentials:
         is_valid = await self._are_valid(scope["headers"])
         if is_valid is None and not 0 < declared(scope) <= open_limit:
             raise TryLater(503, "the database does not answer; try again soon")
-        return BodyLimit(MOST_BODY) if is_valid else BodyLimit(open_limit, is_anonymous=True)
+        return BodyLimit(MAX_BODY) if is_valid else BodyLimit(open_limit, is_anonymous=True)
 
     async def _are_valid(self, headers: Sequence[tuple[bytes, bytes]]) -> bool | None:
         """Return whether the credentials are valid; None if the database does not answer."""

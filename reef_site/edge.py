@@ -25,8 +25,10 @@ from urllib.parse import parse_qs
 
 import httpx
 
-from reef_site import away, gateway, handover, open_files, waits
-from reef_site.bodies import (
+from reef_site import file_offload, gateway, held_responses, open_files, unavailable_page
+from reef_site.common.asgi import JSONResponse
+from reef_site.common.text import parse_number
+from reef_site.request_bodies import (
     ANONYMOUS_BUDGET,
     ANONYMOUS_BUDGET_PER_ADDRESS,
     ARRIVED,
@@ -45,8 +47,6 @@ from reef_site.bodies import (
     has_body,
     header,
 )
-from reef_site.common.asgi import Answer
-from reef_site.common.text import parse_number
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")
 
@@ -72,7 +72,7 @@ HOP_BY_HOP = frozenset(
 
 # Headers between edge and web, which no client may set.
 INTERNAL = frozenset(
-    name.encode() for name in (handover.TAKES, gateway.KEY_HEADER, gateway.WITHHELD_HEADER)
+    name.encode() for name in (file_offload.TAKES, gateway.KEY_HEADER, gateway.WITHHELD_HEADER)
 )
 # Headers that different readers would understand differently if they came twice.
 SINGLE = (b"host", b"authorization")
@@ -130,7 +130,7 @@ class Edge:
         from django.conf import settings
 
         django.setup()
-        from reef_site.audit.at_edge import EdgeRefusals
+        from reef_site.audit.edge_refusals import EdgeRefusals
         from reef_site.credentials import Credentials
         from reef_site.streams import Streams
         from registry.fast_path import FastPath
@@ -239,7 +239,7 @@ class Edge:
 
     # -- fast path ----------------------------------------------------------------------------
 
-    def at_once(self, scope: Scope, callback: Callable[[Answer | None], None]) -> bool:
+    def at_once(self, scope: Scope, callback: Callable[[JSONResponse | None], None]) -> bool:
         """Begin to respond without a task, as `door.AtOnce` describes; return whether it does."""
         route = self._fast_path and self._fast_path.route(scope)
         if not route:
@@ -253,7 +253,7 @@ class Edge:
         ):
             return False
 
-        def record_and_call_back(answer: Answer | None) -> None:
+        def record_and_call_back(answer: JSONResponse | None) -> None:
             if answer is not None:
                 self._note_refusal(scope, answer)
             callback(answer)
@@ -261,7 +261,7 @@ class Edge:
         begun: bool = self._fast_path.begin(route, headers, record_and_call_back)
         return begun
 
-    def _note_refusal(self, scope: Scope, answer: Answer) -> None:
+    def _note_refusal(self, scope: Scope, answer: JSONResponse) -> None:
         """Record a 401 or 403 of the fast path in the audit log."""
         if answer.status not in (401, 403):
             return
@@ -271,10 +271,10 @@ class Edge:
 
     async def _answer_on_fast_path(
         self, route: tuple[str, str], scope: Scope, body: Body | None
-    ) -> Answer | None:
+    ) -> JSONResponse | None:
         """Return the response of a fast-path route; None to call web instead."""
         headers = dict(scope["headers"])
-        answer: Answer | None
+        answer: JSONResponse | None
         if body is None:
             answer = self._fast_path.rejection(headers)
         else:
@@ -328,7 +328,7 @@ class Edge:
         try:
             if wait := answer.headers.get("reef-wait"):
                 await self._hold_response(scope, answer, wait, send)
-            elif name := answer.headers.get(handover.FILE):
+            elif name := answer.headers.get(file_offload.FILE):
                 await answer.aclose()
                 await self._send_file(name, _response_headers(answer), send)
             else:
@@ -345,10 +345,12 @@ class Edge:
         await self._until_ending(self._streams.until_over(wait))
         state = await self._streams.state_of(wait)
         payload = json.loads(body)
-        path = waits.newer_path(wait, payload)
+        path = held_responses.newer_path(wait, payload)
         newer = await self._current_state(scope, path) if path else None
         body = json.dumps(
-            waits.completed(wait, payload, newer, state), ensure_ascii=False, separators=(",", ":")
+            held_responses.completed(wait, payload, newer, state),
+            ensure_ascii=False,
+            separators=(",", ":"),
         ).encode()
         headers = [(k, v) for k, v in _response_headers(answer) if k != b"content-length"]
         headers.append((b"content-length", str(len(body)).encode()))
@@ -369,7 +371,7 @@ class Edge:
     async def _send_file(self, name: str, headers: Headers, send: Send) -> None:
         """Send a file that web has checked, so that a slow client does not block web."""
         try:
-            await handover.send_file(name, headers, send)
+            await file_offload.send_file(name, headers, send)
         except FileNotFoundError:
             await _send_error(send, 404, "the file is not there any more")
 
@@ -467,7 +469,7 @@ def _request_headers(scope: Scope, size: int) -> Headers:
         kept.append((b"content-length", str(size).encode()))
     if not header(scope, b"host"):
         kept.append((b"host", b"localhost"))
-    kept.append((handover.TAKES.encode(), b"yes"))
+    kept.append((file_offload.TAKES.encode(), b"yes"))
     client = scope.get("client") or ("", 0)
     kept.append((b"x-forwarded-for", str(client[0]).encode()))
     if header(scope, b"x-forwarded-proto") not in (b"http", b"https"):
@@ -503,7 +505,7 @@ def _do_nothing() -> None:
 
 def _response_headers(answer: httpx.Response) -> Headers:
     """Return web's headers for the client; `raw` keeps the length of an encoded body right."""
-    skip = HOP_BY_HOP | {b"reef-wait", handover.FILE.encode()}
+    skip = HOP_BY_HOP | {b"reef-wait", file_offload.FILE.encode()}
     return [(k.lower(), v) for k, v in answer.headers.raw if k.lower() not in skip]
 
 
@@ -543,8 +545,10 @@ async def _send_error(send: Send, status: int, text: str, *more: tuple[bytes, by
 async def _send_unavailable(scope: Scope, send: Send, error: httpx.HTTPError) -> None:
     """Report that web did not respond: to browsers by a page that reloads itself."""
     status, text = _unavailable_reason(error)
-    if away.is_navigation(scope["headers"]):
-        headers, body = away.page(text, reloads=scope["method"] == "GET" and status != 400)
+    if unavailable_page.is_navigation(scope["headers"]):
+        headers, body = unavailable_page.page(
+            text, reloads=scope["method"] == "GET" and status != 400
+        )
         await _send_all(send, status, headers, body)
     else:
         retry = ((b"retry-after", b"2"),) if status == 502 else ()
@@ -614,9 +618,9 @@ def main() -> None:
     import uvicorn
 
     from reef_site import settings
-    from reef_site.addresses import ConnectionLimits, TrustedProxies
-    from reef_site.door import Protocol, Server
+    from reef_site.client_addresses import ConnectionLimits, TrustedProxies
     from reef_site.hardening import harden_process
+    from reef_site.http_protocol import Protocol, Server
     from reef_site.log_lines import LineFormatter
 
     parser = argparse.ArgumentParser(description="The public port of reef.")

@@ -12,8 +12,8 @@ from django.views.decorators.csrf import csrf_exempt
 
 from lieutenants.exceptions import IsolationUnavailable
 from lieutenants.isolation import modes
-from reef_site import parts
-from reef_site.common.json_format import json_answer
+from reef_site import component_checks
+from reef_site.common.json_format import json_response
 from vmtree import organs
 
 SERVICES = ["ui", *(organ for organ in organs.MODULES if organ in settings.ORGANS)]
@@ -37,19 +37,19 @@ _started = _started_at()
 def health(request: HttpRequest) -> HttpResponse:
     """Respond 200 while requests can be served; `status` is `degraded` if a component fails."""
     if request.method not in ("GET", "HEAD"):
-        refusal = json_answer({"error": "method not allowed"}, 405)
+        refusal = json_response({"error": "method not allowed"}, 405)
         refusal["Allow"] = "GET, HEAD"
         return refusal
-    found = parts.look()
+    found = component_checks.look()
     there = all(part.ok for part in found if part.name == "database")
-    return json_answer(
+    return json_response(
         {
             "status": "ok" if all(part.ok for part in found) else "degraded",
             "uptime": round(time.time() - _started, 3),
             "services": SERVICES,
             "parts": {part.name: part.json for part in found},
             "isolation": _isolation(),
-            "unknownAgents": parts.count_unknown_agents(),
+            "unknownAgents": component_checks.count_unknown_agents(),
         },
         status=200 if there else 503,
     )

@@ -14,7 +14,7 @@ from django.shortcuts import render
 from rest_framework.permissions import SAFE_METHODS
 
 from reef_site.common import disk
-from reef_site.common.json_format import json_answer
+from reef_site.common.json_format import json_response
 from vmtree import aliases, permissions
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def answer_disk_problem(request: HttpRequest, problem: str) -> HttpResponse:
     """Return a 507: a page for people, JSON for agents."""
     if "text/html" in request.headers.get("Accept", ""):
         return render(request, "507.html", {"problem": problem}, status=507)
-    return json_answer({"error": problem}, status=507)
+    return json_response({"error": problem}, status=507)
 
 
 class DiskProblemMiddleware:
@@ -105,7 +105,7 @@ class AliasesMiddleware:
 class OperatorsMiddleware:
     """Make accounts that are not operators read-only outside of the admin.
 
-    `reef_site.auth.NodesAreAsked` does this for the API; the admin checks permissions itself.
+    `reef_site.auth.NodePermission` does this for the API; the admin checks permissions itself.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:

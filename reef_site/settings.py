@@ -21,8 +21,8 @@ from vmtree import organs
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 # Templates and lock files: in a checkout beside the packages, else in a folder of the package.
-INSTALLED = (BASE_DIR / "reef_site" / "house").is_dir()
-HOUSE_DIR = BASE_DIR / "reef_site" / "house" if INSTALLED else BASE_DIR
+INSTALLED = (BASE_DIR / "reef_site" / "resources").is_dir()
+RESOURCES_DIR = BASE_DIR / "reef_site" / "resources" if INSTALLED else BASE_DIR
 VERSION = "0.1.0"
 
 
@@ -257,7 +257,7 @@ INSTALLED_APPS = [
     "lieutenants.apps.LieutenantsConfig",
 ]
 MIDDLEWARE = [
-    "reef_site.withheld.WithheldBodyMiddleware",
+    "reef_site.unread_body.WithheldBodyMiddleware",
     "reef_site.middleware.ContentSecurityPolicyMiddleware",
     "reef_site.accounts.middleware.SecureCookiesMiddleware",
     "reef_site.audit.middleware.AuditMiddleware",
@@ -280,7 +280,7 @@ MIDDLEWARE = [
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [HOUSE_DIR / "templates"],
+        "DIRS": [RESOURCES_DIR / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
             "builtins": ["reef_site.templatetags.names"],
@@ -288,7 +288,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
-                "reef_site.context.site",
+                "reef_site.context_processors.site",
             ],
         },
     }
@@ -342,7 +342,7 @@ REST_FRAMEWORK = {
     ],
     "DEFAULT_PERMISSION_CLASSES": [
         "rest_framework.permissions.IsAuthenticated",
-        "reef_site.auth.NodesAreAsked",
+        "reef_site.auth.NodePermission",
         "reef_site.common.request_names.OnlyKnownNames",
     ],
     "DEFAULT_PARSER_CLASSES": ["reef_site.common.json_format.AnyTypeJSONParser"],

@@ -31,7 +31,7 @@ from lieutenants.waits import Wait
 from reef_site.common import events
 from reef_site.common.events import Topic
 from reef_site.common.json_format import dumps
-from reef_site.guard import Guard, Reader
+from reef_site.revocation import Guard, QueryThread
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class Listener:
         self.changed.update(lieutenant_ids)
         self.news.set()
 
-    def tell_nodes(self, vm_ids: Iterable[str] | None) -> None:
+    def add_nodes(self, vm_ids: Iterable[str] | None) -> None:
         """Add the ids of changed VMs; None means that any VM may have changed."""
         if vm_ids is None:
             self.nodes = None
@@ -126,7 +126,7 @@ class Listener:
                 self.nodes = None
         self.news.set()
 
-    def tell_provisionings(self, ids: Iterable[str]) -> None:
+    def add_provisionings(self, ids: Iterable[str]) -> None:
         """Add the ids of changed provisionings."""
         self.provisionings.update(ids)
         self.news.set()
@@ -148,7 +148,7 @@ class Streams:
     """All streams of this edge process."""
 
     def __init__(self) -> None:
-        self._reader = Reader("reef-streams")
+        self._reader = QueryThread("reef-streams")
         self._channels: dict[str, Channel] = {}
         self._listeners: set[Listener] = set()
         # Held responses that wait for a lieutenant, by its id.
@@ -329,7 +329,7 @@ class Streams:
         changed = await self._query(lambda: _active_or_ended(since))
         for listener in self._listeners:
             listener.tell(changed)
-            listener.tell_nodes(None)
+            listener.add_nodes(None)
         for channel in self._channels.values():
             channel.news.set()
 
@@ -347,13 +347,13 @@ class Streams:
             self._on_lieutenant(str(news.get("id")))
         elif topic == Topic.PROVISIONINGS:
             for listener in self._listeners:
-                listener.tell_provisionings(news.get("ids", []))
+                listener.add_provisionings(news.get("ids", []))
         elif topic == Topic.MISSED:
             self._on_missed(float(news.get("seconds", 0)))
         elif topic == Topic.NODES:
             vm_ids = None if news.get("all") else news.get("ids", [])
             for listener in self._listeners:
-                listener.tell_nodes(vm_ids)
+                listener.add_nodes(vm_ids)
 
     def _on_missed(self, seconds: float) -> None:
         """Check everything again, because Redis was slow and dropped the events of `seconds`."""

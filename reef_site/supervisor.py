@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from reef_site import leftovers, watchdog
+from reef_site import lockfile, watchdog
 from reef_site.common import locks
 from reef_site.common.reaper import Reaper, become_subreaper
 from reef_site.hardening import UMASK, harden_process
@@ -273,7 +273,7 @@ class Runner:
         except OSError as error:
             return str(error)
         if data_dir := os.environ.get(self._reef.plan.tag):
-            leftovers.record_process(Path(data_dir), self.process.pid)
+            lockfile.record_process(Path(data_dir), self.process.pid)
         lines = asyncio.create_task(read_lines(self.process, self._tell))
         guard = asyncio.create_task(self._guard_sockets())
         code = await wait_for_end(self.process)
@@ -489,7 +489,7 @@ class Supervisor:
         for task in self._background:
             task.cancel()
         if data_dir := os.environ.get(self.plan.tag):
-            leftovers.forget_processes(Path(data_dir))
+            lockfile.forget_processes(Path(data_dir))
         for name in self.plan.forget:
             Path(name).unlink(missing_ok=True)
         self.say("stopped")

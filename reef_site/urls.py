@@ -18,13 +18,13 @@ from lieutenants.hosts import views as hosts
 from lieutenants.operations import api as operations_api
 from lieutenants.rules import api as rules_api
 from lieutenants.unknown_agents import api as unknown_agents_api
-from reef_site import calls, middleware, views
+from reef_site import middleware, outside_call_views, views
 from reef_site.accounts import views as accounts
 from reef_site.api import router
 from reef_site.attention import views as attention
 from reef_site.audit import views as audit
 from reef_site.common import disk
-from reef_site.common.json_format import json_answer
+from reef_site.common.json_format import json_response
 from reef_site.health import SERVICES, health
 from vmtree import api as vmtree_api
 
@@ -46,7 +46,7 @@ urlpatterns: Routes = [
     path("", views.overview, name="overview"),
     path("parts/", views.parts, name="parts"),
     path("attention/seen", attention.mark, name="attention-seen"),
-    path("calls/<str:call_id>/", calls.outside_call, name="outside-call"),
+    path("calls/<str:call_id>/", outside_call_views.outside_call, name="outside-call"),
     path("signin/", accounts.signin, name="signin"),
     path("signin/again/", accounts.again, name="signin-again"),
     path("signin/<str:secret>", accounts.signin_link, name="signin-link"),
@@ -81,7 +81,7 @@ urlpatterns: Routes = [
     *_with(
         "lieutenant",
         path("", include(router.urls)),
-        re_path(r"^lieutenant(?:/.*)?$", lieutenants_api.Nothing.as_view()),
+        re_path(r"^lieutenant(?:/.*)?$", lieutenants_api.UnknownPath.as_view()),
         *operations_api.urlpatterns,
     ),
     *_with("vm-tree", *vmtree_api.urlpatterns),
@@ -92,7 +92,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Respond with a page to people who are signed in, else with JSON."""
     if request.user.is_authenticated and "text/html" in request.headers.get("Accept", ""):
         return render(request, "404.html", status=404)
-    return json_answer({"error": "not found"}, status=404)
+    return json_response({"error": "not found"}, status=404)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
@@ -101,15 +101,15 @@ def server_error(request: HttpRequest) -> HttpResponse:
         return middleware.answer_disk_problem(request, problem)
     if "text/html" in request.headers.get("Accept", ""):
         return render(request, "500.html", status=500)
-    return json_answer({"error": "internal service error"}, status=500)
+    return json_response({"error": "internal service error"}, status=500)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Respond to requests that Django refuses, for example for an unknown host."""
     if isinstance(exception, DisallowedHost):
         text = "host: is not one of ours; the operator can name it in REEF_ALLOWED_HOSTS"
-        return json_answer({"error": text}, status=400)
-    return json_answer({"error": "bad request"}, status=400)
+        return json_response({"error": text}, status=400)
+    return json_response({"error": "bad request"}, status=400)
 
 
 handler404 = "reef_site.urls.not_found"

@@ -14,10 +14,10 @@ from django.views.decorators.http import require_GET
 from lieutenants import usage_summary
 from lieutenants.models import Lieutenant
 from lieutenants.states import Status
-from reef_site import parts as parts_of_reef
+from reef_site import component_checks as parts_of_reef
 from reef_site.attention.listing import listing
+from reef_site.component_checks import Component
 from reef_site.fleet import views as fleet
-from reef_site.parts import Component
 
 _REMEDIES = {
     "hosts": "Its lieutenants wait. Start reef there, or take them over on the page Hosts.",

@@ -37,7 +37,7 @@ MAX_PANEL_ROWS = 500
 class VMs(APIView):
     """`/registry/vms`"""
 
-    asks_authority = True
+    checks_permission = True
 
     @takes(query=("role", "status", "parentVmId", "liveness", "q", "limit", "cursor"), lenient=True)
     def get(self, request: Request) -> Response:
@@ -76,7 +76,7 @@ class VMs(APIView):
 class VMDetail(APIView):
     """`/registry/vms/:id`"""
 
-    asks_authority = True
+    checks_permission = True
 
     def get(self, request: Request, vm_id: str) -> Response:
         return Response(vms_json([services.find(vm_id)])[0])
@@ -96,7 +96,7 @@ class VMDetail(APIView):
 class Heartbeat(APIView):
     """`POST /registry/vms/:id/heartbeat`; the edge answers it itself where it can."""
 
-    asks_authority = True
+    checks_permission = True
 
     @takes_anything
     def post(self, request: Request, vm_id: str) -> Response:
@@ -108,7 +108,7 @@ class Heartbeat(APIView):
 class Heartbeats(APIView):
     """`POST /registry/heartbeats`; the edge answers it itself where it can."""
 
-    asks_authority = True
+    checks_permission = True
 
     @takes(body=("ids", "beats"))
     def post(self, request: Request) -> Response:
@@ -123,7 +123,7 @@ class Heartbeats(APIView):
 class Place(APIView):
     """`POST /registry/place`"""
 
-    asks_authority = True
+    checks_permission = True
 
     @takes(body=("ids", "parentVmId", "category"))
     def post(self, request: Request) -> Response:

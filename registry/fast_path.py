@@ -33,7 +33,7 @@ from django.db import transaction
 from django.http.request import split_domain_port, validate_host
 
 from reef_site.common import clock, events
-from reef_site.common.asgi import Answer
+from reef_site.common.asgi import JSONResponse
 from reef_site.common.errors import BadInput
 from registry import heartbeats as beats
 from registry import json_rows, queries, services
@@ -100,9 +100,9 @@ class FastPath:
 
     def __init__(self) -> None:
         self._notifier = Notifier()
-        self._writer: Batcher[WriteRequest | None, Answer | None]
+        self._writer: Batcher[WriteRequest | None, JSONResponse | None]
         self._writer = Batcher("reef-beats", partial(write, self._notifier.publish))
-        self._reader: Batcher[ReadRequest, Answer | None] = Batcher("reef-looks", read)
+        self._reader: Batcher[ReadRequest, JSONResponse | None] = Batcher("reef-looks", read)
         self._checkpoints = Checkpoints()
         self._uptime_task = asyncio.get_running_loop().create_task(self._record_uptime())
 
@@ -117,7 +117,7 @@ class FastPath:
         return _route_of(scope["method"], scope.get("raw_path") or b"")
 
     @staticmethod
-    def rejection(headers: Mapping[bytes, bytes]) -> Answer | None:
+    def rejection(headers: Mapping[bytes, bytes]) -> JSONResponse | None:
         """Return a 401 for an invalid token; None to pass the request on."""
         return unauthorized() if b"authorization" in headers and _is_allowed_host(headers) else None
 
@@ -131,7 +131,7 @@ class FastPath:
 
     async def answer(
         self, route: tuple[str, str], headers: Mapping[bytes, bytes], body: bytes
-    ) -> Answer | None:
+    ) -> JSONResponse | None:
         """Return the response; None to pass the request on."""
         request = parse(route, headers, body)
         if isinstance(request, ReadRequest):
@@ -144,7 +144,7 @@ class FastPath:
         self,
         route: tuple[str, str],
         headers: Mapping[bytes, bytes],
-        reply: Callable[[Answer | None], None],
+        reply: Callable[[JSONResponse | None], None],
     ) -> bool:
         """Like `answer` for a request without a body, with a callback; False to pass it on."""
         request = parse(route, headers, b"")
@@ -168,7 +168,7 @@ class FastPath:
 
 def parse(
     route: tuple[str, str], headers: Mapping[bytes, bytes], body: bytes
-) -> ReadRequest | WriteRequest | Answer | None:
+) -> ReadRequest | WriteRequest | JSONResponse | None:
     """Parse a request.
 
     Returns a 401 for a token that cannot be valid, and None to pass the request on.
@@ -260,7 +260,7 @@ class Decision(Enum):
 
 def write(
     publish: Callable[[set[str]], None], requests: Sequence[WriteRequest | None]
-) -> list[Answer | None]:
+) -> list[JSONResponse | None]:
     """Record the heartbeats of many requests in one transaction; return responses in their order.
 
     None in `requests` records that this edge is up.
@@ -306,7 +306,7 @@ class WrittenBatch:
     now: datetime
     interval: int
 
-    def answer(self, request: WriteRequest | None, decision: Decision) -> Answer | None:
+    def answer(self, request: WriteRequest | None, decision: Decision) -> JSONResponse | None:
         """Return the response to this request; None to pass it on."""
         if request is None or decision is Decision.UNSURE:
             return None
@@ -314,14 +314,16 @@ class WrittenBatch:
             return unauthorized()
         if not request.single:
             response = beats.response_for_many(request.beats, self.outcome, self.now, self.interval)
-            return Answer(200, orjson.dumps(response))
+            return JSONResponse(200, orjson.dumps(response))
         vm_id = request.beats[0].vm_id
         if vm_id not in self.outcome.seen:
             return _not_found()
-        return Answer(200, orjson.dumps(beats.response_for_one(vm_id, self.outcome, self.interval)))
+        return JSONResponse(
+            200, orjson.dumps(beats.response_for_one(vm_id, self.outcome, self.interval))
+        )
 
 
-def read(requests: Sequence[ReadRequest]) -> list[Answer | None]:
+def read(requests: Sequence[ReadRequest]) -> list[JSONResponse | None]:
     """Answer many read requests at one moment; equal requests are looked up once."""
     owners = owners_of({each.digest for each in requests if each.digest is not None})
     valid = [each for each in requests if each.digest is None or each.digest in owners]
@@ -339,7 +341,7 @@ def read(requests: Sequence[ReadRequest]) -> list[Answer | None]:
 READ_ROUTES = ("vm", "discover", "ancestors")
 
 
-def _read_route(requests: Sequence[ReadRequest], what: str) -> Iterable[tuple[str, Answer]]:
+def _read_route(requests: Sequence[ReadRequest], what: str) -> Iterable[tuple[str, JSONResponse]]:
     """Yield responses to all requests of one route, by id or role."""
     keys = {each.key for each in requests if each.what == what}
     reader = json_rows.RegistryReader() if keys else None
@@ -348,7 +350,7 @@ def _read_route(requests: Sequence[ReadRequest], what: str) -> Iterable[tuple[st
     if what == "vm":
         found = reader.vms(keys)
         for key in keys:
-            yield key, Answer(200, orjson.dumps(found[key])) if key in found else _not_found()
+            yield key, JSONResponse(200, orjson.dumps(found[key])) if key in found else _not_found()
     elif what == "ancestors":
         chains = reader.ancestors(keys)
         for key in keys:
@@ -361,17 +363,17 @@ def _read_route(requests: Sequence[ReadRequest], what: str) -> Iterable[tuple[st
 # -- responses ---------------------------------------------------------------------------------
 
 
-def _with_count(name: str, found: list[Any]) -> Answer:
-    return Answer(200, orjson.dumps({name: found, "count": len(found)}))
+def _with_count(name: str, found: list[Any]) -> JSONResponse:
+    return JSONResponse(200, orjson.dumps({name: found, "count": len(found)}))
 
 
-def _not_found() -> Answer:
-    return Answer(404, orjson.dumps({"error": services.VM_NOT_FOUND}))
+def _not_found() -> JSONResponse:
+    return JSONResponse(404, orjson.dumps({"error": services.VM_NOT_FOUND}))
 
 
-def unauthorized() -> Answer:
+def unauthorized() -> JSONResponse:
     """Return a 401 for an invalid token."""
-    return Answer(401, orjson.dumps({"error": BAD_TOKEN}))
+    return JSONResponse(401, orjson.dumps({"error": BAD_TOKEN}))
 
 
 class Notifier:

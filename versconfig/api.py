@@ -56,7 +56,7 @@ class RefuseNodeTokens(BasePermission):
 class ConfigView(APIView):
     """Base of the views below. Permissions for changes are checked in `versconfig.services`."""
 
-    asks_authority = True
+    checks_permission = True
 
 
 class OperatorView(ConfigView):

@@ -67,7 +67,7 @@ def _find(request: Request, vm_id: str) -> Node:
 class TreeView(APIView):
     """Base of the views below. Permissions are checked in `vmtree.services`."""
 
-    asks_authority = True
+    checks_permission = True
 
 
 class VMs(TreeView):

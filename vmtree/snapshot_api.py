@@ -47,7 +47,7 @@ def snapshot_json(snapshot: Snapshot) -> Json:
 class SnapshotView(APIView):
     """Base of the views below. `vmtree.snapshots` checks permissions for changes."""
 
-    asks_authority = True
+    checks_permission = True
 
     def check_permissions(self, request: Request) -> None:
         """Refuse node tokens for reading, too: a snapshot holds the whole fleet.

@@ -44,7 +44,7 @@ class Hosts(APIView):
 class Adopt(APIView):
     """`POST /lieutenant/hosts/<name>/adopt`. Not for nodes."""
 
-    asks_authority = True
+    checks_permission = True
 
     @takes(body=("force",))
     def post(self, request: Request, name: str) -> Response:

@@ -28,7 +28,7 @@ OPTIONS = ("dryRun", "confirm")
 class StartOperation(APIView):
     """`POST /vm-tree/vms/<id>/{pause,resume,destroy}`"""
 
-    asks_authority = True
+    checks_permission = True
 
     @takes(query=("dryRun",), body=OPTIONS)
     def post(self, request: Request, vm_id: str, verb: str) -> Response:
@@ -92,7 +92,7 @@ class JobDetail(APIView):
 class CancelJob(APIView):
     """`POST /vm-tree/jobs/<id>/cancel`"""
 
-    asks_authority = True
+    checks_permission = True
 
     def post(self, request: Request, job_id: str) -> Response:
         """Cancel a job; steps that are running finish."""

@@ -42,7 +42,7 @@ class NoNodes(BasePermission):
 class RuleView(APIView):
     """Base of the views below."""
 
-    asks_authority = True
+    checks_permission = True
 
     def get_permissions(self) -> list[Any]:
         """Return the default permissions and `NoNodes`."""

@@ -16,7 +16,7 @@ from vmtree.permissions import Action
 class UnknownAgents(APIView):
     """`GET /lieutenant/unknown-agents`"""
 
-    asks_authority = True
+    checks_permission = True
 
     def get(self, request: rest.Request) -> Response:
         """Return the unknown agents of all hosts, newest first."""
@@ -28,7 +28,7 @@ class UnknownAgents(APIView):
 class RequestAction(APIView):
     """`POST /lieutenant/unknown-agents/<run>/{take-up,end}`"""
 
-    asks_authority = True
+    checks_permission = True
 
     def post(self, request: rest.Request, run: str, verb: str) -> Response:
         """Request that the agent is followed again or ended; its host does so within seconds."""

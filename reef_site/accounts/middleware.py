@@ -12,7 +12,7 @@ from django.http.response import HttpResponseBase
 
 from reef_site.accounts import proof, views
 from reef_site.accounts.sessions import USED_AT
-from reef_site.common.json_format import json_answer
+from reef_site.common.json_format import json_response
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
@@ -129,5 +129,5 @@ class RecentProofMiddleware:
             return None
         if is_api:
             request.refusal = proof.REFUSAL  # type: ignore[attr-defined]
-            return json_answer({"error": proof.REFUSAL}, status=403)
+            return json_response({"error": proof.REFUSAL}, status=403)
         return views.ask_again(request)

@@ -11,7 +11,7 @@ from django.views.decorators.http import require_POST
 
 from reef_site.attention.models import Kind, Seen
 from reef_site.common.error_responses import is_script
-from reef_site.common.json_format import json_answer
+from reef_site.common.json_format import json_response
 
 MAX_SUBJECT = 300
 MAX_CAUSE = 100
@@ -23,7 +23,7 @@ def mark(request: HttpRequest) -> HttpResponse:
     """Dismiss the row of `kind` and `subject` with this `cause`; with `seen=no`, bring it back."""
     kind, subject, cause = (_field(request, name) for name in ("kind", "subject", "cause"))
     if problem := _problem(kind, subject, cause):
-        return json_answer({"error": problem}, status=400)
+        return json_response({"error": problem}, status=400)
     if request.POST.get("seen") == "no":
         Seen.objects.filter(kind=kind, subject=subject).delete()
     else:

@@ -32,7 +32,7 @@ def _encode(data: object) -> bytes:
     return orjson.dumps(data, default=_default, option=orjson.OPT_PASSTHROUGH_DATETIME)
 
 
-def json_answer(data: object, status: int = 200) -> HttpResponse:
+def json_response(data: object, status: int = 200) -> HttpResponse:
     """Return a JSON response in the wire format, for views outside of the API."""
     return HttpResponse(dumps(data), status=status, content_type="application/json")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from reef_site.fleet import registered, snapshots, views
+from reef_site.fleet import snapshots, unplaced, views
 
 app_name = "fleet"
 
@@ -13,11 +13,11 @@ urlpatterns = [
     path("_tree", views.fragment, name="fragment"),
     path("_news", views.updates, name="news"),
     path("_children/<int:key>", views.children, name="children"),
-    path("_children/registered", registered.children),
+    path("_children/registered", unplaced.children),
     path("vm", views.by_id, name="by-id"),
-    path("registered/", registered.one, name="registered"),
-    path("registered/_facts", registered.facts, name="registered-facts"),
-    path("registered/place", registered.place, name="place"),
+    path("registered/", unplaced.one, name="registered"),
+    path("registered/_facts", unplaced.facts, name="registered-facts"),
+    path("registered/place", unplaced.place, name="place"),
     path("picture/", views.fleet_map, name="picture"),
     path("picture/_drawing", views.map_fragment, name="drawing"),
     path("then/", views.history, name="then"),

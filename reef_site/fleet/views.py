@@ -17,11 +17,11 @@ from django.views.decorators.http import require_GET, require_POST
 from reef_site.common import clock
 from reef_site.common.errors import BadInput
 from reef_site.common.page_values import number_value, text_value
-from reef_site.fleet import below, lines, past, picture, registered
+from reef_site.fleet import aggregate_health, tree_history, tree_map, tree_rows, unplaced
 from reef_site.fleet.errors import render_errors
-from reef_site.fleet.facts import vm_details
-from reef_site.fleet.lines import MAX_PAGE_SIZE, PAGE, Moment, TreeRow
-from reef_site.fleet.roof import roof
+from reef_site.fleet.root_row import roof
+from reef_site.fleet.side_panel import vm_details
+from reef_site.fleet.tree_rows import MAX_PAGE_SIZE, PAGE, Moment, TreeRow
 from registry.models import VM
 from vmtree import search
 from vmtree.models import Node
@@ -61,7 +61,7 @@ def tree_context(request: HttpRequest) -> dict[str, Any]:
         try:
             return {**base, **_found(request, words, moment)}
         except BadInput as error:
-            return {**base, "problem": str(error).removeprefix("q: "), "page": lines.Page([])}
+            return {**base, "problem": str(error).removeprefix("q: "), "page": tree_rows.Page([])}
     return {**base, **_top_rows(request, moment)}
 
 
@@ -71,12 +71,12 @@ def _words(request: HttpRequest) -> str:
 
 def _found(request: HttpRequest, words: str, moment: Moment) -> dict[str, Any]:
     nodes = search.narrow(Node.objects.active(), words)
-    found = lines.matches(nodes, moment, after=number_value(request.GET, "after"))
+    found = tree_rows.matches(nodes, moment, after=number_value(request.GET, "after"))
     is_later = "after" in request.GET
-    loose = None if is_later else registered.matches(words, moment)
+    loose = None if is_later else unplaced.matches(words, moment)
     return {
         "found": found,
-        "page": lines.Page(found.rows),
+        "page": tree_rows.Page(found.rows),
         "is_later": is_later,
         "loose": loose,
     }
@@ -86,15 +86,15 @@ def _top_rows(request: HttpRequest, moment: Moment) -> dict[str, Any]:
     """Return the roots, or one VM with its children."""
     vm_id = text_value(request.GET, "under", 255)
     if not vm_id:
-        page = lines.children(below.ROOF, moment)
-        return {"page": page, "parent": below.ROOF, "with_loose": True}
-    top = get_object_or_404(lines.counted(Node.objects.active()), vm_id=vm_id)
+        page = tree_rows.children(aggregate_health.ROOF, moment)
+        return {"page": page, "parent": aggregate_health.ROOF, "with_loose": True}
+    top = get_object_or_404(tree_rows.counted(Node.objects.active()), vm_id=vm_id)
     row = TreeRow(
         top, position=1, sibling_count=1, is_open=True, is_detached=top.parent_id is not None
     )
-    lines.annotate([row], moment)
-    page = lines.children(top.pk, moment, level=3)
-    page = lines.Page([row, *page.rows], page.more, page.last)
+    tree_rows.annotate([row], moment)
+    page = tree_rows.children(top.pk, moment, level=3)
+    page = tree_rows.Page([row, *page.rows], page.more, page.last)
     return {"page": page, "parent": top.pk, "top": top}
 
 
@@ -103,7 +103,7 @@ def _top_rows(request: HttpRequest, moment: Moment) -> dict[str, Any]:
 def children(request: HttpRequest, key: int) -> HttpResponse:
     """Render more children: `?after=` (a node), `?place=` (rows so far), `?limit=`, `?level=`."""
     moment = Moment.now()
-    page = lines.children(
+    page = tree_rows.children(
         key,
         moment,
         after=number_value(request.GET, "after"),
@@ -112,7 +112,7 @@ def children(request: HttpRequest, key: int) -> HttpResponse:
         level=number_value(request.GET, "level", default=2, most=100_000),
     )
     context: dict[str, Any] = {"page": page, "parent": key}
-    if key == below.ROOF:
+    if key == aggregate_health.ROOF:
         context |= {"with_loose": True, "roof": roof(moment)}
     return render(request, "fleet/_rows.html", context)
 
@@ -132,12 +132,12 @@ def updates(request: HttpRequest) -> HttpResponse:
     shown = set(params["shown"])
     wanted = shown
     if not params["many"]:
-        wanted = shown & (below.with_ancestors(params["changed"]) | set(params["also"]))
+        wanted = shown & (aggregate_health.with_ancestors(params["changed"]) | set(params["also"]))
     moment = Moment.now()
-    found = lines.rows_for(wanted - {below.ROOF}, moment)
-    gone = wanted - {below.ROOF} - {row.node.pk for row in found}
+    found = tree_rows.rows_for(wanted - {aggregate_health.ROOF}, moment)
+    gone = wanted - {aggregate_health.ROOF} - {row.node.pk for row in found}
     context = {
-        "roof": roof(moment) if below.ROOF in shown else None,
+        "roof": roof(moment) if aggregate_health.ROOF in shown else None,
         "rows": found,
         "gone": sorted(gone),
     }
@@ -225,12 +225,12 @@ def map_fragment(request: HttpRequest) -> HttpResponse:
 def _picture(request: HttpRequest) -> dict[str, Any]:
     vm_id = text_value(request.GET, "under", 255)
     top = get_object_or_404(Node.objects.active(), vm_id=vm_id) if vm_id else None
-    width = number_value(request.GET, "width", default=picture.DEFAULT_WIDTH, most=4000)
+    width = number_value(request.GET, "width", default=tree_map.DEFAULT_WIDTH, most=4000)
     moment, words = Moment.now(), _words(request)
     found = search.narrow(Node.objects.active(), words) if words else None
-    drawing = picture.draw(top, moment, max(width, picture.MIN_WIDTH), found)
+    drawing = tree_map.draw(top, moment, max(width, tree_map.MIN_WIDTH), found)
     context = {"drawing": drawing, "top": top, "roof": roof(moment), "words": words}
-    return {**context, "legend": list(picture.OUTLINES)}
+    return {**context, "legend": list(tree_map.OUTLINES)}
 
 
 # -- the tree at an earlier time -----------------------------------------------------------------
@@ -242,17 +242,17 @@ def _picture(request: HttpRequest) -> dict[str, Any]:
 def history(request: HttpRequest) -> HttpResponse:
     """Show the tree at `?at=` (ISO), or `?second=` seconds after the first revision."""
     at = _moment(request)
-    tree_then = past.Past(at)
-    shown = tree_then.since[: past.MAX_LISTED]
+    tree_then = tree_history.PastTree(at)
+    shown = tree_then.since[: tree_history.MAX_LISTED]
     context = {
         "at": at,
-        "slider": past.slider(at),
+        "slider": tree_history.slider(at),
         "count": tree_then.count(),
         "counts": tree_then.counts(),
         "since": shown,
         "since_more": len(tree_then.since) - len(shown),
-        "page": tree_then.children(below.ROOF),
-        "parent": below.ROOF,
+        "page": tree_then.children(aggregate_health.ROOF),
+        "parent": aggregate_health.ROOF,
     }
     return render(request, "fleet/history.html", context)
 
@@ -262,9 +262,9 @@ def history(request: HttpRequest) -> HttpResponse:
 @render_errors
 def history_children(request: HttpRequest, key: int) -> HttpResponse:
     """Render children at `?at=`, from `?place=` on, as `children` does for the current tree."""
-    if key != below.ROOF:
+    if key != aggregate_health.ROOF:
         get_object_or_404(Node, pk=key)
-    page = past.Past(_moment(request)).children(
+    page = tree_history.PastTree(_moment(request)).children(
         key,
         position=number_value(request.GET, "place"),
         limit=number_value(request.GET, "limit", default=PAGE, most=MAX_PAGE_SIZE) or PAGE,
@@ -276,4 +276,6 @@ def history_children(request: HttpRequest, key: int) -> HttpResponse:
 def _moment(request: HttpRequest) -> datetime:
     if given := request.GET.get("at", ""):
         return clock.parse_timestamp(given, "at")
-    return past.moment_of(number_value(request.GET, "second", default=1 << 40, most=1 << 32))
+    return tree_history.moment_of(
+        number_value(request.GET, "second", default=1 << 40, most=1 << 32)
+    )

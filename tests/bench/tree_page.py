@@ -29,7 +29,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from reef_site.auth import make_operator
-from reef_site.fleet import roof
+from reef_site.fleet import root_row
 from registry.models import Watch
 from tests.bench.tree import postgresql, sqlite
 from tests.vmtree.planted import plant
@@ -42,12 +42,12 @@ def ask(client: Client, path: str, body: object = None) -> tuple[float, float, i
     """Median and worst milliseconds, statements, bytes."""
     spent, size = [], 0
     # Of a large fleet the roof's figures are kept: the first one asks for all.
-    roof.forget()
+    root_row.forget()
     with CaptureQueriesContext(connection) as queries:
         _once(client, path, body)
     statements = len(queries)
     for _ in range(7):
-        roof.forget()
+        root_row.forget()
         start = time.perf_counter()
         size = _once(client, path, body)
         spent.append((time.perf_counter() - start) * 1000)

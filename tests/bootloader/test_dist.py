@@ -86,9 +86,9 @@ def test_wheel_contains_exactly_a_complete_reef() -> None:
         assert f"Version: {downloads.current().version}" in wheel.read(metadata).decode()
 
     assert {
-        "reef_site/house/templates/base.html",
-        "reef_site/house/requirements.lock",
-        "reef_site/house/pyproject.toml",
+        "reef_site/resources/templates/base.html",
+        "reef_site/resources/requirements.lock",
+        "reef_site/resources/pyproject.toml",
         "reef_site/static/reef/base.css",
         "lieutenants/agent/package-lock.json",
         "lieutenants/keeper.py",
@@ -101,7 +101,7 @@ def test_wheel_contains_exactly_a_complete_reef() -> None:
     assert not [name for name in names if any(word in name for word in odd)]
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     templates = [line for line in tracked.stdout.split() if line.startswith("templates/")]
-    assert all(f"reef_site/house/{each}" in names for each in templates)
+    assert all(f"reef_site/resources/{each}" in names for each in templates)
 
 
 def test_lock_contains_exactly_the_runtime_packages() -> None:
@@ -124,7 +124,7 @@ def checkout(tmp_path: Path, settings: Any) -> Path:
         shutil.copytree(ROOT / name, base / name, ignore=leave)
     for name in downloads.RESOURCES:
         shutil.copyfile(ROOT / name, base / name)
-    settings.BASE_DIR = settings.HOUSE_DIR = base
+    settings.BASE_DIR = settings.RESOURCES_DIR = base
     settings.DATA_DIR = tmp_path / "data"
     return base
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from reef_site import auth, context
+from reef_site import auth, context_processors
 from tests.conftest import STANDIN
 from tests.dispatching import drop_tasks
 from tests.lieutenants.fleets import database, postgres, postgres_cluster, pump
@@ -19,7 +19,7 @@ __all__ = ["database", "postgres", "postgres_cluster", "pump"]
 def operator(client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Client:
     """A signed-in operator. The host has an agent, and no worker is notified."""
     settings.PI_PATH = str(STANDIN)
-    context.forget()
+    context_processors.forget()
     drop_tasks(monkeypatch, "lieutenants.settle")
     client.force_login(auth.make_operator())
     return client

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from reef_site import leftovers
+from reef_site import lockfile
 from tests.conftest import real_agent
 from tests.stack import free_port
 from tests.waiting import until
@@ -64,7 +64,7 @@ class House:
 
     def kill(self, word: str) -> None:
         """End one of the processes; `up` starts it again."""
-        for pid in leftovers.tagged(self.data):
+        for pid in lockfile.tagged(self.data):
             if word in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
                 os.kill(pid, signal.SIGKILL)
                 return

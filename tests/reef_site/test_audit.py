@@ -13,8 +13,8 @@ from django.test import Client
 from django.utils import timezone
 
 from reef_site import auth, tasks
-from reef_site.audit import at_edge, refusals
-from reef_site.audit.at_edge import EdgeRefusals, Refused
+from reef_site.audit import edge_refusals, refusals
+from reef_site.audit.edge_refusals import EdgeRefusals, Refused
 from reef_site.audit.models import Action, ActorKind, AppendOnly, Record
 from tests.conftest import Api
 from vmtree import services, tokens
@@ -359,8 +359,8 @@ def test_refusals_of_the_edge_are_counted_in_rows_like_all_others(
         {Refused(path=f"/registry/vms/vm-{n}/heartbeat", **wrong): 5 for n in range(4)}
     )
 
-    at_edge.record(counts)
-    at_edge.record(Counter({Refused(path="/registry/vms/vm-9/heartbeat", **wrong): 2}))
+    edge_refusals.record(counts)
+    edge_refusals.record(Counter({Refused(path="/registry/vms/vm-9/heartbeat", **wrong): 2}))
 
     row = only()
     assert (row.count, row.route) == (22, "/registry/vms/<vm_id>/heartbeat")
@@ -378,5 +378,5 @@ def test_edge_limits_distinct_refusals() -> None:
 
     counts = asyncio.run(flood())
 
-    assert len(counts) == at_edge.MAX_DIFFERENT + 1
+    assert len(counts) == edge_refusals.MAX_DIFFERENT + 1
     assert counts.total() == 3000

@@ -18,8 +18,8 @@ from django.db import InterfaceError
 from django.test import Client
 
 from lieutenants.models import Lieutenant
-from reef_site import guard, streams, supervisor
-from reef_site.audit import at_edge, refusals
+from reef_site import revocation, streams, supervisor
+from reef_site.audit import edge_refusals, refusals
 from reef_site.audit.models import Record
 from reef_site.common import reaper
 from reef_site.common.sender import Sender
@@ -61,11 +61,11 @@ def test_refusals_of_the_edge_are_recorded_after_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     recorded, calls = failing_once(None, error)
-    monkeypatch.setattr(at_edge, "record", recorded)
-    monkeypatch.setattr(at_edge, "WRITE_SECONDS", 0.01)
+    monkeypatch.setattr(edge_refusals, "record", recorded)
+    monkeypatch.setattr(edge_refusals, "WRITE_SECONDS", 0.01)
 
     async def play() -> None:
-        edge = at_edge.EdgeRefusals()
+        edge = edge_refusals.EdgeRefusals()
         for number in range(1, 5):
             edge.note("10.0.0.3", "POST", "/registry/vms/x", 401, "invalid token")
             await so(lambda least=number: len(calls) >= least)  # type: ignore[misc]
@@ -84,10 +84,10 @@ def test_unresolvable_path_loses_no_records(
     def broken(path: str) -> Any:
         raise ValueError(path)
 
-    monkeypatch.setattr(at_edge, "resolve", broken)
-    refused = at_edge.Refused("10.0.0.3", "POST", "/odd", 401, "invalid token")
+    monkeypatch.setattr(edge_refusals, "resolve", broken)
+    refused = edge_refusals.Refused("10.0.0.3", "POST", "/odd", 401, "invalid token")
 
-    at_edge.record(Counter({refused: 2}))
+    edge_refusals.record(Counter({refused: 2}))
 
     refusals.write()
     assert Record.objects.get().count == 2
@@ -117,12 +117,12 @@ def test_request_succeeds_when_audit_log_fails(
 def test_callers_of_streams_are_checked_after_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    look, _ = failing_once(guard.Found(set(), {}), error)
-    monkeypatch.setattr(guard, "look_up", look)
-    monkeypatch.setattr(guard, "EVERY_SECONDS", 0.01)
+    look, _ = failing_once(revocation.CredentialState(set(), {}), error)
+    monkeypatch.setattr(revocation, "look_up", look)
+    monkeypatch.setattr(revocation, "INTERVAL_SECONDS", 0.01)
 
     async def play() -> None:
-        checks = guard.Guard()
+        checks = revocation.Guard()
         async with asyncio.timeout(10):
             await checks.until_revoked(b"Bearer reef_x", b"")
         checks.close()

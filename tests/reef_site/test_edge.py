@@ -19,7 +19,7 @@ import httpx
 import pytest
 from django.conf import settings
 
-from reef_site import bodies, edge, handover
+from reef_site import edge, file_offload, request_bodies
 from tests.stack import TOKEN, Stack
 from tests.waiting import until
 
@@ -111,9 +111,9 @@ def test_slow_bodies_delay_nobody(stack: Stack) -> None:
 
 
 def test_a_body_that_never_comes_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "BODY_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(request_bodies, "BODY_PAUSE_SECONDS", 0.05)
 
-    monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(request_bodies, "LINGER_SECONDS", 0.05)
 
     sent = asyncio.run(_ask_alone(_drip(at_once=1, pause=60)))
 
@@ -123,8 +123,8 @@ def test_a_body_that_never_comes_is_a_408(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_slow_body_becomes_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.3)
-    monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(request_bodies, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(request_bodies, "LINGER_SECONDS", 0.05)
 
     began = time.monotonic()
     sent = asyncio.run(_ask_alone(_drip(at_once=0, pause=0.05)))
@@ -133,10 +133,10 @@ def test_slow_body_becomes_408(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - began < 5
 
 
-def _drip(*, at_once: int, pause: float) -> bodies.Receive:
+def _drip(*, at_once: int, pause: float) -> request_bodies.Receive:
     left = at_once
 
-    async def receive() -> bodies.Event:
+    async def receive() -> request_bodies.Event:
         nonlocal left
         if left <= 0:
             await asyncio.sleep(pause)
@@ -146,11 +146,11 @@ def _drip(*, at_once: int, pause: float) -> bodies.Receive:
     return receive
 
 
-async def _ask_alone(receive: bodies.Receive) -> list[Any]:
+async def _ask_alone(receive: request_bodies.Receive) -> list[Any]:
     """Return the edge's own response to a POST, without a web process."""
     sent: list[Any] = []
 
-    async def send(event: bodies.Event) -> None:
+    async def send(event: request_bodies.Event) -> None:
         sent.append(event)
 
     headers = [(b"host", b"localhost"), (b"content-length", b"1000")]
@@ -164,8 +164,8 @@ async def _ask_alone(receive: bodies.Receive) -> list[Any]:
 class AllGood:
     """Stand-in that accepts all credentials."""
 
-    async def body_limit(self, scope: bodies.Scope) -> bodies.BodyLimit:
-        return bodies.BodyLimit(bodies.MOST_BODY)
+    async def body_limit(self, scope: request_bodies.Scope) -> request_bodies.BodyLimit:
+        return request_bodies.BodyLimit(request_bodies.MAX_BODY)
 
 
 # -- what web sees -----------------------------------------------------------------------------
@@ -243,23 +243,23 @@ def test_files_are_sent_as_fast_as_the_client_reads(
     settings.DATA_DIR = tmp_path
     (tmp_path / "snapshots").mkdir()
     (tmp_path / "snapshots" / "vms-x.sqlite").write_bytes(b"0123456789")
-    monkeypatch.setattr(handover, "AT_ONCE", 4)
+    monkeypatch.setattr(file_offload, "AT_ONCE", 4)
     sent: list[Any] = []
 
-    async def send(event: bodies.Event) -> None:
+    async def send(event: request_bodies.Event) -> None:
         sent.append(event)
 
     # A name is a name: nothing outside of the folder is sent.
     for name in ("vms-x.sqlite", "..%2Fsnapshots/vms-x.sqlite"):
         sent.clear()
-        asyncio.run(handover.send_file(name, [(b"content-length", b"0")], send))
+        asyncio.run(file_offload.send_file(name, [(b"content-length", b"0")], send))
         assert sent[0]["headers"] == [(b"content-length", b"10")]
         assert [each["body"] for each in sent[1:]] == [b"0123", b"4567", b"89", b""]
     (tmp_path / "secret").write_bytes(b"x")
     sent.clear()
     for name in ("../secret", "..%2fsecret", "%2e%2e%2fsecret"):
         with pytest.raises(FileNotFoundError):
-            asyncio.run(handover.send_file(name, [], send))
+            asyncio.run(file_offload.send_file(name, [], send))
     assert sent == []
 
 

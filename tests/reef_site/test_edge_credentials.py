@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
-from reef_site import bodies, edge
+from reef_site import edge, request_bodies
 from tests.stack import TOKEN, Stack
 from tests.waiting import until
 
@@ -286,16 +286,16 @@ def test_unread_bodies_do_not_affect_other_clients(stack: Stack) -> None:
 class AllGood:
     """Stand-in that accepts all credentials."""
 
-    async def body_limit(self, scope: bodies.Scope) -> bodies.BodyLimit:
-        return bodies.BodyLimit(bodies.MOST_BODY)
+    async def body_limit(self, scope: request_bodies.Scope) -> request_bodies.BodyLimit:
+        return request_bodies.BodyLimit(request_bodies.MAX_BODY)
 
 
 async def _post(
-    app: edge.Edge, client: str, receive: bodies.Receive, length: int = 100_000
+    app: edge.Edge, client: str, receive: request_bodies.Receive, length: int = 100_000
 ) -> list[Any]:
     sent: list[Any] = []
 
-    async def send(event: bodies.Event) -> None:
+    async def send(event: request_bodies.Event) -> None:
         sent.append(event)
 
     headers = [(b"host", b"localhost"), (b"content-length", b"%d" % length)]
@@ -304,10 +304,10 @@ async def _post(
     return sent
 
 
-def _never() -> tuple[bodies.Receive, asyncio.Event]:
+def _never() -> tuple[request_bodies.Receive, asyncio.Event]:
     ending = asyncio.Event()
 
-    async def receive() -> bodies.Event:
+    async def receive() -> request_bodies.Event:
         await ending.wait()
         return {"type": "http.disconnect"}
 
@@ -315,12 +315,12 @@ def _never() -> tuple[bodies.Receive, asyncio.Event]:
 
 
 def test_one_address_gets_a_part_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(request_bodies, "LINGER_SECONDS", 0.05)
 
     async def play() -> dict[str, int]:
         app = edge.Edge()
         app._credentials = AllGood()
-        app._budget = bodies.BodyBudget(total=1_000_000, per_address=150_000)
+        app._budget = request_bodies.BodyBudget(total=1_000_000, per_address=150_000)
         receive, ending = _never()
         first = asyncio.create_task(_post(app, "192.0.2.1", receive))
         await asyncio.sleep(0)
@@ -349,15 +349,15 @@ def test_one_address_gets_a_part_of_the_budget(monkeypatch: pytest.MonkeyPatch) 
 class Anonymous:
     """Stand-in that finds no credentials and allows everybody this size."""
 
-    async def body_limit(self, scope: bodies.Scope) -> bodies.BodyLimit:
-        return bodies.BodyLimit(64 << 10, is_anonymous=True)
+    async def body_limit(self, scope: request_bodies.Scope) -> request_bodies.BodyLimit:
+        return request_bodies.BodyLimit(64 << 10, is_anonymous=True)
 
 
 def test_anonymous_body_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.05)
-    monkeypatch.setattr(bodies, "ANONYMOUS_BODY_SECONDS", 0.3)
+    monkeypatch.setattr(request_bodies, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(request_bodies, "ANONYMOUS_BODY_SECONDS", 0.3)
 
-    async def trickle() -> bodies.Event:
+    async def trickle() -> request_bodies.Event:
         await asyncio.sleep(0.02)
         return {"type": "http.request", "body": b"x", "more_body": True}
 
@@ -375,12 +375,12 @@ def test_anonymous_body_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bodies_without_credentials_have_a_budget_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bodies, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(request_bodies, "LINGER_SECONDS", 0.05)
 
     async def play() -> list[int]:
         app = edge.Edge()
         app._credentials = Anonymous()
-        app._anonymous_budget = bodies.BodyBudget(total=100_000, per_address=100_000)
+        app._anonymous_budget = request_bodies.BodyBudget(total=100_000, per_address=100_000)
         silent, ending = _never()
         # A declared length alone takes nothing from others.
         waiting = [
@@ -400,11 +400,11 @@ def test_bodies_without_credentials_have_a_budget_of_their_own(
     assert asyncio.run(play()) == [503, 0]
 
 
-def _begun(chunk: bytes, ending: asyncio.Event) -> bodies.Receive:
+def _begun(chunk: bytes, ending: asyncio.Event) -> request_bodies.Receive:
     """Body of which only this part has arrived."""
     chunks = [chunk]
 
-    async def receive() -> bodies.Event:
+    async def receive() -> request_bodies.Event:
         if chunks:
             return {"type": "http.request", "body": chunks.pop(), "more_body": True}
         await ending.wait()

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from reef_site import addresses, door
-from reef_site.addresses import ConnectionLimits
-from tests.reef_site.test_door import App, _serve
+from reef_site import client_addresses, http_protocol
+from reef_site.client_addresses import ConnectionLimits
+from tests.reef_site.test_http_protocol import App, _serve
 from tests.stack import TOKEN, Stack
 from tests.waiting import until
 
@@ -163,18 +163,18 @@ def test_connections_of_one_address_are_limited(stack: Stack) -> None:
 
 def test_what_counts_as_one_address() -> None:
     same = ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:0:1::")
-    assert {addresses.client_key(each) for each in same} == {"2001:db8::/64"}
-    assert addresses.client_key("::ffff:192.0.2.1") == "192.0.2.1"
-    assert addresses.client_key("::1") == "::1"
-    assert addresses.client_key("fe80::1%eth0") == "fe80::/64"
-    assert addresses.is_loopback("::1")
-    assert addresses.is_loopback("127.0.0.9")
-    assert not addresses.is_loopback("192.0.2.1")
-    assert not addresses.is_loopback("2001:db8::/64")
+    assert {client_addresses.client_key(each) for each in same} == {"2001:db8::/64"}
+    assert client_addresses.client_key("::ffff:192.0.2.1") == "192.0.2.1"
+    assert client_addresses.client_key("::1") == "::1"
+    assert client_addresses.client_key("fe80::1%eth0") == "fe80::/64"
+    assert client_addresses.is_loopback("::1")
+    assert client_addresses.is_loopback("127.0.0.9")
+    assert not client_addresses.is_loopback("192.0.2.1")
+    assert not client_addresses.is_loopback("2001:db8::/64")
 
 
 def test_closed_connection_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door.Protocol, "limits", ConnectionLimits(1, loopback=2))
+    monkeypatch.setattr(http_protocol.Protocol, "limits", ConnectionLimits(1, loopback=2))
 
     async def play() -> list[bytes]:
         heads = []

@@ -210,7 +210,7 @@ def paths(samples: dict[str, str]) -> dict[str, str]:
             )
             if path.startswith("/vers-config/"):
                 path = path.replace("bystander", "REEF_AGENT_MODEL")
-            with_nothing = callback.__name__ == "Nothing" or path.startswith("/admin/")
+            with_nothing = callback.__name__ == "UnknownPath" or path.startswith("/admin/")
             assert with_nothing or resolve(path).func == callback, path
             found[path] = route
     return found

@@ -18,7 +18,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from reef_site import hardening, leftovers
+from reef_site import hardening, lockfile
 from tests.stack import TOKEN, Stack
 from tests.waiting import until
 
@@ -170,16 +170,16 @@ def test_leftovers_are_found_without_their_environment(tmp_path: Path) -> None:
     try:
         assert process.stdout
         process.stdout.readline()
-        assert leftovers.tagged(tmp_path) == []
-        leftovers.record_process(tmp_path, process.pid)
-        both = leftovers.tagged(tmp_path)
+        assert lockfile.tagged(tmp_path) == []
+        lockfile.record_process(tmp_path, process.pid)
+        both = lockfile.tagged(tmp_path)
         assert process.pid in both
         assert len(both) == 2
         process.kill()
         process.wait()
-        assert leftovers.tagged(tmp_path) == [pid for pid in both if pid != process.pid]
-        assert leftovers.clear(tmp_path, 2.0) == 1
-        assert not (tmp_path / leftovers.PROCESSES).exists()
+        assert lockfile.tagged(tmp_path) == [pid for pid in both if pid != process.pid]
+        assert lockfile.clear(tmp_path, 2.0) == 1
+        assert not (tmp_path / lockfile.PROCESSES).exists()
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -191,12 +191,12 @@ def test_reused_pid_is_not_a_leftover(tmp_path: Path) -> None:
         [sys.executable, "-c", LEADER], stdout=subprocess.PIPE, start_new_session=True
     )
     try:
-        leftovers.record_process(tmp_path, process.pid)
-        note = tmp_path / leftovers.PROCESSES
-        assert process.pid in leftovers.tagged(tmp_path)
+        lockfile.record_process(tmp_path, process.pid)
+        note = tmp_path / lockfile.PROCESSES
+        assert process.pid in lockfile.tagged(tmp_path)
         pid, _, place = note.read_text().split()
         note.write_text(f"{pid} 1 {place}\n")
-        assert leftovers.tagged(tmp_path) == []
+        assert lockfile.tagged(tmp_path) == []
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -225,10 +225,10 @@ def test_a_copy_of_the_folder_has_no_leftovers(tmp_path: Path) -> None:
         [sys.executable, "-c", LEADER], stdout=subprocess.PIPE, start_new_session=True
     )
     try:
-        leftovers.record_process(folder, process.pid)
+        lockfile.record_process(folder, process.pid)
         shutil.copytree(folder, copy)
-        assert process.pid in leftovers.tagged(folder)
-        assert leftovers.tagged(copy) == []
+        assert process.pid in lockfile.tagged(folder)
+        assert lockfile.tagged(copy) == []
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.reef_site.people import PASSWORD, change, create_account
+from tests.reef_site.account_helpers import PASSWORD, change, create_account
 from tests.stack import Stack
 from tests.waiting import until
 

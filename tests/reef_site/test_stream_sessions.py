@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from reef_site import guard
-from tests.reef_site.people import browser, change, create_account, sign_in, sign_out
+from reef_site import revocation
+from tests.reef_site.account_helpers import browser, change, create_account, sign_in, sign_out
 from tests.stack import Stack, pause
 from tests.waiting import until
 
@@ -74,7 +74,7 @@ def test_a_stream_ends_within_a_second(stack: Stack, ending: str, path: str) -> 
     client, bystander = signed_in(stack, name), signed_in(stack, f"bystander-{name}")
     stream, other = Stream(client, path), Stream(bystander, path)
     # The account must have been looked at once before anything happens to it.
-    pause(2 * guard.EVERY_SECONDS)
+    pause(2 * revocation.INTERVAL_SECONDS)
 
     began = time.monotonic()
     ENDINGS[ending](stack, client, name)
@@ -146,7 +146,7 @@ def test_stream_ends_when_lieutenant_leaves_subtree(stack: Stack) -> None:
         assert moved.seconds_until_end(began) < LIMIT_SECONDS
         refused = client.get("/lieutenant/lieutenants/moved/stream")
         assert refused.status_code == 403
-        pause(2 * guard.EVERY_SECONDS)
+        pause(2 * revocation.INTERVAL_SECONDS)
         assert not any(other.ended_at for other in others)
         stack.client.delete("/vm-tree/vms/reader/token").raise_for_status()
         assert others[0].seconds_until_end(time.monotonic()) < LIMIT_SECONDS

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from reef_site import leftovers, supervisor, watchdog
+from reef_site import lockfile, supervisor, watchdog
 from reef_site.common import locks
 from reef_site.log_lines import MAX_LINE_BYTES
 from reef_site.supervisor import Plan, Service
@@ -105,7 +105,7 @@ class Running:
 def pids(data: Path, word: str) -> list[int]:
     """Return the processes of this data folder with `word` in their command line."""
     found = []
-    for pid in leftovers.tagged(data):
+    for pid in lockfile.tagged(data):
         try:
             if word in Path(f"/proc/{pid}/cmdline").read_text():
                 found.append(pid)
@@ -130,9 +130,9 @@ class Toys:
             logs=str(self.data / "logs"),
             health=("127.0.0.1", self.port),
             ready=["it answers"],
-            tag=leftovers.TAG,
+            tag=lockfile.TAG,
         )
-        lock = leftovers.take_lock(self.data / "up.lock")
+        lock = lockfile.take_lock(self.data / "up.lock")
         assert lock is not None
         read, write = os.pipe()
         os.write(write, plan.dump().encode())
@@ -141,7 +141,7 @@ class Toys:
             f"from reef_site import supervisor; supervisor.KILL_AFTER = {kill_after};"
             f"supervisor.main(['', '{read}', '{lock.fileno()}'])"
         )
-        env = {leftovers.TAG: str(self.data)}
+        env = {lockfile.TAG: str(self.data)}
         running = Running([sys.executable, "-c", code], env, (read, lock.fileno()))
         os.close(read)
         lock.close()
@@ -161,7 +161,7 @@ def toys(tmp_path: Path) -> Iterator[Toys]:
         if running.process.poll() is None:
             running.process.kill()
             running.process.wait()
-    leftovers.clear(tmp_path, 1.0)
+    lockfile.clear(tmp_path, 1.0)
 
 
 def test_output_is_tagged_and_logged(toys: Toys) -> None:
@@ -223,7 +223,7 @@ def test_children_of_dead_service_are_killed(toys: Toys) -> None:
 
     os.kill(parent, signal.SIGKILL)
 
-    eventually(lambda: child not in leftovers.tagged(toys.data) or not alive(child))
+    eventually(lambda: child not in lockfile.tagged(toys.data) or not alive(child))
 
 
 SOCKET = """
@@ -320,7 +320,7 @@ def test_stopping_leaves_nothing(toys: Toys) -> None:
     assert running.end() < 5
     assert running.process.returncode == 0
     assert "web does not end; killing it" in "\n".join(running.lines)
-    assert leftovers.tagged(toys.data) == []
+    assert lockfile.tagged(toys.data) == []
 
 
 def test_second_signal_kills_at_once(toys: Toys) -> None:
@@ -340,17 +340,17 @@ def test_a_killed_supervisor_takes_its_children_along(toys: Toys) -> None:
 
     eventually(lambda: pids(toys.data, "toy-web") == [])
     # The deaf one stays, until the next start clears it away.
-    assert leftovers.take_lock(toys.data / "up.lock", patience=0) is not None
-    assert leftovers.clear(toys.data, patience=0.3) >= 1
-    eventually(lambda: leftovers.tagged(toys.data) == [])
+    assert lockfile.take_lock(toys.data / "up.lock", patience=0) is not None
+    assert lockfile.clear(toys.data, patience=0.3) >= 1
+    eventually(lambda: lockfile.tagged(toys.data) == [])
 
 
 def test_a_lock_is_taken_once(tmp_path: Path) -> None:
-    first = leftovers.take_lock(tmp_path / "up.lock")
+    first = lockfile.take_lock(tmp_path / "up.lock")
     assert first is not None
-    assert leftovers.take_lock(tmp_path / "up.lock", patience=0.1) is None
+    assert lockfile.take_lock(tmp_path / "up.lock", patience=0.1) is None
     first.close()
-    assert leftovers.take_lock(tmp_path / "up.lock", patience=0.1) is not None
+    assert lockfile.take_lock(tmp_path / "up.lock", patience=0.1) is not None
 
 
 def test_a_removed_lock_is_taken_anew(toys: Toys) -> None:
@@ -359,7 +359,7 @@ def test_a_removed_lock_is_taken_anew(toys: Toys) -> None:
     path = toys.data / "up.lock"
     path.unlink()
     eventually(lambda: locks.is_held(path))
-    assert leftovers.take_lock(path, patience=0) is None
+    assert lockfile.take_lock(path, patience=0) is None
 
 
 def test_a_supervisor_whose_lock_another_has_taken_stops(toys: Toys) -> None:
@@ -367,7 +367,7 @@ def test_a_supervisor_whose_lock_another_has_taken_stops(toys: Toys) -> None:
     running.wait_for("here")
     path = toys.data / "up.lock"
     path.rename(path.with_name("swept"))
-    other = leftovers.take_lock(path, patience=0)
+    other = lockfile.take_lock(path, patience=0)
     assert other is not None
     running.wait_for("another reef has taken .*up.lock; leaving the data folder to it")
     running.process.wait(20)
@@ -447,7 +447,7 @@ class Up:
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     up = Up(tmp_path_factory.mktemp("up"))
     yield up
-    leftovers.clear(up.data)
+    lockfile.clear(up.data)
 
 
 @pytest.fixture(scope="module")
@@ -531,7 +531,7 @@ def test_a_removed_socket_heals_by_itself(reef: Running, up: Up, name: str) -> N
 
 def test_stopping_and_the_second_start(reef: Running, up: Up) -> None:
     assert reef.end(within=12) < 10
-    assert leftovers.tagged(up.data) == []
+    assert lockfile.tagged(up.data) == []
     assert not list((up.data / "run").glob("redis.sock"))
 
     took = []

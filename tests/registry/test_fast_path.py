@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
-from reef_site.common.asgi import Answer
+from reef_site.common.asgi import JSONResponse
 from registry import fast_path
 from registry.models import VM
 from tests.registry.conftest import Register, age
@@ -134,7 +134,7 @@ def fleet_tokens(register: Register) -> dict[str, str]:
     }
 
 
-def ask_hot(case: Case, header: str) -> Answer | None:
+def ask_hot(case: Case, header: str) -> JSONResponse | None:
     """What the hot routes answer, in this thread: the test's transaction is seen."""
     path = case.path.encode()
     route = fast_path.FastPath.route({"method": case.method, "raw_path": path})

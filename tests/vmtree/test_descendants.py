@@ -8,8 +8,8 @@ from django.test import Client
 
 from reef_site.auth import make_operator
 from reef_site.common import clock
-from reef_site.fleet import below
-from reef_site.fleet.past import Past
+from reef_site.fleet import aggregate_health
+from reef_site.fleet.tree_history import PastTree
 from registry.models import VM
 from tests.vmtree.conftest import Make
 from tests.vmtree.planted import heard_for_long
@@ -32,24 +32,24 @@ def test_the_worst_goes_up_to_the_roof(family: dict[str, Node]) -> None:
     register("bob", minutes=0, status="paused")
     keys = [node.pk for node in family.values()]
     names = {node.pk: name for name, node in family.items()}
-    found = below.worst_below(keys, clock.now(), grace=False)
+    found = aggregate_health.worst_descendant_states(keys, clock.now(), grace=False)
     assert {names[key]: word for key, word in found.items()} == {
         "roof": "silent",
         "ada": "silent",
         "ada-2": "silent",
         "bob": "late",
     }
-    forgiven = below.worst_below(keys, clock.now(), grace=True)
+    forgiven = aggregate_health.worst_descendant_states(keys, clock.now(), grace=True)
     assert set(forgiven.values()) == {"late"}
-    assert below.worst_below([], clock.now(), grace=False) == {}
+    assert aggregate_health.worst_descendant_states([], clock.now(), grace=False) == {}
 
 
 def test_who_stands_above(family: dict[str, Node]) -> None:
     key = family["ada-2-1"].pk
     path = {family[name].pk for name in ("roof", "ada", "ada-2", "ada-2-1")}
-    assert below.with_ancestors(["ada-2-1", "nobody"]) == path
-    assert below.above([key], 1) == {key, family["ada-2"].pk}
-    assert below.above([key], 100) == path
+    assert aggregate_health.with_ancestors(["ada-2-1", "nobody"]) == path
+    assert aggregate_health.ancestors([key], 1) == {key, family["ada-2"].pk}
+    assert aggregate_health.ancestors([key], 100) == path
 
 
 def test_the_pages_answer(family: dict[str, Node], make: Make) -> None:
@@ -63,5 +63,5 @@ def test_the_pages_answer(family: dict[str, Node], make: Make) -> None:
     paths = ["", "?q=silent", "?q=organ:store", f"_children/{family['ada'].pk}", "picture/"]
     for path in [*paths, "then/", f"{family['bob'].pk}/"]:
         assert client.get(f"/fleet/{path}").status_code == 200, path
-    past = Past(before)
+    past = PastTree(before)
     assert {(each.node.vm_id, each.kind) for each in past.since} >= {("bob-1", "removed")}

@@ -16,7 +16,7 @@ from lieutenants.models import Lieutenant
 from lieutenants.rules import engine
 from lieutenants.rules.models import Rule
 from reef_site.common import clock
-from reef_site.fleet import below
+from reef_site.fleet import aggregate_health
 from reef_site.streams import MAX_NODES, Listener
 from registry import services as registry
 from registry.models import VM, Gap, Watch
@@ -269,12 +269,12 @@ def test_news_that_make_no_sense_are_refused(operator: Client, body: bytes) -> N
 
 def test_a_stream_says_which_vms_changed_or_that_they_are_many() -> None:
     listener = Listener()
-    listener.tell_nodes(["b", "a", "b"])
+    listener.add_nodes(["b", "a", "b"])
     assert listener.take() == b'event: nodes\ndata: {"ids":["a","b"]}\n\n'
-    listener.tell_nodes(str(number) for number in range(MAX_NODES + 1))
-    listener.tell_nodes(["c"])
+    listener.add_nodes(str(number) for number in range(MAX_NODES + 1))
+    listener.add_nodes(["c"])
     assert listener.take() == b'event: nodes\ndata: {"many":true}\n\n'
-    listener.tell_nodes(None)
+    listener.add_nodes(None)
     listener.tell(["ada"])
     assert listener.take().count(b"event:") == 2
     assert not listener.news.is_set()
@@ -438,7 +438,7 @@ def test_worst_below_is_one_statement(django_assert_num_queries: Any) -> None:
     plant(500)
     keys = list(Node.objects.values_list("pk", flat=True))
     with django_assert_num_queries(1):
-        found = below.worst_below(keys, clock.now(), grace=False)
+        found = aggregate_health.worst_descendant_states(keys, clock.now(), grace=False)
     assert found[18] == "silent"
 
 

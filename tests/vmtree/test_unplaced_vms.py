@@ -10,9 +10,9 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from reef_site.fleet import registered
-from reef_site.fleet import roof as roofs
-from reef_site.fleet.lines import Moment
+from reef_site.fleet import root_row as roofs
+from reef_site.fleet import unplaced
+from reef_site.fleet.tree_rows import Moment
 from registry.models import VM
 from tests.conftest import Api
 from tests.lieutenants.conftest import operator
@@ -105,7 +105,7 @@ def test_a_search_finds_them_in_their_group(operator: Client, api: Api) -> None:
 def test_many_found_ones_are_counted(
     operator: Client, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registered, "PAGE", 2)
+    monkeypatch.setattr(unplaced, "PAGE", 2)
     for vm_id in ("a-1", "a-2", "a-3"):
         register(api, vm_id)
     html = page(operator, "/fleet/?q=a-")
@@ -245,8 +245,8 @@ def test_removed_ones_that_still_are_registered_count(operator: Client, api: Api
 def test_the_roof_of_a_large_fleet_is_counted_now_and_then(
     operator: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(roofs, "MANY", 2)
-    monkeypatch.setattr(roofs, "WORTH", 1e9)
+    monkeypatch.setattr(roofs, "LARGE_FLEET", 2)
+    monkeypatch.setattr(roofs, "CACHE_FACTOR", 1e9)
     monkeypatch.setattr(roofs, "_kept", roofs._Kept())
     plant("a")
     assert roofs.roof(Moment.now()).again_ms == 0

@@ -50,7 +50,7 @@ def handlers() -> list[Any]:
     for route, view, actions in routes():
         for method in METHODS:
             name = (actions or {}).get(method) if actions is not None else method
-            if name and hasattr(view, name) and view.__name__ != "Nothing":
+            if name and hasattr(view, name) and view.__name__ != "UnknownPath":
                 found.append(pytest.param(view, method, name, id=f"{method} {route}"))
     return found
 
@@ -86,7 +86,7 @@ def test_only_these_routes_ignore_unknown_names() -> None:
         for method in METHODS:
             name = (actions or {}).get(method) if actions is not None else method
             names = getattr(getattr(view, name or "", None), "takes", None)
-            if names is not None and view.__name__ != "Nothing":
+            if names is not None and view.__name__ != "UnknownPath":
                 anything += names.anything
                 lenient += names.lenient
     assert (anything, lenient) == (len(PASSED_OVER), len(LENIENT))

@@ -9,7 +9,7 @@ from typing import NoReturn
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from reef_site import testbed
+from reef_site import testing_tools
 
 # Settings of the person's own reef, which tests must not see.
 OWN = (
@@ -35,7 +35,7 @@ class Command(BaseCommand):
 
     def become_pytest(self, arguments: list[str]) -> NoReturn:
         """Install missing tools, then replace this process by pytest."""
-        tools = testbed.prepare(lambda line: self.stderr.write(f"reef: {line}"))
+        tools = testing_tools.prepare(lambda line: self.stderr.write(f"reef: {line}"))
         os.chdir(settings.BASE_DIR)
         argv = [sys.executable, "-m", "pytest", *arguments]
         os.execve(argv[0], argv, {**inherited(), **tools.environment()})  # noqa: S606

@@ -30,7 +30,7 @@ from lieutenants.exceptions import AgentMissing, NotTheFollower
 from lieutenants.hosts import liveness, lock
 from lieutenants.hosts import services as hosts
 from lieutenants.isolation import modes
-from reef_site import auth, demo_vms, env, leftovers, redis_server
+from reef_site import auth, demo_vms, env, lockfile, redis_server
 from reef_site.common import disk
 from reef_site.demo_vms import DemoVms, NoDemoVms
 from reef_site.log_lines import one_line
@@ -143,12 +143,12 @@ class Start:
         """Lock the data folder, end processes of a killed reef, and check the port."""
         if not 0 < self.port < 65536:
             refuse(f"{self.port} is not a port; use one between 1 and 65535")
-        lock = leftovers.take_lock(self.data / "up.lock")
+        lock = lockfile.take_lock(self.data / "up.lock")
         if lock is None:
             refuse(already_running(self.data))
-        if cleared := leftovers.clear(self.data):
+        if cleared := lockfile.clear(self.data):
             say(f"ended {cleared} processes that a killed reef had left running")
-        if problem := leftovers.port_problem(self.host, self.port):
+        if problem := lockfile.port_problem(self.host, self.port):
             refuse(problem)
         if self.demo:
             self._check_models()
@@ -230,7 +230,7 @@ class Start:
         """Return the environment of the processes: ours, with all resolved settings written out."""
         env = {
             **os.environ,
-            leftovers.TAG: str(self.data),
+            lockfile.TAG: str(self.data),
             "DJANGO_SETTINGS_MODULE": "reef_site.settings",
             "PYTHONUNBUFFERED": "1",
             "REEF_DATA_DIR": str(self.data),
@@ -273,7 +273,7 @@ class Start:
                 *self._agent_warning(no_agent=no_agent),
                 *self._isolation_warning(),
             ],
-            tag=leftovers.TAG,
+            tag=lockfile.TAG,
             link=link,
             open_browser=open_browser,
             demo=self._demo_model() if self.demo else None,

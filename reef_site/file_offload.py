@@ -10,7 +10,7 @@ import asyncio
 import os
 from urllib.parse import unquote
 
-from reef_site.bodies import Send
+from reef_site.request_bodies import Send
 
 # Same names as in `vmtree.snapshot_downloads`, which can be imported only when Django is ready.
 TAKES, FILE = "reef-takes-files", "reef-file"

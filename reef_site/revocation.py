@@ -28,12 +28,12 @@ from vmtree.permissions import Action
 
 logger = logging.getLogger(__name__)
 
-EVERY_SECONDS = 0.4
+INTERVAL_SECONDS = 0.4
 
 Result = TypeVar("Result")
 
 
-class Reader:
+class QueryThread:
     """A thread with its own database connection that runs queries one after the other."""
 
     def __init__(self, name: str) -> None:
@@ -57,7 +57,7 @@ class Reader:
 
 
 @dataclass
-class Opened:
+class StreamCredentials:
     """Credentials of one stream: token or session; neither for the root token."""
 
     digest: str = ""
@@ -67,7 +67,7 @@ class Opened:
     # The account as the first check found it.
     account: SignedIn | None = None
 
-    def is_good(self, found: Found) -> bool:
+    def is_good(self, found: CredentialState) -> bool:
         """Return whether these credentials would still open this stream."""
         if self.digest:
             return (self.digest, self.vm_id) in found.readable
@@ -81,7 +81,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Found:
+class CredentialState:
     """State of the credentials of all open streams in the database."""
 
     # Pairs of the digest of a valid token and the VM id of a transcript that its node may read.
@@ -89,15 +89,15 @@ class Found:
     accounts: dict[str, SignedIn]
 
 
-def opened_with(authorization: bytes, cookies: bytes, vm_id: str = "") -> Opened:
+def opened_with(authorization: bytes, cookies: bytes, vm_id: str = "") -> StreamCredentials:
     """Return the credentials in these headers; a token takes precedence over a session."""
     if authorization:
-        return Opened(digest=parse_credentials(authorization)[1] or "", vm_id=vm_id)
+        return StreamCredentials(digest=parse_credentials(authorization)[1] or "", vm_id=vm_id)
     session_id = parse_cookie(cookies.decode("latin-1")).get(settings.SESSION_COOKIE_NAME)
-    return Opened(session=row_key(session_id)) if session_id else Opened()
+    return StreamCredentials(session=row_key(session_id)) if session_id else StreamCredentials()
 
 
-def look_up(streams: Iterable[Opened]) -> Found:
+def look_up(streams: Iterable[StreamCredentials]) -> CredentialState:
     """Read the state of the credentials of these streams; runs in a thread."""
     wanted = {(each.digest, each.vm_id) for each in streams if each.digest}
     holders = owners_of({digest for digest, _ in wanted})
@@ -107,7 +107,7 @@ def look_up(streams: Iterable[Opened]) -> Found:
         for digest, vm_id in wanted
         if digest in holders and _may_read(nodes.get(holders[digest].pk), vm_id)
     }
-    return Found(readable, signed_in({each.session for each in streams if each.session}))
+    return CredentialState(readable, signed_in({each.session for each in streams if each.session}))
 
 
 def _may_read(node: Node | None, vm_id: str) -> bool:
@@ -124,8 +124,8 @@ class Guard:
     """
 
     def __init__(self) -> None:
-        self._reader = Reader("reef-guard")
-        self._open: dict[asyncio.Event, Opened] = {}
+        self._reader = QueryThread("reef-guard")
+        self._open: dict[asyncio.Event, StreamCredentials] = {}
         self._checking: asyncio.Task[None] | None = None
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class Guard:
 
     async def _check_loop(self) -> None:
         while self._open:
-            await asyncio.sleep(EVERY_SECONDS)
+            await asyncio.sleep(INTERVAL_SECONDS)
             checked = dict(self._open)
             try:
                 found = await self._reader.read(partial(look_up, list(checked.values())))

@@ -17,10 +17,10 @@ from reef_site.common.errors import BadInput
 from reef_site.common.page_values import number_value, text_value
 from reef_site.common.paging import take_page
 from reef_site.fleet.errors import render_errors
-from reef_site.fleet.facts import QUARTERS, services_of, uptime_bar, vm_details
-from reef_site.fleet.lines import MAX_PAGE_SIZE, PAGE, Moment
-from reef_site.fleet.roof import roof
+from reef_site.fleet.root_row import roof
+from reef_site.fleet.side_panel import QUARTERS, services_of, uptime_bar, vm_details
 from reef_site.fleet.states import state_of
+from reef_site.fleet.tree_rows import MAX_PAGE_SIZE, PAGE, Moment
 from registry import placement, search_terms
 from registry.models import VM
 from vmtree.models import Category, Node

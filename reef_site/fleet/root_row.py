@@ -13,14 +13,14 @@ from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Sum
 
 from lieutenants.models import Lieutenant
 from lieutenants.states import Status as LieutenantStatus
-from reef_site.fleet.lines import Moment
+from reef_site.fleet.tree_rows import Moment
 from registry.models import VM, Status
 from vmtree.models import Node
 
 # Smaller fleets are counted each time.
-MANY = 20_000
+LARGE_FLEET = 20_000
 # The cache is valid for the counting time multiplied by WORTH, up to LONGEST_SECONDS.
-WORTH = 25.0
+CACHE_FACTOR = 25.0
 MAX_CACHE_SECONDS = 5.0
 # From good to bad.
 _BY_RANK = ("paused", "stopped", "late", "silent")
@@ -29,7 +29,7 @@ States = list[tuple[str, int]]
 
 
 @dataclass(frozen=True)
-class Roof:
+class RootSummary:
     """Counts of all VMs."""
 
     total: int
@@ -60,22 +60,22 @@ class UnplacedCounts:
 class _Kept:
     """Cached counts, and until when they are valid."""
 
-    roof: Roof | None = None
+    roof: RootSummary | None = None
     until: float = 0.0
 
 
 _kept = _Kept()
 
 
-def roof(moment: Moment) -> Roof:
+def roof(moment: Moment) -> RootSummary:
     """Return the current counts, or cached ones for a large fleet."""
     now = time.monotonic()
     if _kept.roof and now < _kept.until:
         return replace(_kept.roof, again_ms=int((_kept.until - now) * 1000) + 1)
     found = counted(moment)
-    if found.total + found.loose.count >= MANY:
+    if found.total + found.loose.count >= LARGE_FLEET:
         spent = time.monotonic() - now
-        _kept.roof, _kept.until = found, now + min(MAX_CACHE_SECONDS, WORTH * spent)
+        _kept.roof, _kept.until = found, now + min(MAX_CACHE_SECONDS, CACHE_FACTOR * spent)
     return found
 
 
@@ -84,12 +84,12 @@ def forget() -> None:
     _kept.until = 0.0
 
 
-def counted(moment: Moment) -> Roof:
+def counted(moment: Moment) -> RootSummary:
     """Count the fleet."""
     living = Node.objects.active()
     tops = living.roots().aggregate(count=Count("pk"), sum=Sum("pk"))
     loose = _unplaced(moment)
-    return Roof(
+    return RootSummary(
         total=living.count(),
         roots=tops["count"],
         shape=f"{tops['count']}.{tops['sum'] or 0}.{min(1, loose.count)}",

@@ -9,10 +9,10 @@ from functools import partial
 import pytest
 import uvicorn
 
-from reef_site import bodies, door
+from reef_site import http_protocol, request_bodies
 from reef_site.common import asgi
 
-Tell = Callable[[asgi.Answer | None], None]
+Tell = Callable[[asgi.JSONResponse | None], None]
 FAST = b"GET /fast HTTP/1.1\r\nHost: a\r\n\r\n"
 SLOW = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -25,12 +25,12 @@ class App:
         self.gate = gate
         self.told: list[str] = []
 
-    def at_once(self, scope: bodies.Scope, tell: Tell) -> bool:
+    def at_once(self, scope: request_bodies.Scope, tell: Tell) -> bool:
         """Call back later on the loop, as the edge does."""
         if not scope["path"].startswith(("/fast", "/last", "/unclear")):
             return False
         unclear = scope["path"] == "/unclear"
-        answer = None if unclear else asgi.Answer(200, scope["path"].encode())
+        answer = None if unclear else asgi.JSONResponse(200, scope["path"].encode())
         asyncio.get_running_loop().create_task(self._tell(scope["path"], partial(tell, answer)))
         return True
 
@@ -41,7 +41,10 @@ class App:
         self.told.append(path)
 
     async def __call__(
-        self, scope: bodies.Scope, _receive: bodies.Receive, send: bodies.Send
+        self,
+        scope: request_bodies.Scope,
+        _receive: request_bodies.Receive,
+        send: request_bodies.Send,
     ) -> None:
         """Respond after longer than the limit for headers in one of the tests."""
         await asyncio.sleep(0.5)
@@ -53,11 +56,13 @@ class App:
 
 
 async def _serve(app: App) -> asyncio.Server:
-    config = uvicorn.Config(app, http=door.Protocol, log_level="critical")
+    config = uvicorn.Config(app, http=http_protocol.Protocol, log_level="critical")
     config.load()
     state = uvicorn.server.ServerState()
     loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: door.Protocol(config, state, {}), "127.0.0.1", 0)
+    return await loop.create_server(
+        lambda: http_protocol.Protocol(config, state, {}), "127.0.0.1", 0
+    )
 
 
 async def _play(app: App, *sent: bytes) -> bytes:
@@ -73,7 +78,7 @@ async def _play(app: App, *sent: bytes) -> bytes:
 
 
 def test_slow_headers_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.3)
 
     for slow in ([], [b"GET"], [b"G", b"ET", b" / HTTP/1.1\r\nA:", b" b"]):
         assert b"did not come in time" in asyncio.run(_play(App(), *slow))

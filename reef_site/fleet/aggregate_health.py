@@ -18,7 +18,7 @@ from reef_site.fleet.states import RANKS, WORDS
 ROOF = 0
 
 
-def worst_below(keys: Sequence[int], at: datetime, *, grace: bool) -> dict[int, str]:
+def worst_descendant_states(keys: Sequence[int], at: datetime, *, grace: bool) -> dict[int, str]:
     """Map nodes to the worst state of their descendants, if any is paused or worse."""
     now = connection.ops.adapt_datetimefield_value(at)
     silent = RANKS["late"] if grace else RANKS["silent"]
@@ -67,7 +67,7 @@ def with_ancestors(vm_ids: Sequence[str]) -> set[int]:
     return _keys(f"vm_id IN ({placeholders})", list(vm_ids))
 
 
-def above(keys: Sequence[int], most: int) -> set[int]:
+def ancestors(keys: Sequence[int], most: int) -> set[int]:
     """Return the keys of these nodes and of at most `most` ancestors of each."""
     if not keys:
         return set()

@@ -14,8 +14,8 @@ from django.db.models.functions import Coalesce
 
 from lieutenants.models import Lieutenant
 from reef_site.common import clock
-from reef_site.fleet import below
-from reef_site.fleet.below import ROOF
+from reef_site.fleet import aggregate_health
+from reef_site.fleet.aggregate_health import ROOF
 from reef_site.fleet.states import state_of
 from registry.models import VM, Watch
 from vmtree.models import Node, NodeQuerySet
@@ -162,7 +162,7 @@ def annotate(rows: Sequence[TreeRow], moment: Moment) -> None:
     vms = VM.objects.in_bulk([row.node.vm_id for row in rows])
     lieutenants = lieutenants_of([row.node.vm_id for row in rows])
     keys = [row.node.pk for row in rows if row.children]
-    worst = below.worst_below(keys, moment.at, grace=moment.grace)
+    worst = aggregate_health.worst_descendant_states(keys, moment.at, grace=moment.grace)
     for row in rows:
         row.vm, row.lieutenant = vms.get(row.node.vm_id), lieutenants.get(row.node.vm_id)
         row.state = state_of(row.vm, row.lieutenant, moment.at, grace=moment.grace)
@@ -193,7 +193,7 @@ def matches(nodes: QuerySet[Node], moment: Moment, *, after: int = 0) -> Found:
     remaining = nodes.filter(pk__gt=after) if after else nodes
     keys = list(remaining.order_by("pk").values_list("pk", flat=True)[: MAX_MATCHES + 1])
     shown, more = keys[:MAX_MATCHES], len(keys) > MAX_MATCHES
-    rows = rows_for(below.above(shown, MAX_ANCESTORS), moment)
+    rows = rows_for(aggregate_health.ancestors(shown, MAX_ANCESTORS), moment)
     for row in rows:
         row.is_match = row.node.pk in set(shown)
     count = nodes[: MAX_COUNTED + 1].count()

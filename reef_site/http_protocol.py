@@ -21,15 +21,15 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from reef_site import open_files
-from reef_site.addresses import ConnectionLimits, TrustedProxies, client_key
-from reef_site.bodies import ARRIVED, DISCARD, Receive, Scope, Send
-from reef_site.common.asgi import Answer
+from reef_site.client_addresses import ConnectionLimits, TrustedProxies, client_key
+from reef_site.common.asgi import JSONResponse
+from reef_site.request_bodies import ARRIVED, DISCARD, Receive, Scope, Send
 
 logger = logging.getLogger("reef.edge")
 
 # Takes a request without a body and calls back with its response on the loop, or with None to have
 # it handled like all others. Returns False if it does not take the request.
-AtOnce = Callable[[Scope, Callable[[Answer | None], None]], bool]
+AtOnce = Callable[[Scope, Callable[[JSONResponse | None], None]], bool]
 
 HEAD_SECONDS = 20.0
 MAX_HEAD = 1 << 16
@@ -190,7 +190,7 @@ class Protocol(HttpToolsProtocol):
             cycle.body = bytearray()
             self.flow.resume_reading()
 
-    def _answer(self, cycle: RequestResponseCycle, app: Any, answer: Answer | None) -> None:
+    def _answer(self, cycle: RequestResponseCycle, app: Any, answer: JSONResponse | None) -> None:
         """Write the response as the cycle would do for ASGI messages; None runs the application."""
         if cycle.disconnected:
             return

@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from reef_site.common.errors import NotFound
-from reef_site.fleet.lines import Moment, TreeRow, annotate, counted
+from reef_site.fleet.tree_rows import Moment, TreeRow, annotate, counted
 from registry.models import VM, Gap, Status
 from vmtree import dna, lineage
 from vmtree import names as vm_names

@@ -35,7 +35,7 @@ class Program:
 
 
 @dataclass
-class Testbed:
+class ToolSet:
     """The tools that were found, by variable, and the problems with the rest, by name."""
 
     found: dict[str, str] = field(default_factory=dict)
@@ -84,9 +84,9 @@ PROGRAMS = (
 )
 
 
-def prepare(report: Report) -> Testbed:
+def prepare(report: Report) -> ToolSet:
     """Find the tools, and install missing ones where that is allowed."""
-    tools = Testbed()
+    tools = ToolSet()
     missing = [program for program in PROGRAMS if not program.find()]
     reason = _install(missing, report) if missing else ""
     for program in PROGRAMS:
@@ -125,7 +125,7 @@ def _install(missing: list[Program], report: Report) -> str:
     return ""
 
 
-def _install_agents(tools: Testbed, report: Report) -> None:
+def _install_agents(tools: ToolSet, report: Report) -> None:
     """Install both agents in folders of their own, so that tests never use the machine's."""
     home = CACHE / "agents"
     try:

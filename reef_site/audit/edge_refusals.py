@@ -18,7 +18,7 @@ from reef_site.audit import refusals
 from reef_site.audit.models import Action, ActorKind, Record
 from reef_site.audit.routes import readable
 from reef_site.common.text import escape_unprintable
-from reef_site.guard import Reader
+from reef_site.revocation import QueryThread
 
 logger = logging.getLogger("reef.audit")
 
@@ -42,7 +42,7 @@ class EdgeRefusals:
 
     def __init__(self) -> None:
         self._counts: Counter[Refused] = Counter()
-        self._reader = Reader("reef-audit")
+        self._reader = QueryThread("reef-audit")
         self._writing = asyncio.get_running_loop().create_task(self._write_often())
 
     def note(self, address: str, method: str, path: str, status: int, reason: str) -> None:

@@ -15,8 +15,8 @@ from django.db.models import QuerySet
 from django.db.models.expressions import RawSQL
 
 from reef_site.common.text import clip
-from reef_site.fleet import below, lines
-from reef_site.fleet.lines import Moment, TreeRow
+from reef_site.fleet import aggregate_health, tree_rows
+from reef_site.fleet.tree_rows import Moment, TreeRow
 from vmtree import lineage
 from vmtree.models import LINKS, Node
 
@@ -117,7 +117,7 @@ def draw(
     """
     keys = _uppermost(top) if matches is None else _matching(top, matches)
     cut, keys = len(keys) > MAX_SHAPES, keys[:MAX_SHAPES]
-    found = lines.in_order(lines.rows_for(keys, moment), first_level=0)
+    found = tree_rows.in_order(tree_rows.rows_for(keys, moment), first_level=0)
     tops = _build_shapes(found)
     height = _layout(tops, width)
     _make_absolute(tops)
@@ -141,9 +141,9 @@ def _matching(top: Node | None, matches: QuerySet[Node]) -> list[int]:
         subtree = RawSQL(f"{lineage.below(LINKS)} SELECT key FROM line", [top.pk])  # noqa: S611
         matches = matches.filter(pk__in=subtree)
     keys = list(matches.order_by("pk").values_list("pk", flat=True)[: MAX_SHAPES + 1])
-    above = below.above(keys, MAX_LEVELS)
+    above = aggregate_health.ancestors(keys, MAX_LEVELS)
     if top is not None:
-        above -= below.above([top.pk], MAX_LEVELS) - {top.pk}
+        above -= aggregate_health.ancestors([top.pk], MAX_LEVELS) - {top.pk}
     return sorted(above)
 
 
@@ -157,7 +157,7 @@ def _build_shapes(found: Sequence[TreeRow]) -> list[Shape]:
         shape = shapes[row.node.pk] = Shape(row, left_out=row.children)
         if row.level == 0:
             tops.append(shape)
-        elif parent := shapes.get(row.node.parent_id or below.ROOF):
+        elif parent := shapes.get(row.node.parent_id or aggregate_health.ROOF):
             parent.children.append(shape)
             parent.left_out -= 1
     return tops

@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import IO, Any
 
-from reef_site.addresses import client_key, is_loopback
+from reef_site.client_addresses import client_key, is_loopback
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
-MOST_BODY = 16 << 20
+MAX_BODY = 16 << 20
 # For one body: the part kept in memory, the longest pause, the total time.
 BODY_IN_MEMORY = 1 << 16
 BODY_PAUSE_SECONDS = 20.0
@@ -169,7 +169,7 @@ class Body:
         await self._read(receive, limit, ANONYMOUS_BODY_SECONDS)
 
     async def take_in(
-        self, receive: Receive, declared: int, limit: int = MOST_BODY, *, has_arrived: bool = False
+        self, receive: Receive, declared: int, limit: int = MAX_BODY, *, has_arrived: bool = False
     ) -> None:
         """Read the body to its end. Raises BodyTooLarge, TryLater, ClientGone, TimeoutError."""
         if declared > limit:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from django.http import HttpRequest, HttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
 
-from reef_site.common.json_format import json_answer
+from reef_site.common.json_format import json_response
 from reef_site.gateway import WITHHELD, BodyWithheld
 
 TRY_AGAIN = "your credentials were not good a moment ago; try again"
@@ -50,6 +50,6 @@ def was_withheld(error: BaseException) -> bool:
 
 def try_again() -> HttpResponse:
     """Return a 503: the edge found the credentials invalid, and web found them valid."""
-    refusal = json_answer({"error": TRY_AGAIN}, 503)
+    refusal = json_response({"error": TRY_AGAIN}, 503)
     refusal["Retry-After"] = "1"
     return refusal

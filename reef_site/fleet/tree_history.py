@@ -15,10 +15,10 @@ from functools import cached_property
 from django.db.models import Count, Min, QuerySet
 
 from reef_site.common import clock
-from reef_site.fleet import below
-from reef_site.fleet.below import ROOF
-from reef_site.fleet.facts import differences
-from reef_site.fleet.lines import PAGE, Page, TreeRow
+from reef_site.fleet import aggregate_health
+from reef_site.fleet.aggregate_health import ROOF
+from reef_site.fleet.side_panel import differences
+from reef_site.fleet.tree_rows import PAGE, Page, TreeRow
 from vmtree.models import Node, Revision
 
 MAX_LISTED = 100
@@ -66,7 +66,7 @@ def moment_of(offset: int) -> datetime:
     return min(now, first + offset_time)
 
 
-class Past:
+class PastTree:
     """The tree as it was at one moment."""
 
     def __init__(self, at: datetime) -> None:
@@ -100,7 +100,7 @@ class Past:
         """Keys of nodes whose descendants changed."""
         parents = {each.node.parent_id for each in self.since if each.node.parent_id}
         parents |= set(self._keys_of({then.parent_vm_id for then in self.then.values()}))
-        return below.above(list(parents)[:MAX_FOLLOWED], most=1000)
+        return aggregate_health.ancestors(list(parents)[:MAX_FOLLOWED], most=1000)
 
     def count(self) -> int:
         """Return how many nodes there were."""
