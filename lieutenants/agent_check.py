@@ -34,6 +34,8 @@ REMEDY = (
 
 _VERSION = re.compile(r"(?<![\w.])v?(\d+)\.(\d+)\.(\d+)\b")
 _POLL_SECONDS = 0.002
+# Programs that run a script which cannot run here: each tells its own version, not the agent's.
+_INTERPRETERS = re.compile(r"(node(js)?|bun|deno|(ba|da|z)?sh|env|python[\d.]*)")
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,10 @@ def resolve_shim(path: Path) -> Path | None:
             time.sleep(_POLL_SECONDS)
     shim = path.resolve()
     for each in reversed(seen):
-        if each.resolve() != shim and not check(each, agent_environment()):
+        target = each.resolve()
+        if target == shim or _INTERPRETERS.fullmatch(target.name):
+            continue
+        if not check(each, agent_environment()):
             return each
     return None
 

@@ -113,6 +113,17 @@ def test_up_uses_the_program_behind_a_shim(on_path: Path, monkeypatch: pytest.Mo
     assert start.environment()["PI_PATH"] == str(real)
 
 
+def test_the_interpreter_of_a_broken_agent_is_not_the_agent(tmp_path: Path) -> None:
+    node = program(
+        tmp_path / "node", '[ "$1" = --version ] && { echo v20.18.1; exit; }; sleep 0.3; exit 1'
+    )
+    broken = tmp_path / "pi"
+    broken.write_text(f"#!{node} --no-warnings\n")
+    broken.chmod(0o755)
+
+    assert agent_check.resolve_shim(broken) is None
+
+
 def test_up_skips_a_program_that_is_not_the_agent(
     on_path: Path, settings: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
