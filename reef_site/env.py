@@ -174,5 +174,7 @@ def warnings_for(names: Iterable[str]) -> list[str]:
         if near:
             warnings.append(f"{name} is not a setting of reef; did you mean {near[0]}?")
         elif name.startswith("REEF_"):
-            warnings.append(f"{name} is not a setting of reef; the README lists them")
+            warnings.append(
+                f"{name} is not a setting of reef; reef_site/docs/operations.md lists them"
+            )
     return warnings

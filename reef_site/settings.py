@@ -1,4 +1,4 @@
-"""All settings, read once from the environment. The README lists the variables."""
+"""All settings, read once from the environment. `docs/operations.md` lists them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """All processes of reef, each of which a test can start, kill and start again.
 
 For tests that interrupt reef in the middle of its work. The processes and their command lines are
-those that the README shows for production.
+those that `reef_site/docs/operations.md` shows for production.
 """
 
 from __future__ import annotations

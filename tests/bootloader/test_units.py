@@ -47,7 +47,8 @@ def test_the_fleet_agent(tmp_path: Path) -> None:
     assert leaves_agents_alone(unit), unit
 
 
-def test_the_readme_shows_the_same() -> None:
-    blocks = re.findall(r"```\n(KillMode=.*?)```", (ROOT / "README.md").read_text(), re.S)
+def test_the_operations_page_shows_the_same() -> None:
+    page = (ROOT / "reef_site" / "docs" / "operations.md").read_text()
+    blocks = re.findall(r"```\n(KillMode=.*?)```", page, re.S)
     assert blocks
     assert all(leaves_agents_alone(f"[Service]\n{block}") for block in blocks)

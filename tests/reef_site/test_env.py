@@ -242,7 +242,7 @@ def test_no(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
         ("REEF_STAL_SECONDS", "did you mean REEF_STALL_SECONDS?"),
         ("REEF_DATADIR", "did you mean REEF_DATA_DIR?"),
         ("VERS_AUTH_TOEKN", "did you mean VERS_AUTH_TOKEN?"),
-        ("REEF_ZZZZ", "the README lists them"),
+        ("REEF_ZZZZ", "operations.md lists them"),
         ("REEF_DATA_DIR", ""),
         ("VERS_API_KEY", ""),
         ("VERS_VM_ID", ""),

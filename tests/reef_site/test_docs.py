@@ -1,0 +1,40 @@
+"""README and documentation: links lead somewhere, and every setting is described."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+
+from reef_site import env
+from tests.stack import ROOT
+from versconfig import keys
+
+DOCS = ROOT / "reef_site" / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+# `up` sets these for its own processes.
+INTERNAL = {"REEF_DEMO", "REEF_NO_VMS", "REEF_OWN_AGENT", "REEF_VMS_EMULATED"}
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors that a page's headings get on common hosts of Markdown."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_pages_and_headings_that_exist(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target), link
+
+
+def test_every_setting_is_described() -> None:
+    assert settings.configured
+    described = set(re.findall(r"`([A-Z][A-Z_]+)`", (DOCS / "operations.md").read_text()))
+    # Config keys are described on the page Config.
+    assert env._known - set(keys.ALL) - INTERNAL - described == set()
