@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from bootloader import grant_admin as grant_admin
+from bootloader import joining_admin as joining_admin
 from bootloader import profile_admin as profile_admin
 from bootloader import provision_admin as provision_admin
+from bootloader import ssh_hosts_admin as ssh_hosts_admin
