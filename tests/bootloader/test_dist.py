@@ -246,7 +246,7 @@ def test_wheel_contains_the_roots_code(installed: Installed) -> None:
     assert installed.reef("--version") == f"reef {version}"
     # Packed again on the VM it is the same: a member may be a roof itself.
     program = (
-        "import django; django.setup(); from bootloader import agent_install, dist;"
+        "import django; django.setup(); from bootloader import agent_install, downloads;"
         " d = downloads.current(); print(d.version, d.wheel_sha256,"
         " agent_install.PINNED.mark())"
     )

@@ -89,7 +89,7 @@ class Running:
             return found >= times
 
         try:
-            eventually(seen, 30)
+            eventually(seen, 90)
         except AssertionError:
             raise AssertionError(f"no {pattern!r} in:\n" + "\n".join(self.lines)) from None
 

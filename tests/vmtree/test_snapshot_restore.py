@@ -423,10 +423,11 @@ from django.conf import settings
 from pathlib import Path
 settings.DATA_DIR = Path(sys.argv[1])
 from vmtree import snapshots
-from vmtree.snapshots import applying, checking, files, keeping, taking, writing
+from vmtree.snapshots import creation, drafts, files, restore_writer, retention, verification
 place, name = sys.argv[3].split(":")
-holder = {"files": files, "writing": writing, "applying": applying, "checking": checking,
-          "keeping": keeping, "notes": applying.Notes, "taking": taking}[place]
+holder = {"files": files, "drafts": drafts, "restore_writer": restore_writer,
+          "verification": verification, "retention": retention,
+          "revisions": restore_writer.RevisionWriter, "creation": creation}[place]
 usual, calls = getattr(holder, name), int(sys.argv[4])
 def die(*args, **facts):
     global calls
@@ -469,7 +470,10 @@ def run_until_killed(folder: Path, what: str, where: str, call: int = 1) -> None
 
 @pytest.mark.parametrize(
     "where",
-    ["writing:_describe", "writing:check", "files:publish", "files:_sync", "checking:facts_of"],
+    [
+        *("drafts:_write_meta", "drafts:check", "files:publish", "files:_sync"),
+        "verification:file_columns",
+    ],
 )
 def test_killed_while_it_writes(
     database: str, family: dict[str, Node], folder: Path, where: str
@@ -508,15 +512,15 @@ def test_killed_while_it_writes(
 @pytest.mark.parametrize(
     ("where", "call"),
     [
-        ("writing:check", 1),
-        ("applying:prepare", 1),
-        ("applying:_add_unknown", 1),
-        ("applying:_set", 1),
-        ("applying:_set_traits", 1),
-        ("applying:_remove", 1),
-        ("notes:write", 1),
-        ("notes:write", 3),
-        ("keeping:prune", 1),
+        ("drafts:check", 1),
+        ("restore_writer:prepare", 1),
+        ("restore_writer:_add_unknown", 1),
+        ("restore_writer:_update_nodes", 1),
+        ("restore_writer:_set_traits", 1),
+        ("restore_writer:_remove", 1),
+        ("revisions:write", 1),
+        ("revisions:write", 3),
+        ("retention:prune", 1),
     ],
 )
 def test_killed_while_it_restores(
@@ -529,7 +533,7 @@ def test_killed_while_it_restores(
 
     run_until_killed(folder, str(snapshot.pk), where, call)
 
-    if where == "keeping:prune":
+    if where == "retention:prune":
         # It was committed by then.
         assert living() == before
     else:

@@ -42,7 +42,7 @@ from lieutenants.hosts import services
 from lieutenants.models import Lieutenant
 row = Lieutenant.objects.get()
 assert row.data_folder == settings.DATA_FOLDER_ID, row.data_folder
-services.register()
+services.register_folder()
 row.refresh_from_db()
 print(row.host == settings.HOST, row.folder == f"{settings.LIEUTENANTS_DIR}/{row.pk}/workspace")
 """
