@@ -77,6 +77,7 @@ def test_an_account_that_runs_nothing_is_quoted(accounts: Accounts, name: str, w
         session.put("file", b"x" * 100_000, 0o600)
 
 
+@pytest.mark.thorough
 def test_a_vm_comes_up_whatever_the_login_shell_is(accounts: Accounts, tmp_path: Path) -> None:
     with Stack(tmp_path, REEF_PROVISION_AT_ONCE="10") as stack:
         stack.env["VERS_INFRA_URL"] = f"http://127.0.0.1:{stack.port}"

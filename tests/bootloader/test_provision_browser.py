@@ -121,6 +121,7 @@ def test_failed_provisioning_is_retried_or_cancelled(
     expect(page.locator("#part .status").first).to_have_text("done", timeout=SECONDS)
 
 
+@pytest.mark.thorough
 def test_cancelling_asks_what_becomes_of_the_vm(
     page: Page, stack: BootStack, emulator: Emulator
 ) -> None:

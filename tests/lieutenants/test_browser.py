@@ -105,6 +105,7 @@ def browser() -> Iterator[Browser]:
         pytest.fail("no browser: run the tests with `python3 manage.py test`")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=list(QUIET))
+        expect.set_options(timeout=SECONDS)
         yield browser
         browser.close()
 

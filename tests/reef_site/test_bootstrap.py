@@ -136,6 +136,7 @@ def test_the_test_command_installs_its_own_group_too(toy: Toy) -> None:
     subprocess.run([python, "-c", probe], check=True)
 
 
+@pytest.mark.thorough
 def test_interrupted_environment_is_recreated(toy: Toy) -> None:
     toy.start()
     (toy.folder / ".venv" / "reef-unfinished").touch()

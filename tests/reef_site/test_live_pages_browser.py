@@ -116,7 +116,10 @@ def test_ended_sign_in_is_shown_and_text_is_kept(operator: BrowserContext, stack
 
 
 def test_selection_survives_live_updates(operator: BrowserContext, stack: Stack) -> None:
+    for name in ("ada", "bella"):
+        stack.wait_idle(name)
     page = opened(operator, stack, "/lieutenants/")
+    page.wait_for_load_state("networkidle")
     page.get_by_role("link", name="bella").evaluate(SELECT)
     assert page.evaluate(SELECTED) == "bella"
     stack.client.post("/lieutenant/lieutenants/ada/pause")

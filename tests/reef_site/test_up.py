@@ -645,6 +645,7 @@ def test_start_warns_about_low_open_file_limit(tmp_path: Path) -> None:
         running.end()
 
 
+@pytest.mark.thorough
 def test_start_raises_open_file_limit(tmp_path: Path) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 4096:

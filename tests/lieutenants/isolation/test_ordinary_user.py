@@ -18,7 +18,9 @@ INTRUDER = (Path(__file__).parents[2] / "agents" / "intruder.py").read_text()
 USER = "12345" if os.geteuid() == 0 else ""
 
 
-@pytest.fixture(scope="module", params=["landlock", "bubblewrap"])
+@pytest.fixture(
+    scope="module", params=["landlock", pytest.param("bubblewrap", marks=pytest.mark.thorough)]
+)
 def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """A complete reef under each isolation that needs no root."""
     with (
