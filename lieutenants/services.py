@@ -103,27 +103,8 @@ def create_once(
     folder = _folder(request, actor)
     find_agent()
     homes.check_config()
-    pk = new_ulid()
-    stall, tools = request.stall_limit_seconds, request.tool_limit_seconds
-    stall = settings.STALL_SECONDS if stall is None else stall
-    tools = settings.TOOL_SECONDS if tools is None else tools
-    lieutenant = Lieutenant(
-        id=pk,
-        name=name,
-        role=role,
-        directive=request.directive.strip(),
-        model=request.model.strip() or settings.DEFAULT_MODEL,
-        system_prompt=system_prompt(name, role, request.directive.strip()),
-        folder=folder or runtime.default_workspace(pk),
-        host=settings.HOST,
-        parent_agent=((parent.name or parent.vm_id) if parent else settings.AGENT_NAME)[:200],
-        restart_policy=request.restart_policy,
-        idle_limit_minutes=request.idle_limit_minutes,
-        stall_limit_seconds=stall,
-        creation_key=creation.key,
-        creation_digest=creation.digest,
-        tool_limit_seconds=tools,
-    )
+    lieutenant = _new_row(request, name=name, role=role, folder=folder, parent=parent)
+    lieutenant.creation_key, lieutenant.creation_digest = creation.key, creation.digest
     try:
         with transaction.atomic():
             lieutenant.save(force_insert=True)
@@ -140,6 +121,31 @@ def create_once(
             f"Lieutenant '{name}' already exists. Destroy it first or use a different name."
         ) from None
     return lieutenant, True
+
+
+def _new_row(
+    request: CreateLieutenant, *, name: str, role: str, folder: str, parent: Node | None
+) -> Lieutenant:
+    """Return the unsaved row of a lieutenant; limits that the request omits have their defaults."""
+    pk = new_ulid()
+    stall, tools = request.stall_limit_seconds, request.tool_limit_seconds
+    stall = settings.STALL_SECONDS if stall is None else stall
+    tools = settings.TOOL_SECONDS if tools is None else tools
+    return Lieutenant(
+        id=pk,
+        name=name,
+        role=role,
+        directive=request.directive.strip(),
+        model=request.model.strip() or settings.DEFAULT_MODEL,
+        system_prompt=system_prompt(name, role, request.directive.strip()),
+        folder=folder or runtime.default_workspace(pk),
+        host=settings.HOST,
+        parent_agent=((parent.name or parent.vm_id) if parent else settings.AGENT_NAME)[:200],
+        restart_policy=request.restart_policy,
+        idle_limit_minutes=request.idle_limit_minutes,
+        stall_limit_seconds=stall,
+        tool_limit_seconds=tools,
+    )
 
 
 def system_prompt(name: str, role: str, directive: str) -> str:
