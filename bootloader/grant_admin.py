@@ -38,7 +38,7 @@ class GrantForm(ModelForm[ProvisionGrant]):
 
 @admin.register(ProvisionGrant)
 class ProvisionGrantAdmin(ModelAdmin[ProvisionGrant]):
-    """How many VMs nodes may provision with their own tokens."""
+    """Admin of grants: limits on the VMs that nodes may provision with their own tokens."""
 
     form = GrantForm
     list_display = ("node", "vms", "kinds", "levels")

@@ -58,7 +58,7 @@ class Action(StrEnum):
 
 
 class Relation(StrEnum):
-    """How a target is related to the calling node."""
+    """The relation of a target to the calling node."""
 
     SELF = "self"
     ANCESTOR = "ancestor"

@@ -32,7 +32,7 @@ class Row:
 
     @property
     def is_group(self) -> bool:
-        """Whether the row stands for several items."""
+        """Return whether the row stands for several items."""
         return self.count > 1
 
     @property

@@ -46,7 +46,7 @@ class FilterForm(forms.Form):
 
     @property
     def is_narrow(self) -> bool:
-        """Whether any filter is set."""
+        """Return whether any filter is set."""
         return any(self.data.get(name) for name in self.fields)
 
 

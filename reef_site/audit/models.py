@@ -91,5 +91,5 @@ class Record(models.Model):
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the action was refused."""
+        """Return whether the action was refused."""
         return self.action in REFUSALS

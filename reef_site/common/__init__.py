@@ -1,1 +1,1 @@
-"""What all apps share; it knows none of them."""
+"""Code that all apps share. It imports none of them."""

@@ -1,4 +1,4 @@
-"""How a ReefError is answered: as JSON of the API, as a page, as plain text for a script."""
+"""Responses to a ReefError: JSON for the API, a page, or plain text for a script."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ MAX_IDS = 500
 
 
 class Topic(StrEnum):
-    """What a message on `CHANNEL` is about. The comments show the payload beside `topic`."""
+    """The subject of a message on `CHANNEL`. The comments show the payload beside `topic`."""
 
     # {"id": "<lieutenant id>"}: its columns changed, not its transcript.
     LIEUTENANTS = "lieutenants"

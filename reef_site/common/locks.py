@@ -131,7 +131,7 @@ def is_held(path: Path | str, *, strict: bool = False) -> bool:
 
 
 def _is_at(file: int, path: Path) -> bool:
-    """Whether this path leads to this open file."""
+    """Return whether this path still names this open file, and not another one."""
     try:
         there = os.stat(path)
     except OSError:

@@ -29,7 +29,7 @@ class Tick(models.Model):
 
 
 class CallState(models.TextChoices):
-    """How far a call has come."""
+    """The states of a call."""
 
     WAITING = "waiting", "waiting"
     RUNNING = "running", "running"
@@ -70,5 +70,5 @@ class OutsideCall(models.Model):
 
     @property
     def is_over(self) -> bool:
-        """Whether there is an answer, or will be none."""
+        """Return whether the call is over: it has a result, or it has failed."""
         return self.state in (CallState.DONE, CallState.FAILED)

@@ -1,4 +1,4 @@
-"""How a request is answered that made an outside call: at once, or with where to look."""
+"""Responses to requests that make an outside call: the result, or the URL to poll for it."""
 
 from __future__ import annotations
 

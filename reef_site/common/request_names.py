@@ -26,7 +26,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Names:
-    """What one handler takes."""
+    """The names that one handler accepts."""
 
     query: tuple[str, ...] = ()
     body: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""How errors of the fleet's pages are shown."""
+"""The error page of the fleet's pages."""
 
 from __future__ import annotations
 

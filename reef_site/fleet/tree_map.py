@@ -46,7 +46,7 @@ class Shape:
 
     @property
     def is_box(self) -> bool:
-        """Whether it contains other shapes."""
+        """Return whether it contains other shapes."""
         return bool(self.children)
 
     @property
