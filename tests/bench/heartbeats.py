@@ -80,7 +80,7 @@ class Load:
 LOADS = [
     Load("heartbeat", "POST", "/registry/vms/vm-%05d/heartbeat", 15),
     Load("one VM", "GET", "/registry/vms/vm-%05d", 10),
-    Load("discover", "GET", "/registry/discover/lieutenant?%d", 10),
+    Load("discover", "GET", "/registry/discover/lieutenant", 10),
     Load("ancestors", "GET", "/registry/vms/vm-%05d/ancestors", 10),
 ]
 
@@ -230,7 +230,7 @@ def compare(stack: Stack, options: argparse.Namespace) -> bool:
             good &= enough
             print(f"{load.name:10} DRF {slow}\n{'':10} hot {fast}")
             print(f"{'':10} {times:.1f} times ({load.times:.0f} wanted) {'' if enough else 'NO'}")
-    load = Load("bulk", "POST", "/registry/heartbeats?%d", 0, "bulk", 8)
+    load = Load("bulk", "POST", "/registry/heartbeats", 0, "bulk", 8)
     (bulk,) = median(load, {stack.port: ""}, options)
     beats = bulk.per_second * BULK_IDS
     good &= beats >= 50_000 and not bulk.bad
