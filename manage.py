@@ -7,7 +7,7 @@ import sys
 
 def main() -> None:
     """Run one command."""
-    from reef_site import bootstrap
+    from reef_site.install import bootstrap
 
     bootstrap.ensure()
     from reef_site import hardening

@@ -1,9 +1,16 @@
-"""The admin of the bootloader; a subject with much to it has a file of its own."""
+"""The admin of the bootloader; each room has a module of its own."""
 
 from __future__ import annotations
 
-from bootloader import grant_admin as grant_admin
-from bootloader import joining_admin as joining_admin
-from bootloader import profile_admin as profile_admin
-from bootloader import provision_admin as provision_admin
-from bootloader import ssh_hosts_admin as ssh_hosts_admin
+from bootloader.boot.admin import OwnProfileAdmin as OwnProfileAdmin
+from bootloader.grants.admin import ProvisionGrantAdmin as ProvisionGrantAdmin
+from bootloader.join.admin import BootReportAdmin as BootReportAdmin
+from bootloader.join.admin import JoinRefusalAdmin as JoinRefusalAdmin
+from bootloader.join.admin import JoinTokenAdmin as JoinTokenAdmin
+from bootloader.providers.ssh.admin import HostClaimAdmin as HostClaimAdmin
+from bootloader.providers.ssh.admin import SshHostAdmin as SshHostAdmin
+from bootloader.provisioning.admin import FindingAdmin as FindingAdmin
+from bootloader.provisioning.admin import LogLineAdmin as LogLineAdmin
+from bootloader.provisioning.admin import MachineAdmin as MachineAdmin
+from bootloader.provisioning.admin import ProvisioningAdmin as ProvisioningAdmin
+from bootloader.provisioning.admin import StepAdmin as StepAdmin

@@ -10,8 +10,9 @@ class BootloaderConfig(AppConfig):
         """Register this app's checks, secrets and key rotation with config, and its outside
         calls.
         """
-        from bootloader import outside_calls, providers, ssh_hosts
-        from bootloader.providers import vers
+        from bootloader import outside_calls, providers
+        from bootloader.providers.ssh import hosts as ssh_hosts
+        from bootloader.providers.vers import provider as vers
         from versconfig import checks, rotation, values
         from versconfig.screening import sources
 

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from django import forms
 
-from bootloader import profiles, providers
+from bootloader import providers
+from bootloader.boot import profiles
 from bootloader.provisioning.requests import MAX_COUNT, ProvisionRequest, parse_request
 from bootloader.states import CleanupPolicy
 from reef_site.common.errors import ReefError

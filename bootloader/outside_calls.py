@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bootloader import reconcile, ssh_hosts
+from bootloader.inventory import reconcile
 from bootloader.models import Finding, SshHost
+from bootloader.providers.ssh import hosts as ssh_hosts
 from bootloader.states import Proposal
 from reef_site.common import outside
 from reef_site.common.models import OutsideCall

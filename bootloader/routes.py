@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from django.urls import URLPattern
 
-from bootloader import grant_api, joining_api, provision_api, script_api
+from bootloader.boot import api as boot_api
+from bootloader.grants import api as grants_api
+from bootloader.join import api as join_api
+from bootloader.provisioning import api as provisioning_api
 
 urlpatterns: list[URLPattern] = [
-    *joining_api.urlpatterns,
-    *provision_api.urlpatterns,
-    *grant_api.urlpatterns,
-    *script_api.urlpatterns,
+    *join_api.urlpatterns,
+    *provisioning_api.urlpatterns,
+    *grants_api.urlpatterns,
+    *boot_api.urlpatterns,
 ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from bootloader import join_tokens, reports
-from bootloader import reconcile as reconciling
+from bootloader.inventory import reconcile as reconciling
+from bootloader.join import reports
+from bootloader.join import tokens as join_tokens
 from bootloader.provisioning import quota, rendering, runner
 from reef_site.common.ticks import tick_task
 

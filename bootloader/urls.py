@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from django.urls import path
 
-from bootloader import joining_views, views
+from bootloader import views
+from bootloader.join import views as joining_views
 
 app_name = "bootloader"
 urlpatterns = [

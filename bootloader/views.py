@@ -13,8 +13,9 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from bootloader import outside_calls, reconcile
+from bootloader import outside_calls
 from bootloader.forms import ProvisionForm
+from bootloader.inventory import reconcile
 from bootloader.models import BootReport, Finding, JoinRefusal, Machine, Provisioning
 from bootloader.provisioning import preview, quota, requests, services
 from bootloader.states import FindingKind, FindingState, Proposal, State, StepState

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lieutenants import failure_series, rewinding, services
+from lieutenants import services
 from lieutenants.exceptions import NotNow
 from lieutenants.hosts import liveness
+from lieutenants.messages import rewinding
 from lieutenants.models import Lieutenant, Message
+from lieutenants.sessions import failure_series
 from lieutenants.states import Status
 
 S = Status

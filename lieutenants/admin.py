@@ -17,7 +17,6 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
-from lieutenants import usage_summary
 from lieutenants.actions import ACTIONS, LieutenantAction
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Answer, Entry, Lieutenant, LifeSign, Message, Move, Process, Usage
@@ -28,6 +27,7 @@ from lieutenants.operations.admin import StepAdmin as StepAdmin
 from lieutenants.rules.admin import FiringAdmin as FiringAdmin
 from lieutenants.rules.admin import RuleAdmin as RuleAdmin
 from lieutenants.states import Status
+from lieutenants.transcript import usage_summary
 from lieutenants.unknown_agents.admin import UnknownAgentAdmin as UnknownAgentAdmin
 from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin
 from reef_site.common.errors import ReefError

@@ -13,9 +13,10 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 from rest_framework.viewsets import ViewSet
 
-from lieutenants import outputs, rewinding, services, views, waits
+from lieutenants import services, views
 from lieutenants.hosts import liveness
 from lieutenants.membership import vm_id_of
+from lieutenants.messages import rewinding, waits
 from lieutenants.models import Lieutenant, Message, Usage
 from lieutenants.serializers import (
     ADJUSTABLE_FIELDS,
@@ -34,7 +35,8 @@ from lieutenants.serializers import (
     usage_json,
 )
 from lieutenants.states import Status
-from lieutenants.transcript import texts_of_open
+from lieutenants.transcript import outputs
+from lieutenants.transcript.recorder import texts_of_open
 from reef_site.common.errors import NotFound
 from reef_site.common.request_names import takes, takes_anything
 from reef_site.common.request_values import (

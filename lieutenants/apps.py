@@ -10,7 +10,8 @@ class LieutenantsConfig(AppConfig):
         VM handlers: the one registered last is queried first, so the registry's fallback comes
         first here.
         """
-        from lieutenants import agent_config, search_terms, vm_lookup
+        from lieutenants import search_terms, vm_lookup
+        from lieutenants.agents.pi import config
         from lieutenants.operations import (
             handlers,
             lieutenant_handler,
@@ -36,7 +37,7 @@ class LieutenantsConfig(AppConfig):
         permissions.local_agent_hosts.register(vm_lookup.local_hosts)
         aliases.lieutenant_finders.register(vm_lookup.id_of_name)
         removal.removal_blockers.register(vm_lookup.alive, key="destroy the lieutenant first")
-        impact.restart_finders.register(agent_config.lieutenants_to_restart)
+        impact.restart_finders.register(config.lieutenants_to_restart)
         webhooks = sources.Source(secret_source.encrypted_secrets, secret_source.decrypted_secrets)
         sources.secret_sources.register(webhooks, key="webhooks")
         search_terms.register()

@@ -10,12 +10,13 @@ from typing import Any
 
 from django.conf import settings
 
-from lieutenants import failure_series, outputs
 from lieutenants.hosts import liveness
+from lieutenants.messages.outcomes import Result, result_of, results_of
 from lieutenants.models import Entry, Lieutenant, Message, Usage
-from lieutenants.outcomes import Result, result_of, results_of
 from lieutenants.services import CreateLieutenant
+from lieutenants.sessions import failure_series
 from lieutenants.states import RestartPolicy, Status
+from lieutenants.transcript import outputs
 from reef_site.common.errors import BadInput
 from reef_site.common.request_values import choice_of, flag_of, number_of, text_of
 from vmtree import aliases, permissions

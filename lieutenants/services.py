@@ -16,14 +16,17 @@ from django.db import IntegrityError, transaction
 from django.urls import NoReverseMatch, Resolver404, get_script_prefix, resolve, reverse
 from django.utils import timezone
 
-from lieutenants import delivery, discovery, folders, membership, model_choice, runtime, tasks
-from lieutenants.agent_program import find_agent
+from lieutenants import membership, tasks
+from lieutenants.agents.pi import model_choice
+from lieutenants.agents.pi.program import find_agent
 from lieutenants.exceptions import KeyReused, NameTaken, NoProvider, NotNow, TooLarge, TooLate
 from lieutenants.hosts import destroyed_marks, liveness
 from lieutenants.idempotency import key_of
-from lieutenants.isolation import homes
+from lieutenants.isolation import folders, homes
+from lieutenants.messages import delivery
 from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.states import Mode, RestartPolicy, Status
+from lieutenants.supervision import discovery, runtime
 from reef_site.common import events
 from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import BadInput, IllegalMove, LostRace, NotFound

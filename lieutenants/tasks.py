@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from lieutenants import runtime
+from lieutenants.supervision import runtime
 
 
 def queue_of(data_folder: str) -> str:

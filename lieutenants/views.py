@@ -13,13 +13,14 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from lieutenants import outputs, services, transcript_items, usage_summary
+from lieutenants import services
 from lieutenants.actions import ACTIONS, LieutenantAction
 from lieutenants.forms import MODES, AdjustForm, CreateForm
 from lieutenants.hosts import liveness
 from lieutenants.isolation.homes import home_of
 from lieutenants.models import MAX_RESTARTS, Entry, Lieutenant, Usage
 from lieutenants.states import Mode, Status
+from lieutenants.transcript import items, outputs, usage_summary
 from lieutenants.unknown_agents import views as unknown_agents
 from reef_site.common.error_responses import ErrorPage, is_script
 from reef_site.common.errors import NotFound, ReefError
@@ -155,7 +156,7 @@ def _page(
 
 def _transcript(request: HttpRequest, lieutenant: Lieutenant) -> dict[str, Any]:
     before = parse_number(request.GET.get("before", ""))
-    found, earlier = transcript_items.newest_items(lieutenant, before=before)
+    found, earlier = items.newest_items(lieutenant, before=before)
     return {
         "lieutenant": lieutenant,
         "blocks": found,
@@ -170,7 +171,7 @@ def _composer() -> dict[str, Any]:
         "modes": MODES,
         "mode": Mode.PROMPT,
         "key": new_ulid(),
-        "moulds": [transcript_items.template_item(kind) for kind in kinds],
+        "moulds": [items.template_item(kind) for kind in kinds],
     }
 
 
@@ -221,7 +222,7 @@ def entries(request: HttpRequest, pk: str) -> HttpResponse:
     ids = [number for each in numbers if (number := parse_number(each)) is not None]
     context = {
         "lieutenant": lieutenant,
-        "blocks": transcript_items.items_of_entries(lieutenant, ids),
+        "blocks": items.items_of_entries(lieutenant, ids),
     }
     return render(request, "lieutenants/_blocks.html", context)
 

@@ -71,7 +71,7 @@ def _is_available(task: str) -> bool:
 
 app.conf.beat_schedule = {name: tick for name, tick in TICKS.items() if _is_available(tick["task"])}
 if "lieutenant" in settings.ORGANS:
-    from lieutenants.worker import FollowerStep, take_own_queue
+    from lieutenants.supervision.worker import FollowerStep, take_own_queue
 
     app.steps["worker"].add(FollowerStep)
     celeryd_after_setup.connect(take_own_queue, weak=False)

@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpRequest
 
-from lieutenants import agent_program
+from lieutenants.agents.pi import program
 from lieutenants.isolation import modes
 from vmtree import permissions
 
@@ -30,7 +30,7 @@ _cached = _Cached()
 def agent_problem() -> str:
     """Return why no lieutenant can start here, empty if one can; cached for ten seconds."""
     if time.monotonic() - _cached.checked_at >= _CACHE_SECONDS:
-        _cached.problem, _cached.checked_at = agent_program.agent_problem(), time.monotonic()
+        _cached.problem, _cached.checked_at = program.agent_problem(), time.monotonic()
     return _cached.problem
 
 

@@ -105,7 +105,7 @@ class AliasesMiddleware:
 class OperatorsMiddleware:
     """Make accounts that are not operators read-only outside of the admin.
 
-    `reef_site.auth.NodePermission` does this for the API; the admin checks permissions itself.
+    `api.authentication.NodePermission` does this for the API; the admin checks permissions itself.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:

@@ -257,7 +257,7 @@ INSTALLED_APPS = [
     "lieutenants.apps.LieutenantsConfig",
 ]
 MIDDLEWARE = [
-    "reef_site.unread_body.WithheldBodyMiddleware",
+    "reef_site.edge.unread_body.WithheldBodyMiddleware",
     "reef_site.middleware.ContentSecurityPolicyMiddleware",
     "reef_site.accounts.middleware.SecureCookiesMiddleware",
     "reef_site.audit.middleware.AuditMiddleware",
@@ -337,19 +337,19 @@ LANGUAGE_CODE = "en"
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "reef_site.auth.BearerAuthentication",
+        "reef_site.api.authentication.BearerAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": [
         "rest_framework.permissions.IsAuthenticated",
-        "reef_site.auth.NodePermission",
+        "reef_site.api.authentication.NodePermission",
         "reef_site.common.request_names.OnlyKnownNames",
     ],
     "DEFAULT_PARSER_CLASSES": ["reef_site.common.json_format.AnyTypeJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["reef_site.common.json_format.WireJSONRenderer"],
     "DEFAULT_METADATA_CLASS": None,
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "reef_site.common.json_format.AlwaysJSON",
-    "EXCEPTION_HANDLER": "reef_site.api.answer_error",
+    "EXCEPTION_HANDLER": "reef_site.api.errors.answer_error",
     "UNAUTHENTICATED_USER": None,
 }
 
@@ -362,7 +362,7 @@ CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_timeout": 10, "socket_connect_timeout": 3}
 CELERY_REDIS_SOCKET_TIMEOUT = 10
 CELERY_TIMEZONE = "UTC"
-CELERY_BEAT_SCHEDULER = "reef_site.scheduler:TickScheduler"
+CELERY_BEAT_SCHEDULER = "reef_site.common.scheduler:TickScheduler"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True
 CELERY_WORKER_SEND_TASK_EVENTS = False
@@ -374,7 +374,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {
         "line": {
-            "()": "reef_site.log_lines.LineFormatter",
+            "()": "reef_site.common.log_lines.LineFormatter",
             "fmt": "{asctime} {levelname} {name}: {message}",
             "style": "{",
         }

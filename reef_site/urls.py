@@ -18,14 +18,15 @@ from lieutenants.hosts import views as hosts
 from lieutenants.operations import api as operations_api
 from lieutenants.rules import api as rules_api
 from lieutenants.unknown_agents import api as unknown_agents_api
-from reef_site import middleware, outside_call_views, views
+from reef_site import middleware
 from reef_site.accounts import views as accounts
-from reef_site.api import router
+from reef_site.api.router import router
 from reef_site.attention import views as attention
 from reef_site.audit import views as audit
 from reef_site.common import disk
 from reef_site.common.json_format import json_response
-from reef_site.health import SERVICES, health
+from reef_site.dashboard import outside_call_views, overview
+from reef_site.health.views import SERVICES, health
 from vmtree import api as vmtree_api
 
 Routes = list[URLPattern | URLResolver]
@@ -43,8 +44,8 @@ urlpatterns: Routes = [
         r"^ui(?:/.*)?$",
         RedirectView.as_view(pattern_name="overview", http_method_names=["get", "head"]),
     ),
-    path("", views.overview, name="overview"),
-    path("parts/", views.parts, name="parts"),
+    path("", overview.overview, name="overview"),
+    path("parts/", overview.parts, name="parts"),
     path("attention/seen", attention.mark, name="attention-seen"),
     path("calls/<str:call_id>/", outside_call_views.outside_call, name="outside-call"),
     path("signin/", accounts.signin, name="signin"),
@@ -57,7 +58,7 @@ urlpatterns: Routes = [
     *_with(
         "lieutenant", path("hosts/<str:name>/adopt", hosts.adopt, name="lieutenant-hosts-adopt")
     ),
-    *_with("vm-tree", path("fleet/", include("reef_site.fleet.urls"))),
+    *_with("vm-tree", path("fleet/", include("reef_site.dashboard.urls"))),
     *_with("vers-config", path("config/", include("versconfig.urls"))),
     *_with("bootloader", path("provisioning/", include("bootloader.urls"))),
     path("admin/login/", accounts.admin_login),

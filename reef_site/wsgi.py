@@ -8,7 +8,7 @@ import os
 from django.core.wsgi import get_wsgi_application
 from django.urls import get_resolver
 
-from reef_site.gateway import Gateway
+from reef_site.edge.gateway import Gateway
 from reef_site.hardening import harden_process
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "reef_site.settings")

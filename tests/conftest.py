@@ -19,16 +19,16 @@ from django.db import connections
 from django.test import Client
 from django.utils import timezone
 
-from lieutenants import runtime
 from lieutenants.exceptions import TransportError
-from lieutenants.follower import Follower
 from lieutenants.models import Lieutenant, Message, Process
-from lieutenants.transports import get_transport
-from reef_site import redis_server as own_redis
+from lieutenants.supervision import runtime
+from lieutenants.supervision.follower import Follower
+from lieutenants.supervision.transports import get_transport
 from reef_site.audit import refusals
 from reef_site.celery import app
 from reef_site.common import broker, outside
 from reef_site.common.models import Tick
+from reef_site.launcher import redis_server as own_redis
 from tests.dispatching import intercept_tasks
 from tests.emulator.fixture import emulator, emulator_of_the_run  # noqa: F401
 from tests.stack import MIGRATED

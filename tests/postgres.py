@@ -21,7 +21,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connection, connections
 
-from reef_site.testing_tools import find_postgresql
+from reef_site.install.testing_tools import find_postgresql
 from tests.waiting import until
 
 TEMPLATE = "reef_template"

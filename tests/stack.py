@@ -23,7 +23,7 @@ from typing import Any, Self
 
 import httpx
 
-from reef_site import redis_server
+from reef_site.launcher import redis_server
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +69,7 @@ def python_as(user: int, refused: dict[int, int]) -> list[str]:
     covers = [{"path": str(folder), "keep": {str(home): False}} for folder in closed[:1]]
     rules = {"mode": "user", "uid": user, "gid": user}
     rules |= {"view": {"required": True, "covers": covers}} if covers else {}
-    code = [sys.executable, "-I", "-S", "-c", AS_USER, str(ROOT / "lieutenants")]
+    code = [sys.executable, "-I", "-S", "-c", AS_USER, str(ROOT / "lieutenants/supervision/keeper")]
     return [*code, json.dumps(rules), json.dumps(refused), sys.executable]
 
 

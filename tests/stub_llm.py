@@ -47,7 +47,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from lieutenants.model_server import (
+from reef_site.demo.model_server import (
     Body,
     Call,
     Cut,

@@ -2,8 +2,8 @@
 
 A right is a set of relations: what a kind of caller may do depends on how the target is related to
 it. `check` raises Forbidden with a text that names the rule, `may` returns a boolean, `readable`
-narrows lists. A caller is what authentication found (see `reef_site.auth`), or the name of a part
-of reef.
+narrows lists. A caller is what authentication found (see `reef_site.api.authentication`), or the
+name of a part of reef.
 
 Nodes are of two kinds. A *local agent* is a lieutenant whose process runs on a host of reef; its
 token starts further processes on that host for lieutenants below itself. Every other node is a VM
@@ -52,7 +52,7 @@ class Action(StrEnum):
     START = "start the process of"
     # Create a lieutenant on this host; the target is its parent node.
     START_BELOW = "start a process on this host below"
-    # Provision VMs below the target, within a grant (see `bootloader.grants`).
+    # Provision VMs below the target, within a grant (see `bootloader.grants.services`).
     PROVISION = "have VMs made below"
     MANAGE_RULES = "manage the rules of"
 

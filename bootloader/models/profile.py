@@ -10,8 +10,8 @@ from django.core.validators import MaxValueValidator, MinValueValidator, RegexVa
 from django.db import models
 from django.db.models import Q
 
-from bootloader.catalog import BUILT_IN, CAPABILITIES, ORGANS
-from bootloader.plan import File, Profile, Size
+from bootloader.boot.catalog import BUILT_IN, CAPABILITIES, ORGANS
+from bootloader.boot.plan import File, Profile, Size
 from registry.models import Role
 from vmtree.models import Category
 

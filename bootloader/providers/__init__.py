@@ -1,4 +1,7 @@
-"""Registry of VM providers: each module in this folder that defines `PROVIDER`."""
+"""Registry of VM providers: each module here that defines `PROVIDER`.
+
+A provider of several modules is a package, and its module `provider` defines `PROVIDER`.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,8 @@ def slug_problem(slug: str) -> str:
 def _all() -> MappingProxyType[str, Provider]:
     found: dict[str, Provider] = {}
     for module in pkgutil.iter_modules(__path__):
-        loaded = importlib.import_module(f"{__name__}.{module.name}")
+        name = f"{module.name}.provider" if module.ispkg else module.name
+        loaded = importlib.import_module(f"{__name__}.{name}")
         provider: Provider | None = getattr(loaded, "PROVIDER", None)
         if provider is not None:
             found[provider.slug] = provider

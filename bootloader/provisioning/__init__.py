@@ -1,0 +1,1 @@
+"""Provisioning of VMs: requests, steps, the runner that takes them, and cleanup."""

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from django.db import transaction
 
-from bootloader import join_tokens
 from bootloader.exceptions import ProviderUnavailable, RateLimited
+from bootloader.inventory import machines
+from bootloader.join import tokens as join_tokens
 from bootloader.models import LogLine, Provisioning
-from bootloader.provisioning import create_step, machines, script_runner
+from bootloader.provisioning import create_step, script_runner
 from bootloader.states import CleanupPolicy, State, StepState
 from reef_site.common import clock, events
 from reef_site.common.errors import ReefError

@@ -19,9 +19,9 @@ from bootloader.exceptions import (
     ProviderRefused,
     ProviderUnavailable,
 )
+from bootloader.inventory import machines
 from bootloader.models import BootStep, LogLine, Machine, Provisioning
 from bootloader.providers import base
-from bootloader.provisioning import machines
 from reef_site.common import clock
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from bootloader import profiles, providers
+from bootloader import providers
+from bootloader.boot import profiles
+from bootloader.boot.plan import Profile
 from bootloader.models import Provisioning
-from bootloader.plan import Profile
 from bootloader.providers.base import Ability
 from bootloader.provisioning.requests import ProvisionRequest, request_of_row
 from versconfig import config

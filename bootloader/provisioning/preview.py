@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from bootloader.boot.user_data import limits_of
 from bootloader.models import Provisioning
 from bootloader.provisioning import machine_spec, rendering, services
 from bootloader.provisioning.rendering import RenderedTexts
 from bootloader.provisioning.requests import ProvisionRequest, spec_json
-from bootloader.user_data import limits_of
 
 MAX_DIFF_LINES = 4000
 _OWN_LINES = re.compile(r"\s*(ADDRESS|RUN)=|\s*(hostname|fqdn): ")

@@ -13,9 +13,9 @@ from datetime import timedelta
 from django.conf import settings
 from django.db.models import Max
 
-from bootloader import cloud_init, plan_builder, render
+from bootloader.boot import cloud_init, plan_builder, render
+from bootloader.boot.plan import BootPlan
 from bootloader.models import Provisioning
-from bootloader.plan import BootPlan
 from bootloader.provisioning import machine_spec
 from bootloader.provisioning.requests import ProvisionRequest, request_of_row
 from reef_site.common import clock

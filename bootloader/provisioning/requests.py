@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bootloader import catalog, profiles, providers
+from bootloader import providers
+from bootloader.boot import catalog, profiles
 from bootloader.states import CleanupPolicy
 from reef_site.common.errors import BadInput, ReefError
 from reef_site.common.request_values import choice_of, number_of

@@ -17,8 +17,9 @@ from bootloader.exceptions import (
     RateLimited,
     ShellUnavailable,
 )
+from bootloader.inventory import machines
 from bootloader.models import BootStep, LogLine, Provisioning
-from bootloader.provisioning import cleanup, machines, quota, script_runner, steps
+from bootloader.provisioning import cleanup, quota, script_runner, steps
 from bootloader.provisioning.steps import CheckAgain, Context
 from bootloader.states import State, StepName, StepState
 from reef_site.common import clock, events

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bootloader.exceptions import ProviderError, ShellError, StepFailed
-from bootloader.provisioning import connection_pool
-from bootloader.remote_script import printable
-from bootloader.shell_protocol import Shell
+from bootloader.providers.ssh import pool
+from bootloader.providers.ssh.protocol import Shell
+from bootloader.providers.ssh.remote_script import printable
 
 if TYPE_CHECKING:
     from bootloader.models import Provisioning
@@ -213,10 +213,10 @@ def stop_script(context: Context) -> None:
     if machine is None:
         return
     with contextlib.suppress(ShellError, ProviderError, StepFailed):
-        with connection_pool.connection(machine) as shell:
+        with pool.connection(machine) as shell:
             kill_script(shell, context.row)
             remove_script(shell, context.row)
-        connection_pool.disconnect(machine)
+        pool.disconnect(machine)
 
 
 def run_script(shell: Shell, script: str, what: str) -> bytes:

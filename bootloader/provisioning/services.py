@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 
-from bootloader import grants, providers
+from bootloader import providers
+from bootloader.grants import services as grants
 from bootloader.models import BootStep, LogLine, Machine, Provisioning
 from bootloader.provisioning import quota
 from bootloader.provisioning.requests import ProvisionRequest

@@ -17,7 +17,8 @@ from datetime import timedelta
 
 from django.db import transaction
 
-from bootloader import providers, reasons
+from bootloader import providers
+from bootloader.boot.on_vm import reasons
 from bootloader.exceptions import (
     ProviderError,
     ProviderUnavailable,
@@ -26,18 +27,13 @@ from bootloader.exceptions import (
     ShellUnavailable,
     StepFailed,
 )
+from bootloader.inventory import machines
 from bootloader.models import BootStep, LogLine, Provisioning
 from bootloader.models.machines import Machine
-from bootloader.provisioning import (
-    connection_pool,
-    create_step,
-    machine_spec,
-    machines,
-    rendering,
-    script_runner,
-)
+from bootloader.providers.ssh import pool
+from bootloader.providers.ssh.protocol import Shell
+from bootloader.provisioning import create_step, machine_spec, rendering, script_runner
 from bootloader.provisioning.script_runner import ScriptState
-from bootloader.shell_protocol import Shell
 from bootloader.states import StepName
 from reef_site.common import clock
 from reef_site.common.errors import LostRace, ReefError
@@ -147,7 +143,7 @@ def resolve(context: Context, step: BootStep) -> CheckAgain | None:
 def ssh(context: Context, step: BootStep) -> CheckAgain | None:
     """Wait until SSH login works."""
     try:
-        with connection_pool.connection(context.machine) as shell:
+        with pool.connection(context.machine) as shell:
             script_runner.run_script(shell, "true", "run a command")
     except ShellBusy as error:
         # The server limits connections: retry after a random pause.
@@ -169,7 +165,7 @@ def ssh(context: Context, step: BootStep) -> CheckAgain | None:
 def identity(context: Context, step: BootStep) -> CheckAgain | None:
     """Identify the VM, and create a private folder for the upload."""
     row, machine = context.row, context.machine
-    with connection_pool.connection(machine) as shell:
+    with pool.connection(machine) as shell:
         found = script_runner.inspect_vm(shell, row)
     if found.machine and found.machine != machine.machine_id:
         text = f"the VM that answers says it is '{found.machine}' (by its file /etc/vm_id)"
@@ -192,7 +188,7 @@ def upload(context: Context, step: BootStep) -> CheckAgain | None:
     context.check_lease()
     address = create_step.address_of(row)
     script = rendering.render_real(row, address)
-    with connection_pool.connection(context.machine) as shell:
+    with pool.connection(context.machine) as shell:
         script_runner.upload(shell, row, script)
     shown = rendering.render_masked(row, address)
     with transaction.atomic():
@@ -208,7 +204,7 @@ def upload(context: Context, step: BootStep) -> CheckAgain | None:
 def run(context: Context, step: BootStep) -> CheckAgain | None:
     """Start the script, and follow its output until it ends."""
     row, limit = context.row, _limit(context.row)
-    with connection_pool.connection(context.machine) as shell:
+    with pool.connection(context.machine) as shell:
         number, offset = int(step.facts.get("run", 1)), int(step.facts.get("offset", 0))
         seen = script_runner.poll_script(shell, row, number, offset)
         _record_output(context, step, seen)
@@ -253,7 +249,7 @@ def health(context: Context, step: BootStep) -> CheckAgain | None:
         raise StepFailed("the VM is not registered any more")
     live = vm.liveness(now, grace=Watch.grace(now)) == Liveness.LIVE
     if vm.status == Status.RUNNING and live and vm.last_seen >= since:
-        connection_pool.disconnect(context.machine)
+        pool.disconnect(context.machine)
         # Otherwise the page shows "booting" until the next comparison.
         with suppress(ProviderError):
             machines.refresh(context.machine)

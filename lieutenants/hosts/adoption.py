@@ -12,15 +12,15 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from lieutenants import exits
 from lieutenants.exceptions import NotNow, ProgressLost
 from lieutenants.hosts import paths
 from lieutenants.hosts.liveness import Host, list_hosts
 from lieutenants.isolation import homes
 from lieutenants.models import Lieutenant, Process
-from lieutenants.session import Session
+from lieutenants.sessions.session import Session
+from lieutenants.sessions.write_batch import WriteBatch, save_progress
 from lieutenants.states import RUNNING, Status
-from lieutenants.write_batch import WriteBatch, save_progress
+from lieutenants.supervision import exits
 from reef_site.common import events
 from reef_site.common.errors import IllegalMove, LostRace, NotFound
 from reef_site.common.errors import NotFound as NotRegistered

@@ -13,8 +13,8 @@ from typing import IO, Any
 
 from django.conf import settings
 
+from lieutenants.agents.pi.session_files import MAX_FILE_BYTES
 from lieutenants.models import Lieutenant, Process
-from lieutenants.session_files import MAX_FILE_BYTES
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 from lieutenants.exceptions import TransportError
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
-from lieutenants.transports import get_transport
+from lieutenants.supervision.transports import get_transport
 from reef_site.common import events, locks
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from typing import Any
 from django.conf import settings
 from django.db import DatabaseError, models
 
-from lieutenants import keeper
 from lieutenants.exceptions import IsolationUnavailable
 from lieutenants.models import Lieutenant
+from lieutenants.supervision.keeper import keeper
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.conf import settings
 
-from lieutenants.agent_program import Agent
+from lieutenants.agents.pi.program import Agent
 from lieutenants.exceptions import IsolationUnavailable
 from lieutenants.isolation import modes, users
 from lieutenants.isolation.homes import Home
@@ -344,7 +344,7 @@ def _programs(agent: Agent) -> list[Path]:
         found += _package_of(agent.script.resolve())
     if agent.node:
         found += _prefix_of(Path(agent.node))
-    slim = Path(__file__).resolve().parent.parent / "agent"
+    slim = Path(__file__).resolve().parent.parent / "agents" / "pi" / "node"
     places = [Path(os.path.realpath(path.parent)) / path.name for path in (*found, slim)]
     return [path for path in places if not _is_system(path)]
 

@@ -13,7 +13,7 @@ from lieutenants.models import Lieutenant
 from lieutenants.operations.handlers import Effect, Handler
 from lieutenants.operations.models import Operation
 from lieutenants.states import Status
-from lieutenants.transports import get_transport
+from lieutenants.supervision.transports import get_transport
 from reef_site.common.errors import IllegalMove, NotFound
 
 

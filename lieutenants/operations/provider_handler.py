@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from bootloader import providers
 from bootloader.exceptions import UnknownProvider
+from bootloader.inventory import machines
 from bootloader.models import Machine
 from bootloader.providers.base import Ability, MachineState
-from bootloader.provisioning import machines
 from lieutenants.operations import registry_handler
 from lieutenants.operations.handlers import Effect, Handler
 from lieutenants.operations.models import Operation

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import QuerySet
 
-from bootloader import reconcile
+from bootloader.inventory import reconcile
 from bootloader.models import Finding
 from bootloader.states import FindingKind, Proposal
 from lieutenants.rules.evidence import Evidence, silence, status

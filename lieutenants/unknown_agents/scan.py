@@ -12,12 +12,13 @@ from django.conf import settings
 from django.db import IntegrityError
 from django.utils import timezone
 
-from lieutenants import discovery, rpc
+from lieutenants.agents.pi import rpc
 from lieutenants.exceptions import TransportError
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
-from lieutenants.transports import get_transport
-from lieutenants.transports.base import Handle
+from lieutenants.supervision import discovery
+from lieutenants.supervision.transports import get_transport
+from lieutenants.supervision.transports.base import Handle
 from lieutenants.unknown_agents.models import Request, UnknownAgent
 from reef_site.common import events
 from reef_site.common.errors import IllegalMove, LostRace

@@ -30,7 +30,7 @@ from django.utils import timezone
 
 from reef_site.accounts.models import AttemptCount
 from reef_site.audit.addresses import client_address
-from reef_site.client_addresses import client_key, is_loopback
+from reef_site.edge.client_addresses import client_key, is_loopback
 
 # Failures are forgotten when there was none for this long.
 FORGET_AFTER = timedelta(hours=1)

@@ -21,8 +21,7 @@ from django.views.decorators.csrf import requires_csrf_token
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from reef_site import auth
-from reef_site.accounts import proof, throttle
+from reef_site.accounts import proof, signin_links, throttle
 from reef_site.accounts.forms import ProofForm, SignInForm
 from reef_site.audit import log
 from reef_site.audit.models import Action
@@ -61,7 +60,7 @@ signin = SignIn.as_view()
 @require_GET
 def signin_link(request: HttpRequest, secret: str) -> HttpResponse:
     """Sign the operator in by a single-use link, or accept it as a proof of identity."""
-    operator = auth.use_signin_link(secret)
+    operator = signin_links.use_signin_link(secret)
     if operator is None:
         log.failed_sign_in(request, "", "this link does not work, or no longer", status=410)
         if request.user.is_authenticated:

@@ -15,12 +15,13 @@ from django.utils import timezone
 
 from bootloader.models import Finding, Provisioning
 from bootloader.states import State
-from lieutenants import provider_errors, reachability
-from lieutenants.floods import TROUBLE_PREFIX
+from lieutenants.agents import provider_errors
 from lieutenants.hosts.liveness import list_hosts
 from lieutenants.models import Lieutenant
 from lieutenants.rules.models import Firing, FiringState
+from lieutenants.sessions.floods import TROUBLE_PREFIX
 from lieutenants.states import RUNNING, Status
+from lieutenants.supervision import reachability
 from lieutenants.unknown_agents.models import UnknownAgent
 from reef_site.attention.models import Kind
 from reef_site.common import clock

@@ -18,7 +18,7 @@ from reef_site.audit import refusals
 from reef_site.audit.models import Action, ActorKind, Record
 from reef_site.audit.routes import readable
 from reef_site.common.text import escape_unprintable
-from reef_site.revocation import QueryThread
+from reef_site.edge.revocation import QueryThread
 
 logger = logging.getLogger("reef.audit")
 

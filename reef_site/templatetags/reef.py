@@ -11,8 +11,9 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from lieutenants import markdown as rendering
-from lieutenants import provider_errors, terminal
+from lieutenants.agents import provider_errors
+from lieutenants.transcript import markdown as rendering
+from lieutenants.transcript import terminal
 from reef_site.common import text as texts
 
 register = template.Library()

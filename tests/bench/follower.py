@@ -97,7 +97,7 @@ class Bench:
         from django.conf import settings
         from django.core.management import call_command
 
-        from reef_site import redis_server
+        from reef_site.launcher import redis_server
 
         call_command("migrate", verbosity=0)
         socket = settings.RUN_DIR / "redis.sock"
@@ -109,7 +109,7 @@ class Bench:
             time.sleep(0.02)
         self.journals = [self._session(number) for number in range(sessions)]
         # There is no keeper to send to.
-        from lieutenants.transports.local import LocalTransport
+        from lieutenants.supervision.transports.local import LocalTransport
 
         LocalTransport.send = lambda *_: None  # type: ignore[method-assign]
         self.lags: list[float] = []
@@ -121,7 +121,7 @@ class Bench:
 
         from lieutenants import membership
         from lieutenants.models import Lieutenant, Process
-        from lieutenants.transports.local import _is_running
+        from lieutenants.supervision.transports.local import _is_running
 
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         handle = {"keeper_pid": os.getpid(), "keeper_started": int(fields[19])}
@@ -151,7 +151,7 @@ class Bench:
         """Instrument the follower: lags, lines, and what is committed."""
         from django.db.backends.base.base import BaseDatabaseWrapper
 
-        from lieutenants.follower import Follower
+        from lieutenants.supervision.follower import Follower
 
         database: Any = BaseDatabaseWrapper
         followers: Any = Follower
@@ -175,7 +175,7 @@ class Bench:
 
     def follow(self, goal: int, before: Callable[[], None] = lambda: None) -> tuple[float, float]:
         """Follow until so many lines are committed; return wall and processor seconds."""
-        from lieutenants.follower import Follower
+        from lieutenants.supervision.follower import Follower
 
         self.follower = Follower()
 

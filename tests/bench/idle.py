@@ -132,7 +132,7 @@ def role(pid: int) -> str:
     """Return the name of this process of reef."""
     line = command(pid)
     marks = {"valkey": "redis", "granian": "web", "reef_site.edge": "edge", "worker": "worker"}
-    marks |= {" beat": "beat", "reef_site.supervisor": "up", "manage.py up": "up"}
+    marks |= {" beat": "beat", "reef_site.launcher.supervisor": "up", "manage.py up": "up"}
     return next((name for mark, name in marks.items() if mark in line), line[:40])
 
 

@@ -25,10 +25,10 @@ django.setup()
 from django.conf import settings  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 
-from lieutenants.agent_program import Agent  # noqa: E402
+from lieutenants.agents.pi.program import Agent  # noqa: E402
 from lieutenants.isolation import homes, modes, plan  # noqa: E402
-from lieutenants.transports import get_transport  # noqa: E402
-from lieutenants.transports.base import Launch  # noqa: E402
+from lieutenants.supervision.transports import get_transport  # noqa: E402
+from lieutenants.supervision.transports.base import Launch  # noqa: E402
 
 
 def start(mode: str, number: int) -> tuple[float, float]:

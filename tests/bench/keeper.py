@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-KEEPER = [sys.executable, "-I", "-S", str(HERE.parents[1] / "lieutenants" / "keeper.py")]
+KEEPER = [
+    sys.executable,
+    "-I",
+    "-S",
+    str(HERE.parents[1] / "lieutenants/supervision/keeper/keeper.py"),
+]
 STANDIN = [sys.executable, "-S", str(HERE.parent / "agents" / "standin.py")]
 STREAM = """
 import json, os, sys, time

@@ -89,8 +89,8 @@ class Unscreened:
 def take_in(records: list[list[Any]], screen: Screen | None) -> None:
     """Feed an answer to a session piece by piece, as the follower does."""
     from lieutenants.models import Lieutenant, Process
-    from lieutenants.session import Session
-    from lieutenants.write_batch import WriteBatch
+    from lieutenants.sessions.session import Session
+    from lieutenants.sessions.write_batch import WriteBatch
 
     lieutenant = Lieutenant(name="ada", role="bench")
     session = Session(Process(lieutenant=lieutenant), lieutenant)

@@ -30,7 +30,7 @@ from django.db import connection, connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from reef_site.testing_tools import find_postgresql
+from reef_site.install.testing_tools import find_postgresql
 from tests.postgres import Cluster, connected_to
 from vmtree import json_rows
 from vmtree.models import Node, Revision, Trait

@@ -28,8 +28,8 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from reef_site.auth import make_operator
-from reef_site.fleet import root_row
+from reef_site.accounts.signin_links import make_operator
+from reef_site.dashboard import root_row
 from registry.models import Watch
 from tests.bench.tree import postgresql, sqlite
 from tests.vmtree.planted import plant

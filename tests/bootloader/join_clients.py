@@ -6,7 +6,7 @@ from typing import Any
 
 from django.test import Client
 
-from bootloader import join_tokens
+from bootloader.join import tokens as join_tokens
 
 DNA = {"organs": ["store", "cron"], "capabilities": ["vers-vm"]}
 

@@ -22,7 +22,7 @@ OwnProfile.objects.create(type="bare", organs=["store"], capabilities=[], agent=
 ON_VM = """
 import json
 from bootloader import providers
-from bootloader.ssh_connect import connect_machine
+from bootloader.providers.ssh.connect import connect_machine
 machine_id, command, stdin, seconds = json.loads(asked)
 with connect_machine(providers.get("vers"), machine_id) as shell:
     ran = shell.run(command, stdin=stdin.encode(), timeout=seconds)

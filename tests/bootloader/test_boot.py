@@ -11,8 +11,9 @@ from urllib.parse import quote
 import pytest
 import yaml
 
-from bootloader import cloud_init, downloads, render
-from bootloader.plan import BootPlan, File, Profile
+from bootloader.boot import cloud_init, render
+from bootloader.boot.plan import BootPlan, File, Profile
+from bootloader.join import downloads
 from tests.bootloader import overlay_machine
 from tests.bootloader.overlay_machine import Machine
 from tests.bootloader.root_stack import Roof

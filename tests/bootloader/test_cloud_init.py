@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-from bootloader import cloud_init, render, user_data
-from bootloader.catalog import BUILT_IN
+from bootloader.boot import cloud_init, render, user_data
+from bootloader.boot.catalog import BUILT_IN
+from bootloader.boot.plan import BootPlan
 from bootloader.models import JoinToken, OwnProfile, ProfileFile
-from bootloader.plan import BootPlan
 from tests.bootloader.hostile_texts import VALUES
 from tests.bootloader.ssh_servers import keygen
 from tests.bootloader.test_hostile import same

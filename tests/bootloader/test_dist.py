@@ -17,8 +17,8 @@ import httpx
 import pytest
 from django.conf import settings
 
-from bootloader import downloads
 from bootloader.exceptions import PackagingFailed
+from bootloader.join import downloads
 from tests.bootloader.join_clients import Door, invite
 from tests.bootloader.root_stack import Roof
 from tests.conftest import Api
@@ -90,10 +90,10 @@ def test_wheel_contains_exactly_a_complete_reef() -> None:
         "reef_site/resources/requirements.lock",
         "reef_site/resources/pyproject.toml",
         "reef_site/static/reef/base.css",
-        "lieutenants/agent/package-lock.json",
-        "lieutenants/keeper.py",
+        "lieutenants/agents/pi/node/package-lock.json",
+        "lieutenants/supervision/keeper/keeper.py",
         "bootloader/fleet_agent.py",
-        "bootloader/scripts/run.sh",
+        "bootloader/boot/scripts/run.sh",
     } <= names
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == set(downloads.PACKAGES)
@@ -246,9 +246,9 @@ def test_wheel_contains_the_roots_code(installed: Installed) -> None:
     assert installed.reef("--version") == f"reef {version}"
     # Packed again on the VM it is the same: a member may be a roof itself.
     program = (
-        "import django; django.setup(); from bootloader import agent_install, downloads;"
+        "import django; django.setup(); from bootloader.boot import npm_agent; from bootloader.join import downloads;"
         " d = downloads.current(); print(d.version, d.wheel_sha256,"
-        " agent_install.PINNED.mark())"
+        " npm_agent.PINNED.mark())"
     )
     done = subprocess.run(
         [str(installed.bin / "python"), "-c", program],
@@ -259,7 +259,7 @@ def test_wheel_contains_the_roots_code(installed: Installed) -> None:
     )
     assert done.returncode == 0, done.stderr
     wheel = next(each for each in installed.listed["files"] if each["name"].endswith(".whl"))
-    npm_lock = (ROOT / "lieutenants" / "agent" / "package-lock.json").read_bytes()
+    npm_lock = (ROOT / "lieutenants/agents/pi/node" / "package-lock.json").read_bytes()
     assert done.stdout.split() == [version, wheel["sha256"], sha256(npm_lock)[:12]]
 
 

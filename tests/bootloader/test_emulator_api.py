@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from reef_site.demo.platform import response_schema, server
+from reef_site.demo.platform.responses import Answer
 from tests.bootloader.emulator_client import Bare
-from tests.emulator import response_schema, server
 from tests.emulator.handle import Emulator
-from tests.emulator.responses import Answer
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 

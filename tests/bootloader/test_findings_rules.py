@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, transaction
 
-from bootloader import reconcile
+from bootloader.inventory import reconcile
 from bootloader.models import Finding, Machine, Provisioning
 from bootloader.states import FindingState, State
 from lieutenants.rules import engine

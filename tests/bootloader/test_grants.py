@@ -9,12 +9,13 @@ import pytest
 from django.db import connections
 from django.test import Client
 
-from bootloader import grants, ssh_hosts
 from bootloader.exceptions import NoHostFree
+from bootloader.grants import services as grants
 from bootloader.models import BootStep, Machine, ProvisionGrant, Provisioning, SshHost
+from bootloader.providers.ssh import hosts as ssh_hosts
+from bootloader.providers.ssh.this_machine import is_this_machine
 from bootloader.provisioning import create_step
 from bootloader.states import State, StepName, StepState
-from bootloader.this_machine import is_this_machine
 from tests.conftest import Api
 from tests.dispatching import drop_tasks
 from tests.vmtree.conftest import NodeApi, database, postgres, postgres_cluster

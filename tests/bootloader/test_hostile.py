@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bootloader import cloud_init, render
-from bootloader.plan import BootPlan, File, Profile
+from bootloader.boot import cloud_init, render
+from bootloader.boot.plan import BootPlan, File, Profile
 from reef_site.common.errors import BadInput
 from tests.bootloader.hostile_texts import CANARY, VALUES
 

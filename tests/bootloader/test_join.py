@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from bootloader import join_tokens
+from bootloader.join import tokens as join_tokens
 from bootloader.models import JoinRefusal, JoinToken, Machine
 from reef_site.common import clock
 from reef_site.common.errors import BadInput

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bootloader import join_tokens, reports
-from bootloader.join_tokens import JoinFacts
+from bootloader.join import reports
+from bootloader.join import tokens as join_tokens
+from bootloader.join.tokens import JoinFacts
 from bootloader.models import BootReport, JoinRefusal, JoinToken, ReportStatus
 from registry.models import VM
 from tests.bootloader.join_clients import invite

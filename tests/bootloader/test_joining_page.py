@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from bootloader.models import BootReport, JoinRefusal, JoinToken
-from reef_site.auth import make_operator
+from reef_site.accounts.signin_links import make_operator
 from tests.bootloader.join_clients import Door, invite
 
 pytestmark = pytest.mark.django_db

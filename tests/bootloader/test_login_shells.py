@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bootloader import shell
 from bootloader.exceptions import ShellRefused
+from bootloader.providers.ssh import shell
 from tests.bootloader import overlay_machine
 from tests.bootloader.login_shells import ACCOUNTS, Accounts
 from tests.bootloader.provisioning_stack import BARE

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from bootloader import profiles
+from bootloader.boot import profiles
+from bootloader.boot.plan import STEPS, File
+from bootloader.boot.render import body
 from bootloader.models import OwnProfile, ProfileFile
-from bootloader.plan import STEPS, File
-from bootloader.render import body
 from tests.conftest import Api
 from vmtree import services as tree
 from vmtree.models import Node

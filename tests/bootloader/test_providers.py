@@ -34,7 +34,7 @@ def test_there_are_two() -> None:
 
 def test_new_provider_needs_one_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "third.py").write_text(
-        "from bootloader.providers.ssh import SshHosts\n"
+        "from bootloader.providers.ssh.provider import SshHosts\n"
         "class Third(SshHosts):\n"
         "    slug = 'third'\n"
         "PROVIDER = Third()\n"

@@ -7,7 +7,7 @@ from django.test import Client
 
 from bootloader.models import BootStep, Finding, LogLine, Machine, Provisioning
 from bootloader.states import State, StepState
-from reef_site.auth import make_operator
+from reef_site.accounts.signin_links import make_operator
 from tests.dispatching import drop_tasks
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bootloader.catalog import BUILT_IN
+from bootloader.boot.catalog import BUILT_IN
 from tests.bootloader.provisioning_stack import BootStack
 from tests.emulator.fixture import emulator, emulator_of_the_run
 from tests.emulator.handle import Emulator

@@ -9,9 +9,10 @@ from datetime import timedelta
 import pytest
 from django.db import connections
 
+from bootloader.inventory import machines
 from bootloader.models import Machine, Provisioning
 from bootloader.providers import base
-from bootloader.provisioning import create_step, machines, quota, services
+from bootloader.provisioning import create_step, quota, services
 from bootloader.provisioning.requests import ProvisionRequest
 from bootloader.provisioning.steps import Context
 from bootloader.states import CleanupPolicy, State, StepName, StepState

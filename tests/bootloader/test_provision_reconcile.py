@@ -9,12 +9,13 @@ import httpx
 import pytest
 from django.test import Client
 
-from bootloader import reconcile
 from bootloader.exceptions import ShellUnavailable
+from bootloader.inventory import machines, reconcile
 from bootloader.models import BootStep, Finding, Machine, Provisioning
-from bootloader.provisioning import connection_pool, machines, runner
+from bootloader.providers.ssh import pool
+from bootloader.provisioning import runner
 from bootloader.states import FindingState, Proposal, State, StepName, StepState
-from reef_site.auth import make_operator
+from reef_site.accounts.signin_links import make_operator
 from reef_site.common import clock
 from registry import services as registry
 from registry.models import VM, Watch
@@ -338,7 +339,7 @@ def test_a_vm_that_is_deleted_while_it_comes_up_is_noticed(
     def away(_machine: Machine) -> None:
         raise ShellUnavailable("it cannot be reached by SSH")
 
-    monkeypatch.setattr(connection_pool, "connection", away)
+    monkeypatch.setattr(pool, "connection", away)
     vm_id = made_by_somebody(emulator)
     row = coming_up(vm_id, name)
     runner.advance(row.pk)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bootloader.exceptions import ProviderRefused
+from bootloader.inventory import machines
 from bootloader.models import (
     BootStep,
     LogLine,
@@ -17,9 +18,9 @@ from bootloader.models import (
     ProvisionGrant,
     Provisioning,
 )
-from bootloader.provisioning import machines, quota, rendering, runner, script_runner
+from bootloader.provisioning import quota, rendering, runner, script_runner
 from bootloader.states import State, StepName, StepState
-from reef_site.auth import make_operator
+from reef_site.accounts.signin_links import make_operator
 from reef_site.common import clock
 from tests.conftest import Api
 from tests.dispatching import intercept_tasks

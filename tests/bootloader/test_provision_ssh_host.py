@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from bootloader import shell
 from bootloader.providers.base import Login
+from bootloader.providers.ssh import shell
 from tests.bootloader.provisioning_stack import BARE, BootStack
 from tests.emulator.fixture import emulator, emulator_of_the_run
 from tests.emulator.handle import Emulator

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bootloader import reasons, render
-from bootloader.on_vm import install_agent
+from bootloader.boot import render
+from bootloader.boot.on_vm import install_agent, reasons
 from bootloader.provisioning import steps
 from reef_site.common.text import clip_start, clip_words
 from reef_site.templatetags.reef import first_words

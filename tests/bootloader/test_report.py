@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from bootloader import reports
+from bootloader.join import reports
 from bootloader.models import BootReport
 from reef_site.common import clock
 from tests.bootloader.join_clients import Door, invite

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bootloader import shell, ssh_shell
 from bootloader.exceptions import CommandTimeout, ShellError, ShellRefused, ShellUnavailable
+from bootloader.providers.ssh import client, shell
 from tests.bootloader.ssh_servers import Gateway, Sshd, free_port, keygen
 from tests.waiting import until
 
@@ -61,7 +61,7 @@ def test_stdin_that_nobody_reads_is_no_error(sshd: Sshd) -> None:
 
 
 def test_kept_output_has_a_limit(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh_shell, "MAX_OUTPUT", 1000)
+    monkeypatch.setattr(client, "MAX_OUTPUT", 1000)
     with shell.connect(sshd.login()) as session:
         ran = session.run("head -c 3000000 /dev/zero", timeout=20)
     assert (ran.exit_status, len(ran.output)) == (0, 1000)
@@ -160,20 +160,20 @@ def test_a_key_that_does_not_open_it(sshd: Sshd, tmp_path: Path) -> None:
 def test_kinds_of_keys(tmp_path: Path, kind: str, form: tuple[str, ...]) -> None:
     text = keygen(tmp_path / "key", kind, *form)
     public = (tmp_path / "key.pub").read_text().split()[1]
-    assert ssh_shell.read_key(text.strip().replace("\n", "\r\n")).get_base64() == public
+    assert client.read_key(text.strip().replace("\n", "\r\n")).get_base64() == public
 
 
 def test_a_key_that_cannot_be_read_is_not_quoted() -> None:
     begin, end = (f"-----{word} OPENSSH PRIVATE KEY-----" for word in ("BEGIN", "END"))
     with pytest.raises(ShellRefused) as caught:
-        ssh_shell.read_key(f"{begin}\nc2VjcmV0c2VjcmV0\n{end}\n")
+        client.read_key(f"{begin}\nc2VjcmV0c2VjcmV0\n{end}\n")
     assert "c2Vj" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
 def test_a_public_key_in_place_of_a_private_one_is_named(sshd: Sshd) -> None:
     public = (sshd.folder / "key.pub").read_text()
     with pytest.raises(ShellRefused, match="This is a public key"):
-        ssh_shell.read_key(public)
+        client.read_key(public)
 
 
 def test_the_login_does_not_show_its_key(sshd: Sshd) -> None:

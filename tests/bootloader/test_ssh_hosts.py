@@ -15,7 +15,7 @@ from django.db import connection, connections
 from django.test import Client
 from django.urls import reverse
 
-from bootloader import providers, ssh_hosts
+from bootloader import providers
 from bootloader.exceptions import (
     NoHostFree,
     NoSuchMachine,
@@ -24,10 +24,11 @@ from bootloader.exceptions import (
     ShellRefused,
     UnsupportedOperation,
 )
+from bootloader.inventory import machines
 from bootloader.models import HostClaim, Provisioning, SshHost
 from bootloader.providers.base import Ability, MachineState, Spec
-from bootloader.provisioning import machines
-from bootloader.ssh_connect import connect_machine
+from bootloader.providers.ssh import hosts as ssh_hosts
+from bootloader.providers.ssh.connect import connect_machine
 from reef_site.common import clock
 from tests.bootloader.ssh_servers import Sshd, free_port, keygen
 from versconfig import checks, vault

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bootloader import catalog
+from bootloader.boot import catalog
 from tests.conftest import Api
 from tests.stack import ROOT
 

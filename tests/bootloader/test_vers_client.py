@@ -18,8 +18,8 @@ import pytest
 
 from bootloader import exceptions as errors
 from bootloader.providers.base import MachineState, Spec
-from bootloader.providers.vers import NAME_LABEL, Vers, check_key
-from bootloader.vers import Client, http, keyring
+from bootloader.providers.vers import Client, http, keyring
+from bootloader.providers.vers.provider import NAME_LABEL, Vers, check_key
 from tests.bootloader.scripted_platform import Answer, AnsweringServer, Came
 from versconfig import checks
 
@@ -39,8 +39,8 @@ def platform(monkeypatch: pytest.MonkeyPatch) -> Iterator[AnsweringServer]:
     monkeypatch.setenv("VERS_API_KEY", KEY)
     monkeypatch.setenv("VERS_BASE_URL", server.url)
     monkeypatch.setattr(http, "_FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("bootloader.providers.vers._POLL_SECONDS", 0.01)
-    monkeypatch.setattr("bootloader.providers.vers._CHANGE_SECONDS", 0.5)
+    monkeypatch.setattr("bootloader.providers.vers.provider._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("bootloader.providers.vers.provider._CHANGE_SECONDS", 0.5)
     yield server
     server.close()
 

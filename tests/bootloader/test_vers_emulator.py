@@ -14,9 +14,9 @@ from django.db import connections
 
 from bootloader import exceptions as errors
 from bootloader.providers.base import Machine, MachineState, Spec
-from bootloader.providers.vers import NAME_LABEL, Vers
-from bootloader.ssh_connect import connect_machine
-from bootloader.vers import Client, http, keyring
+from bootloader.providers.ssh.connect import connect_machine
+from bootloader.providers.vers import Client, http, keyring
+from bootloader.providers.vers.provider import NAME_LABEL, Vers
 from tests.emulator.handle import Emulator
 from tests.waiting import until
 
@@ -35,7 +35,7 @@ def configured(
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(http, "_FIRST_PAUSE", 0.02)
-    monkeypatch.setattr("bootloader.providers.vers._POLL_SECONDS", 0.02)
+    monkeypatch.setattr("bootloader.providers.vers.provider._POLL_SECONDS", 0.02)
 
 
 def create(spec: Spec = SMALL) -> Machine:

@@ -1,4 +1,1 @@
-"""A VM platform on this machine: it speaks the platform's API, and its VMs are real.
-
-It stands alone: nothing of reef is imported here, and reef knows it only by its address.
-"""
+"""A handle and fixtures for the emulator of the VM platform, `reef_site.demo.platform`."""

@@ -62,7 +62,7 @@ class Emulator:
     def _try_to_start(self) -> bool:
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         port_file = self.state / f"where-{secrets.token_hex(4)}.json"
-        argv = [sys.executable, "-m", "tests.emulator", "--state", str(self.state)]
+        argv = [sys.executable, "-m", "reef_site.demo.platform", "--state", str(self.state)]
         argv += ["--port-file", str(port_file), *self._words]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -129,7 +129,7 @@ class Emulator:
     # -- what tests do to it
 
     def set(self, **switches: Any) -> None:
-        """Set switches; tests/emulator/faults.py names them."""
+        """Set switches; reef_site/demo/platform/faults.py names them."""
         self._ask("PATCH", "/emulator/switches", switches)
 
     def fail(self, op: str, **fault: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from reef_site import auth, context_processors
+from reef_site import context_processors
+from reef_site.accounts import signin_links
 from tests.conftest import STANDIN
 from tests.dispatching import drop_tasks
 from tests.lieutenants.fleets import database, postgres, postgres_cluster, pump
@@ -21,5 +22,5 @@ def operator(client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch) -> 
     settings.PI_PATH = str(STANDIN)
     context_processors.forget()
     drop_tasks(monkeypatch, "lieutenants.settle")
-    client.force_login(auth.make_operator())
+    client.force_login(signin_links.make_operator())
     return client

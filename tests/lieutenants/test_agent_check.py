@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lieutenants import agent_check, agent_program
+from lieutenants.agents.pi import check
+from lieutenants.agents.pi import program as agent_program
 from lieutenants.exceptions import AgentMissing
 from reef_site.management.commands.up import Start
 from tests.conftest import STANDIN, Fleet
@@ -62,10 +63,10 @@ def test_program_that_is_not_the_agent_is_detected(
 ) -> None:
     code, words = WRONG[kind]
     if kind == "silence":
-        monkeypatch.setattr(agent_check, "TIMEOUT_SECONDS", 1.0)
+        monkeypatch.setattr(check, "TIMEOUT_SECONDS", 1.0)
     path = program(tmp_path / "pi", code)
     began = time.monotonic()
-    problem = agent_check.check(path, agent_check.agent_environment())
+    problem = check.check(path, check.agent_environment())
     assert time.monotonic() - began < 8
     assert problem.startswith(f"{path} cannot be used as the agent: ")
     assert words in problem
@@ -76,22 +77,22 @@ def test_missing_interpreter_is_named(tmp_path: Path) -> None:
     path = tmp_path / "pi"
     path.write_text("#!/removed/bin/node\n")
     path.chmod(0o755)
-    problem = agent_check.check(path, {})
+    problem = check.check(path, {})
     assert "its interpreter /removed/bin/node is missing" in problem
 
 
 def test_agent_is_accepted(tmp_path: Path) -> None:
-    assert not agent_check.check(STANDIN, agent_check.agent_environment())
-    assert not agent_check.check(program(tmp_path / "pi", "echo 0.73.1"), {})
+    assert not check.check(STANDIN, check.agent_environment())
+    assert not check.check(program(tmp_path / "pi", "echo 0.73.1"), {})
 
 
 def test_slow_agent_of_a_known_package_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_check, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(check, "TIMEOUT_SECONDS", 0.3)
     slow = program(tmp_path / "pi", "sleep 60")
-    assert agent_check.check(slow, {"PATH": "/usr/bin:/bin"})
-    assert not agent_check.check(slow, {"PATH": "/usr/bin:/bin"}, is_packaged=True)
+    assert check.check(slow, {"PATH": "/usr/bin:/bin"})
+    assert not check.check(slow, {"PATH": "/usr/bin:/bin"}, is_packaged=True)
 
 
 def test_dangling_link_is_named(on_path: Path, settings: Any) -> None:
@@ -121,7 +122,7 @@ def test_the_interpreter_of_a_broken_agent_is_not_the_agent(tmp_path: Path) -> N
     broken.write_text(f"#!{node} --no-warnings\n")
     broken.chmod(0o755)
 
-    assert agent_check.resolve_shim(broken) is None
+    assert check.resolve_shim(broken) is None
 
 
 def test_up_skips_a_program_that_is_not_the_agent(

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from reef_site import lockfile
+from reef_site.launcher import lockfile
 from tests.conftest import real_agent
 from tests.stack import free_port
 from tests.waiting import until

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from lieutenants import clock_jumps
 from lieutenants.models import Lieutenant
 from lieutenants.rules import conditions
 from lieutenants.rules.models import Action, Event, Firing, Rule
-from lieutenants.session import Session
+from lieutenants.sessions.session import Session
 from lieutenants.states import Status
+from lieutenants.supervision import clock_jumps
 from registry import services as registry
 from registry.models import VM, Watch
 from registry.models import Status as VMStatus

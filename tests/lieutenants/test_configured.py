@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
-from lieutenants.agent_program import PINNED
+from lieutenants.agents.pi.program import PINNED
 from lieutenants.models import Lieutenant
 from tests.conftest import Api, Fleet
 from tests.waiting import until

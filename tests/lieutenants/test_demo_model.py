@@ -18,11 +18,12 @@ from typing import IO, Any
 
 import pytest
 
-from lieutenants import demo_model, model_server
-from lieutenants.model_server import Call, Reply, Say
+from reef_site.demo import model as demo_model
+from reef_site.demo import model_server
+from reef_site.demo.model_server import Call, Reply, Say
 from tests.stub_llm import StubLLM
 
-CHECKOUT = Path(demo_model.__file__).parent.parent
+CHECKOUT = Path(demo_model.__file__).parents[2]
 BASH = {"type": "function", "function": {"name": "bash"}}
 
 
@@ -107,7 +108,7 @@ class Server:
 
     def start(self, linger: float = 0.4) -> subprocess.Popen[str]:
         code = (
-            "import sys; from lieutenants import demo_model as d;"
+            "import sys; from reef_site.demo import model as d;"
             f"d.LINGER_SECONDS = {linger}; d.LOOKS_SECONDS = 0.05; sys.exit(d.main())"
         )
         folder, models = self.data / "demo", self.data / "pi" / "models.json"
@@ -330,7 +331,7 @@ def test_a_body_without_limit_is_refused() -> None:
 
 
 def test_nothing_of_it_needs_django() -> None:
-    code = "import sys, lieutenants.demo_model; sys.exit('django' in sys.modules)"
+    code = "import sys, reef_site.demo.model; sys.exit('django' in sys.modules)"
     env = {"PATH": os.environ["PATH"]}
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=env).returncode == 0
 
@@ -350,7 +351,7 @@ def test_without_a_demo_its_model_is_withdrawn_and_others_stay(tmp_path: Path) -
 
 def test_the_model_that_a_demos_vm_was_given_stays(tmp_path: Path) -> None:
     file = tmp_path / "models.json"
-    program = [sys.executable, "-m", "bootloader.on_vm.model_endpoint", str(file)]
+    program = [sys.executable, "-m", "bootloader.boot.on_vm.model_endpoint", str(file)]
     model = f"{demo_model.PROVIDER}/demo"
     env = {"REEF_MODEL_URL": "http://192.0.2.1:9/v1", "REEF_AGENT_MODEL": model}
     subprocess.run(program, cwd=CHECKOUT, env={**env, "PATH": os.environ["PATH"]}, check=True)

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
-from lieutenants.transports import get_transport
+from lieutenants.supervision.transports import get_transport
 from tests.conftest import Fleet
 from tests.waiting import until
 

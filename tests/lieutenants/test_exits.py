@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from lieutenants import exits
 from lieutenants.models import MAX_RESTARTS, Answer, Lieutenant, Message, Process
 from lieutenants.states import MessageState, Outcome
-from lieutenants.transports import get_transport
+from lieutenants.supervision import exits
+from lieutenants.supervision.transports import get_transport
 from tests.conftest import Fleet
 from tests.waiting import until
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from lieutenants.provider_errors import MAX_LENGTH, sentence
+from lieutenants.agents.provider_errors import MAX_LENGTH, sentence
 from tests.lieutenants.rows import Told, enlist, page
 
 ANTHROPIC = {"type": "error", "error": {"type": "x", "message": "invalid x-api-key"}}

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from lieutenants import floods, follower
 from lieutenants.models import Entry, Lieutenant, Message
+from lieutenants.sessions import floods
 from lieutenants.states import Status
-from lieutenants.transports import get_transport
+from lieutenants.supervision import follower
+from lieutenants.supervision.transports import get_transport
 from tests.conftest import Fleet
 from tests.lieutenants.test_session import Played
 from tests.waiting import until

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from lieutenants import folders
+from lieutenants.isolation import folders
 from lieutenants.models import Lieutenant
 from reef_site.common.errors import BadInput, Forbidden
 from tests.conftest import STANDIN, Api

@@ -19,12 +19,13 @@ import pytest
 from django.conf import settings as django_settings
 from django.db import OperationalError, connection, connections
 
-from lieutenants import follower, write_batch
 from lieutenants.exceptions import NotTheFollower
-from lieutenants.follower import Follower
 from lieutenants.models import Answer, Chunk, Entry, Message, Process
-from lieutenants.session import Session
+from lieutenants.sessions import write_batch
+from lieutenants.sessions.session import Session
 from lieutenants.states import MessageState, Outcome
+from lieutenants.supervision import follower
+from lieutenants.supervision.follower import Follower
 from reef_site.common import broker, locks
 from tests.conftest import STANDIN, Fleet
 from tests.waiting import until
@@ -78,7 +79,7 @@ SPAWNER = """
 import os, signal, sys
 import django
 django.setup()
-from lieutenants.follower import Follower
+from lieutenants.supervision.follower import Follower
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 child = 0
 for line in sys.stdin:
@@ -184,7 +185,7 @@ def test_pass_that_fails_before_its_commit_is_repeated(
 
     for name in ("ada", "bea"):
         fleet.create(name)
-    monkeypatch.setattr("lieutenants.follower.save_progress", save_or_fail)
+    monkeypatch.setattr("lieutenants.supervision.follower.save_progress", save_or_fail)
     monkeypatch.setattr(follower, "RETRY_SECONDS", 0.05)
     for name in ("ada", "bea"):
         fleet.send(name, "TOKENS 400 200")
@@ -324,7 +325,9 @@ def test_lock_or_database_errors_do_not_end_the_follower(
         raise ValueError("the test breaks what is done last")
 
     monkeypatch.setattr(follower, "RETRY_SECONDS", 0.05)
-    monkeypatch.setattr("lieutenants.watchdog.Watchdog.record_heartbeat", other_follower)
+    monkeypatch.setattr(
+        "lieutenants.supervision.watchdog.Watchdog.record_heartbeat", other_follower
+    )
     monkeypatch.setattr("lieutenants.hosts.services.record_rival", full_database)
     monkeypatch.setattr("lieutenants.hosts.services.release_lease", resign)
     settings.RUN_DIR = tmp_path / "run"

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from django.conf import settings as django_settings
 
-from lieutenants import keeper
 from lieutenants.models import Entry, Lieutenant, Message
+from lieutenants.supervision.keeper import keeper
 from tests.conftest import STANDIN, Api, Fleet
 from tests.waiting import until
 

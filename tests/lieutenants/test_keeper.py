@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from lieutenants import keeper
+from lieutenants.supervision.keeper import keeper
 
 HERE = Path(__file__).resolve().parent
-KEEPER = HERE.parents[1] / "lieutenants" / "keeper.py"
+KEEPER = HERE.parents[1] / "lieutenants/supervision/keeper/keeper.py"
 # Another interpreter for the keeper alone: it must run wherever an agent may live.
 PYTHON = os.environ.get("KEEPER_PYTHON", sys.executable)
 STANDIN = [sys.executable, "-S", str(HERE.parent / "agents" / "standin.py"), "--mode", "rpc"]

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from lieutenants import runtime, session_files, watchdog
+from lieutenants.agents.pi import session_files
 from lieutenants.exceptions import TransportError
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
+from lieutenants.supervision import runtime, watchdog
 from tests.conftest import STANDIN
 from tests.lieutenants.rows import enlist
 

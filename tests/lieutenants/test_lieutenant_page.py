@@ -20,7 +20,7 @@ from lieutenants.models import (
     Process,
 )
 from lieutenants.states import MessageState, Outcome, Status
-from reef_site import auth
+from reef_site.accounts import signin_links
 from tests.lieutenants.rows import Told, block, enlist, page, process_of, use
 
 pytestmark = pytest.mark.django_db
@@ -205,7 +205,11 @@ def test_a_message_is_sent_once_however_often_the_form_comes(operator: Client) -
     for _ in range(2):
         assert operator.post("/lieutenants/ada/send", form)["Location"] == "/lieutenants/ada/"
     message = Message.objects.get()
-    assert (message.text, message.mode, message.actor) == ("one\ntwo", "steer", auth.OPERATOR)
+    assert (message.text, message.mode, message.actor) == (
+        "one\ntwo",
+        "steer",
+        signin_links.OPERATOR,
+    )
     answer = operator.post("/lieutenants/ada/send", {**form, "key": "k2"}, headers=SCRIPT)
     assert answer.status_code == 200
     assert answer["Reef-Key"]
@@ -265,7 +269,7 @@ def test_pause_resume_restart_abort(operator: Client) -> None:
     Lieutenant.objects.update(status=Status.WORKING)
     assert ask("abort") == Status.WORKING
     assert ada.abort_asked_at is not None
-    assert {move.actor for move in ada.moves.all()} == {auth.OPERATOR}
+    assert {move.actor for move in ada.moves.all()} == {signin_links.OPERATOR}
 
 
 def test_pausing_a_working_one_asks_first(operator: Client) -> None:

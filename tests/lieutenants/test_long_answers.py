@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from lieutenants import outputs
 from lieutenants.models import Entry, Message
 from lieutenants.states import Outcome, Status
+from lieutenants.transcript import outputs
 from tests.conftest import Api
 from tests.lieutenants.rows import Told, block, enlist, page
 

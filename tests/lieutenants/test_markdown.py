@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from lieutenants.markdown import MAX_CHARACTERS, render
+from lieutenants.transcript.markdown import MAX_CHARACTERS, render
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from lieutenants import exits, keeper
 from lieutenants.models import Lieutenant
-from lieutenants.session import Session
-from lieutenants.write_batch import WriteBatch
+from lieutenants.sessions.session import Session
+from lieutenants.sessions.write_batch import WriteBatch
+from lieutenants.supervision import exits
+from lieutenants.supervision.keeper import keeper
 from tests.lieutenants.rows import enlist, process_of
 from tests.lieutenants.test_keeper import KEEPER, PYTHON, Kept, lives, python, wait
 

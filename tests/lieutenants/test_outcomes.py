@@ -8,13 +8,14 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from lieutenants import delivery, membership, outcomes
+from lieutenants import membership
 from lieutenants.exceptions import Unreachable
+from lieutenants.messages import delivery, outcomes
+from lieutenants.messages.outbox import Outbox
 from lieutenants.models import Answer, Entry, Lieutenant, Message, Process
-from lieutenants.outbox import Outbox
-from lieutenants.session import Session
+from lieutenants.sessions.session import Session
 from lieutenants.states import MessageState, Mode, Outcome
-from lieutenants.transports.local import LocalTransport
+from lieutenants.supervision.transports.local import LocalTransport
 from tests.conftest import STANDIN, Api
 from tests.dispatching import drop_tasks
 from tests.lieutenants.rows import Told, enlist, page

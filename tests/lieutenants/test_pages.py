@@ -22,7 +22,7 @@ from lieutenants.models import (
     Message,
 )
 from lieutenants.states import MessageState, Outcome, Status
-from reef_site import auth
+from reef_site.accounts import signin_links
 from tests.lieutenants.rows import Told, enlist, page, use
 
 pytestmark = pytest.mark.django_db
@@ -57,7 +57,7 @@ def test_anonymous_users_cannot_change_anything(client: Client, path: str) -> No
 
 
 def test_a_sign_in_link_lets_in_once(client: Client) -> None:
-    link = auth.make_signin_link("http://testserver")
+    link = signin_links.make_signin_link("http://testserver")
     assert client.head(link).status_code == 405, "a look ahead must not use it up"
     assert client.get(link)["Location"] == "/"
     assert "Overview" in page(client, "/")
@@ -87,7 +87,7 @@ def test_signing_out_takes_a_post(operator: Client) -> None:
 
 def test_writes_need_the_forms_token() -> None:
     client = Client(enforce_csrf_checks=True)
-    client.force_login(auth.make_operator())
+    client.force_login(signin_links.make_operator())
     enlist()
     answer = client.post("/lieutenants/ada/destroy", {"sure": "yes"})
     assert answer.status_code == 403
@@ -268,7 +268,7 @@ def test_form_creates_a_lieutenant(operator: Client) -> None:
     assert (ada.restart_policy, ada.idle_limit_minutes, ada.stall_limit_seconds) == (
         *("on-failure", 30, 0),
     )
-    assert ada.moves.get().actor == auth.OPERATOR
+    assert ada.moves.get().actor == signin_links.OPERATOR
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
-from reef_site.testing_tools import find_postgresql
+from reef_site.install.testing_tools import find_postgresql
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(600)]
 

@@ -14,12 +14,12 @@ import pytest
 from django.conf import settings as django_settings
 from django.utils import timezone
 
-from lieutenants import runtime
 from lieutenants.exceptions import TransportError
 from lieutenants.models import Process
 from lieutenants.states import Status
-from lieutenants.transports import get_transport, local
-from lieutenants.transports.base import Launch
+from lieutenants.supervision import runtime
+from lieutenants.supervision.transports import get_transport, local
+from lieutenants.supervision.transports.base import Launch
 from tests.conftest import Fleet
 from tests.waiting import until
 

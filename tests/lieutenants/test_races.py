@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, connections
 
-from lieutenants import delivery
+from lieutenants.messages import delivery
 from lieutenants.models import Lieutenant, Message, Move, Process
 from lieutenants.states import MessageState, Mode, Status
 from reef_site.common.errors import LostRace

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lieutenants import rpc
+from lieutenants.agents.pi import rpc
 from reef_site.common.text import is_storable
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lieutenants.transports import scopes
+from lieutenants.supervision.transports import scopes
 from tests.conftest import Fleet
 
 GIVES = """#!/bin/sh

@@ -12,9 +12,9 @@ from django.conf import settings
 from django.db import transaction
 
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Message, Process, Usage
-from lieutenants.session import STATE_QUERY, Session
+from lieutenants.sessions.session import STATE_QUERY, Session
+from lieutenants.sessions.write_batch import WriteBatch, open_text, save_progress
 from lieutenants.states import MessageState, Mode, Outcome, Status
-from lieutenants.write_batch import WriteBatch, open_text, save_progress
 
 pytestmark = pytest.mark.django_db
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lieutenants import session_files
+from lieutenants.agents.pi import session_files
 from lieutenants.exceptions import SessionDamaged
 
 HEADER = json.dumps({"type": "session", "id": "s"}) + "\n"

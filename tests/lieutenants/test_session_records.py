@@ -8,11 +8,13 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
-from lieutenants import failure_series, reachability, rewinding, watchdog
+from lieutenants.messages import rewinding
 from lieutenants.models import AgentModels, Answer, Entry, Lieutenant, Message, Process, Usage
 from lieutenants.serializers import lieutenants_json, read_json
+from lieutenants.sessions import failure_series
+from lieutenants.sessions.write_batch import open_text
 from lieutenants.states import MessageState, Outcome, Status
-from lieutenants.write_batch import open_text
+from lieutenants.supervision import reachability, watchdog
 from tests.conftest import Api
 from tests.lieutenants.test_session import (
     AT,

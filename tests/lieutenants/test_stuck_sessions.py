@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from lieutenants.agents.pi.session_files import NEW_SESSION_NOTE
 from lieutenants.isolation.homes import home_of
 from lieutenants.models import AgentModels, Entry, Message
 from lieutenants.rules import conditions
 from lieutenants.rules.models import Action, Event, Rule
-from lieutenants.session_files import NEW_SESSION_NOTE
 from lieutenants.states import MessageState
-from reef_site import auth
+from reef_site.accounts import signin_links
 from reef_site.common import clock
 from tests.conftest import Fleet
 from tests.waiting import until
@@ -138,7 +138,7 @@ def test_rewind_survives_a_new_worker(fleet: Fleet) -> None:
 
 def test_rules_and_pages_show_a_failing_lieutenant(fleet: Fleet, client: Client) -> None:
     poison(fleet, "gus")
-    client.force_login(auth.make_operator())
+    client.force_login(signin_links.make_operator())
     rule = Rule.objects.create(
         name="failing", event=Event.LIEUTENANT_FAILING, action=Action.NOTE, enabled=True
     )
@@ -217,7 +217,7 @@ def test_lost_session_file_prevents_the_start(fleet: Fleet, kind: str) -> None:
 def test_the_page_offers_a_new_session(fleet: Fleet, client: Client) -> None:
     damaged(fleet, "bob", lambda file: file.write_bytes(b"rubbish\n"))
     fleet.wait("bob", "error")
-    client.force_login(auth.make_operator())
+    client.force_login(signin_links.make_operator())
 
     page = client.get("/lieutenants/bob/").content.decode()
     assert "is damaged" in page

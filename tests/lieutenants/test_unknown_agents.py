@@ -10,13 +10,13 @@ from django.conf import settings
 from django.test import Client
 from django.utils import timezone
 
-from lieutenants import watchdog
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
-from lieutenants.transports import get_transport
+from lieutenants.supervision import watchdog
+from lieutenants.supervision.transports import get_transport
 from lieutenants.unknown_agents import scan
 from lieutenants.unknown_agents.models import UnknownAgent
-from reef_site import auth
+from reef_site.accounts import signin_links
 from tests.conftest import Api, Fleet
 from tests.lieutenants.rows import enlist
 from tests.waiting import until
@@ -63,7 +63,7 @@ def test_unknown_agent_is_listed_and_taken_up(fleet: Fleet, client: Client, row:
     assert facts["canBeTakenUp"] is True
     assert facts["agentPid"] == process.handle["agent_pid"]
     assert client.get("/health").json()["unknownAgents"] == 1
-    client.force_login(auth.make_operator())
+    client.force_login(signin_links.make_operator())
     page = client.get("/lieutenants/").content.decode()
     assert "Agents that nobody follows" in page
     assert "nobody follows it" in client.get("/").content.decode()

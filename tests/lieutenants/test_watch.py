@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from lieutenants import watchdog
 from lieutenants.models import Answer, Lieutenant, LifeSign, Message, Process
 from lieutenants.states import MessageState, Outcome
+from lieutenants.supervision import watchdog
 from tests.conftest import Fleet
 from tests.dispatching import drop_tasks
 from tests.waiting import until

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bootloader import agent_install
-from bootloader.agent_install import InstallError, Recipe
+from bootloader.boot import npm_agent
+from bootloader.boot.npm_agent import InstallError, Recipe
 
 PACKAGE = "@reef/pi"
 NPM = """#!/bin/sh
@@ -60,7 +60,7 @@ def silent(_: str) -> None:
 def test_install_reports_the_program(tmp_path: Path, recipe: Recipe) -> None:
     target = tmp_path / "agent it's"
 
-    done = agent_install.ensure(recipe, target, silent)
+    done = npm_agent.ensure(recipe, target, silent)
 
     said = subprocess.run([target / "pi", "a b"], capture_output=True, text=True, check=True)
     assert said.stdout == "pi a b\n"
@@ -72,15 +72,15 @@ def test_install_reports_the_program(tmp_path: Path, recipe: Recipe) -> None:
 
 
 def test_second_run_installs_nothing(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
-    first = agent_install.ensure(recipe, tmp_path / "agent", silent)
+    first = npm_agent.ensure(recipe, tmp_path / "agent", silent)
 
-    assert agent_install.ensure(recipe, tmp_path / "agent", silent) == first
+    assert npm_agent.ensure(recipe, tmp_path / "agent", silent) == first
     assert npm.read_text().count("\n") == 1
     assert npm.read_text().startswith("ci --ignore-scripts")
 
 
 def test_concurrent_runs_install_once(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
-    ensure = agent_install.ensure
+    ensure = npm_agent.ensure
     both = [
         threading.Thread(target=ensure, args=(recipe, tmp_path / "agent", silent)) for _ in "ab"
     ]
@@ -94,11 +94,11 @@ def test_concurrent_runs_install_once(tmp_path: Path, recipe: Recipe, npm: Path)
 
 def test_interrupted_install_is_repeated(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
     target = tmp_path / "agent"
-    agent_install.ensure(recipe, target, silent)
+    npm_agent.ensure(recipe, target, silent)
     (target / "installed.json").unlink()
     (target / f"{recipe.mark()}.half" / "node_modules").mkdir(parents=True)
 
-    agent_install.ensure(recipe, target, silent)
+    npm_agent.ensure(recipe, target, silent)
 
     assert npm.read_text().count("\n") == 2
     assert not list(target.glob("*.half"))
@@ -106,10 +106,10 @@ def test_interrupted_install_is_repeated(tmp_path: Path, recipe: Recipe, npm: Pa
 
 def test_a_new_lock_replaces_what_is_not_running(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
     target = tmp_path / "agent"
-    agent_install.ensure(recipe, target, silent)
+    npm_agent.ensure(recipe, target, silent)
     recipe.lock.write_text('{"packages": {"new": {}}}')
 
-    done = agent_install.ensure(recipe, target, silent)
+    done = npm_agent.ensure(recipe, target, silent)
 
     assert npm.read_text().count("\n") == 2
     assert [path for path in target.iterdir() if path.is_dir()] == [target / recipe.mark()]
@@ -117,11 +117,11 @@ def test_a_new_lock_replaces_what_is_not_running(tmp_path: Path, recipe: Recipe,
 
 
 def test_missing_program_is_reinstalled(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
-    done = agent_install.ensure(recipe, tmp_path / "agent", silent)
+    done = npm_agent.ensure(recipe, tmp_path / "agent", silent)
     done.cli.unlink()
 
-    assert agent_install.installed(recipe, tmp_path / "agent") is None
-    agent_install.ensure(recipe, tmp_path / "agent", silent)
+    assert npm_agent.installed(recipe, tmp_path / "agent") is None
+    npm_agent.ensure(recipe, tmp_path / "agent", silent)
     assert npm.read_text().count("\n") == 2
 
 
@@ -132,14 +132,14 @@ def test_failure_is_recorded_until_success(
     target, said = tmp_path / "agent", list[str]()
     monkeypatch.setenv("NPM_FAILS", "1")
 
-    assert not agent_install.ensure_or_note(recipe, target, said.append)
+    assert not npm_agent.ensure_or_note(recipe, target, said.append)
     noted = (target / "problem.txt").read_text()
     assert "exit code 7" in noted
     assert "no such host" in noted
     assert said[-1] == noted.rstrip("\n")
 
     monkeypatch.delenv("NPM_FAILS")
-    assert agent_install.ensure_or_note(recipe, target, said.append)
+    assert npm_agent.ensure_or_note(recipe, target, said.append)
     assert not (target / "problem.txt").exists()
 
 
@@ -154,9 +154,9 @@ def test_stopped_install_is_recorded(
         noted.append(problem.read_text())
         raise SystemExit(143)
 
-    monkeypatch.setattr(agent_install, "_run_npm", stopped)
+    monkeypatch.setattr(npm_agent, "_run_npm", stopped)
     with pytest.raises(SystemExit):
-        agent_install.ensure_or_note(recipe, tmp_path / "agent", silent)
+        npm_agent.ensure_or_note(recipe, tmp_path / "agent", silent)
 
     assert "right now" in noted[0]
     assert "interrupted" in problem.read_text()
@@ -174,12 +174,12 @@ def test_missing_npm_names_the_remedy(
     monkeypatch.setattr(os, "geteuid", lambda: user)
 
     with pytest.raises(InstallError, match=f"npm is missing on this machine.* with {command} npm`"):
-        agent_install.ensure(recipe, tmp_path / "agent", silent)
+        npm_agent.ensure(recipe, tmp_path / "agent", silent)
 
 
 def test_the_locks_name_hashes_and_no_places() -> None:
-    root = agent_install.CHECKOUT
-    for folder in (root / "lieutenants" / "agent", root / "tests" / "agents" / "pi-0.73"):
+    root = npm_agent.CHECKOUT
+    for folder in (root / "lieutenants/agents/pi/node", root / "tests" / "agents" / "pi-0.73"):
         packages = json.loads((folder / "package-lock.json").read_text())["packages"]
         found = {name: facts for name, facts in packages.items() if name}
         assert found
@@ -189,9 +189,9 @@ def test_the_locks_name_hashes_and_no_places() -> None:
 
 def test_failed_install_has_exit_code(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "bootloader.agent_install", "--target", tmp_path / "agent"],
+        [sys.executable, "-m", "bootloader.boot.npm_agent", "--target", tmp_path / "agent"],
         env={"PATH": str(tmp_path)},
-        cwd=agent_install.CHECKOUT,
+        cwd=npm_agent.CHECKOUT,
         capture_output=True,
         text=True,
     )

@@ -18,7 +18,7 @@ from bootloader.models import Finding, Provisioning
 from lieutenants.models import Lieutenant
 from lieutenants.rules.models import Firing
 from lieutenants.states import Status
-from reef_site import auth
+from reef_site.accounts import signin_links
 from registry.models import VM
 from tests.lieutenants.rows import enlist
 from tests.vmtree.planted import heard_for_long, plant
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def operator() -> Client:
     client = Client()
-    client.force_login(auth.make_operator())
+    client.force_login(signin_links.make_operator())
     return client
 
 
@@ -130,7 +130,7 @@ def test_dismissed_item_returns_with_another_cause(operator: Client) -> None:
     press_seen(operator, "ada")
     assert "ada" not in panel(operator)
     assert "1 seen" in panel(operator)
-    assert "seen by operator" in panel(operator, "?seen").replace(auth.OPERATOR, "operator")
+    assert "seen by operator" in panel(operator, "?seen").replace(signin_links.OPERATOR, "operator")
     Lieutenant.objects.filter(pk=ada.pk).update(status_since=ago(0))
     assert "ada" in panel(operator)
 

@@ -12,7 +12,8 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from reef_site import auth, tasks
+from reef_site import tasks
+from reef_site.accounts import signin_links
 from reef_site.audit import edge_refusals, refusals
 from reef_site.audit.edge_refusals import EdgeRefusals, Refused
 from reef_site.audit.models import Action, ActorKind, AppendOnly, Record
@@ -72,7 +73,7 @@ def test_sign_in_and_out_are_recorded(ada: User) -> None:
     client.post("/signin/", {**form, "password": "wrong guess"})
     client.post("/signin/", form)
     client.post("/signout/")
-    client.get(auth.make_signin_link(""))
+    client.get(signin_links.make_signin_link(""))
     client.get("/signin/no-such-link")
 
     assert [(row.action, row.actor, row.reason, row.status) for row in records()] == [

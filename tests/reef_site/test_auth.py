@@ -13,7 +13,7 @@ from django.test import Client
 from django.utils import timezone
 
 from lieutenants.models import Lieutenant
-from reef_site import auth
+from reef_site.accounts import signin_links
 from tests.conftest import Api
 
 LIEUTENANTS = "/lieutenant/lieutenants"
@@ -58,7 +58,7 @@ def test_missing_header_has_its_own_error() -> None:
 @pytest.mark.django_db
 def test_wrong_token_is_rejected_despite_session() -> None:
     client = Client()
-    client.force_login(auth.make_operator())
+    client.force_login(signin_links.make_operator())
 
     assert client.get(LIEUTENANTS).status_code == 200
     wrong = client.get(LIEUTENANTS, headers={"authorization": "Bearer wrong-token"})
@@ -111,7 +111,7 @@ def test_the_token_comes_before_the_route(method: str, path: str, status: int) -
 @pytest.mark.django_db
 def test_operators_write_with_their_csrf_token_only() -> None:
     client = Client(enforce_csrf_checks=True)
-    client.force_login(auth.make_operator())
+    client.force_login(signin_links.make_operator())
     path = f"{LIEUTENANTS}/destroy-all"
 
     refused = client.post(path, {}, content_type="application/json")
@@ -136,7 +136,7 @@ def test_agents_need_no_csrf_token() -> None:
 @pytest.mark.django_db
 def test_deactivated_account_is_rejected() -> None:
     client = Client()
-    operator = auth.make_operator()
+    operator = signin_links.make_operator()
     client.force_login(operator)
     User.objects.filter(pk=operator.pk).update(is_active=False)
 
@@ -155,7 +155,7 @@ def test_a_token_does_not_open_the_pages() -> None:
 def test_transition_records_its_author(settings: Any) -> None:
     settings.PI_PATH = "/bin/true"
     client = Client()
-    client.force_login(auth.make_operator())
+    client.force_login(signin_links.make_operator())
     client.post(
         LIEUTENANTS, {"name": "hers", "role": "r", "local": True}, content_type="application/json"
     )
@@ -170,7 +170,7 @@ def test_transition_records_its_author(settings: Any) -> None:
 
 @pytest.mark.django_db
 def test_signin_link_works_once() -> None:
-    link = auth.make_signin_link("http://reef.example/")
+    link = signin_links.make_signin_link("http://reef.example/")
     assert link.startswith("http://reef.example/signin/")
     path = link.removeprefix("http://reef.example")
     first, second = Client(), Client()
@@ -185,7 +185,7 @@ def test_signin_link_works_once() -> None:
 
 @pytest.mark.django_db
 def test_signin_link_expires(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = auth.make_signin_link("")
+    path = signin_links.make_signin_link("")
     Session.objects.update(expire_date=timezone.now() - timedelta(seconds=1))
 
     assert Client().get(path).status_code == 410
@@ -193,7 +193,7 @@ def test_signin_link_expires(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.django_db
 def test_signin_link_is_stored_hashed_and_is_not_a_session() -> None:
-    secret = auth.make_signin_link("").rpartition("/")[2]
+    secret = signin_links.make_signin_link("").rpartition("/")[2]
     kept = Session.objects.get()
     thief = Client()
 
@@ -204,7 +204,7 @@ def test_signin_link_is_stored_hashed_and_is_not_a_session() -> None:
 
 @pytest.mark.django_db
 def test_wrong_signin_links_are_rejected() -> None:
-    auth.make_signin_link("")
+    signin_links.make_signin_link("")
 
     for secret in ("x", "l", "é", "a" * 5000):
         assert Client().get(f"/signin/{secret}").status_code == 410
@@ -214,17 +214,17 @@ def test_wrong_signin_links_are_rejected() -> None:
 @pytest.mark.django_db
 def test_session_key_is_not_a_signin_link() -> None:
     client = Client()
-    client.force_login(auth.make_operator())
+    client.force_login(signin_links.make_operator())
 
-    assert auth.use_signin_link(client.cookies[settings.SESSION_COOKIE_NAME].value) is None
+    assert signin_links.use_signin_link(client.cookies[settings.SESSION_COOKIE_NAME].value) is None
 
 
 @pytest.mark.django_db
 def test_the_operator_has_no_password_and_keeps_a_given_one() -> None:
-    operator = auth.make_operator()
+    operator = signin_links.make_operator()
     assert (operator.username, operator.is_superuser) == ("admin", True)
     assert not operator.has_usable_password()
     operator.set_password("a good one")
     operator.save()
 
-    assert auth.make_operator().check_password("a good one")
+    assert signin_links.make_operator().check_password("a good one")

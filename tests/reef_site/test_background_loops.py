@@ -18,11 +18,13 @@ from django.db import InterfaceError
 from django.test import Client
 
 from lieutenants.models import Lieutenant
-from reef_site import revocation, streams, supervisor
 from reef_site.audit import edge_refusals, refusals
 from reef_site.audit.models import Record
 from reef_site.common import reaper
 from reef_site.common.sender import Sender
+from reef_site.edge import revocation, streams
+from reef_site.launcher import supervisor
+from reef_site.launcher.plan import Plan
 from registry import batching, checkpoints, fast_path
 from tests.waiting import until
 
@@ -275,7 +277,7 @@ def test_orphans_are_reaped_after_an_error(
 
 def test_supervisor_restarts_its_loops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
-    plan = supervisor.Plan([], str(tmp_path), ("127.0.0.1", 1), [], "REEF_TEST")
+    plan = Plan([], str(tmp_path), ("127.0.0.1", 1), [], "REEF_TEST")
     begun: list[int] = []
 
     async def work() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from reef_site import bootstrap
+from reef_site.install import bootstrap
 
 CHECKOUT = bootstrap.CHECKOUT
 # The interpreter below ours; -S hides whatever is installed in it.
@@ -51,11 +51,14 @@ class Toy:
         self.folder = folder / "checkout"
         self.wheels = folder / "wheels"
         self.wheels.mkdir()
-        (self.folder / "reef_site").mkdir(parents=True)
+        (self.folder / "reef_site" / "install").mkdir(parents=True)
         (self.folder / "reef_site" / "__init__.py").touch()
-        shutil.copy(CHECKOUT / "reef_site" / "bootstrap.py", self.folder / "reef_site")
+        (self.folder / "reef_site" / "install" / "__init__.py").touch()
+        code = Path("reef_site") / "install" / "bootstrap.py"
+        shutil.copy(CHECKOUT / code, self.folder / code)
         (self.folder / "manage.py").write_text(
-            f"from reef_site import bootstrap\nbootstrap.ensure()\nimport reef_toy\n{SHOW}\n"
+            "from reef_site.install import bootstrap\nbootstrap.ensure()\n"
+            f"import reef_toy\n{SHOW}\n"
             "print(reef_toy.version)\n"
         )
         self.lock("1.0")
@@ -238,7 +241,13 @@ def test_an_old_python_is_told_which_one_to_use(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_old_python_can_read_the_refusal() -> None:
-    for name in ("manage.py", "reef_site/__init__.py", "reef_site/bootstrap.py"):
+    for name in (
+        "manage.py",
+        "reef_site/__init__.py",
+        "reef_site/bootstrap.py",
+        "reef_site/install/__init__.py",
+        "reef_site/install/bootstrap.py",
+    ):
         ast.parse((CHECKOUT / name).read_text(), feature_version=(3, 6))
 
 

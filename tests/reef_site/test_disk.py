@@ -51,7 +51,7 @@ def test_page_on_full_disk_is_507(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OperationalError("database or disk is full")
 
-    monkeypatch.setattr("reef_site.accounts.views.auth.use_signin_link", fail)
+    monkeypatch.setattr("reef_site.accounts.views.signin_links.use_signin_link", fail)
     page = Client(raise_request_exception=False).get("/signin/x", headers={"accept": "text/html"})
 
     assert page.status_code == 507

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from django.conf import settings
 
-from reef_site import edge, file_offload, request_bodies
+from reef_site.edge import file_offload, request_bodies, server
 from tests.stack import TOKEN, Stack
 from tests.waiting import until
 
@@ -155,7 +155,7 @@ async def _ask_alone(receive: request_bodies.Receive) -> list[Any]:
 
     headers = [(b"host", b"localhost"), (b"content-length", b"1000")]
     scope = {"type": "http", "method": "POST", "path": LIEUTENANTS, "headers": headers}
-    app = edge.Edge()
+    app = server.Edge()
     app._credentials = AllGood()
     await app({**scope, "query_string": b""}, receive, send)
     return sent
@@ -180,7 +180,7 @@ def _forwarded(**changes: Any) -> dict[bytes, bytes]:
         **changes,
     }
     size = changes.pop("size", 0)
-    return dict(edge._request_headers(scope, size))
+    return dict(server._request_headers(scope, size))
 
 
 def test_client_address_is_forwarded() -> None:

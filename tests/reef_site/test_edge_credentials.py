@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
-from reef_site import edge, request_bodies
+from reef_site.edge import request_bodies, server
 from tests.stack import TOKEN, Stack
 from tests.waiting import until
 
@@ -291,7 +291,7 @@ class AllGood:
 
 
 async def _post(
-    app: edge.Edge, client: str, receive: request_bodies.Receive, length: int = 100_000
+    app: server.Edge, client: str, receive: request_bodies.Receive, length: int = 100_000
 ) -> list[Any]:
     sent: list[Any] = []
 
@@ -318,7 +318,7 @@ def test_one_address_gets_a_part_of_the_budget(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(request_bodies, "LINGER_SECONDS", 0.05)
 
     async def play() -> dict[str, int]:
-        app = edge.Edge()
+        app = server.Edge()
         app._credentials = AllGood()
         app._budget = request_bodies.BodyBudget(total=1_000_000, per_address=150_000)
         receive, ending = _never()
@@ -362,7 +362,7 @@ def test_anonymous_body_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"type": "http.request", "body": b"x", "more_body": True}
 
     async def play() -> int:
-        app = edge.Edge()
+        app = server.Edge()
         app._credentials = Anonymous()
         status: int = (await _post(app, "192.0.2.1", trickle, length=60_000))[0]["status"]
         return status
@@ -378,7 +378,7 @@ def test_bodies_without_credentials_have_a_budget_of_their_own(
     monkeypatch.setattr(request_bodies, "LINGER_SECONDS", 0.05)
 
     async def play() -> list[int]:
-        app = edge.Edge()
+        app = server.Edge()
         app._credentials = Anonymous()
         app._anonymous_budget = request_bodies.BodyBudget(total=100_000, per_address=100_000)
         silent, ending = _never()

@@ -19,9 +19,9 @@ from django.test import Client
 from django.utils import timezone
 
 from lieutenants.models import LifeSign
-from reef_site import component_checks
 from reef_site.common import broker
 from reef_site.common.models import Tick
+from reef_site.health import components
 from reef_site.sqlite import log
 from tests.conftest import Fleet, let_ticks_have_run
 from tests.waiting import until
@@ -42,7 +42,7 @@ def no_redis(settings: Any) -> Iterator[None]:
 
 
 def all_is_well() -> None:
-    for part in component_checks.LATE_SECONDS:
+    for part in components.LATE_SECONDS:
         LifeSign.give(f"{part}@here")
     let_ticks_have_run()
 
@@ -81,14 +81,14 @@ def test_health_is_ok() -> None:
 @pytest.mark.parametrize("part", ["worker", "follower"])
 def test_late_component_is_degraded(part: str) -> None:
     all_is_well()
-    old = timezone.now() - timedelta(seconds=component_checks.LATE_SECONDS[part] + 1)
+    old = timezone.now() - timedelta(seconds=components.LATE_SECONDS[part] + 1)
     LifeSign.objects.filter(who=f"{part}@here").update(at=old)
 
     status, said = ask()
 
     assert (status, said["status"]) == (200, "degraded")
     assert said["parts"][part]["ok"] is False
-    assert said["parts"][part]["ageSeconds"] >= component_checks.LATE_SECONDS[part]
+    assert said["parts"][part]["ageSeconds"] >= components.LATE_SECONDS[part]
     assert "no sign for" in said["parts"][part]["why"]
 
 
@@ -153,7 +153,7 @@ def test_other_methods_and_paths() -> None:
 @pytest.mark.usefixtures("redis_here")
 def test_a_tick_that_is_late_is_named() -> None:
     all_is_well()
-    old = timezone.now() - timedelta(seconds=3 * 15 + component_checks.TICK_SLACK_SECONDS + 1)
+    old = timezone.now() - timedelta(seconds=3 * 15 + components.TICK_SLACK_SECONDS + 1)
     Tick.objects.filter(name="rules.tick").update(begun_at=old)
 
     said = ask()[1]

@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 import uvicorn
 
-from reef_site import http_protocol, request_bodies
 from reef_site.common import asgi
+from reef_site.edge import http_protocol, request_bodies
 
 Tell = Callable[[asgi.JSONResponse | None], None]
 FAST = b"GET /fast HTTP/1.1\r\nHost: a\r\n\r\n"

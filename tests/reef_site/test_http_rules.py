@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from reef_site import client_addresses, http_protocol
-from reef_site.client_addresses import ConnectionLimits
+from reef_site.edge import client_addresses, http_protocol
+from reef_site.edge.client_addresses import ConnectionLimits
 from tests.reef_site.test_http_protocol import App, _serve
 from tests.stack import TOKEN, Stack
 from tests.waiting import until

@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from reef_site.log_lines import MAX_LINE_BYTES, LineFormatter, one_line
+from reef_site.common.log_lines import MAX_LINE_BYTES, LineFormatter, one_line
 from tests.stack import STANDIN, free_port
 from tests.waiting import until
 

@@ -18,7 +18,8 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from reef_site import hardening, lockfile
+from reef_site import hardening
+from reef_site.launcher import lockfile
 from tests.stack import TOKEN, Stack
 from tests.waiting import until
 

@@ -16,8 +16,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, resolve
 
 from lieutenants.models import Lieutenant
-from reef_site import auth
-from reef_site.accounts import proof
+from reef_site.accounts import proof, signin_links
 from reef_site.audit.models import Action, Record
 from reef_site.audit.routes import readable
 from tests.conftest import Api
@@ -304,7 +303,7 @@ def test_guessing_here_is_throttled_too(stale: Client) -> None:
 
 def test_link_continues_the_request_without_password() -> None:
     client = Client(enforce_csrf_checks=True, headers={"accept": "text/html"})
-    client.get(auth.make_signin_link(""))
+    client.get(signin_links.make_signin_link(""))
     age(client)
     made = lieutenant("doomed")
     shown = client.get("/lieutenants/doomed/destroy").content.decode()
@@ -316,7 +315,7 @@ def test_link_continues_the_request_without_password() -> None:
     early = client.post("/lieutenants/doomed/destroy", {**form, "proof_continue": "yes"})
     assert "Not confirmed yet" in early.content.decode()
 
-    assert client.get(auth.make_signin_link(""))["Location"] == "/"
+    assert client.get(signin_links.make_signin_link(""))["Location"] == "/"
     done = client.post("/lieutenants/doomed/destroy", {**form, "proof_continue": "yes"})
 
     assert done.status_code == 302

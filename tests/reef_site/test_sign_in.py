@@ -14,8 +14,8 @@ from django.contrib.sessions.models import Session
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
-from reef_site import auth, tasks
-from reef_site.accounts import throttle
+from reef_site import tasks
+from reef_site.accounts import signin_links, throttle
 from reef_site.accounts.models import AttemptCount
 from reef_site.accounts.sessions import row_key
 
@@ -85,7 +85,7 @@ def test_the_admin_sign_in_goes_nowhere_else() -> None:
 
 
 def test_used_link_redirects_signed_in_user_to_overview() -> None:
-    path = auth.make_signin_link("")
+    path = signin_links.make_signin_link("")
     client = Client()
     client.get(path)
 
@@ -215,7 +215,7 @@ def test_successful_sign_in_keeps_later_block(ada: User) -> None:
 
 
 def test_links_work_while_the_account_is_throttled() -> None:
-    operator = auth.make_operator()
+    operator = signin_links.make_operator()
     operator.set_password(PASSWORD)
     operator.save()
     for number in range(20):
@@ -223,7 +223,7 @@ def test_links_work_while_the_account_is_throttled() -> None:
     client = Client()
 
     assert attempt(client, PASSWORD, name="admin").status_code == 429
-    assert client.get(auth.make_signin_link(""))["Location"] == "/"
+    assert client.get(signin_links.make_signin_link(""))["Location"] == "/"
 
 
 def test_failures_are_forgotten_after_an_hour(ada: User) -> None:
@@ -338,7 +338,7 @@ def test_no_session_outlives_the_absolute_limit(ada: User) -> None:
 def test_expired_sessions_and_links_are_deleted(ada: User) -> None:
     client = Client()
     client.force_login(ada)
-    auth.make_signin_link("")
+    signin_links.make_signin_link("")
     Session.objects.update(expire_date=timezone.now() - timedelta(seconds=1))
     other = Client()
     other.force_login(ada)
@@ -362,7 +362,7 @@ def test_browsers_are_sent_to_reefs_own_host_name(host: str) -> None:
 
 
 def test_redirect_does_not_consume_link() -> None:
-    path = auth.make_signin_link("")
+    path = signin_links.make_signin_link("")
     client = Client(headers={**CHROME, "host": "127.0.0.1:3000"})
 
     assert client.get(path)["Location"] == f"http://reef.localhost:3000{path}"
@@ -402,14 +402,14 @@ def test_own_host_name_can_be_disabled(settings: Any) -> None:
     settings.OWN_HOST = ""
 
     assert Client(headers={**CHROME, "host": "127.0.0.1:3000"}).get("/signin/").status_code == 200
-    assert auth.page_url("http://127.0.0.1:3000") == "http://127.0.0.1:3000"
+    assert signin_links.page_url("http://127.0.0.1:3000") == "http://127.0.0.1:3000"
 
 
 def test_only_the_loopback_has_that_name() -> None:
-    pages = {url: auth.page_url(url) for url in ("http://127.0.0.1:1", "http://[::1]:2")}
+    pages = {url: signin_links.page_url(url) for url in ("http://127.0.0.1:1", "http://[::1]:2")}
     assert pages == {
         "http://127.0.0.1:1": "http://reef.localhost:1",
         "http://[::1]:2": "http://reef.localhost:2",
     }
     for url in ("http://127.0.0.2:3000", "https://reef.example"):
-        assert auth.page_url(url) == url
+        assert signin_links.page_url(url) == url

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from reef_site import revocation
+from reef_site.edge import revocation
 from tests.reef_site.account_helpers import browser, change, create_account, sign_in, sign_out
 from tests.stack import Stack, pause
 from tests.waiting import until

@@ -19,8 +19,8 @@ import pytest
 from django.utils import timezone
 
 from lieutenants.models import Chunk, Entry, Lieutenant, Process
-from reef_site import streams
-from reef_site.streams import Channel, Client, Listener, Streams
+from reef_site.edge import streams
+from reef_site.edge.streams import Channel, Client, Listener, Streams
 from tests.stack import TOKEN, Stack
 from tests.waiting import until
 

@@ -15,7 +15,7 @@ from django.utils import timezone
 from reef_site.celery import app
 from reef_site.common import broker, ticks
 from reef_site.common.models import Tick
-from reef_site.scheduler import TickScheduler
+from reef_site.common.scheduler import TickScheduler
 from tests.waiting import until
 
 SWEEP = "registry.sweep"

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 import httpx
 import pytest
 
-from reef_site.client_addresses import TrustedProxies
+from reef_site.edge.client_addresses import TrustedProxies
 from tests.reef_site.account_helpers import browser, create_account, sign_in
 from tests.stack import Stack
 from tests.waiting import until

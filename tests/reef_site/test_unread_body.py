@@ -12,8 +12,8 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from lieutenants.models import Lieutenant
-from reef_site.credentials import OPEN_ROUTES
-from reef_site.gateway import WITHHELD, BodyWithheld, Gateway, WithheldBody
+from reef_site.edge.credentials import OPEN_ROUTES
+from reef_site.edge.gateway import WITHHELD, BodyWithheld, Gateway, WithheldBody
 from tests.conftest import Api
 from vmtree.models import Node
 

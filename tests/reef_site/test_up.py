@@ -23,12 +23,12 @@ from typing import Any
 
 import pytest
 
-from reef_site import lockfile, supervisor, watchdog
 from reef_site.common import locks
-from reef_site.log_lines import MAX_LINE_BYTES
-from reef_site.supervisor import Plan, Service
+from reef_site.common.log_lines import MAX_LINE_BYTES
+from reef_site.launcher import lockfile, supervisor, watchdog
+from reef_site.launcher.plan import Demo, Plan, Service
 
-CHECKOUT = Path(supervisor.__file__).parent.parent
+CHECKOUT = Path(supervisor.__file__).parents[2]
 FOREVER = "import time; print('here', flush=True); time.sleep(600)"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + FOREVER
 ANSWERS = """
@@ -138,7 +138,7 @@ class Toys:
         os.write(write, plan.dump().encode())
         os.close(write)
         code = (
-            f"from reef_site import supervisor; supervisor.KILL_AFTER = {kill_after};"
+            f"from reef_site.launcher import supervisor; supervisor.KILL_AFTER = {kill_after};"
             f"supervisor.main(['', '{read}', '{lock.fileno()}'])"
         )
         env = {lockfile.TAG: str(self.data)}
@@ -381,7 +381,7 @@ def test_plan_round_trips_through_json() -> None:
         health=("::1", 3000),
         ready=["é"],
         tag="T",
-        demo=supervisor.Demo(["d"], "/lock"),
+        demo=Demo(["d"], "/lock"),
     )
 
     assert Plan.load(plan.dump()) == plan

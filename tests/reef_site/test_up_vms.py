@@ -15,9 +15,9 @@ import pytest
 from django.urls import reverse
 
 from bootloader.models import Finding
-from reef_site import demo_vms
-from reef_site.demo_vms import NoDemoVms
-from tests.emulator import processes
+from reef_site.demo import vms
+from reef_site.demo.platform import processes
+from reef_site.demo.vms import NoDemoVms
 from tests.reef_site.test_up import Up, eventually
 
 
@@ -69,9 +69,7 @@ def test_demo_vms_reach_the_root(short: Path) -> None:
         assert ask(emulator, vm_id, f"{config['VERS_INFRA_URL']}/health") == "200"
         assert ask(emulator, vm_id, f"{config['VERS_INFRA_URL']}/registry/vms") == "401"
         model = config["VERS_INFRA_URL"].rpartition(":")[0]
-        eventually(
-            lambda: ask(emulator, vm_id, f"{model}:{demo_vms.MODEL_PORT}/v1/models") == "200"
-        )
+        eventually(lambda: ask(emulator, vm_id, f"{model}:{vms.MODEL_PORT}/v1/models") == "200")
 
         mark = (short / "emulator" / "tag").read_text()
         assert mark in links()
@@ -107,7 +105,7 @@ def test_configured_platform_disables_demo_vms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VERS_API_KEY", "mine")
-    found = demo_vms.prepare(tmp_path, 3000, on_loopback=True)
+    found = vms.prepare(tmp_path, 3000, on_loopback=True)
     assert found == NoDemoVms("VERS_API_KEY is set", named=True)
     assert found.environment == {}
 
@@ -118,7 +116,7 @@ def test_demo_reports_why_emulator_cannot_run(
     monkeypatch.delenv("VERS_API_KEY", raising=False)
     monkeypatch.delenv("VERS_BASE_URL", raising=False)
     (tmp_path / "emulator").write_text("in the way")
-    found = demo_vms.prepare(tmp_path, 3000, on_loopback=True)
+    found = vms.prepare(tmp_path, 3000, on_loopback=True)
     assert isinstance(found, NoDemoVms)
     assert "emulator" in found.why
     # And no key that is stored for real work is used instead.
@@ -138,7 +136,7 @@ def test_start_waits_for_earlier_emulator(tmp_path: Path, monkeypatch: pytest.Mo
         told.append(line)
         lock.close()
 
-    found = demo_vms.prepare(tmp_path, 3000, on_loopback=True, report=report)
+    found = vms.prepare(tmp_path, 3000, on_loopback=True, report=report)
 
     assert told == ["waiting for the emulator of an earlier demo, which still clears up"]
     assert "already runs" not in getattr(found, "why", "")

@@ -7,7 +7,7 @@ import re
 import pytest
 from django.test import Client
 
-from reef_site.auth import make_operator
+from reef_site.accounts.signin_links import make_operator
 from tests.conftest import Api
 from tests.registry.conftest import Register, age
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.test import Client
 
-from reef_site.auth import make_operator
+from reef_site.accounts.signin_links import make_operator
 from tests.versconfig.conftest import plant
 from versconfig.models import Setting, Version
 from versconfig.services import build_change, config, put

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 from django.test import Client
 
-from reef_site.auth import make_operator
+from reef_site.accounts.signin_links import make_operator
 from tests.conftest import Api
 from tests.versconfig.conftest import plant
 from versconfig import checks, keys

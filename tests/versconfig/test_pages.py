@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from reef_site.auth import make_operator
+from reef_site.accounts.signin_links import make_operator
 from tests.versconfig.conftest import plant, write
 from versconfig import checks
 from versconfig.checks import Finding

@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings
 
 from bootloader.exceptions import ProviderRefused
-from bootloader.vers.http import account
+from bootloader.providers.vers.http import account
 from reef_site.common.errors import BadInput
 from tests.conftest import Api
 from tests.versconfig.conftest import plant, write

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from bootloader import reports
+from bootloader.join import reports
 from tests.conftest import Api
 from tests.versconfig.conftest import plant
 from tests.versconfig.test_api import as_node, put

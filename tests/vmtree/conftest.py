@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from reef_site.auth import make_operator
+from reef_site.accounts.signin_links import make_operator
 from tests.conftest import Api
 from tests.postgres import postgres, postgres_cluster
 from vmtree import services, tokens

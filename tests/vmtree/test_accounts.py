@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import URLResolver, get_resolver
 
-from reef_site.auth import make_operator
+from reef_site.accounts.signin_links import make_operator
 from registry.models import VM
 from tests.conftest import Api
 from vmtree.models import Node

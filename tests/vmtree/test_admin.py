@@ -9,7 +9,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from reef_site.auth import make_operator
+from reef_site.accounts.signin_links import make_operator
 from tests.vmtree.conftest import Make
 from vmtree import services, tokens
 from vmtree.models import Node, NodeToken

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 from django.test import Client
 
-from reef_site.auth import make_operator
+from reef_site.accounts.signin_links import make_operator
 from reef_site.common import clock
-from reef_site.fleet import aggregate_health
-from reef_site.fleet.tree_history import PastTree
+from reef_site.dashboard import aggregate_health
+from reef_site.dashboard.tree_history import PastTree
 from registry.models import VM
 from tests.vmtree.conftest import Make
 from tests.vmtree.planted import heard_for_long

@@ -16,8 +16,8 @@ from lieutenants.models import Lieutenant
 from lieutenants.rules import engine
 from lieutenants.rules.models import Rule
 from reef_site.common import clock
-from reef_site.fleet import aggregate_health
-from reef_site.streams import MAX_NODES, Listener
+from reef_site.dashboard import aggregate_health
+from reef_site.edge.streams import MAX_NODES, Listener
 from registry import services as registry
 from registry.models import VM, Gap, Watch
 from tests.conftest import Api

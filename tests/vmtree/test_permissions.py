@@ -12,11 +12,12 @@ from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
 from django.db import transaction
 
-from bootloader.joining_api import JoinTokenCaller
+from bootloader.join.api import JoinTokenCaller
 from bootloader.models import ProvisionGrant
 from lieutenants.models import Lieutenant
 from lieutenants.states import Status
-from reef_site.auth import Caller, make_operator
+from reef_site.accounts.signin_links import make_operator
+from reef_site.api.authentication import Caller
 from reef_site.common.errors import Forbidden
 from tests.conftest import STANDIN, Api
 from tests.dispatching import drop_tasks

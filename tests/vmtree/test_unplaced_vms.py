@@ -10,9 +10,9 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from reef_site.fleet import root_row as roofs
-from reef_site.fleet import unplaced
-from reef_site.fleet.tree_rows import Moment
+from reef_site.dashboard import root_row as roofs
+from reef_site.dashboard import unplaced
+from reef_site.dashboard.tree_rows import Moment
 from registry.models import VM
 from tests.conftest import Api
 from tests.lieutenants.conftest import operator

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from lieutenants.secret_cleanup import cover_old_rows
+from lieutenants.transcript.secret_cleanup import cover_old_rows
 
 
 class Command(BaseCommand):

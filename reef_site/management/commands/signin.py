@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from reef_site import auth
+from reef_site.accounts import signin_links
 
 
 class Command(BaseCommand):
@@ -21,8 +21,8 @@ class Command(BaseCommand):
 
     def handle(self, *_: object, **options: Any) -> None:
         """Print the link alone to stdout, so that it can be piped, and remarks to stderr."""
-        address = options["url"] or settings.PUBLIC_URL or auth.page_url(self._base_url())
-        self.stdout.write(auth.make_signin_link(address))
+        address = options["url"] or settings.PUBLIC_URL or signin_links.page_url(self._base_url())
+        self.stdout.write(signin_links.make_signin_link(address))
         self.stderr.write(f"It works once and for {settings.SIGNIN_MINUTES} minutes.")
 
     def _base_url(self) -> str:

@@ -9,7 +9,7 @@ from typing import NoReturn
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from reef_site import testing_tools
+from reef_site.install import testing_tools
 
 # Settings of the person's own reef, which tests must not see.
 OWN = (

@@ -1,6 +1,6 @@
 """`manage.py up`: run all of reef on this machine.
 
-It prepares everything and then becomes `reef_site.supervisor`, which runs the processes.
+It prepares everything and then becomes `reef_site.launcher.supervisor`, which runs the processes.
 """
 
 from __future__ import annotations
@@ -24,17 +24,22 @@ from django.db import Error as DatabaseError
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
-from bootloader import agent_install
-from lieutenants import agent_check, agent_program, demo_model
+from bootloader.boot import npm_agent
+from lieutenants.agents.pi import check
+from lieutenants.agents.pi import program as agent_program
 from lieutenants.exceptions import AgentMissing, NotTheFollower
 from lieutenants.hosts import liveness, lock
 from lieutenants.hosts import services as hosts
 from lieutenants.isolation import modes
-from reef_site import auth, demo_vms, env, lockfile, redis_server
+from reef_site import env
+from reef_site.accounts import signin_links
 from reef_site.common import disk
-from reef_site.demo_vms import DemoVms, NoDemoVms
-from reef_site.log_lines import one_line
-from reef_site.supervisor import Demo, Plan, Service
+from reef_site.common.log_lines import one_line
+from reef_site.demo import model as demo_model
+from reef_site.demo import vms
+from reef_site.demo.vms import DemoVms, NoDemoVms
+from reef_site.launcher import lockfile, redis_server
+from reef_site.launcher.plan import Demo, Plan, Service
 from versconfig import config
 from vmtree import organs
 
@@ -84,7 +89,7 @@ class Command(BaseCommand):
         start.register_host()
         start.prepare_vms()
         start.prepare_agent()
-        link = auth.make_signin_link(settings.PUBLIC_URL or start.page_url)
+        link = signin_links.make_signin_link(settings.PUBLIC_URL or start.page_url)
         plan = start.plan(link, no_agent=options["no_agent"], open_browser=options["open"])
         become_supervisor(plan, lock, start.environment())
 
@@ -137,7 +142,7 @@ class Start:
     @property
     def page_url(self) -> str:
         """URL for browsers: on the loopback with reef's own host name."""
-        return auth.page_url(self.url)
+        return signin_links.page_url(self.url)
 
     def lock_data_folder(self) -> IO[str]:
         """Lock the data folder, end processes of a killed reef, and check the port."""
@@ -200,7 +205,7 @@ class Start:
         """Prepare the demo's VMs, if there can be any."""
         if self.demo:
             on_loopback = self.host not in WILDCARDS
-            self.vms = demo_vms.prepare(self.data, self.port, on_loopback=on_loopback, report=say)
+            self.vms = vms.prepare(self.data, self.port, on_loopback=on_loopback, report=say)
 
     def prepare_agent(self) -> None:
         """Check the `pi` that would be used, and reject one that is not an agent.
@@ -214,10 +219,10 @@ class Start:
             agent = agent_program.find_agent()
         except AgentMissing:
             return
-        problem = agent_check.problem_of(agent)
+        problem = check.problem_of(agent)
         if not problem:
             return
-        if real := agent_check.resolve_shim(agent.path):
+        if real := check.resolve_shim(agent.path):
             say(f"{agent.path} is a shim; agents are started as {real}")
             self.agent = {"PI_PATH": str(real)}
         elif settings.PI_PATH:
@@ -324,9 +329,9 @@ class Start:
         if settings.PI_PATH or (shutil.which("pi") and not own):
             return []
         target: Path = settings.AGENT_INSTALL_DIR
-        if agent_install.installed(agent_install.PINNED, target):
+        if npm_agent.installed(npm_agent.PINNED, target):
             return []
-        argv = [*module("bootloader.agent_install"), "--target", str(target)]
+        argv = [*module("bootloader.boot.npm_agent"), "--target", str(target)]
         return [Service("agent", argv, start_phase="late", once=True, umask=0o022)]
 
     def _emulator(self) -> list[Service]:
@@ -338,7 +343,7 @@ class Start:
 
     def _demo_model(self) -> Demo:
         folder = self.data / "demo"
-        argv = [*hardened("lieutenants.demo_model"), "--folder", str(folder)]
+        argv = [*hardened("reef_site.demo.model"), "--folder", str(folder)]
         argv += ["--models", str(settings.AGENT_CONFIG_DIR / "models.json")]
         argv += ["--while-locked", str(self.data / "up.lock")]
         argv += ["--agents", str(settings.LIEUTENANTS_DIR)]
@@ -418,5 +423,5 @@ def become_supervisor(plan: Plan, lock: IO[str], env: dict[str, str]) -> NoRetur
     os.lseek(plan_fd, 0, os.SEEK_SET)
     os.set_inheritable(lock.fileno(), True)
     os.chdir(settings.BASE_DIR)
-    argv = [*module("reef_site.supervisor"), str(plan_fd), str(lock.fileno())]
+    argv = [*module("reef_site.launcher.supervisor"), str(plan_fd), str(lock.fileno())]
     os.execve(argv[0], argv, env)  # noqa: S606

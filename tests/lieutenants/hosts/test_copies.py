@@ -11,7 +11,7 @@ from lieutenants.exceptions import NotTheFollower
 from lieutenants.hosts import services as hosts
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Lieutenant, Process
-from lieutenants.transports import get_transport
+from lieutenants.supervision.transports import get_transport
 from tests.conftest import Fleet
 from tests.waiting import until
 

@@ -14,14 +14,14 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from lieutenants import runtime
 from lieutenants.hosts import adoption, strays
 from lieutenants.hosts import services as hosts
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Lieutenant, Process
+from lieutenants.sessions.write_batch import save_progress
 from lieutenants.states import Status
-from lieutenants.write_batch import save_progress
-from reef_site import auth
+from lieutenants.supervision import runtime
+from reef_site.accounts import signin_links
 from tests.conftest import Api
 from tests.lieutenants.fleets import database, postgres, postgres_cluster
 from tests.lieutenants.rows import enlist, process_of
@@ -135,7 +135,7 @@ def test_destroyed_lieutenant_with_a_possible_agent_is_kept(api: Api, client: Cl
     part = api.get("/health").json()["parts"]["hosts"]
     assert part["ok"] is False
     assert "1 agent to be ended belongs to it" in part["why"]
-    client.force_login(auth.make_operator())
+    client.force_login(signin_links.make_operator())
     page = client.get(f"/lieutenants/by-id/{row.pk}/").content.decode()
     assert "its agent may still run there" in page
 
@@ -159,7 +159,7 @@ def test_message_to_a_silent_host_waits_with_a_reason(api: Api) -> None:
 def test_pages_show_the_host_and_its_lieutenants(client: Client) -> None:
     box1()
     with_agent(on_box1())
-    client.force_login(auth.make_operator())
+    client.force_login(signin_links.make_operator())
     overview = client.get("/").content.decode()
     assert "Needs attention" in overview
     assert "1 lieutenant belongs to it: host box1 does not answer since" in overview
@@ -341,7 +341,7 @@ def test_operators_take_over_with_a_button_and_others_do_not(client: Client) -> 
     on_box1()
     assert client.post(f"/hosts/{BOX1}/adopt").status_code == 302
     assert Lieutenant.objects.get().data_folder == BOX1
-    client.force_login(auth.make_operator())
+    client.force_login(signin_links.make_operator())
     said = client.post(f"/hosts/{BOX1}/adopt", follow=True).content.decode()
     assert "neo: taken over from box1; its session is on box1" in said
     assert Lieutenant.objects.get().data_folder == settings.DATA_FOLDER_ID
@@ -360,7 +360,7 @@ def test_discover_tells_of_lieutenants_of_a_silent_host(api: Api) -> None:
 def test_lieutenant_destroyed_after_the_backup_needs_attention(client: Client) -> None:
     enlist("eve", Status.PAUSED, error="It was destroyed after the backup was made.")
     enlist("bob", Status.PAUSED)
-    client.force_login(auth.make_operator())
+    client.force_login(signin_links.make_operator())
     overview = client.get("/").content.decode()
     assert "It was destroyed after the backup was made." in overview
     assert "/lieutenants/bob/" not in overview

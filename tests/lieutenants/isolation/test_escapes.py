@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lieutenants.agent_program import Agent
+from lieutenants.agents.pi.program import Agent
 from lieutenants.isolation import modes, plan, users
 from lieutenants.isolation.homes import home_of
 from lieutenants.models import Lieutenant

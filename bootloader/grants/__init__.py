@@ -1,0 +1,1 @@
+"""Grants: how many VMs a node may provision with its own token."""

@@ -1,0 +1,1 @@
+"""The machines that providers have, compared with tree and registry."""

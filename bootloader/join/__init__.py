@@ -1,0 +1,1 @@
+"""Joining the fleet: join tokens, downloads for VMs, and reports of boot scripts."""

@@ -1,0 +1,1 @@
+"""Hosts of the operator as a provider, and SSH connections to the machines of all providers."""

@@ -1,5 +1,0 @@
-"""A typed client of the Vers VM platform's HTTP interface."""
-
-from __future__ import annotations
-
-from bootloader.vers.client import Client as Client

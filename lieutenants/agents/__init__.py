@@ -1,0 +1,1 @@
+"""Agents: a folder for each kind, and what all kinds have in common."""

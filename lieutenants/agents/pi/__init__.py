@@ -1,0 +1,1 @@
+"""The agent pi: its program, configuration, RPC protocol and session files."""

@@ -1,0 +1,120 @@
+"""The model a lieutenant should use, the one it uses, and the available ones.
+
+If the wanted model is gone, the agent continues with another one and reports that at most on
+stderr. So we ask it for its list when it is ready and compare.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.utils import timezone
+
+from lieutenants.agents.pi import config
+from lieutenants.isolation.homes import CREDENTIALS
+from lieutenants.models import AgentModels, Lieutenant
+from reef_site.common.errors import BadInput
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from lieutenants.sessions.session import Session
+
+LIST_REQUEST_ID = "~models"
+_MAX_LISTED = 12
+_MAX_STORED = 5000
+_THINKING = re.compile(r":(?:off|minimal|low|medium|high|xhigh|max)$")
+
+
+def check_model(lieutenant: Lieutenant, model: str) -> None:
+    """Raise BadInput if the running agent does not have this model.
+
+    A list from before a change of its keys or its `models.json` does not count.
+    """
+    known = AgentModels.objects.filter(lieutenant=lieutenant, process__ended_at=None).first()
+    if not model or known is None or not known.names or _is_stale(lieutenant, known):
+        return
+    if not matches(model, [*known.names, *known.labels]):
+        raise BadInput(
+            f"model: the agent has no '{model[:100]}'; these are: {summary(known.names)}", "model"
+        )
+
+
+def matches(model: str, names: Sequence[str]) -> bool:
+    """Return whether a model name or pattern selects one of these models, by the agent's rules."""
+    wanted = model.strip().lower()
+    plain = _THINKING.sub("", wanted)
+    return any(part in name.lower() for part in {wanted, plain} for name in names)
+
+
+def summary(names: Sequence[str]) -> str:
+    """Return the first model names as text."""
+    shown = ", ".join(names[:_MAX_LISTED])
+    return f"{shown} and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else shown
+
+
+def store_model_in_use(session: Session, model: dict[str, Any], at: datetime) -> None:
+    """Store the model in use, when the agent is ready, and report a difference."""
+    name = f"{model.get('provider')}/{model.get('id')}"[:200]
+    row = Lieutenant.objects.only("model_wanted", "model_in_use").get(pk=session.lieutenant.pk)
+    before, wanted = row.model_in_use, row.model_wanted
+    problem = ""
+    if wanted and not matches(wanted, [name, str(model.get("name"))]):
+        problem = f"Its model {wanted} is not there; the agent goes on with {name}."
+    elif not wanted and before and before != name:
+        # Until now it used the session's model. Report the change once: the new one may be the
+        # default.
+        session.notice(at, f"The agent's model was {before}; it goes on with {name}.")
+    _note(session, problem, at)
+    session.lieutenant.model_in_use = name
+    Lieutenant.objects.filter(pk=session.lieutenant.pk).update(
+        model_in_use=name, model_problem=problem
+    )
+
+
+def store_model_list(session: Session, event: dict[str, Any], at: datetime) -> None:
+    """Store the list of models, and report if the model in use is not among them."""
+    data = event.get("data")
+    models = data.get("models") if isinstance(data, dict) else None
+    found = [each for each in models if isinstance(each, dict)] if isinstance(models, list) else []
+    found = found[:_MAX_STORED]
+    names = [f"{each.get('provider')}/{each.get('id')}" for each in found]
+    labels = [str(each.get("name") or "") for each in found]
+    if not event.get("success") or not names:
+        return
+    AgentModels.objects.update_or_create(
+        lieutenant=session.lieutenant,
+        defaults={
+            "names": names,
+            "labels": labels,
+            "process": session.process,
+            "at": timezone.now(),
+        },
+    )
+    used = session.lieutenant.model_in_use
+    if used and used not in names:
+        problem = (
+            f"Its model {used} is not among the agent's models, so the figures of its cost may be "
+            f"another model's. These are there: {summary(names)}."
+        )
+        _note(session, problem, at)
+        Lieutenant.objects.filter(pk=session.lieutenant.pk).update(model_problem=problem)
+
+
+def _note(session: Session, problem: str, at: datetime) -> None:
+    if problem:
+        session.notice(at, problem, is_error=True)
+
+
+def _is_stale(lieutenant: Lieutenant, known: AgentModels) -> bool:
+    started = known.process.started_at.timestamp()
+    for name in (*CREDENTIALS, "settings.json"):
+        with suppress(FileNotFoundError):
+            if (settings.AGENT_CONFIG_DIR / name).stat().st_mtime > started:
+                return True
+    given = config.provider_keys(lieutenant).versions
+    return sorted(given) != sorted(known.process.state.get("secret_versions") or [])

@@ -1,0 +1,1 @@
+"""Messages to lieutenants: sending, delivery states, outcomes, and rewinding to before one."""

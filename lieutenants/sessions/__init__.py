@@ -1,0 +1,1 @@
+"""Sessions: journal records of one process, applied to rows."""

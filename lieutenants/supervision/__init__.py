@@ -1,0 +1,1 @@
+"""Supervision of agent processes on this host: launch, follow, watch, end."""

@@ -1,0 +1,393 @@
+"""Commit journals to rows: one loop for all sessions of this host, in the Celery worker.
+
+Each pass reads new journal records, applies them and commits them together with the journals' new
+offsets in one transaction. `Watch` handles everything that depends on time, `Outbox` sends pending
+commands.
+
+There is one follower per host: the holder of the lock file. A worker that is killed releases it at
+once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+
+import redis
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import OperationalError, close_old_connections, connections, transaction
+
+from lieutenants.agents.pi import rpc
+from lieutenants.exceptions import NotTheFollower, ProgressLost, TransportError
+from lieutenants.hosts import lock, strays
+from lieutenants.hosts import services as hosts
+from lieutenants.messages.outbox import Outbox
+from lieutenants.models import Process
+from lieutenants.sessions.session import Session
+from lieutenants.sessions.write_batch import WriteBatch, save_progress
+from lieutenants.supervision.clock_jumps import ClockMonitor
+from lieutenants.supervision.transports import get_transport
+from lieutenants.supervision.watchdog import Watchdog
+from reef_site.common import events, locks
+
+logger = logging.getLogger(__name__)
+
+PASS_SECONDS = 0.1  # at most one transaction in this time
+READ_SECONDS = 0.03  # how often the journals of working sessions are read
+IDLE_READ_SECONDS = 0.25  # how often the journals of idle sessions are read
+REFRESH_SECONDS = 1.0  # how often rows are read without an event
+SESSION_BYTES = 1 << 20  # at most from one journal in one pass
+PASS_BYTES = 2 << 20  # at most from all journals: a pass holds the database's write lock
+KEPT_BYTES = 32 << 20  # of a journal, kept behind the committed offset
+SHORTEN_BYTES = 8 << 20  # smallest part of a journal that is released at a time
+RETRY_SECONDS = 1.0  # delay after a failure
+SKIP_SECONDS = 30.0  # how long a session that fails by itself is skipped
+
+
+class Follower:
+    """The follower loop. Runs in its own thread until `stop`."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, Session] = {}
+        self.outbox = Outbox()
+        self.watchdog = Watchdog(self.sessions)
+        self.clock = ClockMonitor()
+        self.stopping = threading.Event()
+        self._wakeup = threading.Event()
+        self._refreshed_at = -REFRESH_SECONDS
+        self._idle_read_at = 0.0
+        self._first_index = 0
+        # After a failure each session gets its own transaction for one pass, to find the culprit.
+        self._isolate_sessions = False
+        self._skipped_until: dict[str, float] = {}
+        self._lock = locks.FileLock(settings.RUN_DIR / "follower.lock")
+        self._lock_checked_at = 0.0
+        self._rival = ""
+        self._listener: threading.Thread | None = None
+
+    def run(self) -> None:
+        """Follow until stopped. After an error, log it and start over from the rows."""
+        try:
+            while not self.stopping.is_set():
+                try:
+                    self._follow_once_free()
+                except Exception:
+                    # This thread is the worker's only follower, and the worker continues without
+                    # it.
+                    logger.exception("the follower failed; trying again")
+                    self._forget()
+                    self.stopping.wait(RETRY_SECONDS)
+        finally:
+            self.outbox.close()
+            connections.close_all()
+
+    def _follow_once_free(self) -> None:
+        """Wait for the locks, follow while they are held, and release them."""
+        try:
+            if not self._wait_for_lock():
+                return
+            with lock.hold_identity_lock(self.stopping) as alone:
+                if alone:
+                    self._start_listening()
+                    self._follow_while_locked()
+        finally:
+            self._lock.release()
+
+    def _start_listening(self) -> None:
+        if self._listener is None or not self._listener.is_alive():
+            self._listener = threading.Thread(target=self._listen, name="reef-wakeup", daemon=True)
+            self._listener.start()
+
+    def _follow_while_locked(self) -> None:
+        """Follow until stopped, or until another worker holds the lock."""
+        logger.info("following the sessions of %s", settings.HOST)
+        while not self.stopping.is_set() and self._keeps_lock():
+            try:
+                self._wakeup.wait(self._run_once())
+            except ProgressLost as error:
+                logger.warning("%s; starting over from the rows", error)
+                self._start_over()
+            except NotTheFollower as other:
+                self._stand_by(str(other))
+            except DatabaseError:
+                logger.exception("the database failed; starting over from its rows")
+                self._start_over()
+            except Exception:
+                logger.exception("the follower failed; starting over from the rows")
+                self._start_over()
+        self._resign()
+
+    def _wait_for_lock(self) -> bool:
+        """Wait to become the only follower of this host; return False if stopped meanwhile."""
+        known = ""
+        while not self.stopping.is_set():
+            try:
+                if self._lock.try_take():
+                    return True
+                level, trouble = logging.INFO, "another worker of this host follows; standing by"
+            except OSError as error:
+                level, trouble = logging.WARNING, f"cannot lock {self._lock.path}: {error}"
+                if isinstance(error, FileNotFoundError):
+                    self._make_run_folder()
+            if trouble != known:
+                logger.log(level, "%s", trouble)
+            known = trouble
+            self.stopping.wait(0.5)
+        return False
+
+    def _make_run_folder(self) -> None:
+        """Create the lock's folder again after it was removed."""
+        try:
+            self._lock.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            logger.warning("cannot make %s: %s", self._lock.path.parent, error.strerror)
+
+    def _keeps_lock(self) -> bool:
+        """Check now and then whether the lock is still ours, and return the result."""
+        now = time.monotonic()
+        if now - self._lock_checked_at < locks.KEEP_SECONDS:
+            return True
+        self._lock_checked_at = now
+        if self._lock.keep():
+            return True
+        logger.warning("%s was removed, and another worker has locked it", self._lock.path)
+        self._forget()
+        return False
+
+    def _stand_by(self, why: str) -> None:
+        """Follow nothing while another follower with this folder's identity is running."""
+        if why != self._rival:
+            logger.warning("%s", why)
+        self._rival = why
+        try:
+            hosts.record_rival(why)
+        except DatabaseError as error:
+            logger.warning("cannot keep that in the database: %s", type(error).__name__)
+        self._start_over()
+
+    def _resign(self) -> None:
+        try:
+            hosts.release_lease(self.watchdog.follower_id)
+        except DatabaseError as error:
+            logger.info("cannot resign: %s", type(error).__name__)
+
+    def stop(self) -> None:
+        """Ask the loop to end after the current pass."""
+        self.stopping.set()
+        self._wakeup.set()
+
+    # -- one turn ---------------------------------------------------------------------------
+
+    def _run_once(self) -> float:
+        """Run one iteration and return how many seconds to wait for an event."""
+        began = time.monotonic()
+        was_notified = self._wakeup.is_set()
+        self._wakeup.clear()
+        if was_notified or began - self._refreshed_at >= REFRESH_SECONDS:
+            self.refresh()
+            self._refreshed_at = began
+        had_news = self.follow(began)
+        self.outbox.send(self.sessions, began)
+        if had_news:
+            return max(0.0, PASS_SECONDS - (time.monotonic() - began))
+        working = any(not session.quiescent for session in self.sessions.values())
+        return READ_SECONDS if working else IDLE_READ_SECONDS
+
+    def refresh(self) -> None:
+        """Open sessions of new processes, drop ended ones, and run the time-based checks."""
+        now = time.monotonic()
+        self.watchdog.record_heartbeat(now)
+        self.clock.check(self.sessions.values())
+        live = Process.objects.live().here().select_related("lieutenant")
+        rows = {process.pk: process for process in live}
+        for pk in self.sessions.keys() - rows.keys():
+            del self.sessions[pk]
+        for session in self.sessions.values():
+            session.refresh_screening()
+        for pk, process in rows.items():
+            is_skipped = now < self._skipped_until.get(pk, 0.0)
+            if pk not in self.sessions and process.handle and not is_skipped:
+                if strays.runs_elsewhere(process):
+                    self._skipped_until[pk] = now + strays.AGAIN_SECONDS
+                    continue
+                # An agent gets its secrets at its start, so a session that is opened now knows all
+                # of them.
+                session = Session.open(process)
+                session.last_record_at = session.opened_at = now
+                session.was_ready = process.ready_at is not None
+                self.sessions[pk] = session
+        self.watchdog.run_checks(rows, now)
+        self.outbox.refresh(self.sessions)
+
+    def follow(self, clock: float) -> bool:
+        """Run one pass over the journals; return whether there was anything to write."""
+        with_idle = clock - self._idle_read_at >= IDLE_READ_SECONDS
+        if with_idle:
+            self._idle_read_at = clock
+        due = [each for each in self.sessions.values() if with_idle or not each.quiescent]
+        follow = self._follow_one_by_one if self._isolate_sessions else self._follow
+        return follow(due, clock)
+
+    def _follow(self, due: list[Session], clock: float) -> bool:
+        news = list(self._read(due))
+        touched = {id(session) for session, _, _ in news}
+        # Without new records nothing is written, unless a session may have settled.
+        affected = [each for each in due if id(each) in touched or each.may_settle(clock)]
+        starting = [each for each in affected if each.process.ready_at is None]
+        if affected:
+            revs = self._commit(news, affected, clock)
+            if revs:
+                events.publish_transcripts(revs)
+        if any(each.process.ready_at for each in starting):
+            self._wakeup.set()  # a start slot is free now
+        for session in [each for each in affected if each.ended]:
+            self.sessions.pop(session.process.pk, None)
+            self.watchdog.after_end(session)
+        for session in due:
+            self.outbox.collect(session)
+        for session, _, _ in news:
+            _release_space(session)
+        return bool(news)
+
+    def _follow_one_by_one(self, due: list[Session], clock: float) -> bool:
+        """Give each session its own transaction, so that a broken one does not block the others."""
+        had_news = False
+        for session in due:
+            try:
+                had_news = self._follow([session], clock) or had_news
+            except (OperationalError, ProgressLost):
+                raise
+            except Exception:
+                logger.exception("%s cannot be followed; left alone for a while", session.process)
+                self.sessions.pop(session.process.pk, None)
+                self._skipped_until[session.process.pk] = clock + SKIP_SECONDS
+        self._isolate_sessions = False
+        return had_news
+
+    def _read(self, due: list[Session]) -> Iterator[tuple[Session, list[list[object]], int]]:
+        """Yield session, new records and their size; the rotating start prevents starvation."""
+        left = PASS_BYTES
+        self._first_index = (self._first_index + 1) % max(1, len(due))
+        for session in due[self._first_index :] + due[: self._first_index]:
+            process = session.process
+            try:
+                data = get_transport(process.transport).read(
+                    process.directory, process.offset, min(SESSION_BYTES, left)
+                )
+                gap = _missing_part(session) if data.startswith(b"\0") else None
+            except TransportError as error:
+                logger.warning("cannot read the journal of %s: %s", process, error)
+                continue
+            if not data:
+                continue
+            if gap:
+                yield session, *gap
+                continue
+            records, size = rpc.split(data)
+            if not size and len(data) >= SESSION_BYTES:
+                records, size = self._long_record(session)
+            if size:
+                yield session, records, size
+            left -= len(data)
+            if left <= 0:
+                return
+
+    @staticmethod
+    def _long_record(session: Session) -> tuple[list[list[object]], int]:
+        """Read a record that is larger than a pass; the keeper limits its size."""
+        process = session.process
+        data = get_transport(process.transport).read(
+            process.directory, process.offset, 16 * SESSION_BYTES
+        )
+        return rpc.split(data)
+
+    def _commit(
+        self,
+        news: list[tuple[Session, list[list[object]], int]],
+        affected: list[Session],
+        clock: float,
+    ) -> dict[str, int]:
+        """Apply and write everything in one transaction; return the transcripts that changed."""
+        before = {id(session): _progress_values(session) for session in affected}
+        batch = WriteBatch()
+        with transaction.atomic():
+            for session, records, size in news:
+                session.apply(records, batch, clock)
+                session.process.offset += size
+            for session in affected:
+                session.batch = batch
+                session.idle_if_settled(clock)
+            batch.write()
+            for session in affected:
+                session.store_state()
+            changed = [each for each in affected if _progress_values(each) != before[id(each)]]
+            save_progress(changed)
+        return {each.lieutenant.pk: each.lieutenant.rev for each in changed}
+
+    # -- around it -----------------------------------------------------------------------------
+
+    def _start_over(self) -> None:
+        """Read everything again, since memory may differ from what was committed."""
+        self._forget()
+        self._isolate_sessions = True
+        close_old_connections()
+        self.stopping.wait(RETRY_SECONDS)
+
+    def _forget(self) -> None:
+        self.sessions.clear()
+        self._refreshed_at = -REFRESH_SECONDS
+
+    def _listen(self) -> None:
+        """Wait for events. Without Redis nothing is lost, since rows are read every second."""
+        complained = False
+        while not self.stopping.is_set():
+            try:
+                with events.subscription() as subscription:
+                    subscription.subscribe(events.WAKE_CHANNEL)
+                    self._wakeup.set()
+                    complained = False
+                    while not self.stopping.is_set():
+                        if subscription.get_message(timeout=1.0):
+                            self._wakeup.set()
+            except (redis.RedisError, OSError, ValueError, TypeError, AttributeError) as error:
+                # The last two: redis-py uses a socket that it has closed itself.
+                if not complained:
+                    logger.warning("no bell from Redis (%s); looking each second", error)
+                complained = True
+                self.stopping.wait(1.0)
+
+
+def _missing_part(session: Session) -> tuple[list[list[object]], int]:
+    """Skip a missing part of the journal. The database is then older than the journal."""
+    process = session.process
+    end = get_transport(process.transport).skip_gap(process.directory, process.offset)
+    size = end - process.offset
+    logger.warning("%s: %s bytes of its journal are gone", process, size)
+    return [["gap", 0, size]], size
+
+
+def _release_space(session: Session) -> None:
+    """Release the disk space of journal records that were committed long ago.
+
+    Some of it is kept for a database that was restored from a backup, or that lost its last commits
+    in a power failure.
+    """
+    process = session.process
+    end = session.screening.needed_from(process.offset) - KEPT_BYTES
+    if session.ended or end - session.shortened < SHORTEN_BYTES:
+        return
+    session.shortened = end
+    try:
+        get_transport(process.transport).shorten(process.directory, end)
+    except TransportError as error:
+        logger.warning("%s: %s", process, error)
+
+
+def _progress_values(session: Session) -> tuple[object, ...]:
+    """Return the values that `save_progress` writes, to detect changes."""
+    row, lieutenant = session.process, session.lieutenant
+    facts = (lieutenant.rev, lieutenant.waiting_for, lieutenant.waiting_since)
+    return (row.offset, repr(session.memory), *facts, lieutenant.trouble)

@@ -1,0 +1,327 @@
+"""Reconcile this host's processes with their rows: launch, halt, settle.
+
+Every function here may run twice, late or never: it rereads the rows, holds a lease while it acts,
+and does nothing when nothing is wanted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import timedelta
+from pathlib import Path
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from lieutenants import membership, vm_lookup
+from lieutenants.agents.pi import check, config, rpc, session_files
+from lieutenants.agents.pi.program import Agent, find_agent
+from lieutenants.exceptions import (
+    AgentMissing,
+    IsolationUnavailable,
+    SessionDamaged,
+    TransportError,
+)
+from lieutenants.isolation import folders, homes, plan
+from lieutenants.isolation.modes import Isolation
+from lieutenants.models import Lieutenant, LieutenantQuerySet, Process
+from lieutenants.states import RUNNING, Status
+from lieutenants.supervision.keeper import keeper
+from lieutenants.supervision.transports import get_transport
+from lieutenants.supervision.transports.base import Handle, Launch
+from reef_site.common import events
+from reef_site.common.errors import IllegalMove, LostRace, ReefError
+
+logger = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=35)
+# After a stop request the agent is ended without its keeper's help at first; the keeper, which may
+# be busy with its last records for a minute, is ended later.
+END_AGENT_SECONDS, END_KEEPER_SECONDS = 20.0, 80.0
+READY = "~ready"
+FINAL_ABORT = "~farewell"
+
+
+def converge(lieutenant_id: str) -> None:
+    """Start or stop one lieutenant's process, as its row wants."""
+    here = Lieutenant.objects.here()
+    lieutenant = here.claim(lieutenant_id, LEASE)
+    if lieutenant is None:
+        return
+    try:
+        process = lieutenant.live_process()
+        if process and (process.stop_asked_at or not lieutenant.should_run):
+            halt(process, working=lieutenant.status == Status.WORKING)
+        elif lieutenant.status == Status.STARTING and process is None:
+            if _may_start():
+                launch(lieutenant)
+            else:
+                _store_wait_reason(lieutenant)
+    finally:
+        here.release(lieutenant.pk, lieutenant.leased_until)
+
+
+def reconcile() -> None:
+    """Settle every lieutenant whose process is not as its row wants, also after lost events."""
+    live = Process.objects.live().here()
+    unwanted = live.filter(~Q(lieutenant__status__in=RUNNING) | Q(stop_asked_at__isnull=False))
+    # The longest waiting starts first.
+    for pk in [
+        *unwanted.values_list("lieutenant_id", flat=True),
+        *_waiting().order_by("status_since").values_list("pk", flat=True),
+    ]:
+        converge(pk)
+
+
+def may_start_another() -> bool:
+    """Return whether a lieutenant waits for a start and a start slot is free."""
+    return _waiting().exists() and _may_start()
+
+
+def _waiting() -> LieutenantQuerySet:
+    """Return lieutenants that should be starting and have no process yet."""
+    return Lieutenant.objects.here().without_process().filter(status=Status.STARTING)
+
+
+def orphaned() -> list[Lieutenant]:
+    """Return lieutenants that should be running and have no process: lost between two commits."""
+    at_work = Lieutenant.objects.here().filter(status__in=[Status.IDLE, Status.WORKING])
+    return list(at_work.without_process())
+
+
+def launch(lieutenant: Lieutenant) -> None:
+    """Start keeper and agent. The follower marks the process as ready later."""
+    try:
+        agent = find_agent()
+    except AgentMissing as error:
+        fail(lieutenant, str(error))
+        return
+    if problem := check.problem_of(agent):
+        fail(lieutenant, f"The agent could not be started: {problem}")
+        return
+    process = Process(
+        lieutenant=lieutenant,
+        host=settings.HOST,
+        transport=lieutenant.transport,
+        agent=str(agent),
+        # An agent of unknown version is tried: at worst it does not know the command.
+        state={
+            "clears_queue": agent.clears_queue or not agent.version,
+            "settles": agent.reports_idle,
+        },
+    )
+    process.directory = str(home_of(lieutenant) / "runs" / process.pk)
+    try:
+        # The row is saved first, so that a started process can always be found.
+        process.save(force_insert=True)
+    except IntegrityError:
+        logger.info("%s has a process already", lieutenant)
+        return
+    try:
+        spec = _launch_spec(lieutenant, process, agent)
+        # Saved before the agent can print anything.
+        process.save(update_fields=["state"])
+    except (ReefError, OSError) as error:
+        if isinstance(error, SessionDamaged):
+            Lieutenant.objects.filter(pk=lieutenant.pk).update(session_problem=str(error))
+        _start_failed(process, f"The agent could not be started: {error}")
+        return
+    if not _renew_start(process):
+        logger.info("%s: its start took so long that it was given up meanwhile", lieutenant)
+        return
+    try:
+        handle = get_transport(lieutenant.transport).start(spec)
+    except (TransportError, OSError) as error:
+        logger.warning("%s: the start failed: %s", lieutenant, error)
+        resolve_lost_start(process, f"The agent could not be started: {error}")
+    else:
+        _adopt_keeper(process, handle)
+
+
+def _renew_start(process: Process) -> bool:
+    """Restart the keeper's start timeout; return False if the start was given up meanwhile."""
+    process.started_at = timezone.now()
+    mine = Process.objects.filter(pk=process.pk, handle={}, ended_at__isnull=True)
+    return bool(mine.update(started_at=process.started_at))
+
+
+def resolve_lost_start(process: Process, reason: str) -> None:
+    """Determine the outcome of a start that was interrupted.
+
+    A keeper that came up is adopted; if there is none, later ones are prevented. While one is still
+    coming up the row stays open, so that the follower checks again: no agent runs without a row.
+    `reason` says why the lieutenant has failed; empty means that it is started again.
+    """
+    try:
+        handle = get_transport(process.transport).withdraw(process.directory)
+    except (TransportError, OSError) as error:
+        logger.warning("%s: cannot tell yet what came of its start: %s", process, error)
+        if reason:
+            Process.objects.filter(pk=process.pk).update(end_reason=reason)
+        return
+    if handle:
+        _adopt_keeper(process, handle)
+    else:
+        _start_failed(process, reason)
+
+
+def _adopt_keeper(process: Process, handle: Handle) -> None:
+    """Store the started keeper's handle, so that the follower opens its session."""
+    process.handle = handle
+    with transaction.atomic():
+        Process.objects.filter(pk=process.pk).update(handle=handle, end_reason="")
+        isolation = str(handle.get("isolation") or "")
+        Lieutenant.objects.filter(pk=process.lieutenant_id).update(isolation=isolation)
+    events.wake_follower(process.lieutenant_id)
+
+
+def _start_failed(process: Process, reason: str) -> None:
+    """Close the row of a process that never came up."""
+    text = reason or "Its start was cut off."
+    mine = Process.objects.filter(pk=process.pk, handle={}, ended_at__isnull=True)
+    if mine.update(ended_at=timezone.now(), end_reason=text) and reason:
+        fail(Lieutenant.objects.get(pk=process.lieutenant_id), reason)
+
+
+def halt(process: Process, *, working: bool) -> None:
+    """Begin an orderly stop of a process; the follower completes it."""
+    if process.stop_asked_at is None:
+        process.stop_asked_at = timezone.now()
+        process.save(update_fields=["stop_asked_at"])
+    transport = get_transport(process.transport)
+    elapsed = (timezone.now() - process.stop_asked_at).total_seconds()
+    if elapsed > END_AGENT_SECONDS and process.handle:
+        logger.warning("%s does not end; insisting", process)
+        transport.end(process.directory, process.handle, keeper=elapsed > END_KEEPER_SECONDS)
+        events.wake_follower(process.lieutenant_id)
+        return
+    final_command = (
+        rpc.simple("abort", FINAL_ABORT) if working or _is_running_now(process) else None
+    )
+    try:
+        transport.stop(process.directory, process.handle, final_command)
+    except TransportError as error:
+        logger.info("cannot stop %s yet: %s", process, error)
+    events.wake_follower(process.lieutenant_id)
+
+
+def fail(lieutenant: Lieutenant, reason: str) -> None:
+    """Set the status to error, unless the lieutenant was moved meanwhile."""
+    try:
+        lieutenant.move(Status.ERROR, reason=reason, error=reason)
+    except (LostRace, IllegalMove):
+        logger.info("%s moved on while its start failed: %s", lieutenant, reason)
+
+
+def home_of(lieutenant: Lieutenant) -> Path:
+    """Return the lieutenant's own folder. It is named by id, so a name never becomes a path."""
+    return homes.home_of(lieutenant.pk).root
+
+
+def default_workspace(lieutenant_id: str) -> str:
+    """Return the working folder of a lieutenant that was created without one."""
+    return str(homes.home_of(lieutenant_id).workspace)
+
+
+def _is_running_now(process: Process) -> bool:
+    return bool(process.state.get("running"))
+
+
+def _may_start() -> bool:
+    """Return whether a start slot is free. Many concurrent starts would slow down each of them."""
+    starting = Process.objects.live().here().filter(ready_at__isnull=True)
+    return starting.count() < settings.STARTS_AT_ONCE
+
+
+def _store_wait_reason(lieutenant: Lieutenant) -> None:
+    """Store which other starts this one waits for."""
+    starting = Process.objects.live().here().filter(ready_at__isnull=True)
+    names = starting.order_by("started_at").values_list("lieutenant__name", flat=True)
+    text = f"a free start slot, taken by {', '.join(names[:3])}"[:200]
+    mine = Lieutenant.objects.filter(pk=lieutenant.pk, status=Status.STARTING)
+    if mine.exclude(waiting_for=text).update(waiting_for=text):
+        events.publish_lieutenant(lieutenant.pk)
+
+
+def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Launch:
+    """Prepare the agent's folders and return its launch parameters. Raises FleetError, OSError."""
+    homes.check_config()
+    home = homes.home_of(lieutenant.pk)
+    home.workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+    isolation_plan = plan.make_plan(home, folders.check_at_start(lieutenant), agent)
+    _check_isolation(lieutenant, isolation_plan.mode)
+    tag = f"REEF_LIEUTENANT={lieutenant.pk}"
+    # No process of an earlier run may exist while its folders are created as root.
+    own_user = isolation_plan.uid if isolation_plan.rules.get("own_user") else None
+    keeper.sweep(tag, 0, own_user or 0, lieutenants=str(settings.LIEUTENANTS_DIR))
+    homes.prepare(
+        home,
+        name=lieutenant.name,
+        prompt=lieutenant.system_prompt,
+        owner=isolation_plan.uid,
+        shared=isolation_plan.uid is not None and "view" not in isolation_plan.rules,
+    )
+    session_file = home.session / lieutenant.session_name
+    # The steps so far, and the check of a large file, may each take many seconds.
+    _renew_start(process)
+    # An agent skips what it cannot read, so the file is checked first.
+    process.state = {**process.state, "notes": session_files.check(lieutenant, session_file)}
+    session = str(session_file)
+    arguments = ["--mode", "rpc", "--session", session, "--session-dir", str(home.session)]
+    arguments += ["--append-system-prompt", str(home.prompt)]
+    stored = config.provider_keys(lieutenant)
+    process.state = {**process.state, "secret_versions": stored.versions}
+    model = config.model_for(lieutenant)
+    Lieutenant.objects.filter(pk=lieutenant.pk).update(
+        model_wanted=model, model_problem="", session_problem=""
+    )
+    if model:
+        arguments += ["--model", model]
+    return Launch(
+        run=process.pk,
+        dir=process.directory,
+        argv=[*isolation_plan.argv, *agent.argv(), *arguments],
+        env=_environment(lieutenant, home, isolation_plan.path, stored.environment),
+        cwd=lieutenant.folder,
+        lock=str(home.root / "session.lock"),
+        heal=[session],
+        tag=tag,
+        hello=[{"id": READY, "type": "get_state"}],
+        isolation=isolation_plan.rules,
+    )
+
+
+def _check_isolation(lieutenant: Lieutenant, mode: Isolation) -> None:
+    """Require an agent's isolation to be at least as strong as that of its parent."""
+    parent = vm_lookup.parent_lieutenant(lieutenant)
+    known = parent.isolation if parent and parent.data_folder == settings.DATA_FOLDER_ID else ""
+    if known in Isolation.values and Isolation(known).rank > mode.rank:
+        raise IsolationUnavailable(
+            f"its isolation would be {mode.value}, weaker than that of "
+            f"{parent}, below which it stands ({known})"
+        )
+
+
+def _environment(
+    lieutenant: Lieutenant, home: homes.Home, path: str, stored: dict[str, str]
+) -> dict[str, str]:
+    """Return the agent's whole environment: an explicit list, never the server's own."""
+    passed = {name: os.environ[name] for name in settings.AGENT_ENV if name in os.environ}
+    return {
+        **passed,
+        **stored,
+        "PATH": path,
+        "HOME": str(home.user),
+        "TMPDIR": str(home.tmp),
+        "USER": lieutenant.name,
+        "LOGNAME": lieutenant.name,
+        "PI_CODING_AGENT_DIR": str(home.config),
+        "PI_OFFLINE": "1",
+        "PI_SKIP_VERSION_CHECK": "1",
+        "PI_TELEMETRY": "0",
+        **membership.fleet_environment(lieutenant),
+        "REEF_LIEUTENANT": lieutenant.pk,
+    }

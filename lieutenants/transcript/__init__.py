@@ -1,0 +1,1 @@
+"""Transcripts: recording them, covering secrets in them, and preparing them for pages."""

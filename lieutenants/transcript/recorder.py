@@ -1,0 +1,348 @@
+"""Record one process's transcript: streamed text, content blocks, tools, usage, answers.
+
+`Transcript` turns the agent's events into entries of the running pass's ledger. Its state in memory
+can be read back from rows that are not final.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from django.utils import timezone
+
+from lieutenants.agents.pi import rpc
+from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
+from lieutenants.sessions import tool_limits
+from lieutenants.sessions.write_batch import WriteBatch, join_chunks, join_texts
+from lieutenants.states import Outcome
+from lieutenants.transcript.screening import MAX_BLOCK, TranscriptScreening
+
+KILLED_FOR_MEMORY = "\n(Killed by the kernel for memory.)"
+Event = dict[str, Any]
+
+
+@dataclass
+class Transcript:
+    """The open entries, blocks and answer of one process."""
+
+    process: Process
+    lieutenant: Lieutenant
+    blocks: dict[tuple[str, int], Entry] = field(default_factory=dict)
+    results: dict[str, Entry] = field(default_factory=dict)
+    answer: Answer | None = None
+    # The message that the agent is working on.
+    message_id: str | None = None
+    # The user message that the running answer began with.
+    first_user: Entry | None = None
+    batch: WriteBatch = field(default_factory=WriteBatch)
+    screening: TranscriptScreening = field(default_factory=TranscriptScreening)
+    _texts: dict[int, tuple[Entry, list[str]]] = field(default_factory=dict)
+    # Calls that have results in the running answer: results are reported twice.
+    _finished_calls: set[str] = field(default_factory=set)
+
+    def load_open_entries(self, answer_id: int | None) -> None:
+        """Load the rows that were not final when the previous follower ended."""
+        for entry in self.process.entries.filter(final=False).order_by("id"):
+            if entry.kind == Entry.Kind.TOOL_RESULT:
+                self.results[entry.call_id] = entry
+            else:
+                self.blocks[(entry.kind, entry.block or 0)] = entry
+        if answer_id is not None:
+            self.answer = Answer.objects.filter(pk=answer_id).first()
+
+    # -- text as it comes -----------------------------------------------------------------
+
+    def delta(self, kind: str, block: int, text: str) -> None:
+        """Append a piece of text to a block. A block number out of range counts as the first."""
+        block = block if 0 <= block <= MAX_BLOCK else 0
+        entry = self.blocks.get((kind, block))
+        if entry is None:
+            entry = self.add(kind, timezone.now(), block=block, final=False)
+            self.blocks[(kind, block)] = entry
+        self._texts.setdefault(id(entry), (entry, []))[1].append(text)
+
+    def flush_texts(self) -> None:
+        """Make one chunk per open entry of the text since the last flush that may be shown.
+
+        Runs before the process's offset moves.
+        """
+        for entry, parts in self._texts.values():
+            offset = self.process.offset
+            if text := self.screening.feed(_block_of(entry), "".join(parts), offset):
+                chunk = Chunk(lieutenant=self.lieutenant, entry=entry, rev=self.next_rev())
+                chunk.text = text
+                self.batch.chunks.append(chunk)
+        self._texts.clear()
+
+    def text_so_far(self, entry: Entry) -> str:
+        """Return the text of all chunks of an open entry, including those of this pass."""
+        kept = join_chunks(entry) if entry.pk else ""
+        return kept + "".join(each.text for each in self.batch.chunks if each.entry is entry)
+
+    # -- entries ---------------------------------------------------------------------------
+
+    def next_rev(self) -> int:
+        """Return the revision of the transcript's next change."""
+        self.lieutenant.rev += 1
+        return self.lieutenant.rev
+
+    def add(self, kind: str, at: datetime, **fields: Any) -> Entry:
+        """Add an entry to the transcript."""
+        entry = Entry(
+            lieutenant=self.lieutenant,
+            process=self.process,
+            answer=self.answer,
+            kind=kind,
+            at=at,
+            rev=self.next_rev(),
+            **fields,
+        )
+        self.batch.add(entry, self.answer)
+        return entry
+
+    def revise(self, entry: Entry, **fields: Any) -> None:
+        """Change an entry with a new revision, so that readers get it again."""
+        for name, value in fields.items():
+            setattr(entry, name, value)
+        entry.rev = self.next_rev()
+        self.batch.change(entry)
+
+    # -- what the agent says --------------------------------------------------------------
+
+    def record_assistant_message(self, message: Event, at: datetime) -> None:
+        """Record a complete message of the agent: the final texts of its blocks, and its usage."""
+        content = message.get("content")
+        failed = message.get("stopReason") == "error"
+        for number, block in enumerate(content if isinstance(content, list) else []):
+            if isinstance(block, dict):
+                self._record_block(number, block, at, failed=failed)
+        self.close_blocks()
+        self.count_usage(message, at)
+
+    def _record_block(self, number: int, block: Event, at: datetime, *, failed: bool) -> None:
+        kind = {"text": Entry.Kind.TEXT, "thinking": Entry.Kind.THINKING}.get(
+            str(block.get("type"))
+        )
+        fields: dict[str, Any] = {"final": True}
+        if kind:
+            fields["text"] = str(block.get(kind.value) or "")
+            if failed:
+                fields["data"] = {"failed": True}
+        elif block.get("type") == "toolCall":
+            kind = Entry.Kind.TOOL_CALL
+            fields |= {
+                "text": "",
+                "tool": str(block.get("name") or "")[:200],
+                "call_id": str(block.get("id") or "")[:200],
+                "data": {"arguments": block.get("arguments")},
+            }
+        else:
+            return
+        entry = self.blocks.pop((kind.value, number), None)
+        self.screening.forget((kind.value, number))
+        if entry:
+            self.revise(entry, **fields)
+        elif fields.get("text") or kind is Entry.Kind.TOOL_CALL:
+            self.add(kind, at, block=number, **fields)
+
+    def close_blocks(self) -> None:
+        """Finish blocks whose end was not reported with the text received so far."""
+        for entry in self.blocks.values():
+            text = self.text_so_far(entry) + self.screening.finish(_block_of(entry))
+            self.revise(entry, final=True, text=text)
+        self.blocks.clear()
+
+    def count_usage(self, message: Event, at: datetime) -> None:
+        """Record the usage of a model call, as the agent reported it."""
+        usage = message.get("usage")
+        if not isinstance(usage, dict):
+            return
+        cost = usage.get("cost")
+        counted = Usage(
+            lieutenant=self.lieutenant,
+            message_id=self.message_id,
+            answer=self.answer,
+            provider=str(message.get("provider") or "")[:100],
+            model=str(message.get("model") or "")[:200],
+            stop_reason=str(message.get("stopReason") or "")[:40],
+            input=parse_count(usage.get("input")),
+            output=parse_count(usage.get("output")),
+            cache_read=parse_count(usage.get("cacheRead")),
+            cache_write=parse_count(usage.get("cacheWrite")),
+            cost=_dollars(cost.get("total") if isinstance(cost, dict) else 0),
+            at=at,
+            day=at.date(),
+        )
+        self.batch.usage.append(counted)
+        classes = ("input", "output", "cache_read", "cache_write")
+        figures = {name: getattr(counted, name) for name in classes}
+        figures |= {"cost": float(counted.cost), "model": counted.model}
+        self.add(Entry.Kind.USAGE, at, data=figures)
+
+    # -- tools ------------------------------------------------------------------------------
+
+    def tool_start(self, event: Event, at: datetime) -> None:
+        call_id = str(event.get("toolCallId") or "")[:200]
+        about = tool_limits.first_text(event.get("args"))
+        if earlier := self.results.pop(call_id, None):
+            self.revise(earlier, final=True)
+        self.results[call_id] = self.add(
+            Entry.Kind.TOOL_RESULT,
+            at,
+            call_id=call_id,
+            tool=str(event.get("toolName") or "")[:200],
+            final=False,
+            data={"about": about} if about else {},
+        )
+
+    def tool_update(self, event: Event, _at: datetime) -> None:
+        entry = self.results.get(str(event.get("toolCallId") or "")[:200])
+        partial = event.get("partialResult")
+        if entry and isinstance(partial, dict):
+            self.revise(entry, text=rpc.text_of(partial.get("content")))
+
+    def tool_end(self, event: Event, at: datetime) -> None:
+        result = event.get("result")
+        content = result.get("content") if isinstance(result, dict) else result
+        self._finish_tool(event, content, at)
+
+    def tool_result(self, message: Event, at: datetime) -> None:
+        """Record a result as the model gets it, unless the tool's end event reported it before."""
+        call_id = str(message.get("toolCallId") or "")[:200]
+        if call_id in self.results or not self._has_result(call_id):
+            self._finish_tool(message, message.get("content"), at)
+
+    def _has_result(self, call_id: str) -> bool:
+        if call_id in self._finished_calls:
+            return True
+        known = Entry.objects.filter(
+            process=self.process, call_id=call_id, kind=Entry.Kind.TOOL_RESULT, final=True
+        )
+        return known.exists()
+
+    def _finish_tool(self, event: Event, content: Any, at: datetime) -> None:
+        call_id = str(event.get("toolCallId") or "")[:200]
+        images = rpc.count_images(content)
+        text = rpc.text_of(content)
+        if size := parse_count(event.get("cut")):
+            images = parse_count(event.get("images")) or images
+            text = truncation_note("Result", size, images, text)
+        fields: dict[str, Any] = {
+            "text": text + (KILLED_FOR_MEMORY if event.get("killedForMemory") else ""),
+            "is_error": bool(event.get("isError")),
+            "final": True,
+            "data": {"images": images} if images else {},
+        }
+        entry = self.results.pop(call_id, None)
+        self._finished_calls.add(call_id)
+        if entry:
+            self.revise(entry, **fields)
+        else:
+            tool = str(event.get("toolName") or "")[:200]
+            self.add(Entry.Kind.TOOL_RESULT, at, call_id=call_id, tool=tool, **fields)
+
+    def close_calls(self) -> None:
+        """Finish calls whose end was not reported in their turn."""
+        for call_id, entry in self.results.items():
+            self._finished_calls.add(call_id)
+            self.revise(entry, final=True, text=entry.text or "No result was reported.")
+        self.results.clear()
+
+    # -- answers ---------------------------------------------------------------------------
+
+    def open_answer(self, at: datetime) -> None:
+        """Begin an answer when the agent starts to work."""
+        self._finished_calls.clear()
+        self.first_user = None
+        self.answer = Answer(
+            lieutenant=self.lieutenant,
+            process=self.process,
+            started_at=at,
+            message_id=self.message_id,
+        )
+        self.batch.answers.append(self.answer)
+
+    def close_answer(self, at: datetime, outcome: Outcome, failure: str = "") -> None:
+        """Finish the running answer with its outcome and joined text."""
+        answer = self.answer
+        if answer is None:
+            return
+        self.answer = None
+        answer.ended_at = at
+        answer.error = failure
+        answer.outcome = outcome
+        answer.text = self._answer_text(answer)
+        self.batch.change(answer)
+        self.next_rev()
+
+    def drop_failed_texts(self) -> None:
+        """Exclude the texts of a failed attempt, which is being retried, from the answer."""
+        if self.answer is None:
+            return
+        for entry in self._texts_of(self.answer):
+            if entry.data and "failed" in entry.data:
+                self.revise(entry, data={"retried": True})
+
+    def _answer_text(self, answer: Answer) -> str:
+        return join_texts((entry, entry.text) for entry in self._texts_of(answer))
+
+    def _texts_of(self, answer: Answer) -> list[Entry]:
+        """Return the text entries of an answer, from earlier passes' rows and from the ledger."""
+        entries: dict[int, Entry] = {}
+        if answer.pk:
+            rows = answer.entries.filter(kind=Entry.Kind.TEXT).order_by("id")
+            entries = {row.pk: row for row in rows}
+        changed = self.batch.changed_entries(answer)
+        entries |= {pk: entry for pk, entry in changed.items() if entry.kind == Entry.Kind.TEXT}
+        return [entry for _, entry in sorted(entries.items())] + self.batch.new_texts(answer)
+
+
+def truncation_note(what: str, size: int, images: int, beginning: str) -> str:
+    """Return the replacement for a text that was too long for one line of the journal."""
+    facts = [f"{what} of {size / 1e6:.1f} MB"]
+    if images:
+        facts.append(f"{images} image{'s' if images > 1 else ''}")
+    if not beginning:
+        return ", ".join([*facts, "not kept."])
+    return f"{beginning} …\n\n{', '.join([*facts, 'only its beginning is kept.'])}"
+
+
+def _block_of(entry: Entry) -> tuple[str, int]:
+    return str(entry.kind), entry.block or 0
+
+
+def texts_of_open(entries: Iterable[Entry]) -> dict[int, str]:
+    """Map the ids of open entries to their text so far."""
+    opened = [entry.pk for entry in entries if not entry.final and not entry.text]
+    texts = dict.fromkeys(opened, "")
+    chunks = Chunk.objects.filter(entry__in=opened).order_by("id")
+    for entry_id, text in chunks.values_list("entry_id", "text"):
+        texts[entry_id] += text
+    return texts
+
+
+def parse_time(milliseconds: Any) -> datetime:
+    if not isinstance(milliseconds, int | float) or milliseconds <= 0:
+        return timezone.now()
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return timezone.now()
+
+
+def parse_count(value: Any) -> int:
+    """Return a count from the agent as an int; 0 for anything invalid."""
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if good and 0 <= value < 1 << 62 else 0
+
+
+def _dollars(value: Any) -> Decimal:
+    try:
+        amount = Decimal(str(value or 0))
+    except InvalidOperation:
+        return Decimal(0)
+    return amount if amount.is_finite() and 0 <= amount < 10**8 else Decimal(0)

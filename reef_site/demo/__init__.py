@@ -1,0 +1,1 @@
+"""What `up --demo` brings: a model that needs no key, and VMs of an emulated platform."""

@@ -1,0 +1,312 @@
+"""VMs in namespaces: root disk, processes, name and network of their own; needs root.
+
+A VM's disk is this machine's programs and settings, read only, under a layer of its own; homes and
+temporary files begin empty. A saved disk is one more layer. Memory is not saved: a copy has what
+its parent had written (sockets, pipes and half-written files too), but none of its processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from reef_site.demo.platform import guest, hosting_base, keys, processes
+from reef_site.demo.platform.hosting_base import Boot, HostingError
+from reef_site.demo.platform.network import Network, NetworkError
+from reef_site.demo.platform.store import Vm, new_id
+
+SSHD = "/usr/sbin/sshd"
+# What VMs see of this machine, and what they find empty.
+SHARED = ("usr", "etc", "opt", "var/lib", "var/cache")
+OLD_SHARED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+EMPTY = ["boot", "dev", "home", "media", "mnt", "proc", "run/lock", "run/sshd", "srv", "sys"]
+EMPTY += ["var/backups", "var/local", "var/log/apt", "var/mail", "var/opt", "var/spool"]
+BOOT_SECONDS = 30.0
+# How long an end waits for disks to be removed; whoever stops us has little patience.
+CLOSE_SECONDS = 2.0
+
+
+class Namespaces:
+    """The better way. `state` holds disks, `tag` marks what is ours on this machine."""
+
+    mode = "namespaces"
+    user = "root"
+
+    def __init__(self, state: Path, tag: str) -> None:
+        self.state, self.tag = state, tag
+        self.network = Network(tag, state / "network")
+        self.ended: Callable[[str], None] = lambda _: None
+        self._nursery: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._pids: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
+        self._there: dict[str, asyncio.Future[int]] = {}
+        self._ready: dict[str, asyncio.Future[None]] = {}
+        self._gone: dict[str, asyncio.Event] = {}
+
+    @property
+    def address(self) -> str:
+        return self.network.address
+
+    # -- the emulator's own life
+
+    def clear(self, patience: float = 0.0) -> None:
+        processes.end_all(self.tag)
+        # Where there are no programs for it, or no rights, there is nothing of ours.
+        with contextlib.suppress(NetworkError):
+            self.network.close()
+        processes.put_away(self.state / "vms", patience)
+
+    async def open(self) -> None:
+        if os.geteuid() != 0 or not Path(SSHD).exists() or sys.platform != "linux":
+            raise HostingError("this needs root, Linux and openssh-server")
+        try:
+            await asyncio.to_thread(self.network.open)
+        except (NetworkError, OSError) as error:
+            raise HostingError(str(error)) from None
+        (self.state / "vms").mkdir(exist_ok=True)
+        (self.state / "layers").mkdir(exist_ok=True)
+        self._make_skeleton()
+        await self._start_nursery()
+        await self._try()
+
+    async def _try(self) -> None:
+        """One VM for a moment: only that shows whether this machine lets us."""
+        vm = Vm(new_id(), "", "", number=254)
+        files = guest.first_boot(vm.vm_id, keys.ssh_pair("trial"))
+        await self.boot(Boot(vm, files, guest.OURS))
+        await self.kill(vm.vm_id)
+
+    async def close(self) -> None:
+        if self._nursery:
+            assert self._nursery.stdin
+            self._nursery.stdin.close()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._nursery.wait(), 5)
+        if self._reader:
+            self._reader.cancel()
+        await asyncio.to_thread(self.clear, CLOSE_SECONDS)
+
+    def _make_skeleton(self) -> None:
+        """The lowest layer: the folders that are not this machine's."""
+        skeleton = self.state / "skeleton"
+        if skeleton.exists():
+            return
+        draft = self.state / "skeleton.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        for name in (*SHARED, *EMPTY):
+            (draft / name).mkdir(parents=True)
+        for name in OLD_SHARED:
+            if (here := Path("/") / name).is_symlink():
+                (draft / name).symlink_to(here.readlink())
+            elif here.is_dir():
+                (draft / name).mkdir()
+        for name in ("tmp", "var/tmp"):
+            (draft / name).mkdir()
+            (draft / name).chmod(0o1777)
+        (draft / "var/run").symlink_to("/run")
+        home = draft / "root"
+        shutil.copytree("/etc/skel", home) if Path("/etc/skel").is_dir() else home.mkdir()
+        home.chmod(0o700)
+        for name in guest.MIRROR_FILES:
+            if (mine := Path.home() / name).is_file():
+                (home / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(mine, home / name)
+        draft.rename(skeleton)
+
+    # -- one VM's life
+
+    async def boot(self, boot: Boot) -> None:
+        vm, loop = boot.vm, asyncio.get_running_loop()
+        self._there[vm.vm_id], self._ready[vm.vm_id] = loop.create_future(), loop.create_future()
+        self._gone[vm.vm_id] = asyncio.Event()
+        self._numbers[vm.vm_id] = vm.number
+        await self._order(self._orders(boot))
+        try:
+            async with asyncio.timeout(BOOT_SECONDS):
+                pid = await self._there[vm.vm_id]
+                self._pids[vm.vm_id] = pid
+                await self.network.plug(vm.number, pid)
+                await self._ready[vm.vm_id]
+                await hosting_base.until_it_answers(*self.door(vm.vm_id, 22))
+        except (NetworkError, TimeoutError, HostingError) as error:
+            await self.kill(vm.vm_id)
+            raise HostingError(str(error) or "the VM did not come up in time") from None
+
+    def _orders(self, boot: Boot) -> dict[str, Any]:
+        vm, folder = boot.vm, f"vms/{boot.vm.vm_id}"
+        (self.state / folder / "root").mkdir(parents=True)
+        mounts = []
+        for part in ("", *SHARED, *self._old_shared()):
+            name = part.replace("/", "-") or "base"
+            upper, work = f"{folder}/disk/{name}", f"{folder}/work/{name}"
+            lower = [f"layers/{layer}/{name}" for layer in vm.layers]
+            lower.append(f"/{part}" if part else "skeleton")
+            source = Path(f"/{part}") if part else self.state / "skeleton"
+            for path in (upper, work):
+                (self.state / path).mkdir(parents=True)
+            shutil.copystat(source, self.state / upper)
+            mounts.append({"at": part, "lower": ":".join(lower), "upper": upper, "work": work})
+        return {
+            "id": vm.vm_id,
+            "cwd": str(self.state),
+            "root": str(self.state / folder / "root"),
+            "mounts": mounts,
+            "hostname": "" if vm.restored else f"vm-{vm.vm_id[:8]}",
+            "remove": boot.remove,
+            "files": [file.facts() for file in boot.files],
+            "argv": [SSHD, "-D", "-e"],
+            "env": {"PATH": guest.ROOT_PATH, "HOME": "/root"},
+            "log": f"{self.state}/{folder}/log",
+        }
+
+    @staticmethod
+    def _old_shared() -> list[str]:
+        places = [(name, Path("/") / name) for name in OLD_SHARED]
+        return [name for name, path in places if path.is_dir() and not path.is_symlink()]
+
+    def crash(self, vm_id: str) -> None:
+        os.kill(self._pid(vm_id), signal.SIGKILL)
+
+    async def kill(self, vm_id: str) -> None:
+        if pid := self._pids.get(vm_id):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if gone := self._gone.get(vm_id):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(gone.wait(), 10)
+        if vm_id in self._numbers:
+            await self.network.unplug(self._numbers[vm_id])
+        for table in (self._pids, self._numbers, self._there, self._ready, self._gone):
+            table.pop(vm_id, None)
+        await asyncio.to_thread(processes.remove, self.state / "vms" / vm_id)
+
+    async def freeze(self, vm_id: str) -> None:
+        await self._signal_all(vm_id, "STOP")
+
+    async def thaw(self, vm_id: str) -> None:
+        await self._signal_all(vm_id, "CONT")
+
+    async def _signal_all(self, vm_id: str, name: str) -> None:
+        """From within its own process namespace, -1 is every process but the first."""
+        words = ("nsenter", "--target", str(self._pid(vm_id)), "--pid", "--")
+        process = await asyncio.create_subprocess_exec(
+            *words, "sh", "-c", f"kill -{name} -1", stderr=asyncio.subprocess.DEVNULL
+        )
+        await process.wait()
+
+    async def save(self, vm_id: str, layer: str, *, lose_unsynced: bool) -> None:
+        source, target = self.state / "vms" / vm_id / "disk", self.state / "layers" / layer
+        process = await asyncio.create_subprocess_exec(
+            *("cp", "-a", "--reflink=auto", str(source), str(target)),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, errors = await process.communicate()
+        if process.returncode:
+            self.drop(layer)
+            raise HostingError(errors.decode(errors="replace").strip()[-200:])
+        if lose_unsynced:
+            await asyncio.to_thread(_zero_unsynced, target)
+
+    def drop(self, layer: str) -> None:
+        processes.remove(self.state / "layers" / layer)
+
+    # -- ways in
+
+    def door(self, vm_id: str, port: int) -> tuple[str, int]:
+        return self.network.ip(self._numbers[vm_id]), port
+
+    def ip(self, vm: Vm) -> str:
+        return self.network.ip6(vm.number)
+
+    def inside(self, vm_id: str, argv: list[str]) -> list[str]:
+        spaces = ("--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd")
+        return ["nsenter", "--target", str(self._pid(vm_id)), *spaces, "--", *argv]
+
+    def path(self, vm_id: str, path: str) -> str:
+        return path
+
+    def environment_file(self, vm_id: str) -> str:
+        return Path(f"/proc/{self._pid(vm_id)}/root/etc/environment").read_text()
+
+    async def cable(self, vm_id: str, *, up: bool) -> None:
+        await self.network.cable(self._numbers[vm_id], up=up)
+
+    def _pid(self, vm_id: str) -> int:
+        if vm_id not in self._pids:
+            raise HostingError("the VM has no processes")
+        return self._pids[vm_id]
+
+    # -- the nursery
+
+    async def _start_nursery(self) -> None:
+        if self._reader:
+            await self._reader  # all that is to be said of those that went with the old one
+        self._nursery = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", str(Path(__file__).with_name("nursery.py"))),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={processes.TAG: self.tag, "PATH": guest.ROOT_PATH},
+            cwd=self.state,
+            start_new_session=True,
+        )
+        self._reader = asyncio.create_task(self._listen())
+
+    async def _order(self, order: dict[str, Any]) -> None:
+        assert self._nursery
+        if self._nursery.returncode is not None:
+            await self._start_nursery()
+        assert self._nursery.stdin
+        self._nursery.stdin.write(json.dumps(order).encode() + b"\n")
+        await self._nursery.stdin.drain()
+
+    async def _listen(self) -> None:
+        assert self._nursery
+        assert self._nursery.stdout
+        while line := await self._nursery.stdout.readline():
+            self._hear(json.loads(line))
+        for name in list(self._gone):
+            self._end(name, "the nursery ended")
+            self._gone[name].set()
+
+    def _hear(self, said: dict[str, Any]) -> None:
+        name = said["id"]
+        if name not in self._gone:
+            return
+        if "pid" in said:
+            self._there[name].set_result(said["pid"])
+        elif "ready" in said:
+            self._ready[name].set_result(None)
+        else:
+            self._end(name, said.get("error", "the VM's first process ended"))
+            if "ended" in said:
+                self._gone[name].set()
+
+    def _end(self, name: str, why: str) -> None:
+        waiting = [each for each in (self._there[name], self._ready[name]) if not each.done()]
+        for each in waiting:
+            each.set_exception(HostingError(why))
+            each.exception()  # whoever waits for the other one need not fetch this one
+        if not waiting:
+            self.ended(name)
+
+
+def _zero_unsynced(layer: Path) -> None:
+    """What was written after the last `sync` comes back as zeros of the same length."""
+    marker = layer / "base/run/.synced"
+    synced = marker.stat().st_mtime if marker.exists() else 0.0
+    for folder, _, names in os.walk(layer):
+        for name in names:
+            path = Path(folder) / name
+            facts = path.lstat()
+            if stat.S_ISREG(facts.st_mode) and facts.st_mtime > synced and facts.st_size:
+                path.write_bytes(bytes(facts.st_size))

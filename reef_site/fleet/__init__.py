@@ -1,1 +1,0 @@
-"""Pages of the fleet, which combine tree, registry and lieutenants."""

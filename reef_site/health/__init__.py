@@ -1,0 +1,1 @@
+"""State of the components of reef, and `GET /health`."""

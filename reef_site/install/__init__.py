@@ -1,0 +1,1 @@
+"""Installation in a checkout: the environment `.venv`, and the tools of the tests."""

@@ -1,0 +1,1 @@
+"""What `up` runs: the supervisor with its plan, the lock of a data folder, the embedded Redis."""
