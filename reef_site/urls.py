@@ -53,6 +53,7 @@ urlpatterns: Routes = [
     path("signin/<str:secret>", accounts.signin_link, name="signin-link"),
     path("signout/", accounts.signout, name="signout"),
     path("audit/", audit.index, name="audit"),
+    path("docs/", include("reef_site.docs.urls")),
     *_with("lieutenant", path("lieutenants/", include("lieutenants.urls"))),
     *_with("lieutenant", path("hosts/", hosts.index, name="lieutenant-hosts")),
     *_with(

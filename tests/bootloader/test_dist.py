@@ -246,7 +246,8 @@ def test_wheel_contains_the_roots_code(installed: Installed) -> None:
     assert installed.reef("--version") == f"reef {version}"
     # Packed again on the VM it is the same: a member may be a roof itself.
     program = (
-        "import django; django.setup(); from bootloader.boot import npm_agent; from bootloader.join import downloads;"
+        "import django; django.setup(); from bootloader.boot import npm_agent;"
+        " from bootloader.join import downloads;"
         " d = downloads.current(); print(d.version, d.wheel_sha256,"
         " npm_agent.PINNED.mark())"
     )

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
+from django.test import Client
 
 from reef_site import env
+from reef_site.docs import rendering
 from tests.stack import ROOT
 from versconfig import keys
 
@@ -38,3 +40,30 @@ def test_every_setting_is_described() -> None:
     described = set(re.findall(r"`([A-Z][A-Z_]+)`", (DOCS / "operations.md").read_text()))
     # Config keys are described on the page Config.
     assert env._known - set(keys.ALL) - INTERNAL - described == set()
+
+
+@pytest.mark.django_db
+def test_pages_of_the_documentation_need_a_signed_in_account(client: Client) -> None:
+    assert client.get("/docs/").status_code == 302
+    assert client.get("/docs/architecture/").status_code == 302
+
+
+@pytest.mark.django_db
+def test_links_on_pages_of_the_documentation_lead_to_headings(admin_client: Client) -> None:
+    pages = {slug: admin_client.get(f"/docs/{slug}/").content.decode() for slug in rendering.PAGES}
+    ids = {slug: set(re.findall(r'<h[1-6] id="([^"]*)"', page)) for slug, page in pages.items()}
+    index = admin_client.get("/docs/").content.decode()
+
+    assert set(pages) == {each.stem for each in DOCS.glob("*.md")}
+    for slug, page in pages.items():
+        assert f'href="/docs/{slug}/"' in index
+        article = page.partition('<article class="prose docs">')[2].partition("</article>")[0]
+        for link in re.findall(r'href="([^"]*)"', article):
+            path, _, fragment = link.partition("#")
+            target = path.removeprefix("/docs/").strip("/") or slug
+            assert not fragment or fragment in ids[target], link
+
+
+@pytest.mark.django_db
+def test_unknown_page_of_the_documentation_is_a_404(admin_client: Client) -> None:
+    assert admin_client.get("/docs/settings/").status_code == 404

@@ -1,0 +1,1 @@
+"""The project's documentation as Markdown files, and the pages below `/docs/` that show them."""
