@@ -7,6 +7,8 @@ import os
 import subprocess
 import tempfile
 import threading
+import time
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -39,9 +41,17 @@ SETTLING = "reef-settle"  # prefix of the follower's threads
 STANDIN = Path(__file__).parent / "agents" / "standin.py"
 
 
+# Of the tests marked `rotated` a whole run takes one of this many parts, another one each day.
+PARTS = 3
+PART = "REEF_TEST_PART"
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the run a file for the tables that its stacks share; see `Stack.migrate`."""
+    """Choose the run's part, and a file for the tables that its stacks share (`Stack.migrate`)."""
     if not hasattr(config, "workerinput"):
+        is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+        if is_whole and config.option.markexpr == "not thorough":
+            os.environ.setdefault(PART, str(int(time.time() // 86400) % PARTS))
         file = Path(tempfile.gettempdir()) / f"reef-migrated-{os.getpid()}.sqlite3"
         file.unlink(missing_ok=True)
         os.environ[MIGRATED] = str(file)
@@ -51,6 +61,20 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove that file when the last worker is done."""
     if not hasattr(config, "workerinput"):
         Path(os.environ[MIGRATED]).unlink(missing_ok=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the other parts of the rotated tests to other runs."""
+    if not (part := os.environ.get(PART)):
+        return
+    left_out = [
+        item
+        for item in items
+        if item.get_closest_marker("rotated")
+        and zlib.crc32(item.nodeid.encode()) % PARTS != int(part) % PARTS
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 # Rows that `migrate` makes and that no test changes.
