@@ -11,106 +11,122 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from reef_site.common import clock
+from reef_site.common.api.endpoints import endpoint
+from reef_site.common.api.fields import Text
+from reef_site.common.api.serializers import list_of
 from reef_site.common.errors import NotFound
-from reef_site.common.paging import take_page
-from reef_site.common.request_names import takes, takes_anything
-from reef_site.common.request_values import query_limit
+from reef_site.common.paging import take_page_by_key
+from reef_site.common.request_names import takes_anything
 from reef_site.common.text import to_storable
 from registry import heartbeats, search_terms, services
 from registry import placement as placing
 from registry.models import VM
 from registry.serializers import (
-    REGISTRATION_FIELDS,
-    parse_changes,
-    parse_placement,
-    parse_registration,
+    ChangeBody,
+    DeletedAnswer,
+    DiffAnswer,
+    GapAnswer,
+    HeartbeatAnswer,
+    HeartbeatBody,
+    HeartbeatsAnswer,
+    ManyHeartbeatsBody,
+    PlacedAnswer,
+    PlacementBody,
+    RegistrationBody,
+    VMAnswer,
+    VMQuery,
+    gap_json,
+    to_changes,
+    to_registration,
     vms_json,
 )
 from vmtree import aliases
 from vmtree.serializers import node_json
 
-MAX_PAGE_SIZE = 1000
+Json = dict[str, Any]
+NOT_FOUND = {404: services.VM_NOT_FOUND}
 DEFAULT_PAGE_SIZE = 100
 MAX_PANEL_ROWS = 500
 
 
-class VMs(APIView):
-    """`/registry/vms`"""
+class RegistryView(APIView):
+    """Base of the views below. `registry.services` checks permissions for changes."""
 
     checks_permission = True
 
-    @takes(query=("role", "status", "parentVmId", "liveness", "q", "limit", "cursor"), lenient=True)
+
+class VMs(RegistryView):
+    """`/registry/vms`"""
+
+    @endpoint(query=VMQuery, answer=list_of("vms", VMAnswer, next_page=Text), lenient=True)
     def get(self, request: Request) -> Response:
         """List VMs, most recently seen first; with `?limit=` or `?cursor=` in pages ordered by id.
 
         The order of ids does not change with heartbeats, so that pages neither skip nor repeat VMs.
-        `?q=` and `?liveness=` filter, besides the parameters named like columns.
         """
-        params = request.query_params
+        query = VMQuery.parse(request)
         found = services.filter_vms(
-            role=params.get("role", ""),
-            status=params.get("status", ""),
-            parent_vm_id=aliases.resolve(params.get("parentVmId", "")),
+            role=query["role"], status=query["status"], parent_vm_id=query["parent_vm_id"]
         )
-        if value := params.get("liveness", ""):
-            found = search_terms.with_liveness(found, value)
-        found = search_terms.narrow(found, params.get("q", ""))
-        limit = query_limit(request, most=MAX_PAGE_SIZE, default=0)
-        cursor = params.get("cursor", "")
-        if not limit and not cursor:
-            vms = vms_json(found.newest_first())
-            return Response({"vms": vms, "count": len(vms)})
-        limit = limit or DEFAULT_PAGE_SIZE
-        rows, more = take_page(found.filter(pk__gt=to_storable(cursor)).order_by("id"), limit)
-        vms = vms_json(rows)
-        following = vms[-1]["id"] if more else None
-        return Response({"vms": vms, "count": len(vms), "next": following})
+        if query["liveness"]:
+            found = search_terms.with_liveness(found, query["liveness"])
+        found = search_terms.narrow(found, query["q"])
+        if not query["limit"] and not query["cursor"]:
+            return _list("vms", vms_json(found.newest_first()))
+        limit = query["limit"] or DEFAULT_PAGE_SIZE
+        rows, following = take_page_by_key(found, limit, query["cursor"])
+        return _list("vms", vms_json(rows), next=following)
 
-    @takes(body=REGISTRATION_FIELDS, lenient=True)
+    @endpoint(body=RegistrationBody, answer=VMAnswer, status=201, lenient=True)
     def post(self, request: Request) -> Response:
         """Register a VM, or update its registration."""
-        vm = services.register(parse_registration(request.data), caller=request.user)
+        registration = to_registration(RegistrationBody.parse(request))
+        vm = services.register(registration, caller=request.user)
         return Response(vms_json([vm])[0], status=201)
 
 
-class VMDetail(APIView):
+class VMDetail(RegistryView):
     """`/registry/vms/:id`"""
 
-    checks_permission = True
-
+    @endpoint(answer=VMAnswer, errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> Response:
+        """Return one VM."""
         return Response(vms_json([services.find(vm_id)])[0])
 
-    @takes(body=REGISTRATION_FIELDS, lenient=True)
+    @endpoint(body=ChangeBody, answer=VMAnswer, errors=NOT_FOUND, lenient=True)
     def patch(self, request: Request, vm_id: str) -> Response:
         """Change some fields; an empty patch counts as a heartbeat."""
         services.find(vm_id)
-        vm = services.patch(vm_id, parse_changes(request.data), caller=request.user)
+        changes = to_changes(ChangeBody.parse(request))
+        vm = services.patch(vm_id, changes, caller=request.user)
         return Response(vms_json([vm])[0])
 
+    @endpoint(answer=DeletedAnswer, errors=NOT_FOUND)
     def delete(self, request: Request, vm_id: str) -> Response:
+        """Delete the registration; children keep their `parentVmId`."""
         services.deregister(vm_id, caller=request.user)
         return Response({"deleted": True})
 
 
-class Heartbeat(APIView):
+class Heartbeat(RegistryView):
     """`POST /registry/vms/:id/heartbeat`; the edge answers it itself where it can."""
 
-    checks_permission = True
-
-    @takes_anything
+    @endpoint(
+        body=HeartbeatBody,
+        answer=HeartbeatAnswer,
+        errors=NOT_FOUND,
+        ignores_unknown=True,
+    )
     def post(self, request: Request, vm_id: str) -> Response:
         """Record a heartbeat; the response says when to send the next one."""
         heartbeat = heartbeats.parse_one(vm_id, request._request.body)
         return Response(services.record_heartbeat(heartbeat, caller=request.user))
 
 
-class Heartbeats(APIView):
+class Heartbeats(RegistryView):
     """`POST /registry/heartbeats`; the edge answers it itself where it can."""
 
-    checks_permission = True
-
-    @takes(body=("ids", "beats"))
+    @endpoint(body=ManyHeartbeatsBody, answer=HeartbeatsAnswer)
     def post(self, request: Request) -> Response:
         """Record heartbeats of up to 10,000 VMs; the response names unregistered ids."""
         found = [
@@ -120,93 +136,91 @@ class Heartbeats(APIView):
         return Response(services.record_heartbeats(found, caller=request.user))
 
 
-class Place(APIView):
+class Place(RegistryView):
     """`POST /registry/place`"""
 
-    checks_permission = True
-
-    @takes(body=("ids", "parentVmId", "category"))
+    @endpoint(body=PlacementBody, answer=PlacedAnswer)
     def post(self, request: Request) -> Response:
         """Place registered VMs in the tree, below their registered parents or all below
         `parentVmId`.
 
         The response gives the reason for each VM that is refused.
         """
-        placement = parse_placement(request.data)
-        known = VM.objects.in_bulk(placement.ids)
+        body = PlacementBody.parse(request)
+        ids = list(dict.fromkeys(body["ids"]))
+        known = VM.objects.in_bulk(ids)
         placed, refused = placing.place_all(
-            [known[vm_id] for vm_id in placement.ids if vm_id in known],
+            [known[vm_id] for vm_id in ids if vm_id in known],
             by=request.user,
-            under=placement.parent_vm_id,
-            category=placement.category,
+            under=body["under"] or "",
+            category=body["category"] or "",
         )
-        reasons = {vm.pk: reason for vm, reason in refused}
-        reasons |= {vm_id: services.VM_NOT_FOUND for vm_id in placement.ids if vm_id not in known}
-        refusals = [
-            {"id": vm_id, "error": reasons[vm_id]} for vm_id in placement.ids if vm_id in reasons
-        ]
-        vms = [node_json(node) for node in placed]
-        return Response({"placed": vms, "count": len(vms), "refused": refusals})
+        reasons = dict.fromkeys(ids, services.VM_NOT_FOUND) | dict.fromkeys(known, "")
+        reasons |= {vm.pk: reason for vm, reason in refused}
+        refusals = [{"id": vm_id, "error": reason} for vm_id, reason in reasons.items() if reason]
+        return _list("placed", [node_json(node) for node in placed], refused=refusals)
 
 
-class Discover(APIView):
+class Discover(RegistryView):
     """`GET /registry/discover/:role`"""
 
+    @endpoint(answer=list_of("vms", VMAnswer))
     def get(self, request: Request, role: str) -> Response:
         """List VMs of this role that are running and not silent."""
         now = clock.now()
         found = VM.objects.filter(role=to_storable(role)).answering(now)
-        vms = vms_json(found.newest_first(), now)
-        return Response({"vms": vms, "count": len(vms)})
+        return _list("vms", vms_json(found.newest_first(), now))
 
 
-class Children(APIView):
+class Children(RegistryView):
     """`GET /registry/vms/:id/children`"""
 
+    @endpoint(answer=list_of("children", VMAnswer), errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> Response:
         """List the children in the order of registration."""
-        return _with_count("children", vms_json(services.children(vm_id)))
+        return _list("children", vms_json(services.children(vm_id)))
 
 
-class Ancestors(APIView):
+class Ancestors(RegistryView):
     """`GET /registry/vms/:id/ancestors`"""
 
+    @endpoint(answer=list_of("ancestors", VMAnswer), errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> Response:
         """List the ancestors, root first, the VM itself last."""
-        return _with_count("ancestors", vms_json(services.ancestors(vm_id)))
+        return _list("ancestors", vms_json(services.ancestors(vm_id)))
 
 
-class Subtree(APIView):
+class Subtree(RegistryView):
     """`GET /registry/vms/:id/subtree`"""
 
+    @endpoint(answer=list_of("subtree", VMAnswer), errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> Response:
         """List the VM and its descendants, breadth first."""
-        return _with_count("subtree", vms_json(services.subtree(vm_id)))
+        return _list("subtree", vms_json(services.subtree(vm_id)))
 
 
-class Diff(APIView):
+class Diff(RegistryView):
     """`GET /registry/vms/:a/diff/:b`"""
 
+    @endpoint(answer=DiffAnswer, errors={404: services.BOTH_NOT_FOUND})
     def get(self, request: Request, vm_id: str, other: str) -> Response:
         """Return the organs and capabilities that the second VM adds and lacks."""
         return Response(services.dna_difference(vm_id, other))
 
 
-class Gaps(APIView):
+class Gaps(RegistryView):
     """`GET /registry/vms/:id/gaps`"""
 
+    @endpoint(answer=list_of("gaps", GapAnswer), errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> Response:
         """List the ended gaps between heartbeats of the last days, oldest first."""
-        rows = services.gaps(services.find(vm_id))
-        found = [
-            {"began": row.began_at, "ended": row.ended_at, "status": row.status} for row in rows
-        ]
-        return _with_count("gaps", found)
+        return _list("gaps", [gap_json(row) for row in services.gaps(services.find(vm_id))])
 
 
-class Panel(APIView):
+class Panel(RegistryView):
     """`GET /registry/_panel`"""
 
+    @endpoint(answer="text/html")
     def get(self, request: Request) -> HttpResponse:
         """Return a table of VMs as an HTML fragment for other pages."""
         return HttpResponse(panel_html())
@@ -229,5 +243,5 @@ def panel_html() -> str:
     return render_to_string("registry/_panel.html", {"vms": vms, "count": count})
 
 
-def _with_count(name: str, rows: list[dict[str, Any]]) -> Response:
-    return Response({name: rows, "count": len(rows)})
+def _list(name: str, rows: list[Json], **more: Any) -> Response:
+    return Response({name: rows, "count": len(rows), **more})

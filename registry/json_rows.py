@@ -1,6 +1,6 @@
 """VMs in the wire format straight from their table, without model objects.
 
-The output equals that of `serializers.vm_json`; a test compares them.
+Both this and `serializers.vm_json` follow the fields of `VMAnswer`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import orjson
 from django.db import connection
 
 from reef_site.common import clock
+from reef_site.common.api.rows import PositionalReader
 from registry import liveness
 from registry.heartbeats import wire_date
 from registry.models import LINKS, Watch
 from registry.queries import DriverTime, fetch_rows, in_list, to_driver_time
+from registry.serializers import VMAnswer, without_unset
 from vmtree import lineage
 
 Json = dict[str, Any]
@@ -61,28 +63,12 @@ class RegistryReader:
         return fetch_rows(_COLUMNS, f"FROM registry_vm v {rest}", values, head)
 
     def _json(self, row: Sequence[Any]) -> Json:
-        vitals = row[15]
-        facts: Json = {
-            "id": row[0],
-            "name": row[1],
-            "role": row[2],
-            "status": row[3],
-            "address": row[4],
-            "parentVmId": row[5],
-            "services": self._parse(row[6]),
-            "reefConfig": self._parse(row[7]),
-            "registeredBy": row[8],
-            "registeredAt": wire_date(row[9]),
-            "lastSeen": wire_date(row[10]),
-        }
-        if row[12]:
-            facts["metadata"] = None if row[11] is None else self._parse(row[11])
+        facts = _READER.read(row, self._parse, wire_date)
+        has_metadata, late_after, silent_after, vitals = row[-4:]
         facts["liveness"] = liveness.liveness_at(
-            row[13], row[14], self._at, grace=self._grace
+            late_after, silent_after, self._at, grace=self._grace
         ).value
-        if vitals != "{}":
-            facts["vitals"] = self._parse(vitals)
-        return facts
+        return without_unset(facts, has_metadata=has_metadata, has_vitals=vitals != "{}")
 
 
 def _fragment(text: str) -> orjson.Fragment:
@@ -90,8 +76,8 @@ def _fragment(text: str) -> orjson.Fragment:
     return orjson.Fragment(text)
 
 
-_COLUMNS = (
-    "v.id, v.name, v.role, v.status, v.address, v.parent_vm_id, v.services, v.reef_config,"
-    " v.registered_by, v.registered_at, v.last_seen, v.metadata, v.has_metadata, v.late_after,"
-    " v.silent_after, v.vitals"
+# The last four are read by their position; liveness is calculated from them.
+_READER = PositionalReader(VMAnswer, "v", others={"liveness": "late_after"})
+_COLUMNS = ", ".join(
+    [*_READER.columns, "v.has_metadata", "v.late_after", "v.silent_after", "v.vitals"]
 )

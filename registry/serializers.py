@@ -1,37 +1,136 @@
-"""VMs as JSON, and request bodies as commands, in the wire format.
+"""What the registry's API takes and returns, in the wire format.
 
-Key order, absent keys and texts are part of the contract with agents in the field; new keys come
-last.
+Order and names of fields are part of the contract with agents in the field; new ones come last.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import orjson
-
 from reef_site.common import clock
-from reef_site.common.errors import BadInput
-from reef_site.common.request_values import choice_of, text_of
+from reef_site.common.api.fields import (
+    AnyText,
+    Choice,
+    Flag,
+    JsonValue,
+    ListOf,
+    NamedChoice,
+    Number,
+    StoredJson,
+    Text,
+    Timestamp,
+    WholeNumber,
+)
+from reef_site.common.api.rows import object_reader
+from reef_site.common.api.serializers import Answer, Body, Query
+from registry.liveness import Liveness
 from registry.models import VM, Role, Status, Watch
-from vmtree import aliases, ids
-from vmtree.dna import parse_dna
+from vmtree.fields import AnyVM, Dna, NewVMId, VMAlias
 from vmtree.models import Category
+from vmtree.serializers import NodeAnswer
 
 Json = dict[str, Any]
 MAX_TEXT_LENGTH = 255
-MAX_JSON_BYTES = 256 << 10
+MAX_ADDRESS_LENGTH = 1000
 MAX_PLACED = 1000
-ABSENT = object()
-# Known fields of a registration; others are ignored, as they always were.
-REGISTRATION_FIELDS = (
-    *("id", "name", "role", "address", "registeredBy", "parentVmId", "status", "services"),
-    *("reefConfig", "metadata"),
-)
+MAX_PAGE_SIZE = 1000
+MAX_HEARTBEATS = 10_000
+
+
+def _has_no_controls(text: str) -> bool:
+    return not any(ord(sign) < 32 or 0xD800 <= ord(sign) < 0xE000 for sign in text)
+
+
+NAME: Json = {"length": MAX_TEXT_LENGTH, "accepts": _has_no_controls}
+ADDRESS: Json = {"length": MAX_ADDRESS_LENGTH, "accepts": _has_no_controls}
+
+# -- responses -----------------------------------------------------------------------------------
+
+
+class VMAnswer(Answer):
+    """A registered VM."""
+
+    id = Text()
+    name = Text()
+    role = Choice(Role.values)
+    status = Choice(Status.values)
+    address = Text()
+    parentVmId = Text(source="parent_vm_id", allow_null=True)
+    services = JsonValue("array")
+    reefConfig = Dna(source="reef_config")
+    registeredBy = Text(source="registered_by")
+    registeredAt = Timestamp(source="registered_at")
+    lastSeen = Timestamp(source="last_seen")
+    metadata = JsonValue(required=False)
+    liveness = Choice(Liveness.values)
+    vitals = JsonValue("object", required=False, help_text="Facts of the latest heartbeats.")
+
+    example = {
+        "id": "vm-7",
+        "name": "builder",
+        "role": "worker",
+        "status": "running",
+        "address": "vm-7.vm.vers.sh",
+        "parentVmId": None,
+        "services": [],
+        "reefConfig": {"organs": ["store"], "capabilities": []},
+        "registeredBy": "ada",
+        "registeredAt": "2026-11-22T06:21:09.098Z",
+        "lastSeen": "2026-11-22T06:25:10.120Z",
+        "liveness": "live",
+    }
+
+
+class GapAnswer(Answer):
+    """A time without a heartbeat."""
+
+    began = Timestamp(source="began_at")
+    ended = Timestamp(source="ended_at")
+    status = Choice(Status.values)
+
+
+class DeletedAnswer(Answer):
+    deleted = Flag()
+
+
+class HeartbeatAnswer(Answer):
+    id = Text()
+    lastSeen = Timestamp()
+    nextBeatInMs = WholeNumber()
+    reefConfigDiffers = Flag(required=False, help_text="Register again with the present DNA.")
+
+
+class HeartbeatsAnswer(Answer):
+    count = WholeNumber()
+    unknown = ListOf(Text(), most=MAX_HEARTBEATS, help_text="Ids that are not registered.")
+    lastSeen = Timestamp()
+    nextBeatInMs = WholeNumber()
+    reefConfigDiffers = ListOf(Text(), most=MAX_HEARTBEATS, required=False)
+
+
+class RefusedAnswer(Answer):
+    id = Text()
+    error = Text()
+
+
+class PlacedAnswer(Answer):
+    placed = NodeAnswer(many=True)
+    count = WholeNumber()
+    refused = RefusedAnswer(many=True)
+
+
+class DiffAnswer(Answer):
+    """What the second VM has and the first one lacks, and the reverse."""
+
+    added = Dna()
+    removed = Dna()
+
+
+_read_vm = object_reader(VMAnswer)
+gap_json = object_reader(GapAnswer)
 
 
 def vms_json(vms: Iterable[VM], at: datetime | None = None) -> list[Json]:
@@ -42,28 +141,109 @@ def vms_json(vms: Iterable[VM], at: datetime | None = None) -> list[Json]:
 
 
 def vm_json(vm: VM, at: datetime, *, grace: bool) -> Json:
-    facts: Json = {
-        "id": vm.pk,
-        "name": vm.name,
-        "role": vm.role,
-        "status": vm.status,
-        "address": vm.address,
-        "parentVmId": vm.parent_vm_id,
-        "services": vm.services,
-        "reefConfig": vm.reef_config,
-        "registeredBy": vm.registered_by,
-        "registeredAt": vm.registered_at,
-        "lastSeen": vm.last_seen,
-    }
-    if vm.has_metadata:
-        facts["metadata"] = vm.metadata
+    facts = _read_vm(vm)
     facts["liveness"] = vm.liveness(at, grace=grace).value
-    if vm.vitals:
-        facts["vitals"] = vm.vitals
+    return without_unset(facts, has_metadata=vm.has_metadata, has_vitals=bool(vm.vitals))
+
+
+def without_unset(facts: Json, *, has_metadata: bool, has_vitals: bool) -> Json:
+    """Remove the optional fields that a VM does not have."""
+    if not has_metadata:
+        del facts["metadata"]
+    if not has_vitals:
+        del facts["vitals"]
     return facts
 
 
-# -- parsing requests --------------------------------------------------------------------------
+# -- requests ------------------------------------------------------------------------------------
+
+
+class VMQuery(Query):
+    role = AnyText(default="")
+    status = AnyText(default="")
+    parentVmId = AnyVM(source="parent_vm_id", default="")
+    liveness = Choice(Liveness.values)
+    q = AnyText(default="", help_text="Search terms, such as `silent role:worker under:<id>`.")
+    limit = WholeNumber(least=1, most=MAX_PAGE_SIZE)
+    cursor = AnyText()
+
+
+class RegistrationBody(Body):
+    """A registration; absent optional fields keep the values of an earlier one."""
+
+    id = NewVMId(**NAME, blank=False)
+    name = Text(**NAME, blank=False)
+    role = NamedChoice(Role.values)
+    address = Text(**ADDRESS, blank=False)
+    registeredBy = Text(**NAME, source="registered_by", blank=False)
+    parentVmId = VMAlias(
+        **NAME, source="parent_vm_id", required=False, allow_null=True, help_text="null: no parent"
+    )
+    services = StoredJson("array", required=False)
+    reefConfig = Dna(source="reef_config", required=False)
+    metadata = StoredJson(required=False)
+
+    ignored = ("status",)
+    example = {
+        "id": "vm-7",
+        "name": "builder",
+        "role": "worker",
+        "address": "vm-7.vm.vers.sh",
+        "registeredBy": "ada",
+    }
+
+    def to_internal_value(self, data: Mapping[str, Any]) -> Json:
+        """Skip optional fields with values that older servers took for absent."""
+        optional = ("services", "reefConfig", "metadata")
+        absent = [name for name in optional if data.get(name) in (None, "", 0, False)]
+        return super().to_internal_value({k: data[k] for k in data if k not in absent})
+
+
+class ChangeBody(Body):
+    """A change of a registration."""
+
+    status = NamedChoice(Status.values, required=False)
+    name = Text(**NAME, required=False)
+    address = Text(**ADDRESS, required=False)
+    services = StoredJson("array", required=False)
+    reefConfig = Dna(source="reef_config", required=False)
+    metadata = StoredJson(required=False, allow_null=True)
+    parentVmId = VMAlias(**NAME, source="parent_vm_id", required=False, allow_null=True)
+
+    ignored = ("id", "role", "registeredBy")
+    example = {"status": "stopped"}
+
+
+class HeartbeatBody(Body):
+    """Facts that a VM reports; all are optional. `registry.heartbeats` parses them."""
+
+    status = Choice(Status.values, required=False)
+    services = JsonValue("array", required=False)
+    load = Number(required=False)
+    disk = Number(required=False)
+    reefConfigDigest = Text(required=False)
+    clockSkewSeconds = Number(required=False)
+    machine = Text(required=False)
+    at = Timestamp(required=False, help_text="The VM's own clock.")
+
+    example = {"load": 0.4}
+
+
+class ManyHeartbeatsBody(Body):
+    """`ids` or `beats`, together up to 10,000. `registry.heartbeats` parses them."""
+
+    ids = ListOf(Text(), most=MAX_HEARTBEATS, required=False)
+    beats = JsonValue("array", required=False)
+
+    example = {"ids": ["vm-7", "vm-8"]}
+
+
+class PlacementBody(Body):
+    ids = ListOf(VMAlias(**NAME), least=1, most=MAX_PLACED, of="ids")
+    parentVmId = VMAlias(**NAME, source="under", default="", allow_null=True)
+    category = Choice(Category.values, default="", allow_null=True)
+
+    example = {"ids": ["vm-7"], "parentVmId": "vm-1"}
 
 
 @dataclass(frozen=True)
@@ -83,122 +263,16 @@ class Registration:
     metadata: Any = None
 
 
-def parse_registration(body: object) -> Registration:
-    """Parse a registration. Raises BadInput with the contract's texts, in the contract's order."""
-    data: Mapping[str, Any] = body if isinstance(body, dict) else {}
-    vm_id, name = required(data, "id"), required(data, "name")
-    ids.check_new_id(vm_id, "id")
-    role = data.get("role", ABSENT)
-    if not isinstance(role, str) or role not in Role.values:
-        raise BadInput(f"invalid role: {_as_text(role)}", "role")
-    return Registration(
-        id=vm_id,
-        name=name,
-        role=role,
-        address=required(data, "address", most=1000),
-        registered_by=required(data, "registeredBy"),
-        parent_vm_id=_parent(data),
-        clears_parent="parentVmId" in data and data["parentVmId"] is None,
-        services=_services(data["services"]) if _has_value(data, "services") else None,
-        reef_config=parse_dna(data["reefConfig"]) if _has_value(data, "reefConfig") else None,
-        metadata=plain(data["metadata"], "metadata") if _has_value(data, "metadata") else None,
-    )
+def to_registration(values: Json) -> Registration:
+    """Return the command of a valid RegistrationBody."""
+    parent = values.pop("parent_vm_id", "")
+    return Registration(**values, parent_vm_id=parent or None, clears_parent=parent is None)
 
 
-@dataclass(frozen=True)
-class Placement:
-    """VMs to place in the tree."""
-
-    ids: list[str]
-    parent_vm_id: str = ""
-    category: str = ""
-
-
-def parse_placement(body: object) -> Placement:
-    """Parse ids, parent and category. Raises BadInput."""
-    data: Mapping[str, Any] = body if isinstance(body, dict) else {}
-    ids = data.get("ids")
-    if not isinstance(ids, list) or not ids or len(ids) > MAX_PLACED:
-        raise BadInput(f"ids: must be a list of 1 to {MAX_PLACED} ids", "ids")
-    category = data.get("category")
-    if category is not None:
-        choice_of(category, "category", Category.values)
-    found = dict.fromkeys(aliases.resolve(text(vm_id, "ids")) for vm_id in ids)
-    return Placement(list(found), _parent(data) or "", category or "")
-
-
-def parse_changes(body: object) -> Json:
-    """Parse a PATCH into columns and values; unknown keys are ignored. Raises BadInput."""
-    data: Mapping[str, Any] = body if isinstance(body, dict) else {}
-    changes: Json = {}
-    if "status" in data:
-        if data["status"] not in Status.values:
-            raise BadInput(f"invalid status: {_as_text(data['status'])}", "status")
-        changes["status"] = data["status"]
-    for name, most in (("name", MAX_TEXT_LENGTH), ("address", 1000)):
-        if name in data:
-            changes[name] = text(data[name], name, most=most)
-    if "services" in data:
-        changes["services"] = _services(data["services"])
-    if "reefConfig" in data:
-        changes["reef_config"] = parse_dna(data["reefConfig"])
-    if "metadata" in data:
-        changes |= {"metadata": plain(data["metadata"], "metadata"), "has_metadata": True}
-    if "parentVmId" in data:
-        changes["parent_vm_id"] = _parent(data)
-    return changes
-
-
-def required(data: Mapping[str, Any], name: str, *, most: int = MAX_TEXT_LENGTH) -> str:
-    """Return required text, trimmed. Raises BadInput if it is missing or blank."""
-    value = data.get(name)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise BadInput(f"{name} is required", name)
-    return text(value, name, most=most)
-
-
-def text(value: object, name: str, *, most: int = MAX_TEXT_LENGTH) -> str:
-    """Return trimmed text that every database can store. Raises BadInput."""
-    return text_of(value, name, length=most, accepts=_has_no_controls)
-
-
-def _has_no_controls(text: str) -> bool:
-    return not any(ord(sign) < 32 or 0xD800 <= ord(sign) < 0xE000 for sign in text)
-
-
-def plain(value: object, name: str) -> Any:
-    """Return JSON that every database can store and every client can parse. Raises BadInput."""
-    try:
-        raw = orjson.dumps(value)
-    except TypeError as error:
-        raise BadInput(f"{name}: cannot be kept ({error})", name) from None
-    if len(raw) > MAX_JSON_BYTES:
-        raise BadInput(f"{name}: has {len(raw)} bytes, at most {MAX_JSON_BYTES} are kept", name)
-    if b"\\u0000" in raw:
-        raise BadInput(f"{name}: has characters that are no text", name)
-    return orjson.loads(raw)
-
-
-def _services(value: object) -> list[Any]:
-    if not isinstance(value, list):
-        raise BadInput("services: must be a list", "services")
-    services: list[Any] = plain(value, "services")
-    return services
-
-
-def _parent(data: Mapping[str, Any]) -> str | None:
-    value = data.get("parentVmId")
-    return None if value is None else aliases.resolve(text(value, "parentVmId")) or None
-
-
-def _has_value(data: Mapping[str, Any], name: str) -> bool:
-    """Return whether there is a value that an old server would have accepted, `{}` included."""
-    return name in data and data[name] not in (None, "", 0, False)
-
-
-def _as_text(value: object) -> str:
-    """Format an invalid value as the texts of the contract repeat it."""
-    if value is ABSENT:
-        return "undefined"
-    shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return shown.encode("utf-8", "replace").decode()[:200]
+def to_changes(values: Json) -> Json:
+    """Return columns and values of a valid ChangeBody."""
+    if "metadata" in values:
+        values["has_metadata"] = True
+    if "parent_vm_id" in values:
+        values["parent_vm_id"] = values["parent_vm_id"] or None
+    return values

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from reef_site.common.api.fields import Choice, Flag, Text, Timestamp
+from reef_site.common.api.rows import object_reader
+from reef_site.common.api.serializers import Answer
 from reef_site.common.errors import BadInput
 from reef_site.common.request_values import text_of
 from vmtree import aliases, ids
 from vmtree.dna import empty, parse_dna
+from vmtree.fields import Dna
 from vmtree.models import Category, Node, NodeToken, Revision
 from vmtree.services import UNCHANGED, NewNode, NodeChange
 
@@ -16,21 +20,43 @@ MAX_LENGTH = 255
 MAX_PAGE_SIZE = 10_000
 
 
+class NodeAnswer(Answer):
+    """A node of the tree."""
+
+    vmId = Text(source="vm_id")
+    name = Text()
+    parentVmId = Text(source="parent_vm_id", allow_null=True)
+    category = Choice(Category.values)
+    reefConfig = Dna(source="reef_config", allow_null=True)
+    createdAt = Timestamp(source="created_at")
+    updatedAt = Timestamp(source="updated_at")
+    removedAt = Timestamp(source="removed_at", required=False)
+    destroyed = Flag(source="destroyed_at", required=False, help_text="Its lieutenant is gone.")
+    destroyedAt = Timestamp(source="destroyed_at", required=False)
+
+    example = {
+        "vmId": "vm-7",
+        "name": "builder",
+        "parentVmId": None,
+        "category": "agent_vm",
+        "reefConfig": {"organs": ["store"], "capabilities": []},
+        "createdAt": "2026-11-22T06:21:09.098Z",
+        "updatedAt": "2026-11-22T06:21:09.098Z",
+    }
+
+
+_read_node = object_reader(NodeAnswer)
+
+
 def node_json(node: Node) -> Json:
     """Return a node as JSON, in the same form as the pieces of `rows`."""
-    data = {
-        "vmId": node.vm_id,
-        "name": node.name,
-        "parentVmId": node.parent_vm_id,
-        "category": node.category,
-        "reefConfig": node.reef_config,
-        "createdAt": node.created_at,
-        "updatedAt": node.updated_at,
-    }
-    if node.removed_at:
-        data["removedAt"] = node.removed_at
+    data = _read_node(node)
+    if not node.removed_at:
+        del data["removedAt"]
     if node.destroyed_at:
-        data |= {"destroyed": True, "destroyedAt": node.destroyed_at}
+        data["destroyed"] = True
+    else:
+        del data["destroyed"], data["destroyedAt"]
     return data
 
 

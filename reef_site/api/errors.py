@@ -12,6 +12,7 @@ from rest_framework.response import Response
 
 from reef_site.api.authentication import NO_HEADER
 from reef_site.common import disk
+from reef_site.common.api.fields import problem_of
 from reef_site.common.error_responses import api_error
 from reef_site.common.errors import Forbidden, ReefError
 from reef_site.edge.unread_body import TRY_AGAIN, was_withheld
@@ -35,6 +36,8 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response:
         return Response({"error": text}, status=401, headers={"WWW-Authenticate": "Bearer"})
     if isinstance(error, exceptions.MethodNotAllowed):
         return Response({"error": "method not allowed"}, status=405)
+    if isinstance(error, exceptions.ValidationError):
+        return Response({"error": problem_of(error.detail)}, status=400)
     if isinstance(error, exceptions.APIException):
         return Response({"error": str(error.detail)}, status=error.status_code)
     return _answer_unexpected(error)

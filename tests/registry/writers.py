@@ -26,7 +26,11 @@ from registry import (  # noqa: E402
     services,
 )
 from registry.models import VM  # noqa: E402
-from registry.serializers import parse_registration  # noqa: E402
+from registry.serializers import (  # noqa: E402
+    Registration,
+    RegistrationBody,
+    to_registration,
+)
 from vmtree import services as tree  # noqa: E402
 from vmtree import snapshots  # noqa: E402
 from vmtree.models import Node, Revision  # noqa: E402
@@ -38,9 +42,13 @@ def vm(vm_id: str, name: str = "n") -> dict[str, str]:
     return {"id": vm_id, "name": name, "role": "worker", "address": "x", "registeredBy": "t"}
 
 
+def command(vm_id: str, name: str = "n") -> Registration:
+    return to_registration(RegistrationBody.parse_data(vm(vm_id, name)))
+
+
 def seed(count: int) -> None:
     for number in range(count):
-        services.register(parse_registration(vm(f"vm-{number}")))
+        services.register(command(f"vm-{number}"))
         tree.create(tree.NewNode("n", "agent_vm", f"node-{number}"), by="seed")
 
 
@@ -64,8 +72,8 @@ def register_on(noted: dict[str, Any]) -> Iterator[None]:
     noted["there"] = []
     for number in itertools.count():
         vm_id = f"new-{number}"
-        services.register(parse_registration(vm(vm_id)))
-        services.register(parse_registration(vm(vm_id, "second")))
+        services.register(command(vm_id))
+        services.register(command(vm_id, "second"))
         if number % 3 == 0:
             services.deregister(vm_id)
         else:

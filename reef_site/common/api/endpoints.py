@@ -1,0 +1,58 @@
+"""The declaration of one endpoint: its query, body, responses and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from reef_site.common.api.serializers import Answer, Body, Query
+from reef_site.common.request_names import Names
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+# A response: its fields, or the media type of what is not JSON; None for an empty one.
+Content = type[Answer] | str | None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What a handler takes and returns. `errors` maps a status to an example of its sentence."""
+
+    query: type[Query] | None = None
+    body: type[Body] | None = None
+    answers: Mapping[int, Content] = field(default_factory=dict)
+    errors: Mapping[int, str] = field(default_factory=dict)
+    names: Names = field(default_factory=Names)
+
+
+def endpoint(
+    *,
+    query: type[Query] | None = None,
+    body: type[Body] | None = None,
+    answer: Content = None,
+    status: int = 200,
+    more_answers: Mapping[int, Content] | None = None,
+    errors: Mapping[int, str] | None = None,
+    lenient: bool = False,
+    ignores_unknown: bool = False,
+) -> Callable[[Handler], Handler]:
+    """Declare a handler of the API.
+
+    Other names than those of `query` and `body` are refused; with `lenient` only those that are
+    nearly one of them, with `ignores_unknown` none. The handler calls `parse` of both when it is
+    their turn, so that the order of its checks is its own.
+    """
+    names = Names(
+        query.names() if query else (),
+        body.names() if body else (),
+        lenient,
+        anything=ignores_unknown,
+    )
+    declared = Endpoint(query, body, {status: answer, **(more_answers or {})}, errors or {}, names)
+
+    def declare(handler: Handler) -> Handler:
+        handler.takes = names  # type: ignore[attr-defined]
+        handler.endpoint = declared  # type: ignore[attr-defined]
+        return handler
+
+    return declare
