@@ -246,6 +246,8 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django_htmx",
     "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
     "reef_site.apps.ReefSiteConfig",
     "reef_site.accounts.apps.AccountsConfig",
     "reef_site.audit.apps.AuditConfig",
@@ -351,6 +353,23 @@ REST_FRAMEWORK = {
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "reef_site.common.json_format.AlwaysJSON",
     "EXCEPTION_HANDLER": "reef_site.api.errors.answer_error",
     "UNAUTHENTICATED_USER": None,
+    "DEFAULT_SCHEMA_CLASS": "reef_site.api.schema.EndpointSchema",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "reef",
+    "DESCRIPTION": "Control plane for a fleet of AI coding agents.",
+    "VERSION": "1",
+    "OAS_VERSION": "3.1.0",
+    # Signed-in accounts and every valid token may read the schema.
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "PREPROCESSING_HOOKS": ["reef_site.api.schema.plain_paths"],
+    "POSTPROCESSING_HOOKS": [],
+    "COMPONENT_SPLIT_PATCH": False,
+    "SORT_OPERATION_PARAMETERS": False,
+    "ENABLE_DJANGO_DEPLOY_CHECK": False,
 }
 
 # -- Celery: it notifies; the database is the truth

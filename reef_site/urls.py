@@ -21,6 +21,7 @@ from lieutenants.unknown_agents import api as unknown_agents_api
 from reef_site import middleware
 from reef_site.accounts import views as accounts
 from reef_site.api.router import router
+from reef_site.api.views import Schema, browser
 from reef_site.attention import views as attention
 from reef_site.audit import views as audit
 from reef_site.common import disk
@@ -65,6 +66,8 @@ urlpatterns: Routes = [
     path("admin/login/", accounts.admin_login),
     path("admin/", admin.site.urls),
     # -- agents
+    re_path(r"^api/schema/?$", Schema.as_view(), name="api-schema"),
+    re_path(r"^api/docs/?$", browser, name="api-docs"),
     re_path(r"^events/?$", lieutenants_api.ListingEvents.as_view(), name="events"),
     *_with(
         "lieutenant",

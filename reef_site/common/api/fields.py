@@ -22,6 +22,7 @@ from reef_site.common.text import is_storable, parse_number, to_storable
 MAX_NUMBER = 1 << 53
 MAX_JSON_BYTES = 256 << 10
 MAX_SHOWN = 200
+JSON_TYPES = ("object", "array", "string", "number", "boolean")
 # The code of an error whose text is a whole sentence of its own.
 SENTENCE = "sentence"
 
@@ -204,7 +205,7 @@ class JsonValue(ApiField):
 
     def schema(self) -> Json:
         more: Json = {"items": {}} if self.kind == "array" else {}
-        return {"type": self.kind, **more} if self.kind else {}
+        return {"type": self.kind or list(JSON_TYPES), **more}
 
 
 class StoredJson(JsonValue):

@@ -22,6 +22,11 @@ class Serializer(serializers.Serializer[Any]):
     # Names that a request may have although nothing reads them.
     ignored: tuple[str, ...] = ()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # The schema would take that of the base class.
+        cls.__doc__ = cls.__doc__ or ""
+
     def to_internal_value(self, data: Mapping[str, Any]) -> Json:
         """Return the valid values by `source`, in the order of the fields.
 
@@ -115,5 +120,6 @@ def list_of(
         fields["next"] = next_page(
             allow_null=True, required=False, help_text="The next page's `cursor`."
         )
-    title = item.__name__.removesuffix("Answer") + name.capitalize()
+    kind = "Page" if next_page else "List"
+    title = item.__name__.removesuffix("Answer") + name.capitalize() + kind
     return type(title, (Answer,), {**fields, "__doc__": "", "__module__": item.__module__})
