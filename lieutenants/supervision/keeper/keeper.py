@@ -46,6 +46,7 @@ MAX_KINDS = 32  # kinds with a counter of their own
 FIRST_SUMMARY_SECONDS, MAX_SUMMARY_SECONDS = 1.0, 60.0
 BURST, STEADY_PER_SECOND = 6000, 100  # of events that must not be left out
 HEAD_CHARS = 500
+SHORT_LINE_BYTES = KB  # up to here, parsing the whole line is faster than looking for its parts
 HEAD_BYTES = 64 * KB  # kept of a line that is not kept as a whole
 TAIL_BYTES = 4 * KB
 OUTLINE_CHARS = 2000  # of each text in the outline of such a line
@@ -180,6 +181,10 @@ def inner_event(text: str) -> dict[str, Any] | None:
 
 def read_update(data: bytes) -> dict[str, Any] | None:
     """Return the inner event of a message_update line, even of an incomplete line."""
+    if len(data) <= SHORT_LINE_BYTES:
+        inner = dig(parse_object(data), "assistantMessageEvent")
+        if isinstance(inner, dict):
+            return inner
     for size in (4 * KB, len(data)):
         inner = inner_event(data[:size].decode("utf-8", "replace"))
         if inner is not None or len(data) <= size:
@@ -794,7 +799,9 @@ class Recorder:
         self._record(["e", now_ms(), event])
 
     def _record_update(self, inner: Any, now: float) -> None:
-        kind, index, text = (dig(inner, name) for name in ("type", "contentIndex", "delta"))
+        if not isinstance(inner, dict):
+            return
+        kind, index, text = inner.get("type"), inner.get("contentIndex"), inner.get("delta")
         index = index if type(index) is int else 0
         if kind in DELTAS and isinstance(text, str):
             self._coalescer.add(DELTAS[kind], index, text, now)
@@ -1498,6 +1505,8 @@ class Keeper:
                 self._unwatch(self._agent.stdout)
                 self._read_due = time.monotonic() + wait
                 return
+            if len(chunk) < READ_BYTES:
+                return  # the pipe is empty
 
     def _resume_reading(self) -> None:
         self._read_due = None
