@@ -58,8 +58,7 @@ ROUTES: tuple[tuple[str, str, re.Pattern[bytes]], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class WriteRequest:
+class WriteRequest(NamedTuple):
     """Heartbeats of one request, and the hash of its token (None for the root token)."""
 
     digest: str | None
@@ -67,8 +66,7 @@ class WriteRequest:
     single: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ReadRequest:
+class ReadRequest(NamedTuple):
     """One read request: the route, its id or role, and the hash of its token."""
 
     digest: str | None
@@ -88,7 +86,7 @@ def _route_of(method: str, path: bytes) -> tuple[str, str] | None:
 
 def _named(name: str, raw: bytes) -> tuple[str, str] | None:
     with contextlib.suppress(UnicodeDecodeError):
-        key = unquote_to_bytes(raw).decode()
+        key = (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
         # Aliases are resolved by the Django views.
         if "/" not in key and key.isprintable() and not aliases.is_alias(key):
             return name, key

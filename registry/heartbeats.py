@@ -7,7 +7,6 @@ that both behave alike.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -15,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from django.db import connection
@@ -37,8 +36,7 @@ ALTERNATION_WINDOW = timedelta(minutes=5)
 _COUNT_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
+class Heartbeat(NamedTuple):
     """One heartbeat. Fields that are None were absent and stay unchanged."""
 
     vm_id: str
@@ -50,8 +48,10 @@ class Heartbeat:
     @property
     def is_empty(self) -> bool:
         """Return whether it carries nothing but the VM's id."""
-        fields = (self.at, self.status, self.services, self.vitals)
-        return all(each is None for each in fields)
+        return self[1:] == _NO_FIELDS
+
+
+_NO_FIELDS = (None, None, None, None)
 
 
 @dataclass(slots=True)
@@ -103,7 +103,7 @@ def parse_many(body: object) -> list[Heartbeat]:
 
 def with_vm_id(vm_id: str, beat: Heartbeat) -> Heartbeat:
     """Return the heartbeat with this VM id."""
-    return beat if vm_id == beat.vm_id else dataclasses.replace(beat, vm_id=vm_id)
+    return beat if vm_id == beat.vm_id else beat._replace(vm_id=vm_id)
 
 
 def _parse(vm_id: str, data: Mapping[str, Any], where: str) -> Heartbeat:
@@ -185,8 +185,8 @@ def record(beats: Sequence[Heartbeat], now: datetime, interval: int) -> Outcome:
         outcome.seen[vm_id] = max(outcome.seen[vm_id], at)
         if known[vm_id][0] == Status.STOPPED:
             outcome.changed.add(vm_id)
-    detailed = [beat for beat in beats if not beat.is_empty and beat.vm_id in known]
-    if detailed:
+    if len(empty) < len(beats):
+        detailed = [beat for beat in beats if not beat.is_empty and beat.vm_id in known]
         _write_detailed(detailed, now, interval, outcome)
     _write_gaps(known, outcome)
     return outcome

@@ -72,6 +72,7 @@ class Protocol(HttpToolsProtocol):
     _data = b""
     _file = 0
     _counted_as: str | None = None
+    _from_proxy = False
     _discarded: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -83,7 +84,8 @@ class Protocol(HttpToolsProtocol):
             return
         peer = self.client[0] if self.client else ""
         key = client_key(peer)
-        if not self.limits.take(key, is_proxy=peer in self.proxies):
+        self._from_proxy = peer in self.proxies
+        if not self.limits.take(key, is_proxy=self._from_proxy):
             self._refuse(429, TOO_MANY_CONNECTIONS, b"retry-after: 5\r\n")
             return
         self._counted_as = key
@@ -146,7 +148,8 @@ class Protocol(HttpToolsProtocol):
         """Handle one request; called by uvicorn when the one before it is answered."""
         scope = cast("Scope", cycle.scope)
         scope[open_files.FILE] = self._file
-        app = self._with_client_limit(scope, app)
+        if self._from_proxy:
+            app = self._with_client_limit(scope, app)
         if app is service_unavailable:
             app = _refusal_app(503, "too many connections; try again soon")
         elif len(scope["headers"]) > MAX_HEADERS or self._head_is_long(scope):
@@ -168,9 +171,9 @@ class Protocol(HttpToolsProtocol):
         A proxy uses its connections for many clients, so each request in progress is counted for
         the client that it comes from.
         """
-        peer = self.client[0] if self.client else ""
-        if peer not in self.proxies or app is service_unavailable:
+        if app is service_unavailable:
             return app
+        peer = self.client[0] if self.client else ""
         forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
         client = self.proxies.client(peer, forwarded)
         scope["client"] = (client, 0)

@@ -76,6 +76,8 @@ INTERNAL = frozenset(
 )
 # Headers that different readers would understand differently if they came twice.
 SINGLE = (b"host", b"authorization")
+BLANKS = b" \t"
+REFUSALS = (401, 403)
 
 
 class BadRequest(Exception):
@@ -214,7 +216,8 @@ class Edge:
                     await _send_unavailable(scope, send, error)
                     return
         if response is not None:
-            self._note_refusal(scope, response)
+            if response.status in REFUSALS:
+                self._note_refusal(scope, response)
             await _send_all(send, response.status, response.headers, response.body)
         else:
             await self._send_response(scope, answer, send)
@@ -244,7 +247,7 @@ class Edge:
         route = self._fast_path and self._fast_path.route(scope)
         if not route:
             return False
-        headers = dict(_trimmed(scope["headers"]))
+        headers = {key: value.strip(BLANKS) for key, value in scope["headers"]}
         has_duplicates = len(headers) < len(scope["headers"])
         if (
             has_duplicates
@@ -254,7 +257,7 @@ class Edge:
             return False
 
         def record_and_call_back(answer: JSONResponse | None) -> None:
-            if answer is not None:
+            if answer is not None and answer.status in REFUSALS:
                 self._note_refusal(scope, answer)
             callback(answer)
 
@@ -262,9 +265,7 @@ class Edge:
         return begun
 
     def _note_refusal(self, scope: Scope, answer: JSONResponse) -> None:
-        """Record a 401 or 403 of the fast path in the audit log."""
-        if answer.status not in (401, 403):
-            return
+        """Record a refusal of the fast path in the audit log."""
         reason = str(json.loads(answer.body).get("error", ""))
         where = (client_of(scope), scope["method"], scope["path"])
         self._refusals.note(*where, answer.status, reason)
@@ -438,7 +439,7 @@ class Edge:
 
 def _trimmed(headers: Headers) -> Headers:
     """Strip the blanks around header values, which are not part of them (RFC 9110, 5.5)."""
-    return [(key, value.strip(b" \t")) for key, value in headers]
+    return [(key, value.strip(BLANKS)) for key, value in headers]
 
 
 def _check(scope: Scope) -> None:
