@@ -63,11 +63,13 @@ class TranscriptScreening:
 
     def feed(self, block: Block, text: str, offset: int) -> str:
         """Return the text that may be shown now; `offset` is the journal offset of this batch."""
-        stream = self._streams.setdefault(block, _Stream())
-        piece = self.screen.feed(stream.held + text, self.names, shown=stream.shown)
+        stream = self._streams.get(block)
+        if stream is None:
+            stream = self._streams[block] = _Stream()
+        given = stream.held + text
+        piece = self.screen.feed(given, self.names, shown=stream.shown)
         if piece.held <= len(text):
             stream.since = offset
-        given = stream.held + text
         stream.held = given[len(given) - piece.held :] if piece.held else ""
         stream.shown = piece.shown
         stream.size += len(text)

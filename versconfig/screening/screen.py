@@ -288,7 +288,7 @@ class Screen:
             return True
         if shapes.may_hold(data):
             return True
-        return any(map(data.__contains__, self._short_bytes))
+        return bool(self._short_bytes) and any(map(data.__contains__, self._short_bytes))
 
     def _has_edge(self, text: str) -> bool:
         """Return whether the text may begin or end within an own secret; fast."""

@@ -62,18 +62,16 @@ _OPEN = re.compile(
 )
 # One of these is part of every literal.
 _ANCHORS = ("reef", "/signin/", "cmVlZ", "JlZWZ", "yZWVm")
-# Searching for one byte is much faster than for five; each shape contains the byte of its anchors.
-_ANCHORS_BY_BYTE = (
-    (ord("_"), (b"reef",)),
-    (ord("/"), (b"/signin/",)),
-    (ord("Z"), (b"cmVlZ", b"JlZWZ", b"yZWVm")),
-)
+_BASE64_ANCHORS = (b"cmVlZ", b"JlZWZ", b"yZWVm")
 
 
 def may_hold(data: bytes) -> bool:
     """Return whether the text may contain a token; fast, with false positives."""
-    return any(
-        byte in data and any(map(data.__contains__, anchors)) for byte, anchors in _ANCHORS_BY_BYTE
+    # Searching for one byte is much faster than for five; each shape contains one of these.
+    return (
+        (b"_" in data and b"reef" in data)
+        or (b"/" in data and b"/signin/" in data)
+        or (b"Z" in data and any(map(data.__contains__, _BASE64_ANCHORS)))
     )
 
 
