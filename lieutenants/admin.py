@@ -20,18 +20,18 @@ from django.utils.html import format_html, format_html_join
 from lieutenants.actions import ACTIONS, LieutenantAction
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Answer, Entry, Lieutenant, LifeSign, Message, Move, Process, Usage
-
-# Django finds the admin classes of an app in its module `admin`.
-from lieutenants.operations.admin import JobAdmin as JobAdmin
-from lieutenants.operations.admin import StepAdmin as StepAdmin
-from lieutenants.rules.admin import FiringAdmin as FiringAdmin
-from lieutenants.rules.admin import RuleAdmin as RuleAdmin
 from lieutenants.states import Status
 from lieutenants.transcript import usage_summary
 from lieutenants.unknown_agents.admin import UnknownAgentAdmin as UnknownAgentAdmin
 from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin
 from reef_site.common.errors import ReefError
 from reef_site.common.text import first_line, first_words
+from registry.rules.admin import FiringAdmin as FiringAdmin
+from registry.rules.admin import RuleAdmin as RuleAdmin
+
+# Django finds the admin classes of an app in its module `admin`.
+from vmtree.operations.admin import JobAdmin as JobAdmin
+from vmtree.operations.admin import StepAdmin as StepAdmin
 
 _PREVIEW_LENGTH = 100
 _MAX_REPORTED = 50

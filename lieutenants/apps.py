@@ -10,22 +10,20 @@ class LieutenantsConfig(AppConfig):
         VM handlers: the one registered last is queried first, so the registry's fallback comes
         first here.
         """
+        from bootloader.inventory import vm_handler as provider_handler
         from lieutenants import search_terms, vm_lookup
+        from lieutenants import vm_handler as lieutenant_handler
         from lieutenants.agents.pi import config
-        from lieutenants.operations import (
-            handlers,
-            lieutenant_handler,
-            provider_handler,
-            registry_handler,
-        )
-        from lieutenants.rules import secret_source
+        from registry import vm_handler
+        from registry.rules import secret_source
         from versconfig import impact
         from versconfig.screening import sources
         from vmtree import aliases, permissions, removal
+        from vmtree.operations import handlers
         from vmtree.snapshots import restore_hooks
 
         for handler in (
-            registry_handler.RegistryHandler(),
+            vm_handler.RegistryHandler(),
             provider_handler.ProviderHandler(),
             lieutenant_handler.LieutenantHandler(),
         ):

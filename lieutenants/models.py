@@ -16,18 +16,18 @@ from django.utils import timezone
 
 from lieutenants import membership
 from lieutenants.hosts.models import this_folder
-
-# Django finds the models of an app in its module `models`.
-from lieutenants.operations.models import Job as Job
-from lieutenants.operations.models import Step as Step
-from lieutenants.rules.models import Firing as Firing
-from lieutenants.rules.models import Rule as Rule
 from lieutenants.states import MOVES, RUNNING, MessageState, Mode, Outcome, RestartPolicy, Status
 from lieutenants.unknown_agents.models import UnknownAgent as UnknownAgent
 from reef_site.common import clock, events
 from reef_site.common.errors import IllegalMove, LostRace
 from reef_site.common.ids import new_ulid
 from reef_site.common.leases import LeaseQuerySet
+from registry.rules.models import Firing as Firing
+from registry.rules.models import Rule as Rule
+
+# Django finds the models of an app in its module `models`.
+from vmtree.operations.models import Job as Job
+from vmtree.operations.models import Step as Step
 
 MAX_RESTARTS = 5
 

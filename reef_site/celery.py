@@ -30,7 +30,7 @@ app = Celery("reef")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 # Packages with tasks, by organ. Tasks of organs that this reef does not have are not loaded.
 TASKS = {
-    "lieutenant": ["lieutenants", "lieutenants.operations", "lieutenants.rules"],
+    "lieutenant": ["lieutenants", "vmtree.operations", "registry.rules"],
     "registry": ["registry"],
     "vm-tree": ["vmtree"],
     "vers-config": ["versconfig"],

@@ -15,8 +15,6 @@ from django.views.generic import RedirectView
 from lieutenants import api as lieutenants_api
 from lieutenants.hosts import api as hosts_api
 from lieutenants.hosts import views as hosts
-from lieutenants.operations import api as operations_api
-from lieutenants.rules import api as rules_api
 from lieutenants.unknown_agents import api as unknown_agents_api
 from reef_site import middleware
 from reef_site.accounts import views as accounts
@@ -28,7 +26,9 @@ from reef_site.common import disk
 from reef_site.common.json_format import json_response
 from reef_site.dashboard import outside_call_views, overview
 from reef_site.health.views import SERVICES, health
+from registry.rules import api as rules_api
 from vmtree import api as vmtree_api
+from vmtree.operations import api as operations_api
 
 Routes = list[URLPattern | URLResolver]
 

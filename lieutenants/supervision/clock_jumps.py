@@ -17,10 +17,10 @@ from django.utils import timezone
 
 from bootloader.provisioning import clock_jumps as provisionings
 from lieutenants.models import Lieutenant, Process
-from lieutenants.rules.models import Event, Firing, FiringState
 from lieutenants.sessions import failure_series
 from lieutenants.sessions.session import Session
 from reef_site.common import clock
+from registry.rules.models import Event, Firing, FiringState
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from django.db import connection
 from django.db.models import Model
 
 from lieutenants.models import Answer, Entry, Lieutenant, Message, Move, Process
-from lieutenants.rules.models import Firing, Rule
 from registry.models import VM
+from registry.rules.models import Firing, Rule
 from versconfig.screening import sources
 from versconfig.screening.screen import Screen
 

@@ -18,7 +18,6 @@ from bootloader.states import State
 from lieutenants.agents import provider_errors
 from lieutenants.hosts.liveness import list_hosts
 from lieutenants.models import Lieutenant
-from lieutenants.rules.models import Firing, FiringState
 from lieutenants.sessions.floods import TROUBLE_PREFIX
 from lieutenants.states import RUNNING, Status
 from lieutenants.supervision import reachability
@@ -27,6 +26,7 @@ from reef_site.attention.models import Kind
 from reef_site.common import clock
 from reef_site.common.text import first_words
 from registry.models import VM
+from registry.rules.models import Firing, FiringState
 
 # How many items of one kind are read.
 MAX_ITEMS = 300

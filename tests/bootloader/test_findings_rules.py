@@ -11,10 +11,10 @@ from django.db import IntegrityError, transaction
 from bootloader.inventory import reconcile
 from bootloader.models import Finding, Machine, Provisioning
 from bootloader.states import FindingState, State
-from lieutenants.rules import engine
-from lieutenants.rules.models import Firing, Rule
 from reef_site.common import clock
 from registry.models import VM
+from registry.rules import engine
+from registry.rules.models import Firing, Rule
 from tests.bootloader.test_provision_reconcile import a_member, made_by_somebody, remove
 from tests.conftest import Api
 from tests.dispatching import drop_tasks

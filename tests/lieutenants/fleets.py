@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from lieutenants.operations import runner
-from lieutenants.operations.models import Job
 from registry.models import VM
 from tests.dispatching import intercept_tasks
 from tests.postgres import postgres, postgres_cluster
 from vmtree import services as tree
+from vmtree.operations import runner
+from vmtree.operations.models import Job
 from vmtree.services import NewNode
 
 __all__ = ["database", "postgres", "postgres_cluster", "pump"]

@@ -9,14 +9,14 @@ import pytest
 from django.utils import timezone
 
 from lieutenants.models import Lieutenant
-from lieutenants.rules import conditions
-from lieutenants.rules.models import Action, Event, Firing, Rule
 from lieutenants.sessions.session import Session
 from lieutenants.states import Status
 from lieutenants.supervision import clock_jumps
 from registry import services as registry
 from registry.models import VM, Watch
 from registry.models import Status as VMStatus
+from registry.rules import conditions
+from registry.rules.models import Action, Event, Firing, Rule
 from tests.conftest import Api
 from tests.lieutenants.rows import enlist, process_of
 

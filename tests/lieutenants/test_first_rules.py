@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 from django.apps import apps
 
-from lieutenants.rules.models import Action, Rule
+from registry.rules.models import Action, Rule
 from tests.conftest import Api
 
 pytestmark = pytest.mark.django_db

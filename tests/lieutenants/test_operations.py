@@ -13,13 +13,10 @@ from django.db import IntegrityError, connections, transaction
 from django.test import Client
 
 from lieutenants.models import Lieutenant
-from lieutenants.operations import handlers, runner, services
-from lieutenants.operations.handlers import Effect
-from lieutenants.operations.models import Job, Operation, Step
-from lieutenants.operations.registry_handler import RegistryHandler
 from reef_site.common import clock
 from reef_site.common.errors import BadInput, Conflict, NotFound, ReefError
 from registry.models import VM
+from registry.vm_handler import RegistryHandler
 from tests.conftest import Api, Fleet
 from tests.dispatching import drop_tasks, intercept_tasks
 from tests.lieutenants.fleets import Pump, grow, plant, states
@@ -28,6 +25,9 @@ from tests.waiting import until
 from vmtree import services as tree
 from vmtree import tokens
 from vmtree.models import Node
+from vmtree.operations import handlers, runner, services
+from vmtree.operations.handlers import Effect
+from vmtree.operations.models import Job, Operation, Step
 from vmtree.services import NewNode
 from vmtree.snapshot_models import Snapshot
 from vmtree.snapshots import creation, files

@@ -14,16 +14,16 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from lieutenants.operations import services
-from lieutenants.operations.admin import add_node_actions, topmost_vms
-from lieutenants.operations.models import Job, Operation
-from lieutenants.rules import webhook_secret
-from lieutenants.rules.models import Firing, Rule
 from reef_site.common import clock
 from registry.models import VM
+from registry.rules import webhook_secret
+from registry.rules.models import Firing, Rule
 from tests.lieutenants.fleets import Pump, grow, plant
 from tests.lieutenants.rows import page
 from vmtree.models import Node
+from vmtree.operations import services
+from vmtree.operations.admin import add_node_actions, topmost_vms
+from vmtree.operations.models import Job, Operation
 
 pytestmark = pytest.mark.django_db
 

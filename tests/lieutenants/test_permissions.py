@@ -8,7 +8,6 @@ import pytest
 from django.utils import timezone
 
 from lieutenants.models import Lieutenant, Message, Usage
-from lieutenants.operations.models import Job, Step
 from lieutenants.serializers import PUBLIC_KEYS
 from registry.models import VM
 from tests.conftest import STANDIN, Api
@@ -18,6 +17,7 @@ from tests.vmtree.conftest import NodeApi
 from vmtree import permissions, tokens
 from vmtree import services as tree
 from vmtree.models import Node, NodeToken
+from vmtree.operations.models import Job, Step
 from vmtree.services import NewNode
 
 __all__ = ["database", "postgres", "postgres_cluster"]

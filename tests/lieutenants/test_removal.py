@@ -6,9 +6,9 @@ import pytest
 
 from lieutenants import membership, services
 from lieutenants.models import Lieutenant
-from lieutenants.operations import registry_handler
 from lieutenants.states import Status
 from reef_site.common.errors import NotFound
+from registry import vm_handler
 from registry.models import VM
 from tests.conftest import Api
 from tests.lieutenants.fleets import plant
@@ -59,7 +59,7 @@ def test_subtree_is_deregistered_too(api: Api) -> None:
 
 
 def test_operations_deregister_ended_lieutenants(ada: Lieutenant) -> None:
-    registry_handler.remove_vm(ada.pk, "tests")
+    vm_handler.remove_vm(ada.pk, "tests")
     assert Node.objects.get(vm_id=ada.pk).removed_at
     with pytest.raises(NotFound):
         tree.find(ada.pk)

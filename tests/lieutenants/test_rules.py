@@ -20,13 +20,11 @@ from django.test.utils import CaptureQueriesContext
 
 from lieutenants import services as lieutenants
 from lieutenants.models import Answer, Lieutenant
-from lieutenants.operations import handlers
-from lieutenants.operations.models import Job
-from lieutenants.operations.registry_handler import RegistryHandler
-from lieutenants.rules import conditions, engine
-from lieutenants.rules.models import Firing, Rule
 from reef_site.common import clock
 from registry.models import VM, Watch
+from registry.rules import conditions, engine
+from registry.rules.models import Firing, Rule
+from registry.vm_handler import RegistryHandler
 from tests.conftest import Api, Fleet
 from tests.dispatching import drop_tasks, intercept_tasks
 from tests.lieutenants.fleets import Pump, plant
@@ -34,6 +32,8 @@ from tests.lieutenants.rows import enlist, process_of
 from tests.waiting import until
 from vmtree import tokens
 from vmtree.models import Node
+from vmtree.operations import handlers
+from vmtree.operations.models import Job
 from vmtree.snapshot_models import Snapshot
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("database")]

@@ -16,9 +16,9 @@ from django.core.management import call_command
 
 from bootloader.models import SshHost
 from lieutenants.models import Chunk, Entry, Lieutenant, Message, Move, Process
-from lieutenants.rules import webhooks
-from lieutenants.rules.models import Firing, Rule
 from lieutenants.states import MessageState
+from registry.rules import webhooks
+from registry.rules.models import Firing, Rule
 from tests.conftest import Api, Fleet, real_agent
 from tests.stack import Stack
 from tests.stub_llm import StubLLM

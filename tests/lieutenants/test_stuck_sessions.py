@@ -12,11 +12,11 @@ from django.test import Client
 from lieutenants.agents.pi.session_files import NEW_SESSION_NOTE
 from lieutenants.isolation.homes import home_of
 from lieutenants.models import AgentModels, Entry, Message
-from lieutenants.rules import conditions
-from lieutenants.rules.models import Action, Event, Rule
 from lieutenants.states import MessageState
 from reef_site.accounts import signin_links
 from reef_site.common import clock
+from registry.rules import conditions
+from registry.rules.models import Action, Event, Rule
 from tests.conftest import Fleet
 from tests.waiting import until
 

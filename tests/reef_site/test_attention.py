@@ -16,10 +16,10 @@ from django.utils import timezone
 
 from bootloader.models import Finding, Provisioning
 from lieutenants.models import Lieutenant
-from lieutenants.rules.models import Firing
 from lieutenants.states import Status
 from reef_site.accounts import signin_links
 from registry.models import VM
+from registry.rules.models import Firing
 from tests.lieutenants.rows import enlist
 from tests.vmtree.planted import heard_for_long, plant
 

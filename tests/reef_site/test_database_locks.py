@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 import pytest
 from django.db import connection, connections, transaction
 
-from lieutenants.operations import services as operations
-from lieutenants.operations.models import Operation
 from reef_site.common.database_locks import DatabaseLock, lock
 from tests.lieutenants.fleets import plant
 from tests.postgres import postgres, postgres_cluster
 from tests.waiting import until
+from vmtree.operations import services as operations
+from vmtree.operations.models import Operation
 
 __all__ = ["postgres", "postgres_cluster"]
 

@@ -118,7 +118,7 @@ def listing() -> str:
 def test_the_command_lists_hooks_with_what_is_registered() -> None:
     found = listing()
 
-    assert "operations.vm_handlers (lieutenants.operations.handlers)\n  Pause, resume" in found
+    assert "operations.vm_handlers (vmtree.operations.handlers)\n  Pause, resume" in found
     assert re.search(r"^    vms +registry\.apps$", found, re.MULTILINE)
     assert re.search(r"^    ANTHROPIC_API_KEY +versconfig\.model_keys$", found, re.MULTILINE)
 

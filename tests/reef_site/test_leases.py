@@ -12,12 +12,12 @@ from django.db import connections
 from bootloader.models import Provisioning
 from bootloader.states import State
 from lieutenants.models import Lieutenant
-from lieutenants.operations.models import Job, JobState, Operation, Step, StepState
-from lieutenants.rules.models import Action, Event, Firing, Rule
 from reef_site.common import clock
 from reef_site.common.leases import LeaseQuerySet, is_leased
+from registry.rules.models import Action, Event, Firing, Rule
 from tests.lieutenants.fleets import database, postgres, postgres_cluster
 from tests.waiting import until
+from vmtree.operations.models import Job, JobState, Operation, Step, StepState
 from vmtree.snapshot_models import Snapshot, Why
 
 __all__ = ["database", "postgres", "postgres_cluster"]

@@ -13,13 +13,13 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from lieutenants.models import Lieutenant
-from lieutenants.rules import engine
-from lieutenants.rules.models import Rule
 from reef_site.common import clock
 from reef_site.dashboard import aggregate_health
 from reef_site.edge.streams import MAX_NODES, Listener
 from registry import services as registry
 from registry.models import VM, Gap, Watch
+from registry.rules import engine
+from registry.rules.models import Rule
 from tests.conftest import Api
 from tests.lieutenants.conftest import operator
 from tests.lieutenants.rows import enlist

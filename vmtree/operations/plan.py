@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from lieutenants.operations import handlers
-from lieutenants.operations.handlers import Effect
-from lieutenants.operations.models import Operation
 from reef_site.common.batches import BATCH_SIZE, batched
 from reef_site.common.errors import BadInput
 from registry.models import VM
 from vmtree.lineage import descendant_keys
 from vmtree.models import LINKS, Node
+from vmtree.operations import handlers
+from vmtree.operations.handlers import Effect
+from vmtree.operations.models import Operation
 
 MAX_VMS = 20_000
 NOT_IN_TREE = "is registered as a child, but has no place in the tree"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from lieutenants.rules import engine
 from reef_site.common.ticks import tick_task
+from registry.rules import engine
 
 
 @tick_task("rules.tick", soft_time_limit=30, time_limit=40)

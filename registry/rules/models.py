@@ -11,10 +11,10 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, Q
 
-from lieutenants.rules import webhook_secret
 from reef_site.common import clock
 from reef_site.common.leases import LeaseQuerySet
 from registry.models import Role
+from registry.rules import webhook_secret
 from versconfig.screening import sources
 from vmtree.models import Category, CompactEncoder
 
@@ -102,6 +102,7 @@ class Rule(models.Model):
     objects = RuleQuerySet.as_manager()
 
     class Meta:
+        app_label = "lieutenants"
         ordering = ["name"]
         verbose_name = "lifecycle rule"
         constraints = [
@@ -264,6 +265,7 @@ class Firing(models.Model):
     objects = FiringQuerySet.as_manager()
 
     class Meta:
+        app_label = "lieutenants"
         ordering = ["-id"]
         constraints = [
             models.UniqueConstraint(

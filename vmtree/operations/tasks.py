@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from lieutenants.operations import runner
 from reef_site.common.ticks import tick_task
+from vmtree.operations import runner
 
 
 @shared_task(name="operations.advance", soft_time_limit=50, time_limit=60)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from lieutenants.operations import handlers
-from lieutenants.operations.lieutenant_handler import lieutenants_by_vm
-from lieutenants.rules.models import Action, Firing, FiringState
+from lieutenants.vm_handler import lieutenants_by_vm
 from reef_site.common import clock
 from registry import liveness
 from registry.models import VM, Status, Watch
+from registry.rules.models import Action, Firing, FiringState
+from vmtree.operations import handlers
 
 REQUIRED_SOURCES = 2
 

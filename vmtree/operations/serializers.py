@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from lieutenants.operations.models import Job, JobState, Step, StepState
-from lieutenants.operations.plan import Plan, PlannedStep
+from vmtree.operations.models import Job, JobState, Step, StepState
+from vmtree.operations.plan import Plan, PlannedStep
 
 Json = dict[str, Any]
 

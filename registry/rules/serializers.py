@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from lieutenants.rules.engine import DryRun, DryRunCase
-from lieutenants.rules.models import Action, Event, Firing, Rule
 from reef_site.common.errors import BadInput
 from reef_site.common.request_values import choice_of, flag_of, number_of, text_of
 from registry.models import Role
+from registry.rules.engine import DryRun, DryRunCase
+from registry.rules.models import Action, Event, Firing, Rule
 from vmtree.models import Category
 
 Json = dict[str, Any]

@@ -9,11 +9,11 @@ from bootloader.exceptions import UnknownProvider
 from bootloader.inventory import machines
 from bootloader.models import Machine
 from bootloader.providers.base import Ability, MachineState
-from lieutenants.operations import registry_handler
-from lieutenants.operations.handlers import Effect, Handler
-from lieutenants.operations.models import Operation
 from reef_site.common.errors import NotFound
+from registry import vm_handler
 from registry.models import VM, Status
+from vmtree.operations.handlers import Effect, Handler
+from vmtree.operations.models import Operation
 
 # Machine states in which an operation has nothing left to do.
 _TARGET_STATES = {
@@ -82,7 +82,7 @@ def _active_machine(vm_id: str) -> Machine:
 
 def _update_registry(vm_id: str, status: Status) -> None:
     if VM.objects.filter(pk=vm_id).exists():
-        registry_handler.set_status(vm_id, status)
+        vm_handler.set_status(vm_id, status)
 
 
 def _effect(verb: Operation, row: Machine) -> Effect:

@@ -13,11 +13,11 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 
-from lieutenants.rules import engine, services
-from lieutenants.rules.models import Action, Firing, Rule
 from reef_site.common import clock
 from reef_site.common.admin import ModelAdmin, ModelForm, ReadOnlyAdmin, apply_to_each
 from reef_site.common.text import clip
+from registry.rules import engine, services
+from registry.rules.models import Action, Firing, Rule
 
 
 class RuleForm(ModelForm[Rule]):
@@ -107,7 +107,7 @@ class RuleAdmin(ModelAdmin[Rule]):
             "rule": rule,
             "run": engine.dry_run(rule),
         }
-        return TemplateResponse(request, "admin/lieutenants/rule/dry_run.html", context)
+        return TemplateResponse(request, "admin/rules/rule/dry_run.html", context)
 
 
 @admin.register(Firing)

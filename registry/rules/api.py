@@ -10,9 +10,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from lieutenants.rules import engine, services
-from lieutenants.rules.models import Firing, FiringState, Rule
-from lieutenants.rules.serializers import FIELDS, dry_run_json, firing_json, parse_rule, rule_json
 from reef_site.common.errors import NotFound
 from reef_site.common.paging import take_page
 from reef_site.common.request_names import takes, takes_anything
@@ -24,6 +21,9 @@ from reef_site.common.request_values import (
     query_number,
 )
 from reef_site.common.text import to_storable
+from registry.rules import engine, services
+from registry.rules.models import Firing, FiringState, Rule
+from registry.rules.serializers import FIELDS, dry_run_json, firing_json, parse_rule, rule_json
 from vmtree import aliases, permissions
 
 MAX_ROWS = 1000

@@ -12,8 +12,15 @@ from datetime import datetime, timedelta
 
 from django.db.models import Q
 
-from lieutenants.operations import handlers, registry_handler
-from lieutenants.operations.models import (
+from reef_site.common import clock, events
+from reef_site.common.batches import batched
+from reef_site.common.dispatch import dispatch
+from reef_site.common.errors import ReefError
+from reef_site.common.leases import is_leased
+from registry import vm_handler
+from vmtree import snapshots
+from vmtree.operations import handlers
+from vmtree.operations.models import (
     MISSED_STEPS,
     Job,
     JobState,
@@ -21,12 +28,6 @@ from lieutenants.operations.models import (
     Step,
     StepState,
 )
-from reef_site.common import clock, events
-from reef_site.common.batches import batched
-from reef_site.common.dispatch import dispatch
-from reef_site.common.errors import ReefError
-from reef_site.common.leases import is_leased
-from vmtree import snapshots
 from vmtree.snapshot_models import Why
 
 logger = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ def _check_step(step: Step, now: datetime) -> None:
     try:
         done = handlers.get_handler(step.handler).is_done(Operation(step.job.verb), step.vm_id)
         if done and step.job.verb == Operation.DESTROY:
-            registry_handler.remove_vm(step.vm_id, step.job.actor)
+            vm_handler.remove_vm(step.vm_id, step.job.actor)
     except ReefError as error:
         step.end(StepState.FAILED, str(error))
     except Exception:

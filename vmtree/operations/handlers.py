@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lieutenants.operations.models import Operation
 from reef_site.common.batches import batched
 from reef_site.common.errors import NotFound
 from reef_site.common.hooks import Hook
+from vmtree.operations.models import Operation
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from typing import Any
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
+from bootloader.inventory import finding_rules
 from lieutenants.models import Answer, Lieutenant
-from lieutenants.rules import findings
-from lieutenants.rules.models import Action, Event, Firing, Rule
 from lieutenants.states import Outcome, Status
 from reef_site.common import clock
 from registry import liveness
 from registry.models import VM, Watch
 from registry.models import Status as VMStatus
+from registry.rules.models import Action, Event, Firing, Rule
 from vmtree.models import Node
 
 # Past events count this long, in addition to the minutes of the rule.
@@ -214,12 +214,12 @@ CONDITIONS: dict[Event, Condition] = {
     ),
     **{
         Event(event): Condition(
-            findings.findings_of_kind(kind),
+            finding_rules.findings_of_kind(kind),
             "machine_id",
             "name",
             "found_at",
-            findings.EVIDENCE_COLUMNS,
+            finding_rules.EVIDENCE_COLUMNS,
         )
-        for event, kind in findings.KIND_BY_EVENT.items()
+        for event, kind in finding_rules.KIND_BY_EVENT.items()
     },
 }

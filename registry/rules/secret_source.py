@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from lieutenants.rules import webhook_secret
-from lieutenants.rules.models import Rule
+from registry.rules import webhook_secret
+from registry.rules.models import Rule
 from versconfig.screening import sources
 from versconfig.screening.screen import Secret
 

@@ -10,11 +10,11 @@ from lieutenants import services
 from lieutenants.exceptions import NotNow
 from lieutenants.hosts import liveness
 from lieutenants.models import Lieutenant
-from lieutenants.operations.handlers import Effect, Handler
-from lieutenants.operations.models import Operation
 from lieutenants.states import Status
 from lieutenants.supervision.transports import get_transport
 from reef_site.common.errors import IllegalMove, NotFound
+from vmtree.operations.handlers import Effect, Handler
+from vmtree.operations.models import Operation
 
 
 def lieutenants_by_vm(vm_ids: Iterable[str]) -> dict[str, Lieutenant]:

@@ -13,18 +13,18 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 
+from bootloader.inventory.finding_rules import evidence_for_proposal
 from lieutenants.models import Lieutenant
-from lieutenants.rules import actions, conditions
-from lieutenants.rules.actions import Postponed
-from lieutenants.rules.conditions import Case
-from lieutenants.rules.evidence import Evidence, evidence_of_death, is_sufficient
-from lieutenants.rules.findings import evidence_for_proposal
-from lieutenants.rules.models import Action, Firing, FiringState, Rule
-from lieutenants.rules.webhooks import WebhookFailed
 from reef_site.common import clock
 from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import ReefError
 from registry.models import VM, Watch
+from registry.rules import actions, conditions
+from registry.rules.actions import Postponed
+from registry.rules.conditions import Case
+from registry.rules.evidence import Evidence, evidence_of_death, is_sufficient
+from registry.rules.models import Action, Firing, FiringState, Rule
+from registry.rules.webhooks import WebhookFailed
 
 logger = logging.getLogger(__name__)
 

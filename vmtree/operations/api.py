@@ -9,15 +9,15 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from lieutenants.operations import services
-from lieutenants.operations.models import Job, Operation
-from lieutenants.operations.serializers import JOB_STATES, job_json, plan_json, steps_json
 from reef_site.common.errors import BadInput
 from reef_site.common.paging import take_page
 from reef_site.common.request_names import takes
 from reef_site.common.request_values import is_dry_run, query_choice, query_cursor, query_limit
 from reef_site.common.text import to_storable
 from vmtree import aliases, permissions
+from vmtree.operations import services
+from vmtree.operations.models import Job, Operation
+from vmtree.operations.serializers import JOB_STATES, job_json, plan_json, steps_json
 
 MAX_ROWS = 1000
 DEFAULT_ROWS = 100

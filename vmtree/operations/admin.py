@@ -17,14 +17,14 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 
-from lieutenants.operations import services
-from lieutenants.operations.models import Job, Operation, Step, StepState
-from lieutenants.operations.plan import Plan
 from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin, add_actions, apply_to_each
 from reef_site.common.errors import ReefError
 from reef_site.common.text import first_line, parse_number
 from vmtree.lineage import ancestor_keys
 from vmtree.models import LINKS, Node
+from vmtree.operations import services
+from vmtree.operations.models import Job, Operation, Step, StepState
+from vmtree.operations.plan import Plan
 
 # A longer plan is cut on the page; its counts still cover all VMs.
 MAX_STEPS = 500
@@ -138,7 +138,7 @@ class JobAdmin(ReadOnlyAdmin):
             "count": sum(len(plan["changed"]) for plan in plans),
             "destructive": verb == Operation.DESTROY,
         }
-        return TemplateResponse(request, "admin/lieutenants/job/plan.html", context)
+        return TemplateResponse(request, "admin/operations/job/plan.html", context)
 
     def _start_jobs(self, request: HttpRequest, verb: Operation) -> HttpResponse:
         """Start a job for each VM, unless its plan has changed since it was shown."""

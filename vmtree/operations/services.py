@@ -7,15 +7,6 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 
-from lieutenants.operations.models import (
-    MISSED_STEPS,
-    Job,
-    JobState,
-    Operation,
-    Step,
-    StepState,
-)
-from lieutenants.operations.plan import Plan, PlannedStep, make_plan
 from reef_site.common import clock, database_locks
 from reef_site.common.batches import BATCH_SIZE, batched
 from reef_site.common.database_locks import DatabaseLock
@@ -26,6 +17,15 @@ from vmtree import permissions
 from vmtree import services as tree
 from vmtree.lineage import ancestor_keys, descendant_keys
 from vmtree.models import LINKS, Node
+from vmtree.operations.models import (
+    MISSED_STEPS,
+    Job,
+    JobState,
+    Operation,
+    Step,
+    StepState,
+)
+from vmtree.operations.plan import Plan, PlannedStep, make_plan
 from vmtree.permissions import Action
 
 CANCELLED = "the job was cancelled before"

@@ -7,10 +7,10 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
-from lieutenants.rules.models import Action, Rule
 from reef_site.common import clock
 from reef_site.common.errors import BadInput, Conflict, NotFound
 from reef_site.common.ids import new_secret
+from registry.rules.models import Action, Rule
 from vmtree import permissions
 
 

@@ -9,10 +9,10 @@ import time
 import httpx
 import orjson
 
-from lieutenants.rules import webhook_secret
-from lieutenants.rules.models import Firing, Rule
 from reef_site.common import clock
 from reef_site.common.errors import ReefError
+from registry.rules import webhook_secret
+from registry.rules.models import Firing, Rule
 from versconfig.screening import sources
 
 TIMEOUT = httpx.Timeout(10.0, connect=5.0)

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bootloader.inventory import finding_rules
 from lieutenants import services as lieutenants
-from lieutenants.operations import handlers, registry_handler
-from lieutenants.operations import services as operations
-from lieutenants.operations.lieutenant_handler import lieutenants_by_vm
-from lieutenants.operations.models import Operation
-from lieutenants.rules import findings, webhooks
-from lieutenants.rules.evidence import Evidence, evidence_of_death, is_sufficient
-from lieutenants.rules.models import Action, Firing, Rule
+from lieutenants.vm_handler import lieutenants_by_vm
 from reef_site.common import clock
 from reef_site.common.errors import Conflict, NotFound
+from registry import vm_handler
 from registry.models import Status
+from registry.rules import webhooks
+from registry.rules.evidence import Evidence, evidence_of_death, is_sufficient
+from registry.rules.models import Action, Firing, Rule
 from vmtree import snapshots
 from vmtree.models import Node
+from vmtree.operations import handlers
+from vmtree.operations import services as operations
+from vmtree.operations.models import Operation
 from vmtree.snapshot_models import Snapshot, Why
 
 
@@ -45,9 +47,7 @@ def _snapshot(rule: Rule, firing: Firing) -> str:
 
 
 def _mark_stopped(_rule: Rule, firing: Firing) -> str:
-    changed = registry_handler.set_status(
-        firing.subject, Status.STOPPED, only_from=[Status.RUNNING]
-    )
+    changed = vm_handler.set_status(firing.subject, Status.STOPPED, only_from=[Status.RUNNING])
     return "marked stopped" if changed else "was not running"
 
 
@@ -88,11 +88,11 @@ def _destroy(rule: Rule, firing: Firing) -> str:
 
 def _do_proposed(rule: Rule, firing: Firing) -> str:
     """Run the proposal of a finding; one that deletes needs evidence of death. Raises Postponed."""
-    row = findings.finding_of(firing)
-    evidence = findings.evidence_for_proposal(row.proposal, row.vm_id, clock.now())
+    row = finding_rules.finding_of(firing)
+    evidence = finding_rules.evidence_for_proposal(row.proposal, row.vm_id, clock.now())
     if evidence:
         _require_evidence(firing, evidence)
-    return findings.run_proposal(row, rule.actor)
+    return finding_rules.run_proposal(row, rule.actor)
 
 
 def _require_evidence(firing: Firing, evidence: list[Evidence]) -> None:
@@ -106,7 +106,7 @@ def _destroy_unplaced(rule: Rule, firing: Firing) -> str:
     """Destroy a registered VM that is not in the tree."""
     taken = snapshots.take(by=rule.actor, why=Why.CHANGE).snapshot
     handlers.handler_for(firing.subject).act(Operation.DESTROY, firing.subject, rule.actor)
-    registry_handler.remove_vm(firing.subject, rule.actor)
+    vm_handler.remove_vm(firing.subject, rule.actor)
     return f"destroyed and deregistered, after snapshot {taken.file}"
 
 

@@ -10,10 +10,10 @@ from django.db.models import QuerySet
 from bootloader.inventory import reconcile
 from bootloader.models import Finding
 from bootloader.states import FindingKind, Proposal
-from lieutenants.rules.evidence import Evidence, silence, status
-from lieutenants.rules.models import Firing, Rule
 from reef_site.common.errors import Conflict
 from registry.models import VM
+from registry.rules.evidence import Evidence, silence, status
+from registry.rules.models import Firing, Rule
 from vmtree.models import Node
 
 EVIDENCE_COLUMNS = ("kind", "provider", "vm_id", "text", "proposal")

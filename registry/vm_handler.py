@@ -7,14 +7,14 @@ from contextlib import suppress
 
 from django.db import transaction
 
-from lieutenants.operations.handlers import Effect, Handler
-from lieutenants.operations.models import Operation
 from reef_site.common import clock, events
 from reef_site.common.errors import NotFound
 from registry import liveness
 from registry import services as registry
 from registry.models import VM, Status
 from vmtree import services as tree
+from vmtree.operations.handlers import Effect, Handler
+from vmtree.operations.models import Operation
 
 NOT_REGISTERED = "is not registered: nothing is known to run there"
 
