@@ -11,10 +11,12 @@ class BootloaderConfig(AppConfig):
         calls.
         """
         from bootloader import outside_calls, providers
+        from bootloader.inventory import vm_handler
         from bootloader.providers.ssh import hosts as ssh_hosts
         from bootloader.providers.vers import provider as vers
         from versconfig import checks, rotation, values
         from versconfig.screening import sources
+        from vmtree.operations import handlers
 
         values.value_rules.register(providers.slug_problem, key="REEF_VM_PROVIDER")
         checks.key_checks.register(vers.check_key, key="VERS_API_KEY")
@@ -23,3 +25,5 @@ class BootloaderConfig(AppConfig):
         keys = sources.Source(ssh_hosts.encrypted_keys, ssh_hosts.secrets)
         sources.secret_sources.register(keys, key="SSH hosts")
         outside_calls.register()
+        handler = vm_handler.ProviderHandler()
+        handlers.vm_handlers.register(handler, key=handler.name)

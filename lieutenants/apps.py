@@ -5,16 +5,9 @@ class LieutenantsConfig(AppConfig):
     name = "lieutenants"
 
     def ready(self) -> None:
-        """Register the handlers and hooks of lieutenants.
-
-        VM handlers: the one registered last is queried first, so the registry's fallback comes
-        first here.
-        """
-        from bootloader.inventory import vm_handler as provider_handler
-        from lieutenants import search_terms, vm_lookup
-        from lieutenants import vm_handler as lieutenant_handler
+        """Register the hooks of lieutenants."""
+        from lieutenants import search_terms, vm_handler, vm_lookup
         from lieutenants.agents.pi import config
-        from registry import vm_handler
         from registry.rules import secret_source
         from versconfig import impact
         from versconfig.screening import sources
@@ -22,12 +15,8 @@ class LieutenantsConfig(AppConfig):
         from vmtree.operations import handlers
         from vmtree.snapshots import restore_hooks
 
-        for handler in (
-            vm_handler.RegistryHandler(),
-            provider_handler.ProviderHandler(),
-            lieutenant_handler.LieutenantHandler(),
-        ):
-            handlers.vm_handlers.register(handler, key=handler.name)
+        handler = vm_handler.LieutenantHandler()
+        handlers.vm_handlers.register(handler, key=handler.name)
         restore_hooks.active_vms.register(vm_lookup.alive, key="its lieutenant lives")
         restore_hooks.destroyed_vms.register(
             vm_lookup.destroyed, key="its lieutenant was destroyed"

@@ -7,13 +7,17 @@ class RegistryConfig(AppConfig):
     name = "registry"
 
     def ready(self) -> None:
-        """Register the registry's part of snapshots, search and removal of subtrees."""
-        from registry import search_terms, services
+        """Register the registry's part of snapshots, search, operations and removal of subtrees."""
+        from registry import search_terms, services, vm_handler
         from registry.snapshots import ALIVE, VMS, alive_among
         from vmtree import removal
+        from vmtree.operations import handlers, plan
         from vmtree.snapshots import restore_hooks, tables
 
         tables.snapshot_tables.register(VMS, key=VMS.name)
         restore_hooks.active_vms.register(alive_among, key=ALIVE)
         removal.after_removal.register(services.deregister_all)
+        fallback = vm_handler.RegistryHandler()
+        handlers.vm_handlers.register(fallback, key=fallback.name)
+        plan.child_finders.register(vm_handler.registered_children)
         search_terms.register()

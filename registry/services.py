@@ -194,6 +194,27 @@ def mark_stopped(vm_id: str, unheard_since: datetime | None = None) -> bool:
     return bool(changed)
 
 
+def set_status(vm_id: str, status: Status, *, only_from: Sequence[str] = ()) -> bool:
+    """Set the status of a VM without counting as a heartbeat; return False if it is unchanged.
+
+    With `only_from`, change it only if the current status is one of these. Raises NotFound.
+    """
+    vm = VM.objects.filter(pk=vm_id).first()
+    if vm is None:
+        raise NotFound(f"VM '{vm_id}' is not registered")
+    late = silent = None
+    if status == Status.RUNNING:
+        late, silent = liveness.deadlines(clock.now(), vm.interval_ms)
+    rows = VM.objects.filter(pk=vm_id).exclude(status=status)
+    if only_from:
+        rows = rows.filter(status__in=only_from)
+    with transaction.atomic():
+        changed = rows.update(status=status, late_after=late, silent_after=silent)
+        if changed:
+            events.publish_nodes([vm_id])
+    return bool(changed)
+
+
 def deregister_all(vm_ids: Sequence[str]) -> None:
     """Deregister those of the VMs that are registered; the caller publishes the change."""
     VM.objects.filter(pk__in=vm_ids).delete()

@@ -10,7 +10,7 @@ from bootloader.inventory import machines
 from bootloader.models import Machine
 from bootloader.providers.base import Ability, MachineState
 from reef_site.common.errors import NotFound
-from registry import vm_handler
+from registry import services as registry
 from registry.models import VM, Status
 from vmtree.operations.handlers import Effect, Handler
 from vmtree.operations.models import Operation
@@ -82,7 +82,7 @@ def _active_machine(vm_id: str) -> Machine:
 
 def _update_registry(vm_id: str, status: Status) -> None:
     if VM.objects.filter(pk=vm_id).exists():
-        vm_handler.set_status(vm_id, status)
+        registry.set_status(vm_id, status)
 
 
 def _effect(verb: Operation, row: Machine) -> Effect:

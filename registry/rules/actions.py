@@ -12,7 +12,7 @@ from lieutenants import services as lieutenants
 from lieutenants.vm_handler import lieutenants_by_vm
 from reef_site.common import clock
 from reef_site.common.errors import Conflict, NotFound
-from registry import vm_handler
+from registry import services as registry
 from registry.models import Status
 from registry.rules import webhooks
 from registry.rules.evidence import Evidence, evidence_of_death, is_sufficient
@@ -47,7 +47,7 @@ def _snapshot(rule: Rule, firing: Firing) -> str:
 
 
 def _mark_stopped(_rule: Rule, firing: Firing) -> str:
-    changed = vm_handler.set_status(firing.subject, Status.STOPPED, only_from=[Status.RUNNING])
+    changed = registry.set_status(firing.subject, Status.STOPPED, only_from=[Status.RUNNING])
     return "marked stopped" if changed else "was not running"
 
 
@@ -106,7 +106,7 @@ def _destroy_unplaced(rule: Rule, firing: Firing) -> str:
     """Destroy a registered VM that is not in the tree."""
     taken = snapshots.take(by=rule.actor, why=Why.CHANGE).snapshot
     handlers.handler_for(firing.subject).act(Operation.DESTROY, firing.subject, rule.actor)
-    vm_handler.remove_vm(firing.subject, rule.actor)
+    operations.remove_vm(firing.subject, rule.actor)
     return f"destroyed and deregistered, after snapshot {taken.file}"
 
 

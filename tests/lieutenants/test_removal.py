@@ -8,13 +8,13 @@ from lieutenants import membership, services
 from lieutenants.models import Lieutenant
 from lieutenants.states import Status
 from reef_site.common.errors import NotFound
-from registry import vm_handler
 from registry.models import VM
 from tests.conftest import Api
 from tests.lieutenants.fleets import plant
 from tests.lieutenants.rows import enlist
 from vmtree import services as tree
 from vmtree.models import Node
+from vmtree.operations import services as operations
 
 pytestmark = pytest.mark.django_db
 
@@ -59,7 +59,7 @@ def test_subtree_is_deregistered_too(api: Api) -> None:
 
 
 def test_operations_deregister_ended_lieutenants(ada: Lieutenant) -> None:
-    vm_handler.remove_vm(ada.pk, "tests")
+    operations.remove_vm(ada.pk, "tests")
     assert Node.objects.get(vm_id=ada.pk).removed_at
     with pytest.raises(NotFound):
         tree.find(ada.pk)

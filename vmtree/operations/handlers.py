@@ -1,7 +1,7 @@
 """Handlers of VMs: one interface for pause, resume and destroy, one handler for each kind of VM.
 
-A new kind registers in `vm_handlers`. Handlers are queried newest first; the registry's handler
-comes last and takes every VM that is left.
+A new kind registers in `vm_handlers`. Handlers are queried newest first: those of higher apps come
+before those of lower ones, and the registry's, which takes every VM that is left, comes last.
 """
 
 from __future__ import annotations

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from reef_site.common.batches import BATCH_SIZE, batched
+from reef_site.common.batches import batched
 from reef_site.common.errors import BadInput
-from registry.models import VM
+from reef_site.common.hooks import Hook
 from vmtree.lineage import descendant_keys
 from vmtree.models import LINKS, Node
 from vmtree.operations import handlers
@@ -15,6 +16,12 @@ from vmtree.operations.handlers import Effect
 from vmtree.operations.models import Operation
 
 MAX_VMS = 20_000
+# Maps the ids of VMs that are known as children of the given ones to their names.
+FindChildren = Callable[[Sequence[str]], Mapping[str, str]]
+child_finders: Hook[FindChildren] = Hook(
+    "operations.child_finders",
+    "Find VMs that are known as children of these, whether they are in the tree or not.",
+)
 NOT_IN_TREE = "is registered as a child, but has no place in the tree"
 
 
@@ -100,14 +107,14 @@ def _named(found: tuple[handlers.Handler, Effect]) -> tuple[str, Effect]:
 
 def _unplaced_children(verb: Operation, vm_ids: list[str]) -> list[PlannedStep]:
     """Return skipped steps for registered children of these VMs that are not in the tree."""
-    children: dict[str, VM] = {}
+    children: dict[str, str] = {}
     for some in batched(vm_ids):
-        vms = VM.objects.filter(parent_vm_id__in=some).order_by("id")[:BATCH_SIZE]
-        children |= {vm.pk: vm for vm in vms}
+        for find_children in child_finders:
+            children |= find_children(some)
     for some in batched(list(children)):
         for known in Node.objects.filter(vm_id__in=some).values_list("vm_id", flat=True):
             del children[known]
     return [
-        PlannedStep(vm.pk, vm.name, "", "", "registry", f"{verb} it", NOT_IN_TREE)
-        for vm in children.values()
+        PlannedStep(vm_id, name, "", "", "registry", f"{verb} it", NOT_IN_TREE)
+        for vm_id, name in children.items()
     ]

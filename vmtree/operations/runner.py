@@ -17,9 +17,8 @@ from reef_site.common.batches import batched
 from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import ReefError
 from reef_site.common.leases import is_leased
-from registry import vm_handler
 from vmtree import snapshots
-from vmtree.operations import handlers
+from vmtree.operations import handlers, services
 from vmtree.operations.models import (
     MISSED_STEPS,
     Job,
@@ -203,7 +202,7 @@ def _check_step(step: Step, now: datetime) -> None:
     try:
         done = handlers.get_handler(step.handler).is_done(Operation(step.job.verb), step.vm_id)
         if done and step.job.verb == Operation.DESTROY:
-            vm_handler.remove_vm(step.vm_id, step.job.actor)
+            services.remove_vm(step.vm_id, step.job.actor)
     except ReefError as error:
         step.end(StepState.FAILED, str(error))
     except Exception:

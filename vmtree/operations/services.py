@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from django.db import IntegrityError, transaction
 
-from reef_site.common import clock, database_locks
+from reef_site.common import clock, database_locks, events
 from reef_site.common.batches import BATCH_SIZE, batched
 from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import Conflict, NotFound
 from reef_site.common.text import to_storable
-from vmtree import permissions
+from vmtree import permissions, removal
 from vmtree import services as tree
 from vmtree.lineage import ancestor_keys, descendant_keys
 from vmtree.models import LINKS, Node
@@ -93,6 +94,19 @@ def find(job_id: str) -> Job:
     if job is None:
         raise NotFound("job not found")
     return job
+
+
+def remove_vm(vm_id: str, actor: str) -> None:
+    """Remove a destroyed VM from the tree and the registry. Does nothing if it is removed already.
+
+    Raises BadInput while the VM has active children.
+    """
+    with transaction.atomic():
+        # Another worker may remove it at the same time.
+        with suppress(NotFound):
+            tree.remove(vm_id, by=actor)
+        removal.follow([vm_id])
+        events.publish_nodes([vm_id])
 
 
 # -- helpers -------------------------------------------------------------------------------------
