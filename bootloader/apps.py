@@ -11,7 +11,7 @@ class BootloaderConfig(AppConfig):
         calls.
         """
         from bootloader import outside_calls, providers
-        from bootloader.inventory import vm_handler
+        from bootloader.inventory import rules, vm_handler
         from bootloader.providers.ssh import hosts as ssh_hosts
         from bootloader.providers.vers import provider as vers
         from versconfig import checks, rotation, values
@@ -25,5 +25,6 @@ class BootloaderConfig(AppConfig):
         keys = sources.Source(ssh_hosts.encrypted_keys, ssh_hosts.secrets)
         sources.secret_sources.register(keys, key="SSH hosts")
         outside_calls.register()
+        rules.register()
         handler = vm_handler.ProviderHandler()
         handlers.vm_handlers.register(handler, key=handler.name)

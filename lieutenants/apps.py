@@ -6,11 +6,9 @@ class LieutenantsConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the hooks of lieutenants."""
-        from lieutenants import search_terms, vm_handler, vm_lookup
+        from lieutenants import rules, search_terms, vm_handler, vm_lookup
         from lieutenants.agents.pi import config
-        from registry.rules import secret_source
         from versconfig import impact
-        from versconfig.screening import sources
         from vmtree import aliases, permissions, removal
         from vmtree.operations import handlers
         from vmtree.snapshots import restore_hooks
@@ -25,6 +23,5 @@ class LieutenantsConfig(AppConfig):
         aliases.lieutenant_finders.register(vm_lookup.id_of_name)
         removal.removal_blockers.register(vm_lookup.alive, key="destroy the lieutenant first")
         impact.restart_finders.register(config.lieutenants_to_restart)
-        webhooks = sources.Source(secret_source.encrypted_secrets, secret_source.decrypted_secrets)
-        sources.secret_sources.register(webhooks, key="webhooks")
         search_terms.register()
+        rules.register()

@@ -26,6 +26,7 @@ class LieutenantHandler(Handler):
     """Run the operations through `lieutenants.services`."""
 
     name = "lieutenant"
+    sets_status = True
 
     def effects(self, verb: Operation, vm_ids: Sequence[str]) -> dict[str, Effect]:
         """Return the effect on each VM that has a lieutenant."""

@@ -1,20 +1,22 @@
 """Actions of rules. Each function returns its outcome or raises a ReefError.
 
-`Postponed` delays the firing: it is checked again later.
+`Postponed` delays the firing: it is checked again later. Higher apps register their actions in
+`AppConfig.ready`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 
-from bootloader.inventory import finding_rules
-from lieutenants import services as lieutenants
-from lieutenants.vm_handler import lieutenants_by_vm
 from reef_site.common import clock
-from reef_site.common.errors import Conflict, NotFound
+from reef_site.common.errors import Conflict
+from reef_site.common.hooks import Hook
 from registry import services as registry
 from registry.models import Status
 from registry.rules import webhooks
+from registry.rules.conditions import Case
 from registry.rules.evidence import Evidence, evidence_of_death, is_sufficient
 from registry.rules.models import Action, Firing, Rule
 from vmtree import snapshots
@@ -29,9 +31,26 @@ class Postponed(Conflict):
     """The action has to wait for something else."""
 
 
-def run_action(rule: Rule, firing: Firing) -> str:
-    """Run the rule's action on the subject of the firing; return the outcome."""
-    return _ACTIONS[Action(rule.action)](rule, firing)
+@dataclass(frozen=True)
+class ActionHandler:
+    """How to run one kind of action on the subject of a firing.
+
+    `run` returns the outcome. An external action reaches beyond the database, so it runs outside of
+    a transaction. `evidence` returns the evidence of death that a case needs; empty if none.
+    """
+
+    run: Callable[[Rule, Firing], str]
+    is_external: bool = False
+    evidence: Callable[[Case, datetime], list[Evidence]] | None = None
+
+
+action_handlers: Hook[ActionHandler] = Hook("rules.actions", "How to run each action, by action.")
+
+
+def register(new: Mapping[Action, ActionHandler]) -> None:
+    """Register the actions that an app can run."""
+    for action, handler in new.items():
+        action_handlers.register(handler, key=action.value)
 
 
 def _note(rule: Rule, _firing: Firing) -> str:
@@ -62,20 +81,9 @@ def _operate(verb: Operation) -> Callable[[Rule, Firing], str]:
     return operate
 
 
-def _restart(rule: Rule, firing: Firing) -> str:
-    lieutenant = lieutenants_by_vm([firing.subject]).get(firing.subject)
-    if lieutenant is None:
-        return "nothing to do: is no lieutenant's VM"
-    # Another lieutenant may have the same name by now, so compare ids.
-    if lieutenants.find(lieutenant.name).pk != lieutenant.pk:
-        raise NotFound(f"lieutenant '{lieutenant.name}' was destroyed")
-    lieutenants.restart(lieutenant.name, actor=rule.actor)
-    return f"lieutenant '{lieutenant.name}' is starting again"
-
-
 def _destroy(rule: Rule, firing: Firing) -> str:
     """Destroy a VM that is known to be dead and has no active children; else raise Postponed."""
-    _require_evidence(firing, evidence_of_death(firing.subject, clock.now()))
+    require_evidence(firing, evidence_of_death(firing.subject, clock.now()))
     below = Node.objects.active().filter(parent__vm_id=firing.subject).count()
     if below:
         raise Postponed(f"{below} VMs stand below it")
@@ -86,16 +94,8 @@ def _destroy(rule: Rule, firing: Firing) -> str:
     return f"job {job.pk} destroys it"
 
 
-def _do_proposed(rule: Rule, firing: Firing) -> str:
-    """Run the proposal of a finding; one that deletes needs evidence of death. Raises Postponed."""
-    row = finding_rules.finding_of(firing)
-    evidence = finding_rules.evidence_for_proposal(row.proposal, row.vm_id, clock.now())
-    if evidence:
-        _require_evidence(firing, evidence)
-    return finding_rules.run_proposal(row, rule.actor)
-
-
-def _require_evidence(firing: Firing, evidence: list[Evidence]) -> None:
+def require_evidence(firing: Firing, evidence: list[Evidence]) -> None:
+    """Note the evidence in the firing. Raises Postponed if it is not sufficient."""
     firing.evidence["proofs"] = [vars(each) for each in evidence]
     if not is_sufficient(evidence):
         statements = "; ".join(f"{each.source}: {each.text}" for each in evidence)
@@ -110,14 +110,16 @@ def _destroy_unplaced(rule: Rule, firing: Firing) -> str:
     return f"destroyed and deregistered, after snapshot {taken.file}"
 
 
-_ACTIONS: dict[Action, Callable[[Rule, Firing], str]] = {
-    Action.NOTE: _note,
-    Action.WEBHOOK: webhooks.call,
-    Action.SNAPSHOT: _snapshot,
-    Action.MARK_STOPPED: _mark_stopped,
-    Action.PAUSE: _operate(Operation.PAUSE),
-    Action.RESUME: _operate(Operation.RESUME),
-    Action.RESTART: _restart,
-    Action.DESTROY: _destroy,
-    Action.DO_PROPOSED: _do_proposed,
+def _evidence_to_destroy(case: Case, now: datetime) -> list[Evidence]:
+    return evidence_of_death(case.subject, now)
+
+
+ACTIONS: dict[Action, ActionHandler] = {
+    Action.NOTE: ActionHandler(_note),
+    Action.WEBHOOK: ActionHandler(webhooks.call, is_external=True),
+    Action.SNAPSHOT: ActionHandler(_snapshot, is_external=True),
+    Action.MARK_STOPPED: ActionHandler(_mark_stopped),
+    Action.PAUSE: ActionHandler(_operate(Operation.PAUSE)),
+    Action.RESUME: ActionHandler(_operate(Operation.RESUME)),
+    Action.DESTROY: ActionHandler(_destroy, is_external=True, evidence=_evidence_to_destroy),
 }

@@ -1,18 +1,19 @@
-"""Conditions of rules as indexed queries; they never fetch more rows than requested."""
+"""Conditions of rules as indexed queries; they never fetch more rows than requested.
+
+Those about VMs are here. Higher apps register theirs in `AppConfig.ready`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from bootloader.inventory import finding_rules
-from lieutenants.models import Answer, Lieutenant
-from lieutenants.states import Outcome, Status
 from reef_site.common import clock
+from reef_site.common.hooks import Hook
 from registry import liveness
 from registry.models import VM, Watch
 from registry.models import Status as VMStatus
@@ -50,15 +51,26 @@ class Condition:
     known: Callable[[Rule, datetime], Rows] | None = None
 
 
+event_conditions: Hook[Condition] = Hook(
+    "rules.conditions", "The condition of each event, by event."
+)
+
+
+def register(new: Mapping[Event, Condition]) -> None:
+    """Register the conditions of an app's events."""
+    for event, condition in new.items():
+        event_conditions.register(condition, key=event.value)
+
+
 def find_cases(rule: Rule, now: datetime, limit: int) -> list[Case]:
     """Return the cases for which the rule has not fired yet, oldest first."""
-    condition = CONDITIONS[Event(rule.event)]
+    condition = event_conditions[rule.event]
     return [_case(row, condition, now) for row in unfired_rows(rule, now)[:limit]]
 
 
 def unfired_rows(rule: Rule, now: datetime) -> QuerySet[Any, dict[str, Any]]:
     """Return the columns of these cases, oldest first."""
-    condition = CONDITIONS[Event(rule.event)]
+    condition = event_conditions[rule.event]
     fired = Firing.objects.filter(
         rule=rule.pk, subject=OuterRef(condition.subject), cause_at=OuterRef(condition.since)
     )
@@ -69,7 +81,7 @@ def unfired_rows(rule: Rule, now: datetime) -> QuerySet[Any, dict[str, Any]]:
 
 def still_holds(rule: Rule, firing: Firing, now: datetime) -> bool:
     """Return whether the cause of this firing still holds."""
-    condition = CONDITIONS[Event(firing.event)]
+    condition = event_conditions[firing.event]
     same = {condition.subject: firing.subject, condition.since: firing.cause_at}
     rows = condition.known or condition.rows
     return rows(rule, now).filter(**same).exists()
@@ -119,11 +131,11 @@ def _unless_in_grace(
 
 
 def _late(rule: Rule, now: datetime) -> Rows:
-    return _vms(rule).filter(late_after__lte=now - _minutes(rule))
+    return _vms(rule).filter(late_after__lte=now - rule.duration)
 
 
 def _silent(rule: Rule, now: datetime) -> Rows:
-    limit = now - _minutes(rule)
+    limit = now - rule.duration
     # A silent VM is late too, and the index begins with the deadline for late.
     silent = Q(late_after__lte=limit, silent_after__lte=limit)
     if rule.action == Action.DESTROY:
@@ -135,54 +147,12 @@ def _silent(rule: Rule, now: datetime) -> Rows:
 
 
 def _registered(rule: Rule, now: datetime) -> Rows:
-    since = max(rule.watched_from, now - _minutes(rule) - LOOKBACK)
+    since = max(rule.watched_from, now - rule.duration - LOOKBACK)
     return _were_registered(rule, now).filter(registered_at__gt=since)
 
 
 def _were_registered(rule: Rule, now: datetime) -> Rows:
-    return _vms(rule).filter(registered_at__lte=now - _minutes(rule))
-
-
-# -- lieutenants ---------------------------------------------------------------------------------
-
-
-def _lieutenants(rule: Rule) -> Rows:
-    rows = Lieutenant.objects.all()
-    return rows.filter(name__regex=rule.name_regex) if rule.name_pattern else rows
-
-
-def _error(rule: Rule, now: datetime) -> Rows:
-    """Return lieutenants that stay in error; those with a scheduled restart do not count."""
-    rows = _lieutenants(rule).filter(status=Status.ERROR, restart_at__isnull=True)
-    return rows.filter(status_since__lte=now - _minutes(rule))
-
-
-def _failing(rule: Rule, now: datetime) -> Rows:
-    """Return lieutenants whose agent runs, but whose requests all fail in the same way."""
-    rows = _lieutenants(rule).exclude(status=Status.DESTROYED)
-    return rows.filter(failing_since__lte=now - _minutes(rule))
-
-
-def _idle(rule: Rule, now: datetime) -> Rows:
-    limit = now - _minutes(rule)
-    rows = _lieutenants(rule).filter(status=Status.IDLE)
-    return rows.filter(status_since__lte=limit, last_activity_at__lte=limit)
-
-
-def _finished(rule: Rule, now: datetime) -> Rows:
-    since = max(rule.watched_from, now - _minutes(rule) - LOOKBACK)
-    return _have_finished(rule, now).filter(ended_at__gt=since)
-
-
-def _have_finished(rule: Rule, now: datetime) -> Rows:
-    rows = Answer.objects.filter(outcome=Outcome.COMPLETED)
-    rows = rows.filter(ended_at__lte=now - _minutes(rule))
-    rows = rows.exclude(lieutenant__status=Status.DESTROYED)
-    return rows.filter(lieutenant__name__regex=rule.name_regex) if rule.name_pattern else rows
-
-
-def _minutes(rule: Rule) -> timedelta:
-    return timedelta(minutes=rule.minutes)
+    return _vms(rule).filter(registered_at__lte=now - rule.duration)
 
 
 _VM_FACTS = ("status", "role", "last_seen", "late_after", "silent_after")
@@ -197,29 +167,4 @@ CONDITIONS: dict[Event, Condition] = {
         ("status", "role", "registered_by"),
         _were_registered,
     ),
-    Event.LIEUTENANT_ERROR: Condition(
-        _error, "id", "name", "status_since", ("status", "status_since", "error", "restarts")
-    ),
-    Event.LIEUTENANT_FAILING: Condition(
-        _failing, "id", "name", "failing_since", ("status", "failing_since", "trouble")
-    ),
-    Event.LIEUTENANT_IDLE: Condition(
-        _idle, "id", "name", "status_since", ("status", "status_since", "last_activity_at")
-    ),
-    Event.LIEUTENANT_FINISHED: Condition(
-        _finished,
-        *("lieutenant_id", "lieutenant__name", "ended_at"),
-        ("id", "ended_at", "outcome"),
-        _have_finished,
-    ),
-    **{
-        Event(event): Condition(
-            finding_rules.findings_of_kind(kind),
-            "machine_id",
-            "name",
-            "found_at",
-            finding_rules.EVIDENCE_COLUMNS,
-        )
-        for event, kind in finding_rules.KIND_BY_EVENT.items()
-    },
 }

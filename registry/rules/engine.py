@@ -7,23 +7,24 @@ before its action runs; a case that is over is dropped.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 
-from bootloader.inventory.finding_rules import evidence_for_proposal
-from lieutenants.models import Lieutenant
 from reef_site.common import clock
 from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import ReefError
-from registry.models import VM, Watch
+from reef_site.common.hooks import Hook
+from registry.models import Watch
 from registry.rules import actions, conditions
 from registry.rules.actions import Postponed
 from registry.rules.conditions import Case
-from registry.rules.evidence import Evidence, evidence_of_death, is_sufficient
-from registry.rules.models import Action, Firing, FiringState, Rule
+from registry.rules.evidence import Evidence, is_sufficient
+from registry.rules.models import Firing, FiringState, Rule
 from registry.rules.webhooks import WebhookFailed
 
 logger = logging.getLogger(__name__)
@@ -37,8 +38,9 @@ FIRST_RETRY_DELAY = timedelta(seconds=10)
 POSTPONE_DELAY = timedelta(minutes=5)
 UNCERTAIN_DELAY = timedelta(seconds=30)
 RETENTION = timedelta(days=90)
-# These actions reach beyond the database, so they run outside of a transaction.
-_EXTERNAL_ACTIONS = (Action.WEBHOOK, Action.SNAPSHOT, Action.DESTROY, Action.DO_PROPOSED)
+subject_tables: Hook[Callable[[], QuerySet[Any]]] = Hook(
+    "rules.subject_tables", "Rows whose keys are subjects that still exist; firings of those stay."
+)
 _jumps = clock.JumpDetector()
 
 
@@ -97,9 +99,8 @@ def act(firing_id: int) -> None:
 
 def _delete_old_firings(now: datetime) -> None:
     """Delete old firings whose subject is gone; the others prevent a second firing."""
-    vms = VM.objects.filter(pk=OuterRef("subject"))
-    alive = Lieutenant.objects.active().filter(pk=OuterRef("subject"))
-    old = Firing.objects.filter(~Exists(vms), ~Exists(alive), ended_at__lt=now - RETENTION)
+    gone = [~Exists(rows().filter(pk=OuterRef("subject"))) for rows in subject_tables]
+    old = Firing.objects.filter(*gone, ended_at__lt=now - RETENTION)
     ids = list(old.values_list("pk", flat=True)[:1000])
     if ids:
         Firing.objects.filter(pk__in=ids).delete()
@@ -121,13 +122,14 @@ def _new_firing(rule: Rule, case: Case, now: datetime, due: datetime) -> Firing:
 
 
 def _act(rule: Rule, firing: Firing) -> None:
+    handler = actions.action_handlers[rule.action]
     try:
-        if rule.action in _EXTERNAL_ACTIONS:
-            _finish(firing, actions.run_action(rule, firing))
+        if handler.is_external:
+            _finish(firing, handler.run(rule, firing))
         else:
             # The action and its outcome are committed together.
             with transaction.atomic():
-                _finish(firing, actions.run_action(rule, firing))
+                _finish(firing, handler.run(rule, firing))
     except Postponed as error:
         firing.postpone(POSTPONE_DELAY, f"waits: {error}", counts=False)
     except WebhookFailed as error:
@@ -190,8 +192,5 @@ def dry_run(rule: Rule, at: datetime | None = None) -> DryRun:
 
 def _evidence_for(rule: Rule, case: Case, now: datetime) -> list[Evidence]:
     """Return the evidence of death that the action needs; empty if it needs none."""
-    if rule.action == Action.DESTROY:
-        return evidence_of_death(case.subject, now)
-    if rule.action == Action.DO_PROPOSED:
-        return evidence_for_proposal(case.evidence["proposal"], case.evidence["vm_id"], now)
-    return []
+    evidence = actions.action_handlers[rule.action].evidence
+    return evidence(case, now) if evidence else []

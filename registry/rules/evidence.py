@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from lieutenants.vm_handler import lieutenants_by_vm
 from reef_site.common import clock
 from registry import liveness
 from registry.models import VM, Status, Watch
@@ -53,12 +52,12 @@ def silence(vm: VM | None, now: datetime) -> Evidence:
 def status(vm: VM | None) -> Evidence:
     """Check the status: stopped by the VM itself or its provider, not by a rule.
 
-    The status of a lieutenant follows from its process, so it is not independent evidence.
+    A status that reef derives from the VM's process is not independent evidence.
     """
     if vm is None or vm.status != Status.STOPPED:
         current = vm.status if vm else "not registered"
         return Evidence("status", holds=False, text=f"its status is {current}")
-    if lieutenants_by_vm([vm.pk]):
+    if handlers.handler_for(vm.pk).sets_status:
         return Evidence("status", holds=False, text="reef itself set it when the agent ended")
     by_rule = Firing.objects.filter(
         subject=vm.pk,

@@ -143,6 +143,11 @@ class Rule(models.Model):
         return f"rule {self.name}"
 
     @property
+    def duration(self) -> timedelta:
+        """Return how long the event must have held."""
+        return timedelta(minutes=self.minutes)
+
+    @property
     def sentence(self) -> str:
         """Return the rule as one sentence."""
         duration = f" for {self.minutes} min" if self.minutes else ""

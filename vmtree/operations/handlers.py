@@ -33,6 +33,8 @@ class Handler(ABC):
     """
 
     name: ClassVar[str]
+    # Whether reef sets the status of such a VM when its process ends.
+    sets_status: ClassVar[bool] = False
 
     @abstractmethod
     def effects(self, verb: Operation, vm_ids: Sequence[str]) -> dict[str, Effect]:
