@@ -26,12 +26,8 @@ from lieutenants.unknown_agents.admin import UnknownAgentAdmin as UnknownAgentAd
 from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin
 from reef_site.common.errors import ReefError
 from reef_site.common.text import first_line, first_words
-from registry.rules.admin import FiringAdmin as FiringAdmin
-from registry.rules.admin import RuleAdmin as RuleAdmin
 
 # Django finds the admin classes of an app in its module `admin`.
-from vmtree.operations.admin import JobAdmin as JobAdmin
-from vmtree.operations.admin import StepAdmin as StepAdmin
 
 _PREVIEW_LENGTH = 100
 _MAX_REPORTED = 50

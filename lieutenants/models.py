@@ -22,12 +22,8 @@ from reef_site.common import clock, events
 from reef_site.common.errors import IllegalMove, LostRace
 from reef_site.common.ids import new_ulid
 from reef_site.common.leases import LeaseQuerySet
-from registry.rules.models import Firing as Firing
-from registry.rules.models import Rule as Rule
 
 # Django finds the models of an app in its module `models`.
-from vmtree.operations.models import Job as Job
-from vmtree.operations.models import Step as Step
 
 MAX_RESTARTS = 5
 

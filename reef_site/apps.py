@@ -13,6 +13,8 @@ from reef_site import env
 
 APPS = {
     "lieutenants": "lieutenant",
+    "operations": "lieutenant",
+    "rules": "lieutenant",
     "registry": "registry",
     "vmtree": "vm-tree",
     "versconfig": "vers-config",

@@ -253,8 +253,10 @@ INSTALLED_APPS = [
     "reef_site.audit.apps.AuditConfig",
     "reef_site.attention.apps.AttentionConfig",
     "vmtree.apps.VmtreeConfig",
+    "vmtree.operations.apps.OperationsConfig",
     "versconfig.apps.VersconfigConfig",
     "registry.apps.RegistryConfig",
+    "registry.rules.apps.RulesConfig",
     "bootloader.apps.BootloaderConfig",
     "lieutenants.apps.LieutenantsConfig",
 ]

@@ -9,10 +9,7 @@ class RegistryConfig(AppConfig):
     def ready(self) -> None:
         """Register the registry's part of snapshots, search, operations and removal of subtrees."""
         from registry import search_terms, services, vm_handler
-        from registry.models import VM
-        from registry.rules import actions, conditions, engine, secret_source
         from registry.snapshots import ALIVE, VMS, alive_among
-        from versconfig.screening import sources
         from vmtree import removal
         from vmtree.operations import handlers, plan
         from vmtree.snapshots import restore_hooks, tables
@@ -24,8 +21,3 @@ class RegistryConfig(AppConfig):
         handlers.vm_handlers.register(fallback, key=fallback.name)
         plan.child_finders.register(vm_handler.registered_children)
         search_terms.register()
-        actions.register(actions.ACTIONS)
-        conditions.register(conditions.CONDITIONS)
-        engine.subject_tables.register(VM.objects.all, key="VMs")
-        webhooks = sources.Source(secret_source.encrypted_secrets, secret_source.decrypted_secrets)
-        sources.secret_sources.register(webhooks, key="webhooks")

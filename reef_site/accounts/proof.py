@@ -96,7 +96,7 @@ SENSITIVE: tuple[Sensitive, ...] = (
     Sensitive("POST", r"/admin/[a-z_]+/[a-z_]+/.+/delete/"),
     Sensitive("POST", r"/admin/[a-z_]+/[a-z_]+/", _is_destructive_action),
     Sensitive("POST", r"/admin/vmtree/snapshot/[0-9]+/restore/"),
-    Sensitive("POST", r"/admin/lieutenants/job/plan/destroy/"),
+    Sensitive("POST", r"/admin/operations/job/plan/destroy/"),
     # Accounts, their rights and passwords.
     Sensitive("POST", r"/admin/auth/(user|group)/.+"),
     Sensitive("POST", r"/admin/password_change/"),

@@ -222,7 +222,7 @@ def _rules() -> Iterator[Item]:
             kind=Kind.RULE,
             subject=str(row.pk),
             name=f"{row.rule_name}: {row.subject_name or row.subject}",
-            url=f"{reverse('admin:lieutenants_firing_changelist')}?{query}",
+            url=f"{reverse('admin:rules_firing_changelist')}?{query}",
             state="error",
             label="rule failed",
             since=row.ended_at or row.at,

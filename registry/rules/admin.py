@@ -58,13 +58,13 @@ class RuleAdmin(ModelAdmin[Rule]):
     def get_urls(self) -> list[URLPattern]:
         """Return the URLs of the admin, including the dry run page."""
         view = self.admin_site.admin_view(self.dry_run_view)
-        mine = path("<int:rule_id>/dry-run/", view, name="lieutenants_rule_dry_run")
+        mine = path("<int:rule_id>/dry-run/", view, name="rules_rule_dry_run")
         return [mine, *super().get_urls()]
 
     @admin.display(description="dry run")
     def dry_run_link(self, row: Rule) -> str:
         """Return a link to the dry run."""
-        url = reverse("admin:lieutenants_rule_dry_run", args=[row.pk])
+        url = reverse("admin:rules_rule_dry_run", args=[row.pk])
         return format_html('<a href="{}">Dry run</a>', url)
 
     def save_model(self, _request: HttpRequest, obj: Rule, form: Any, change: bool) -> None:

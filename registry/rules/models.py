@@ -102,7 +102,7 @@ class Rule(models.Model):
     objects = RuleQuerySet.as_manager()
 
     class Meta:
-        app_label = "lieutenants"
+        db_table = "lieutenants_rule"
         ordering = ["name"]
         verbose_name = "lifecycle rule"
         constraints = [
@@ -270,7 +270,7 @@ class Firing(models.Model):
     objects = FiringQuerySet.as_manager()
 
     class Meta:
-        app_label = "lieutenants"
+        db_table = "lieutenants_firing"
         ordering = ["-id"]
         constraints = [
             models.UniqueConstraint(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 
 import pytest
-from django.apps import apps
+from django.db import connection
+from django.db.migrations.loader import MigrationLoader
 
 from registry.rules.models import Action, Rule
 from tests.conftest import Api
@@ -16,7 +17,8 @@ pytestmark = pytest.mark.django_db
 def test_initial_rules_are_harmless(api: Api) -> None:
     # Tests that commit empty all tables after them, those of the first rules as well.
     Rule.objects.all().delete()
-    import_module("lieutenants.migrations.0004_first_rules").add(apps, None)
+    old = MigrationLoader(connection).project_state(("lieutenants", "0004_first_rules")).apps
+    import_module("lieutenants.migrations.0004_first_rules").add(old, None)
     rules = Rule.objects.all()
     assert len(rules) >= 5
     harmless = {Action.NOTE, Action.MARK_STOPPED}

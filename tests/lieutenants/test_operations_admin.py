@@ -27,10 +27,10 @@ from vmtree.operations.models import Job, Operation
 
 pytestmark = pytest.mark.django_db
 
-JOBS = "/admin/lieutenants/job/"
+JOBS = "/admin/operations/job/"
 NODES = "/admin/vmtree/node/"
-RULES = "/admin/lieutenants/rule/"
-LISTS = ("job", "step", "rule", "firing")
+RULES = "/admin/rules/rule/"
+LISTS = ("operations/job", "operations/step", "rules/rule", "rules/firing")
 
 
 def hidden(html: str) -> dict[str, list[str]]:
@@ -148,7 +148,7 @@ def test_jobs_and_steps_can_be_filtered_and_searched(operator: Client, pump: Pum
     words = "?q=left&state__exact=done&verb__exact=pause"
     assert job.pk in page(operator, f"{JOBS}{words}")
     assert job.pk not in page(operator, f"{JOBS}?q=somebody")
-    steps = "/admin/lieutenants/step/"
+    steps = "/admin/operations/step/"
     assert "mark it paused" in page(operator, f"{steps}?q=leaf&state__exact=done")
     assert "mark it paused" not in page(operator, f"{steps}?q={job.pk}&state__exact=failed")
 
@@ -157,8 +157,8 @@ def test_jobs_and_steps_can_be_filtered_and_searched(operator: Client, pump: Pum
 def test_lists_use_a_constant_number_of_queries(operator: Client, pump: Pump, name: str) -> None:
     def statements() -> int:
         with CaptureQueriesContext(connection) as seen:
-            page(operator, f"/admin/lieutenants/{name}/?q=a")
-            page(operator, f"/admin/lieutenants/{name}/")
+            page(operator, f"/admin/{name}/?q=a")
+            page(operator, f"/admin/{name}/")
         return len(seen)
 
     def fill(start: int, end: int) -> None:

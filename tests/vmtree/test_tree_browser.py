@@ -313,7 +313,7 @@ def test_lists_of_the_admin_need_no_sideways_scrolling(stack: Stack, page: Page)
     stack.client.post("/vm-tree/snapshot")
     page.set_viewport_size({"width": 390, "height": 844})
     host = page.url.split("/fleet/")[0]
-    for path in ("vmtree/node/", "registry/vm/", "vmtree/snapshot/", "lieutenants/job/"):
+    for path in ("vmtree/node/", "registry/vm/", "vmtree/snapshot/", "operations/job/"):
         page.goto(f"{host}/admin/{path}")
         assert page.evaluate("document.documentElement.scrollWidth") == 390, path
         inside = page.locator("#changelist .results")

@@ -33,7 +33,7 @@ MAX_PLANS = 20
 
 def can_command(request: HttpRequest) -> bool:
     """Return whether the user may start and cancel jobs; always False without lieutenants."""
-    return "lieutenant" in settings.ORGANS and request.user.has_perm("lieutenants.change_job")
+    return "lieutenant" in settings.ORGANS and request.user.has_perm("operations.change_job")
 
 
 @admin.register(Job)
@@ -66,7 +66,7 @@ class JobAdmin(ReadOnlyAdmin):
     def get_urls(self) -> list[URLPattern]:
         """Return the URLs of the admin, including the plan page."""
         view = self.admin_site.admin_view(self.plan_view)
-        return [path("plan/<str:verb>/", view, name="lieutenants_job_plan"), *super().get_urls()]
+        return [path("plan/<str:verb>/", view, name="operations_job_plan"), *super().get_urls()]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
         """Return all jobs, annotated with their step counts."""
@@ -86,7 +86,7 @@ class JobAdmin(ReadOnlyAdmin):
             for state in StepState.values
             if state in counts
         )
-        url = f"{reverse('admin:lieutenants_step_changelist')}?job__id__exact={row.pk}"
+        url = f"{reverse('admin:operations_step_changelist')}?job__id__exact={row.pk}"
         return format_html('<a href="{}">{}</a>', url, counts_text or "none")
 
     @admin.display(description="reason")
@@ -153,7 +153,7 @@ class JobAdmin(ReadOnlyAdmin):
             else:
                 outcome = "continued" if continued else "started"
                 self.message_user(request, f"{job}: job {job.pk} {outcome}", messages.SUCCESS)
-        return HttpResponseRedirect(reverse("admin:lieutenants_job_changelist"))
+        return HttpResponseRedirect(reverse("admin:operations_job_changelist"))
 
 
 @admin.register(Step)
@@ -221,7 +221,7 @@ def _node_action(verb: Operation) -> Callable[..., HttpResponse]:
     ) -> HttpResponse:
         vm_ids = list(queryset.order_by("pk").values_list("vm_id", flat=True)[:MAX_PLANS])
         query = urlencode([("vm", vm_id) for vm_id in vm_ids])
-        url = reverse("admin:lieutenants_job_plan", args=[verb.value])
+        url = reverse("admin:operations_job_plan", args=[verb.value])
         return HttpResponseRedirect(f"{url}?{query}")
 
     act.__name__ = f"{verb.value}_subtree"

@@ -105,7 +105,7 @@ class Job(models.Model):
     objects = JobQuerySet.as_manager()
 
     class Meta:
-        app_label = "lieutenants"
+        db_table = "lieutenants_job"
         ordering = ["-id"]
         constraints = [
             models.UniqueConstraint(
@@ -194,7 +194,7 @@ class Step(models.Model):
     objects = StepQuerySet.as_manager()
 
     class Meta:
-        app_label = "lieutenants"
+        db_table = "lieutenants_step"
         ordering = ["job", "position"]
         constraints = [
             models.UniqueConstraint(fields=["job", "vm_id"], name="one_step_a_vm"),
