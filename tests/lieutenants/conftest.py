@@ -11,7 +11,7 @@ from reef_site import context_processors
 from reef_site.accounts import signin_links
 from tests.conftest import STANDIN
 from tests.dispatching import drop_tasks
-from tests.lieutenants.fleets import database, postgres, postgres_cluster, pump
+from tests.fleets import database, postgres, postgres_cluster, pump
 
 __all__ = ["database", "postgres", "postgres_cluster", "pump"]
 

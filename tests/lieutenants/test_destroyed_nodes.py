@@ -9,7 +9,7 @@ import pytest
 from lieutenants import membership
 from lieutenants.states import Status
 from tests.conftest import Api
-from tests.lieutenants.fleets import plant
+from tests.fleets import plant
 from tests.lieutenants.rows import enlist
 from vmtree.models import Node
 

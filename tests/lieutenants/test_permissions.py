@@ -12,7 +12,7 @@ from lieutenants.serializers import PUBLIC_KEYS
 from registry.models import VM
 from tests.conftest import STANDIN, Api
 from tests.dispatching import drop_tasks
-from tests.lieutenants.fleets import database, postgres, postgres_cluster
+from tests.fleets import database, postgres, postgres_cluster
 from tests.vmtree.conftest import NodeApi
 from vmtree import permissions, tokens
 from vmtree import services as tree

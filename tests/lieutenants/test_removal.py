@@ -10,7 +10,7 @@ from lieutenants.states import Status
 from reef_site.common.errors import NotFound
 from registry.models import VM
 from tests.conftest import Api
-from tests.lieutenants.fleets import plant
+from tests.fleets import plant
 from tests.lieutenants.rows import enlist
 from vmtree import services as tree
 from vmtree.models import Node

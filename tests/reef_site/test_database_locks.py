@@ -9,7 +9,7 @@ import pytest
 from django.db import connection, connections, transaction
 
 from reef_site.common.database_locks import DatabaseLock, lock
-from tests.lieutenants.fleets import plant
+from tests.fleets import plant
 from tests.postgres import postgres, postgres_cluster
 from tests.waiting import until
 from vmtree.operations import services as operations

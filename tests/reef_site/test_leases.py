@@ -15,7 +15,7 @@ from lieutenants.models import Lieutenant
 from reef_site.common import clock
 from reef_site.common.leases import LeaseQuerySet, is_leased
 from registry.rules.models import Action, Event, Firing, Rule
-from tests.lieutenants.fleets import database, postgres, postgres_cluster
+from tests.fleets import database, postgres, postgres_cluster
 from tests.waiting import until
 from vmtree.operations.models import Job, JobState, Operation, Step, StepState
 from vmtree.snapshot_models import Snapshot, Why

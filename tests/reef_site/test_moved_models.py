@@ -15,7 +15,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.test import Client
 
 from registry.rules.models import Firing, Rule
-from tests.lieutenants.fleets import database, postgres, postgres_cluster
+from tests.fleets import database, postgres, postgres_cluster
 from vmtree.operations.models import Job, Step
 
 __all__ = ["database", "postgres", "postgres_cluster"]

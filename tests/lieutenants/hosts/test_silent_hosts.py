@@ -23,7 +23,7 @@ from lieutenants.states import Status
 from lieutenants.supervision import runtime
 from reef_site.accounts import signin_links
 from tests.conftest import Api
-from tests.lieutenants.fleets import database, postgres, postgres_cluster
+from tests.fleets import database, postgres, postgres_cluster
 from tests.lieutenants.rows import enlist, process_of
 
 __all__ = ["database", "postgres", "postgres_cluster"]

@@ -19,7 +19,7 @@ from registry.models import VM
 from registry.vm_handler import RegistryHandler
 from tests.conftest import Api, Fleet
 from tests.dispatching import drop_tasks, intercept_tasks
-from tests.lieutenants.fleets import Pump, grow, plant, states
+from tests.fleets import Pump, grow, plant, states
 from tests.lieutenants.rows import enlist
 from tests.waiting import until
 from vmtree import services as tree

@@ -27,7 +27,7 @@ from registry.rules.models import Firing, Rule
 from registry.vm_handler import RegistryHandler
 from tests.conftest import Api, Fleet
 from tests.dispatching import drop_tasks, intercept_tasks
-from tests.lieutenants.fleets import Pump, plant
+from tests.fleets import Pump, plant
 from tests.lieutenants.rows import enlist, process_of
 from tests.waiting import until
 from vmtree import tokens

@@ -1,0 +1,8 @@
+"""Fixtures that tests of operations share."""
+
+from __future__ import annotations
+
+from tests.fleets import database, pump
+from tests.lieutenants.conftest import operator
+
+__all__ = ["database", "operator", "pump"]
