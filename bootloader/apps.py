@@ -1,10 +1,15 @@
 """App configuration of the bootloader, which brings VMs into the fleet."""
 
-from django.apps import AppConfig
+from reef_site.common.apps import ReefAppConfig
 
 
-class BootloaderConfig(AppConfig):
+class BootloaderConfig(ReefAppConfig):
     name = "bootloader"
+    organ = "bootloader"
+    page_urls = {"provisioning/": "bootloader.urls"}
+    api_urls = {r"^bootloader(?:/|$)": "bootloader.routes"}
+    task_prefix = "bootloader"
+    ticks = {"bootloader.tick": 5.0, "bootloader.sweep": 3600.0, "bootloader.reconcile": 180.0}
 
     def ready(self) -> None:
         """Register this app's checks, secrets and key rotation with config, and its outside

@@ -1,8 +1,12 @@
-from django.apps import AppConfig
+from reef_site.common.apps import ReefAppConfig
 
 
-class LieutenantsConfig(AppConfig):
+class LieutenantsConfig(ReefAppConfig):
     name = "lieutenants"
+    organ = "lieutenant"
+    page_urls = {"lieutenants/": "lieutenants.urls", "hosts/": "lieutenants.hosts.urls"}
+    api_urls = {"": "lieutenants.routes"}
+    task_prefix = "lieutenants"
 
     def ready(self) -> None:
         """Register the hooks of lieutenants."""

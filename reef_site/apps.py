@@ -4,22 +4,11 @@ import os
 from importlib import import_module
 from typing import Any
 
-from django.apps import AppConfig
-from django.apps import apps as django_apps
 from django.core import checks
 from django.db.backends.signals import connection_created
 
 from reef_site import env
-
-APPS = {
-    "lieutenants": "lieutenant",
-    "operations": "lieutenant",
-    "rules": "lieutenant",
-    "registry": "registry",
-    "vmtree": "vm-tree",
-    "versconfig": "vers-config",
-    "bootloader": "bootloader",
-}
+from reef_site.common.apps import ReefAppConfig, reef_apps
 
 
 @checks.register()
@@ -35,9 +24,11 @@ def check_config_values(**_: object) -> list[checks.CheckMessage]:
     return [checks.Error(problem, id="reef.E001") for problem in problems]
 
 
-class ReefSiteConfig(AppConfig):
+class ReefSiteConfig(ReefAppConfig):
     name = "reef_site"
     verbose_name = "reef"
+    task_prefix = "reef"
+    ticks = {"reef.tick": 10.0, "reef.cleanup": 600.0}
 
     def ready(self) -> None:
         """Load our Celery app, which `shared_task` binds to, in every process."""
@@ -49,12 +40,11 @@ class ReefSiteConfig(AppConfig):
 
 def _unregister_admins() -> None:
     """Unregister the admin pages of organs that this reef does not have."""
-    from django.conf import settings
     from django.contrib import admin
 
-    for label, organ in APPS.items():
-        if organ not in settings.ORGANS:
-            for model in django_apps.get_app_config(label).get_models():
+    for config in reef_apps():
+        if not config.is_enabled:
+            for model in config.get_models():
                 if admin.site.is_registered(model):
                     admin.site.unregister(model)
 

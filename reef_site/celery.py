@@ -1,4 +1,7 @@
-"""The Celery app and its periodic tasks; `reef_site.common.ticks` decides when each runs."""
+"""The Celery app. App configurations declare tasks and ticks (`reef_site.common.apps`).
+
+`reef_site.common.ticks` decides when each tick runs.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import warnings
 from typing import Any
 
+import django
 from celery import Celery
 from celery.signals import (
     beat_init,
@@ -15,9 +19,11 @@ from celery.signals import (
     import_modules,
     worker_ready,
 )
+from django.apps import apps
 from django.conf import settings
 
 from reef_site.common import reaper
+from reef_site.common.apps import is_task_enabled, task_packages, tick_schedule
 from reef_site.common.dispatch import dispatch
 from reef_site.hardening import harden_process
 
@@ -28,48 +34,12 @@ warnings.filterwarnings("ignore", message="(?s).*superuser privileges")
 
 app = Celery("reef")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-# Packages with tasks, by organ. Tasks of organs that this reef does not have are not loaded.
-TASKS = {
-    "lieutenant": ["lieutenants", "vmtree.operations", "registry.rules"],
-    "registry": ["registry"],
-    "vm-tree": ["vmtree"],
-    "vers-config": ["versconfig"],
-    "bootloader": ["bootloader"],
-}
-app.autodiscover_tasks(
-    ["reef_site", *(each for organ in TASKS if organ in settings.ORGANS for each in TASKS[organ])]
-)
-TICKS: dict[str, dict[str, Any]] = {
-    "rules-tick": {"task": "rules.tick", "schedule": 15.0},
-    "operations-tick": {"task": "operations.tick", "schedule": 10.0},
-    "reef-tick": {"task": "reef.tick", "schedule": 10.0},
-    "reef-cleanup": {"task": "reef.cleanup", "schedule": 600.0},
-    # Each minute, so that a missed hourly snapshot is made up for soon.
-    "vmtree-snapshot": {"task": "vmtree.snapshot", "schedule": 60.0},
-    "bootloader-tick": {"task": "bootloader.tick", "schedule": 5.0},
-    "bootloader-sweep": {"task": "bootloader.sweep", "schedule": 3600.0},
-    "bootloader-reconcile": {"task": "bootloader.reconcile", "schedule": 180.0},
-    "registry-sweep": {"task": "registry.sweep", "schedule": 10.0},
-}
-# Organ of a task, by the first part of the task's name.
-OWNERS = {
-    "reef": "",
-    "rules": "lieutenant",
-    "operations": "lieutenant",
-    "lieutenants": "lieutenant",
-    "registry": "registry",
-    "vmtree": "vm-tree",
-    "versconfig": "vers-config",
-    "bootloader": "bootloader",
-}
-
-
-def _is_available(task: str) -> bool:
-    owner = OWNERS.get(task.partition(".")[0], "")
-    return not owner or owner in settings.ORGANS
-
-
-app.conf.beat_schedule = {name: tick for name, tick in TICKS.items() if _is_available(tick["task"])}
+if not apps.apps_ready:
+    # Celery's commands import this module first; in other processes Django does.
+    django.setup()
+# Tasks of organs that this reef does not have are not loaded.
+app.autodiscover_tasks(task_packages())
+app.conf.beat_schedule = tick_schedule()
 if "lieutenant" in settings.ORGANS:
     from lieutenants.supervision.worker import FollowerStep, take_own_queue
 
@@ -87,7 +57,7 @@ def _harden(**_: Any) -> None:
 @import_modules.connect(weak=False)
 def _unregister_tasks(**_: Any) -> None:
     """Unregister tasks of organs that this reef does not have; their modules may be imported."""
-    for task in [name for name in app.tasks if not _is_available(name)]:
+    for task in [name for name in app.tasks if not is_task_enabled(name)]:
         app.tasks.unregister(task)
 
 

@@ -237,6 +237,7 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 16 << 20
 DEBUG = False
 ROOT_URLCONF = "reef_site.urls"
 WSGI_APPLICATION = "reef_site.wsgi.application"
+# Lower apps come before higher ones. Each declares what is wired of it (`common.apps`).
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
@@ -252,6 +253,7 @@ INSTALLED_APPS = [
     "reef_site.accounts.apps.AccountsConfig",
     "reef_site.audit.apps.AuditConfig",
     "reef_site.attention.apps.AttentionConfig",
+    "reef_site.dashboard.apps.DashboardConfig",
     "vmtree.apps.VmtreeConfig",
     "vmtree.operations.apps.OperationsConfig",
     "versconfig.apps.VersconfigConfig",

@@ -1,10 +1,14 @@
 """App configuration of the registry."""
 
-from django.apps import AppConfig
+from reef_site.common.apps import ReefAppConfig
 
 
-class RegistryConfig(AppConfig):
+class RegistryConfig(ReefAppConfig):
     name = "registry"
+    organ = "registry"
+    api_urls = {r"^registry(?:/|$)": "registry.routes"}
+    task_prefix = "registry"
+    ticks = {"registry.sweep": 10.0}
 
     def ready(self) -> None:
         """Register the registry's part of snapshots, search, operations and removal of subtrees."""

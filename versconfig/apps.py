@@ -1,10 +1,13 @@
 """App configuration of versconfig, the fleet's settings and secrets."""
 
-from django.apps import AppConfig
+from reef_site.common.apps import ReefAppConfig
 
 
-class VersconfigConfig(AppConfig):
+class VersconfigConfig(ReefAppConfig):
     name = "versconfig"
+    organ = "vers-config"
+    page_urls = {"config/": "versconfig.urls"}
+    api_urls = {r"^vers-config(?:/|$)": "versconfig.routes"}
 
     def ready(self) -> None:
         """Register the tests of model keys, the rules for SSH keys and the check of the vault.

@@ -1,8 +1,13 @@
 """App configuration of the VM tree."""
 
-from django.apps import AppConfig
+from reef_site.common.apps import ReefAppConfig
 
 
-class VmtreeConfig(AppConfig):
+class VmtreeConfig(ReefAppConfig):
     name = "vmtree"
     verbose_name = "VM tree"
+    organ = "vm-tree"
+    api_urls = {"": "vmtree.api"}
+    task_prefix = "vmtree"
+    # Each minute, so that a missed hourly snapshot is made up for soon.
+    ticks = {"vmtree.snapshot": 60.0}

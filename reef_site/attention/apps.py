@@ -1,8 +1,9 @@
 """App configuration of the attention list."""
 
-from django.apps import AppConfig
+from reef_site.common.apps import ReefAppConfig
 
 
-class AttentionConfig(AppConfig):
+class AttentionConfig(ReefAppConfig):
     name = "reef_site.attention"
     label = "attention"
+    page_urls = {"attention/": "reef_site.attention.urls"}

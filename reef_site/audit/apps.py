@@ -2,14 +2,15 @@
 
 from importlib import import_module
 
-from django.apps import AppConfig
+from reef_site.common.apps import ReefAppConfig
 
 
-class AuditConfig(AppConfig):
+class AuditConfig(ReefAppConfig):
     name = "reef_site.audit"
     label = "audit"
     verbose_name = "audit log"
     default_auto_field = "django.db.models.BigAutoField"
+    page_urls = {"audit/": "reef_site.audit.urls"}
 
     def ready(self) -> None:
         """Record Django's signals of sign-ins and sign-outs."""

@@ -1,11 +1,15 @@
 """App configuration of lifecycle rules."""
 
-from django.apps import AppConfig
+from reef_site.common.apps import ReefAppConfig
 
 
-class RulesConfig(AppConfig):
+class RulesConfig(ReefAppConfig):
     name = "registry.rules"
     verbose_name = "lifecycle rules"
+    organ = "lieutenant"
+    api_urls = {"": "registry.rules.api"}
+    task_prefix = "rules"
+    ticks = {"rules.tick": 15.0}
 
     def ready(self) -> None:
         """Register what rules about VMs need, and the source of webhook secrets."""

@@ -22,7 +22,7 @@ __all__ = ["database", "postgres", "postgres_cluster"]
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("database")]
 
-BEFORE = [("operations", None), ("rules", None), ("lieutenants", "0013_abandoned_processes")]
+LAST = ("lieutenants", "0013_abandoned_processes")
 MOVED = {"job": "operations", "step": "operations", "rule": "rules", "firing": "rules"}
 
 
@@ -30,9 +30,9 @@ MOVED = {"job": "operations", "step": "operations", "rule": "rules", "firing": "
 def old_models(database: str) -> Iterator[Any]:
     """Models as they were before, in a database that is migrated back to that time."""
     executor = MigrationExecutor(connection)
-    executor.migrate(BEFORE)
+    executor.migrate([("operations", None), ("rules", None), LAST])
     ContentType.objects.clear_cache()
-    yield executor.loader.project_state(BEFORE[2]).apps
+    yield executor.loader.project_state(LAST).apps
     upgrade()
 
 

@@ -1,8 +1,12 @@
 """App configuration of operations on subtrees."""
 
-from django.apps import AppConfig
+from reef_site.common.apps import ReefAppConfig
 
 
-class OperationsConfig(AppConfig):
+class OperationsConfig(ReefAppConfig):
     name = "vmtree.operations"
     verbose_name = "operations"
+    organ = "lieutenant"
+    api_urls = {"": "vmtree.operations.api"}
+    task_prefix = "operations"
+    ticks = {"operations.tick": 10.0}

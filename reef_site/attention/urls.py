@@ -1,0 +1,9 @@
+"""URLs of the attention list."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from reef_site.attention import views
+
+urlpatterns = [path("seen", views.mark, name="attention-seen")]
