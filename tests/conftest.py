@@ -285,6 +285,20 @@ def stub() -> Iterator[StubLLM]:
         yield model
 
 
+# Versions of the real agent, the pinned one first, as parameters of tests.
+REAL_AGENTS = [
+    pytest.param("160", id="pi-1.6.0"),
+    pytest.param("087", id="pi-0.87.1"),
+    pytest.param("073", id="pi-0.73.1"),
+]
+# The same for repeats: the older ones only in thorough runs.
+PINNED_AGENT_FIRST = [
+    REAL_AGENTS[0],
+    pytest.param("087", id="pi-0.87.1", marks=pytest.mark.thorough),
+    pytest.param("073", id="pi-0.73.1", marks=pytest.mark.thorough),
+]
+
+
 def real_agent(version: str) -> str:
     """Return where `manage.py test` has installed this version of the agent."""
     path = os.environ.get(f"REEF_TEST_PI_{version}", "")

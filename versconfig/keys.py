@@ -282,7 +282,7 @@ def _agent() -> list[Key]:
         ),
         Key(
             *("REEF_AGENT_VERSION", group, "Which version of the agent VMs install."),
-            default="0.87.1",
+            default="1.6.0",
             form=_VERSION,
         ),
         Key(*("REEF_NPM_REGISTRY", group, "Where VMs get npm packages."), url),

@@ -1,4 +1,4 @@
-"""Tools of the tests beside Python: both agents by npm; a browser, sshd and more by apt.
+"""Tools of the tests beside Python: three agents by npm; a browser, sshd and more by apt.
 
 Missing tools are installed where that is allowed. The tests get the paths in variables
 `REEF_TEST_…`, and `REEF_TEST_PROBLEMS`, a JSON object with a sentence for each missing tool.
@@ -19,7 +19,11 @@ from bootloader.boot import npm_agent
 from bootloader.boot.npm_agent import CHECKOUT, InstallError, Recipe, apt_install
 
 CACHE = CHECKOUT / ".cache"
-OLD_AGENT = Recipe(CHECKOUT / "tests" / "agents" / "pi-0.73", "@mariozechner/pi-coding-agent")
+# The agents that the tests run beside the pinned one, by the end of their variable's name.
+OLDER_AGENTS = {
+    "087": Recipe(CHECKOUT / "tests" / "agents" / "pi-0.87", npm_agent.PINNED.package),
+    "073": Recipe(CHECKOUT / "tests" / "agents" / "pi-0.73", "@mariozechner/pi-coding-agent"),
+}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 Report = Callable[[str], object]
 
@@ -126,18 +130,19 @@ def _install(missing: list[Program], report: Report) -> str:
 
 
 def _install_agents(tools: ToolSet, report: Report) -> None:
-    """Install both agents in folders of their own, so that tests never use the machine's."""
+    """Install the agents in folders of their own, so that tests never use the machine's."""
     home = CACHE / "agents"
     try:
-        new = npm_agent.ensure(npm_agent.PINNED, home / "pi-0.87", report)
-        tools.found["REEF_TEST_PI_087"] = str(new.pi)
-        tools.found["REEF_TEST_NODE22"] = str(new.node)
+        pinned = npm_agent.ensure(npm_agent.PINNED, home / "pi-pinned", report)
+        tools.found["REEF_TEST_PI_160"] = str(pinned.pi)
+        tools.found["REEF_TEST_NODE22"] = str(pinned.node)
     except InstallError as error:
-        tools.problems["pi_087"] = str(error)
+        tools.problems["pi_160"] = str(error)
         report(str(error))
-    try:
-        old = npm_agent.ensure(OLD_AGENT, home / "pi-0.73", report)
-        tools.found["REEF_TEST_PI_073"] = str(old.cli)
-    except InstallError as error:
-        tools.problems["pi_073"] = str(error)
-        report(str(error))
+    for name, recipe in OLDER_AGENTS.items():
+        try:
+            older = npm_agent.ensure(recipe, home / recipe.source.name, report)
+            tools.found[f"REEF_TEST_PI_{name}"] = str(older.pi)
+        except InstallError as error:
+            tools.problems[f"pi_{name}"] = str(error)
+            report(str(error))

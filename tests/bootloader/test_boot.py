@@ -359,7 +359,7 @@ def test_every_profile_boots_successfully(roof: Roof, machine: Machine, type_: s
     steps = reports(roof, f"real-{type_}")
     own = type_ in ("full", "infra")
     assert steps["reef"]["status"] == ("ok" if own else "skipped")
-    assert "the agent is 0.87.1" in steps["health"]["output"]
+    assert "the agent is 1.6.0" in steps["health"]["output"]
     if own:
         health = json.loads(machine.tell(f"curl -s http://127.0.0.1:{port}/health"))
         ours = {"lieutenant", "registry", "vm-tree", "vers-config"} if type_ == "full" else set()
@@ -418,5 +418,5 @@ def test_missing_npm_and_node_are_installed(roof: Roof, machine: Machine) -> Non
 
     assert told.returncode == 0, told.stdout[-2000:] + told.stderr
     assert "fetching npm 11.21.2" in told.stdout
-    assert "the agent is 0.87.1" in told.stdout
+    assert "the agent is 1.6.0" in told.stdout
     assert machine.tell("ls /opt/reef/npm") == "22.23.3-11.21.2"

@@ -75,7 +75,7 @@ class House:
 def house() -> Iterator[House]:
     with tempfile.TemporaryDirectory(prefix="reef-") as folder:
         keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        env = {**keep, "REEF_DATA_DIR": folder, "PI_PATH": real_agent("087")}
+        env = {**keep, "REEF_DATA_DIR": folder, "PI_PATH": real_agent("160")}
         house = House(Path(folder), free_port(), env)
         words = [sys.executable, "manage.py", "up", "--demo", "--port", str(house.port)]
         with (house.data / "up.txt").open("wb") as log:

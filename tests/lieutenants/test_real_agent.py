@@ -1,4 +1,4 @@
-"""The real agent from npm, both versions, against a scripted model."""
+"""The real agent from npm, in three versions, against a scripted model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from lieutenants.models import Answer, Entry, Message, Usage
 from lieutenants.states import MessageState, Outcome
-from tests.conftest import Fleet, real_agent
+from tests.conftest import REAL_AGENTS, Fleet, real_agent
 from tests.stub_llm import StubLLM
 from tests.waiting import until
 
@@ -23,7 +23,7 @@ QUICK = {
 }
 
 
-@pytest.fixture(params=["087", "073"], ids=["pi-0.87.1", "pi-0.73.1"])
+@pytest.fixture(params=REAL_AGENTS)
 def crew(
     request: pytest.FixtureRequest, fleet: Fleet, stub: StubLLM, settings: Any, tmp_path: Path
 ) -> Fleet:

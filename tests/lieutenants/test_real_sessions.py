@@ -10,7 +10,7 @@ import pytest
 
 from lieutenants.isolation.homes import home_of
 from lieutenants.models import AgentModels, Entry, Usage
-from tests.conftest import Fleet, real_agent
+from tests.conftest import PINNED_AGENT_FIRST, Fleet, real_agent
 from tests.stub_llm import StubLLM
 from tests.waiting import until
 
@@ -24,9 +24,7 @@ EXTENSION = """export default function (pi) {
 """
 
 
-@pytest.fixture(
-    params=["087", pytest.param("073", marks=pytest.mark.thorough)], ids=["pi-0.87.1", "pi-0.73.1"]
-)
+@pytest.fixture(params=PINNED_AGENT_FIRST)
 def crew(
     request: pytest.FixtureRequest, fleet: Fleet, stub: StubLLM, settings: Any, tmp_path: Path
 ) -> Fleet:

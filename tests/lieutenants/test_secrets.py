@@ -257,7 +257,7 @@ def test_a_webhook_tells_no_secret_that_an_old_rule_has(api: Api, db: None) -> N
 
 @pytest.mark.agent
 def test_the_real_agent(fleet: Fleet, stub: StubLLM, settings: Any, tmp_path: Path) -> None:
-    settings.PI_PATH = real_agent("087")
+    settings.PI_PATH = real_agent("160")
     settings.AGENT_CONFIG_DIR = tmp_path / "pi"
     settings.AGENT_CONFIG_DIR.mkdir()
     (tmp_path / "pi" / "models.json").write_text(json.dumps(stub.models_json()))

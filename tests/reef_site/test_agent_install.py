@@ -13,6 +13,7 @@ import pytest
 
 from bootloader.boot import npm_agent
 from bootloader.boot.npm_agent import InstallError, Recipe
+from reef_site.install.testing_tools import OLDER_AGENTS
 
 PACKAGE = "@reef/pi"
 NPM = """#!/bin/sh
@@ -178,9 +179,8 @@ def test_missing_npm_names_the_remedy(
 
 
 def test_the_locks_name_hashes_and_no_places() -> None:
-    root = npm_agent.CHECKOUT
-    for folder in (root / "lieutenants/agents/pi/node", root / "tests" / "agents" / "pi-0.73"):
-        packages = json.loads((folder / "package-lock.json").read_text())["packages"]
+    for recipe in (npm_agent.PINNED, *OLDER_AGENTS.values()):
+        packages = json.loads(recipe.lock.read_text())["packages"]
         found = {name: facts for name, facts in packages.items() if name}
         assert found
         assert all("integrity" in facts for facts in found.values())

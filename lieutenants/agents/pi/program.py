@@ -16,7 +16,7 @@ from django.conf import settings
 
 from lieutenants.exceptions import AgentMissing
 
-PINNED = "0.87.1"
+PINNED = "1.6.0"
 PACKAGES = frozenset({"@earendil-works/pi-coding-agent", "@mariozechner/pi-coding-agent"})
 _SLIM_SCRIPT = Path(__file__).parent / "node" / "slim.mjs"
 _UNKNOWN: tuple[int, ...] = ()

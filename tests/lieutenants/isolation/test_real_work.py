@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Fleet, real_agent
+from tests.conftest import PINNED_AGENT_FIRST, Fleet, real_agent
 from tests.lieutenants.isolation.test_adversary import MODE
 from tests.stub_llm import StubLLM
 
@@ -33,7 +33,7 @@ mkfifo pipe && (echo through > pipe &) && cat pipe
 
 
 @pytest.mark.parametrize("mode", [MODE])
-@pytest.mark.parametrize("version", ["087", pytest.param("073", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("version", PINNED_AGENT_FIRST)
 def test_real_agent_can_work(
     fleet: Fleet, stub: StubLLM, settings: Any, tmp_path: Path, mode: str, version: str
 ) -> None:
