@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
 import shutil
 import stat
 import time
@@ -14,12 +12,11 @@ from pathlib import Path
 
 from django.conf import settings
 
+from lieutenants.agents.pi import settings_file
 from lieutenants.exceptions import AgentMisconfigured
 
 # Files of the agent's configuration with keys of model providers.
 CREDENTIALS = ("auth.json", "models.json")
-# Comments and trailing commas, which the agent accepts; strings, to skip their contents.
-_JSON_EXTENSIONS = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/|,(?=\s*[}\]])', re.DOTALL)
 _GIT_CONFIG = """\
 [user]
 \tname = {name}
@@ -88,18 +85,14 @@ def home_of(lieutenant_id: str) -> Home:
 
 def check_config() -> None:
     """Raise AgentMisconfigured if the configuration would prevent every agent's start."""
-    for name in (*CREDENTIALS, "settings.json"):
+    for name in (*CREDENTIALS, settings_file.NAME):
         path = settings.AGENT_CONFIG_DIR / name
         try:
-            json.loads(_JSON_EXTENSIONS.sub(_keep_strings, path.read_text(encoding="utf-8-sig")))
+            settings_file.read_json(path)
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
             raise AgentMisconfigured(f"{path} cannot be read: {error}. Correct it first.") from None
-
-
-def _keep_strings(found: re.Match[str]) -> str:
-    return found[0] if found[0].startswith('"') else ""
 
 
 def prepare(home: Home, *, name: str, prompt: str, owner: int | None, shared: bool) -> None:
@@ -120,6 +113,7 @@ def prepare(home: Home, *, name: str, prompt: str, owner: int | None, shared: bo
     _move_old_session(home)
     _replace_tree(home.tmp, None)
     _replace_tree(home.config, settings.AGENT_CONFIG_DIR)
+    settings_file.add_defaults(home.config)
     for credential in CREDENTIALS:
         with contextlib.suppress(FileNotFoundError):
             (home.config / credential).chmod(0o400)

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 LEASE = timedelta(seconds=35)
 # After a stop request the agent is ended without its keeper's help at first; the keeper, which may
 # be busy with its last records for a minute, is ended later.
-END_AGENT_SECONDS, END_KEEPER_SECONDS = 20.0, 80.0
+END_AGENT_SECONDS, END_KEEPER_SECONDS = 25.0, 85.0
 READY = "~ready"
 FINAL_ABORT = "~farewell"
 
@@ -290,6 +290,7 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Laun
         heal=[session],
         tag=tag,
         hello=[{"id": READY, "type": "get_state"}],
+        stop_seconds=agent.stop_seconds,
         isolation=isolation_plan.rules,
     )
 

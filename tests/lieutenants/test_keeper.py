@@ -663,6 +663,21 @@ def test_agent_that_ignores_the_stop_is_killed(keep: Keep) -> None:
     assert (end["signal"], end["stopped"]) == (signal.SIGKILL, True)
 
 
+def test_time_to_end_after_sigterm_comes_with_the_start(keep: Keep) -> None:
+    slow = python(
+        "import signal\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.6), sys.exit(7)))\n"
+        "say(type='ready')\ntime.sleep(60)"
+    )
+    given = {0.1: (None, signal.SIGKILL), 30: (7, None)}
+    for seconds, (code, number) in given.items():
+        kept = keep(slow, stop_seconds=seconds)
+        wait(lambda kept=kept: kept.events("ready"))  # type: ignore[misc]
+        assert kept.ask(op="stop")["ok"]
+        end = kept.end()
+        assert (end["code"], end["signal"]) == (code, number)
+
+
 def sigterm_ignored(pid: int) -> bool:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     mask = next(int(line.split()[1], 16) for line in lines if line.startswith("SigIgn"))

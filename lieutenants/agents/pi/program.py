@@ -59,6 +59,14 @@ class Agent:
         """Return whether each delta repeats the whole message twice (before 0.84)."""
         return _UNKNOWN < self.version < (0, 84)
 
+    @property
+    def stop_seconds(self) -> float:
+        """Return how long it may take to end after SIGTERM.
+
+        From 1.5.1 on it first saves a login that is being refreshed, for up to 15 seconds.
+        """
+        return 16.0 if self.version >= (1, 5, 1) else 3.0
+
     def argv(self) -> list[str]:
         """Return the command line, with the options that its version needs."""
         if self.has_cumulative_deltas and self.node and self.script:

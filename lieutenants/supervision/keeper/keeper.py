@@ -1458,7 +1458,7 @@ class Keeper:
         if not self._stopping.begun:
             self._error = "the agent closed its output and went on"
             log_problem(self._error)
-            self._stopping.begin(grace=3.0)
+            self._stopping.begin(self._spec.stop_seconds)
 
     # signals and the agent's pipes
 
@@ -1468,7 +1468,7 @@ class Keeper:
         except BlockingIOError:
             numbers = b""
         if (signal.SIGTERM in numbers or signal.SIGINT in numbers) and not self._stopping.begun:
-            self._stopping.begin(grace=3.0)
+            self._stopping.begin(self._spec.stop_seconds)
         if signal.SIGIO in numbers:
             self._restore_files()
         self._ended = self._agent.ended()
@@ -1614,7 +1614,7 @@ class Keeper:
         else:
             self._outbox.push(ident, final_command)
         wait = seconds(request.get("farewell_wait"), 3.0)
-        self._stopping.begin(seconds(request.get("grace"), 3.0), ident, wait)
+        self._stopping.begin(seconds(request.get("grace"), self._spec.stop_seconds), ident, wait)
         return {"ok": True}
 
     # the end
@@ -1692,6 +1692,7 @@ class Spec:
         self.env: dict[str, str] = given.get("env", {})
         self.isolation: dict[str, Any] = given.get("isolation", {"mode": "none"})
         self.hello: list[dict[str, Any]] = given.get("hello", [])
+        self.stop_seconds = seconds(given.get("stop_seconds"), 3.0)
         if not self.argv:
             raise KeeperError("spec: argv is empty")
         if not isinstance(self.env, dict) or not all(

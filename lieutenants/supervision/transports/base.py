@@ -24,6 +24,8 @@ class Launch:
     heal: Sequence[str]
     tag: str
     hello: Sequence[Command]
+    # Time from SIGTERM to SIGKILL.
+    stop_seconds: float = 3.0
     # Rules of `lieutenants.supervision.keeper.sandbox`.
     isolation: Mapping[str, Any] = field(default_factory=lambda: {"mode": "none"})
 

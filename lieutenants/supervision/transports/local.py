@@ -30,7 +30,6 @@ _KEEPER = str(Path(keeper.__file__).resolve())
 _START_SECONDS = 30
 _ANSWER_SECONDS = 5.0
 _FINAL_COMMAND_SECONDS = 3
-_GRACE_SECONDS = 3
 # How often and how long to wait for a keeper that is about to end, or to write its handle.
 _MAX_ATTEMPTS, _ATTEMPT_SECONDS = 20, 0.1
 
@@ -188,7 +187,6 @@ class LocalTransport:
             return
         request = {
             "op": "stop",
-            "grace": _GRACE_SECONDS,
             "farewell": final_command.line if final_command else None,
             "farewell_wait": _FINAL_COMMAND_SECONDS,
         }

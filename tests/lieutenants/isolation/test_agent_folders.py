@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lieutenants.agents.pi.settings_file import DEFAULTS
 from lieutenants.isolation import modes, plan
 from lieutenants.isolation.homes import Home, home_of
 from lieutenants.isolation.users import FIRST, LAST
@@ -49,7 +50,9 @@ def test_agent_cannot_change_the_configuration_of_another(fleet: Fleet, config: 
         fleet.api.post(f"/lieutenant/lieutenants/{name}/restart")
         fleet.wait(name, "idle")
         seen = run(fleet, name, "cd $PI_CODING_AGENT_DIR && ls extensions && cat *.json")
-        assert seen.splitlines() == ["ours.ts", '{"providers": {}} // ours', '{"theme": "dark"}']
+        extension, models, given = seen.split("\n", 2)
+        assert (extension, models) == ("ours.ts", '{"providers": {}} // ours')
+        assert json.loads(given) == {**DEFAULTS, "theme": "dark"}
     assert sorted(path.name for path in config.iterdir()) == [
         *("extensions", "models.json", "settings.json")
     ]
