@@ -76,6 +76,8 @@ class Memory:
     failure: str = ""
     # Id of the message that was delivered and not yet accepted or rejected.
     inflight: str = ""
+    # The agent had nothing to do when that message was delivered.
+    was_settled: bool = False
     answer: int | None = None
     message: str | None = None
     # The entry of the running slash command, and how long to wait for a run to begin.
@@ -254,6 +256,8 @@ class Session(Transcript):
             self.notice(at, f"{lost} of the agent's output are lost.", is_error=True)
         elif kind == "q":
             self.floods.mark_over(cover(str(record[2])))
+        elif kind == "w":
+            model_choice.note_warning(self, cover(str(record[2])), at)
 
     def add_limited(self, cause: str, at: datetime, text: str, **fields: Any) -> None:
         """Add a row of a kind that an agent may cause any number of, up to a limit per minute."""
@@ -317,8 +321,10 @@ class Session(Transcript):
     def _turn_end(self, _event: Event, _at: datetime) -> None:
         self.close_calls()
 
-    def _agent_settled(self, _event: Event, _at: datetime) -> None:
+    def _agent_settled(self, event: Event, _at: datetime) -> None:
         self.close_calls()
+        if event.get("aborted") is True:
+            self.memory.stop_reason, self.memory.failure = "aborted", ""
         self.memory.settled, self.memory.confirmed = not self.memory.busy, False
 
     def _message_end(self, event: Event, at: datetime) -> None:
@@ -440,6 +446,7 @@ class Session(Transcript):
 
     def _delivered(self, command: str, at: datetime) -> None:
         if not command.startswith("~") and delivery.mark_delivered(command, at):
+            self.memory.was_settled = self.memory.settled
             self.memory.inflight, self.memory.settled = command, False
             self.next_rev()
 
@@ -456,10 +463,12 @@ class Session(Transcript):
         elif command and not command.startswith("~"):
             accepted = bool(event.get("success"))
             evidence = {key: value for key, value in event.items() if key != "data"}
+            if disposition := rpc.disposition_of(event):
+                evidence["disposition"] = disposition
             self._store_decision(command, accepted, evidence, at)
-            data = event.get("data")
-            if isinstance(data, dict) and data.get("disposition") == "handled":
+            if disposition == rpc.HANDLED:
                 self.memory.patience = 0.0
+                self.memory.settled = self.memory.was_settled and not self.memory.busy
                 slash_commands.mark_handled(self, command, at)
             if not accepted:
                 text = f"The agent refused a message: {event.get('error')}"

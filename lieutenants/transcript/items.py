@@ -114,6 +114,13 @@ class TranscriptItem:
         return UsageSummary(**counts, cost=Decimal(str(known.get("cost") or 0)))
 
     @property
+    def tool_seconds(self) -> float | None:
+        """Return how long a tool ran, if the agent reported it."""
+        result = self.outcome
+        known = result.data.get("durationMs") if result and result.data else None
+        return known / 1000 if isinstance(known, int) else None
+
+    @property
     def images(self) -> int:
         """Return the number of images, which are not stored."""
         entry = self.outcome or self.entry

@@ -231,11 +231,14 @@ class Transcript:
         if size := parse_count(event.get("cut")):
             images = parse_count(event.get("images")) or images
             text = truncation_note("Result", size, images, text)
+        data = {"images": images} if images else {}
+        if "durationMs" in event:
+            data["durationMs"] = parse_count(event["durationMs"])
         fields: dict[str, Any] = {
             "text": text + (KILLED_FOR_MEMORY if event.get("killedForMemory") else ""),
             "is_error": bool(event.get("isError")),
             "final": True,
-            "data": {"images": images} if images else {},
+            "data": data,
         }
         entry = self.results.pop(call_id, None)
         self._finished_calls.add(call_id)

@@ -663,6 +663,14 @@ def test_agent_that_ignores_the_stop_is_killed(keep: Keep) -> None:
     assert (end["signal"], end["stopped"]) == (signal.SIGKILL, True)
 
 
+def test_warning_about_the_model_is_recorded(keep: Keep) -> None:
+    warning = "Warning: Could not restore model a/b. Using c/d"
+    code = f"sys.stderr.write('noise\\n{warning}\\nnoise\\n'); sys.stderr.flush(); sys.exit(0)"
+    kept = keep(python(code))
+    kept.end()
+    assert [record[2] for record in kept.records() if record[0] == "w"] == [warning]
+
+
 def test_time_to_end_after_sigterm_comes_with_the_start(keep: Keep) -> None:
     slow = python(
         "import signal\n"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lieutenants.isolation.homes import home_of
-from lieutenants.models import AgentModels, Entry, Usage
+from lieutenants.models import AgentModels, Entry, Message, Usage
 from tests.conftest import PINNED_AGENT_FIRST, Fleet, real_agent
 from tests.stub_llm import StubLLM
 from tests.waiting import until
@@ -90,6 +90,9 @@ def test_commands_of_an_extension_are_handled_at_once(crew: Fleet) -> None:
     assert [each.text for each in said][:3] == ["hello", "/note", "done-note"]
     assert "boom-error" in crew.texts("bob", "error")[0]
     assert crew.row("bob").task_count == 1
+    told = Message.objects.filter(text__startswith="/").values_list("evidence", flat=True)
+    if "pi-pinned" in crew.process("bob").agent:
+        assert [each["disposition"] for each in told] == ["handled", "handled"]
 
 
 @pytest.mark.thorough

@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from django.utils import timezone
 
 from lieutenants.agents.pi import session_files
 from lieutenants.exceptions import SessionDamaged
+from lieutenants.models import Process
+from tests.lieutenants.rows import enlist
 
 HEADER = json.dumps({"type": "session", "id": "s"}) + "\n"
 
@@ -48,3 +51,15 @@ def test_too_long_line_is_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     assert found.header
     assert (found.lines, found.unreadable, found.orphans, found.torn) == (4, [2], [], 300)
+
+
+@pytest.mark.django_db
+def test_new_session_is_told_at_its_first_start_only(tmp_path: Path) -> None:
+    lieutenant = enlist(session_since=timezone.now())
+    missing = tmp_path / "session.jsonl"
+    assert session_files.check(lieutenant, missing) == [session_files.NEW_SESSION_NOTE]
+
+    Process.objects.create(
+        lieutenant=lieutenant, host="h", transport="local", directory="/d", ready_at=timezone.now()
+    )
+    assert session_files.check(lieutenant, missing) == []

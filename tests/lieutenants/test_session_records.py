@@ -18,6 +18,7 @@ from lieutenants.supervision import reachability, watchdog
 from tests.conftest import Api
 from tests.lieutenants.test_session import (
     AT,
+    READY,
     USAGE,
     Played,
     Records,
@@ -337,11 +338,15 @@ def test_command_precedes_its_output_in_the_transcript(
     told: dict[str, Any] = {"data": {"disposition": disposition}} if disposition else {}
     notify = event("extension_ui_request", id="n", method="notify", message="done-note")
     played.play(["s", AT, pk], notify, response(pk, **told))
-    played.clock = 1.1
-    played.play()
-    question = played.session.outgoing[-1]
-    played.play(response(question.id, "get_state", data={"isStreaming": False}))
-    played.play()
+    # An agent that tells what it did with the command need not be asked.
+    assert (played.row().status == Status.IDLE) == bool(disposition)
+    if disposition is None:
+        played.clock = 1.1
+        played.play()
+        question = played.session.outgoing[-1]
+        played.play(response(question.id, "get_state", data={"isStreaming": False}))
+        played.play()
+    assert played.session.outgoing == [] or not disposition
 
     assert played.kinds()[-2:] == [("user", "/note"), ("notice", "done-note")]
     entry = Entry.objects.get(kind="user", text="/note")
@@ -580,3 +585,75 @@ def test_the_page_marks_commands_retries_and_what_left_the_session(
     assert "command, handled" in page
     assert "no longer in the session" in page
     assert "From an attempt that failed and was tried again" in page
+
+
+# -- from version 1 of the agent on ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("disposition", ["started", "queued", "handled"])
+def test_disposition_is_part_of_the_evidence(played: Played, disposition: str) -> None:
+    pk = sent(played, "hello")
+    played.play(["s", AT, pk], response(pk, data={"disposition": disposition, "more": 1}))
+
+    evidence = Message.objects.get(pk=pk).evidence or {}
+    assert evidence["disposition"] == disposition
+    assert "data" not in evidence
+
+
+def test_command_handled_during_a_run_does_not_end_it(played: Played) -> None:
+    first = sent(played, "hello")
+    played.play(["s", AT, first], response(first), event("agent_start"), said("user", "hello"))
+    pk = sent(played, "/note")
+    handled = response(pk, data={"disposition": "handled"})
+    played.play(["s", AT, pk], handled)
+    assert played.row().status == Status.WORKING
+    played.play(assistant("hi"), event("agent_end"), event("agent_settled", aborted=False))
+    played.play()
+
+    assert played.row().status == Status.IDLE
+    assert Answer.objects.get().outcome == Outcome.COMPLETED
+
+
+def test_aborted_run_is_told_by_the_agent(played: Played) -> None:
+    pk = sent(played, "hello")
+    played.play(["s", AT, pk], response(pk), event("agent_start"), said("user", "hello"))
+    failure = assistant("half", reason="error", errorMessage="socket hang up")
+    played.play(failure, event("agent_end"), event("agent_settled", aborted=True))
+    played.play()
+
+    answer = Answer.objects.get()
+    assert (answer.outcome, answer.error) == (Outcome.ABORTED, "")
+
+
+def test_time_of_a_tool_call_is_kept_and_shown(played: Played, operator: Client) -> None:
+    ended = event(
+        "tool_execution_end",
+        toolCallId="c1",
+        toolName="bash",
+        result={"content": [{"type": "text", "text": "hi"}]},
+        durationMs=1234,
+    )
+    started = event("tool_execution_start", toolCallId="c1", toolName="bash", args={})
+    played.play(event("agent_start"), started, ended)
+
+    assert Entry.objects.get(kind="tool_result").data == {"durationMs": 1234}
+    page = operator.get("/lieutenants/ada/").content.decode()
+    assert ">1.2 s<" in page
+
+
+def test_warning_about_the_sessions_model_is_a_notice(played: Played) -> None:
+    Lieutenant.objects.update(model_in_use="p/gone")
+    played.play(["w", AT, "Warning: Could not restore model p/gone. Using p/m"])
+
+    assert played.kinds() == [("notice", "Warning: Could not restore model p/gone. Using p/m")]
+
+
+def test_change_of_model_is_told_once() -> None:
+    started = Played(ready=False)
+    Lieutenant.objects.update(model_in_use="p/gone")
+    started.play(["w", AT, "Warning: Could not restore model p/gone. Using p/m"])
+    assert started.kinds() == []
+    started.play(READY)
+
+    assert started.kinds() == [("notice", "Warning: Could not restore model p/gone. Using p/m")]
+    assert started.row().model_in_use == "p/m"

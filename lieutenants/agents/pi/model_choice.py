@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lieutenants.sessions.session import Session
 
 LIST_REQUEST_ID = "~models"
+# Part of the agent's warning that the session's model is gone, which names both models.
+RESTORE_WARNING = "Could not restore model"
 _MAX_LISTED = 12
 _MAX_STORED = 5000
 _THINKING = re.compile(r":(?:off|minimal|low|medium|high|xhigh|max)$")
@@ -65,6 +67,8 @@ def store_model_in_use(session: Session, model: dict[str, Any], at: datetime) ->
     problem = ""
     if wanted and not matches(wanted, [name, str(model.get("name"))]):
         problem = f"Its model {wanted} is not there; the agent goes on with {name}."
+    elif any(RESTORE_WARNING in note for note in session.memory.notes):
+        pass
     elif not wanted and before and before != name:
         # Until now it used the session's model. Report the change once: the new one may be the
         # default.
@@ -74,6 +78,14 @@ def store_model_in_use(session: Session, model: dict[str, Any], at: datetime) ->
     Lieutenant.objects.filter(pk=session.lieutenant.pk).update(
         model_in_use=name, model_problem=problem
     )
+
+
+def note_warning(session: Session, text: str, at: datetime) -> None:
+    """Show a warning about the model that the agent printed to stderr, at the latest when ready."""
+    if session.process.ready_at is None:
+        session.memory.notes.append(text)
+    else:
+        session.notice(at, text, is_error=True)
 
 
 def store_model_list(session: Session, event: dict[str, Any], at: datetime) -> None:

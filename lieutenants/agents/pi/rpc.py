@@ -25,6 +25,10 @@ ABORTS = frozenset({"this operation was aborted", "request was aborted", "operat
 # Dialogs of an extension that wait for a reply; the other methods only inform.
 DIALOGS = frozenset({"select", "confirm", "input", "editor"})
 
+# A prompt's disposition: handled by a command, in the agent's queue, or begun. From 0.99.0 on.
+HANDLED = "handled"
+DISPOSITIONS = frozenset({HANDLED, "queued", "started"})
+
 
 class Outgoing(NamedTuple):
     """A command for a keeper; its id makes sure that it is sent once."""
@@ -88,6 +92,13 @@ def dismiss(request_id: str) -> Outgoing:
     """Build the reply that dismisses a dialog."""
     line = {"type": "extension_ui_response", "id": request_id, "cancelled": True}
     return Outgoing(f"~ui-{request_id}", line)
+
+
+def disposition_of(response: Command) -> str:
+    """Return what the agent did with a prompt, see DISPOSITIONS; empty if it does not tell."""
+    data = response.get("data")
+    found = data.get("disposition") if isinstance(data, dict) else None
+    return found if isinstance(found, str) and found in DISPOSITIONS else ""
 
 
 def text_of(content: Any) -> str:

@@ -61,7 +61,7 @@ def check(lieutenant: Lieutenant, path: Path) -> list[str]:
         if _has_answers(lieutenant):
             what = "is missing" if found is None else "is empty"
             raise SessionDamaged(f"Its session file {path} {what}. {REMEDY}")
-        return [] if lieutenant.session_since is None else [NEW_SESSION_NOTE]
+        return [NEW_SESSION_NOTE] if _is_first_start(lieutenant) else []
     if not found.header:
         raise SessionDamaged(
             f"Its session file {path} is damaged: it does not begin with a session's header. "
@@ -177,6 +177,15 @@ def _line_list(numbers: list[int]) -> str:
         f" and {len(numbers) - _MAX_LISTED_LINES} more" if len(numbers) > _MAX_LISTED_LINES else ""
     )
     return f"line{'s' if len(numbers) > 1 else ''} {shown}{more}"
+
+
+def _is_first_start(lieutenant: Lieutenant) -> bool:
+    """Return whether no agent has been ready in its present session, which is not its first.
+
+    Agents create the file with the first message only, so a missing file tells nothing.
+    """
+    since = lieutenant.session_since
+    return since is not None and not lieutenant.processes.filter(ready_at__gt=since).exists()
 
 
 def _has_answers(lieutenant: Lieutenant) -> bool:

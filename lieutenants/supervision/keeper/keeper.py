@@ -60,6 +60,9 @@ CONNECT_BACKLOG = 1024  # once it is full, a connect() with a time-out fails at 
 MAX_REMEMBERED_IDS = 10_000
 MAX_STDERR_BYTES = 256 * KB
 STDERR_LINES, STDERR_CHARS = 20, 500
+# Texts in lines of stderr that readers of the transcript must see: ["w", time, line].
+WARNINGS = (b"Could not restore model",)
+MAX_WARNINGS = 20
 MAX_DELTA_BACKLOG, MAX_BACKLOG = 8 * MB, 64 * MB  # kept in memory while the disk is full
 RETRY_SECONDS = 1.0
 LAST_WRITE_SECONDS = 60.0
@@ -854,21 +857,34 @@ class Recorder:
 
 
 class StderrLog:
-    """The agent's stderr: a short file, and its last lines for the end record."""
+    """The agent's stderr: a short file, its last lines for the end record, some warnings."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, warn: Callable[[str], None]) -> None:
+        """`warn` gets each line with one of WARNINGS, up to MAX_WARNINGS."""
         self._path = path
+        self._warn = warn
+        self._warnings_left, self._line = MAX_WARNINGS, b""
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         self._tail = b""
 
     def add(self, chunk: bytes) -> None:
         self._tail = (self._tail + chunk)[-4 * STDERR_LINES * STDERR_CHARS :]
+        if self._warnings_left:
+            self._find_warnings(chunk)
         try:
             if os.fstat(self._file).st_size + len(chunk) > MAX_STDERR_BYTES:
                 self._shorten()
             os.write(self._file, chunk)
         except OSError as trouble:
             log_problem("stderr.log: {}".format(trouble.strerror))
+
+    def _find_warnings(self, chunk: bytes) -> None:
+        *lines, rest = (self._line + chunk).split(b"\n")
+        self._line = rest[: 4 * STDERR_CHARS]
+        for line in lines:
+            if self._warnings_left and any(text in line for text in WARNINGS):
+                self._warnings_left -= 1
+                self._warn(line.decode("utf-8", "replace").strip()[:STDERR_CHARS])
 
     def _shorten(self) -> None:
         size = os.fstat(self._file).st_size
@@ -1373,7 +1389,7 @@ class Keeper:
         self._kills = MemoryKills()
         self._wakeup = wakeup
         self._journal = Journal("journal.jsonl")
-        self._stderr = StderrLog("stderr.log")
+        self._stderr = StderrLog("stderr.log", self._record_warning)
         self._stopping = StopSequence(agent)
         self._recorder = Recorder(self._journal, self._stopping.on_response, self._kills.are_new)
         self._outbox = Outbox(agent.stdin, self._recorder.sent)
@@ -1524,6 +1540,9 @@ class Keeper:
             self._stderr.add(chunk)
         elif chunk is not None:
             self._unwatch(self._agent.stderr)
+
+    def _record_warning(self, line: str) -> None:
+        self._journal.add(["w", now_ms(), line])
 
     def _write_stdin(self) -> None:
         self._outbox.write()
