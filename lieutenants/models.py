@@ -130,6 +130,8 @@ class Lieutenant(models.Model):
     session_name = models.CharField(max_length=255, default="session.jsonl")
     session_since = models.DateTimeField(null=True, blank=True)
     session_problem = models.TextField(blank=True, help_text="Why its session cannot go on.")
+    # tokens, window and percent, as the agent reported them after its newest run.
+    context_usage = models.JSONField(null=True, blank=True)
     task_count = models.PositiveIntegerField(default=0)
     # Revision of the transcript's newest change. Written by the follower only.
     rev = models.BigIntegerField(default=0)

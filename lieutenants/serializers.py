@@ -136,6 +136,7 @@ def _lieutenant_json(
         facts["lastOutputLength"] = running.length
     if any(each.is_cut for each in history):
         facts["outputLengths"] = [each.length for each in history]
+    facts["contextUsage"] = row.context_usage
     return facts
 
 

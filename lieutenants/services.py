@@ -289,6 +289,7 @@ def new_session(
             session_name=f"session-{new_ulid()}.jsonl",
             session_since=timezone.now(),
             session_problem="",
+            context_usage=None,
             failures={},
             failing_since=None,
             trouble="",

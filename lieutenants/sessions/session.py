@@ -16,7 +16,13 @@ from typing import Any
 from django.db import connection
 from django.utils import timezone
 
-from lieutenants.agents.pi import model_choice, rpc, session_files, slash_commands
+from lieutenants.agents.pi import (
+    context_usage,
+    model_choice,
+    rpc,
+    session_files,
+    slash_commands,
+)
 from lieutenants.agents.pi.rpc import Outgoing
 from lieutenants.membership import vm_id_of
 from lieutenants.messages import delivery, rewinding
@@ -97,6 +103,9 @@ class Memory:
     # Features of this version of the agent, see `agents.Agent`.
     clears_queue: bool = True
     settles: bool = False
+    # The context has changed since its usage was stored; how often that was asked.
+    context_changed: bool = False
+    stats_asked: int = 0
     # Counts of omitted rows and floods in progress, see `Floods`.
     flood_buckets: dict[str, list[float | None]] = field(default_factory=dict)
     loud: dict[str, int] = field(default_factory=dict)
@@ -149,6 +158,7 @@ class Session(Transcript):
     stuck_replies: int = 0
     rewind_at: float | None = None
     command: Entry | None = None
+    asked_stats: bool = False  # the reply about the context's usage has not come yet
     series: FailureSeries = field(default_factory=FailureSeries)
     # Values that the rows of process and lieutenant hold, see `ledger.save_progress`.
     committed_offset: int = 0
@@ -300,6 +310,7 @@ class Session(Transcript):
         if self.answer is None:
             self.open_answer(at)
         memory.running, memory.settled, memory.ran = True, False, False
+        memory.context_changed = True
         memory.retrying, memory.patience = False, SETTLED_TIMEOUT
         memory.stop_reason, memory.failure = "", ""
         self.move_if(Status.WORKING, "the agent began to work", {Status.IDLE})
@@ -406,6 +417,7 @@ class Session(Transcript):
 
     def _compaction_end(self, event: Event, at: datetime) -> None:
         self.memory.compacting = max(0, self.memory.compacting - 1)
+        self.memory.context_changed = True
         self.memory.retrying = bool(event.get("willRetry"))
         if self.memory.retrying:
             self.drop_failed_texts()
@@ -458,6 +470,8 @@ class Session(Transcript):
             self._state_reply(command, event, at)
         elif command == model_choice.LIST_REQUEST_ID:
             model_choice.store_model_list(self, event, at)
+        elif command.startswith(context_usage.REQUEST):
+            context_usage.store(self, event)
         elif kind == "clear_queue":
             self._queue_returned(event, at)
         elif command and not command.startswith("~"):
@@ -571,6 +585,7 @@ class Session(Transcript):
             slash_commands.finish_pending(self, now)
             delivery.mark_all_begun(self.lieutenant, now)
         self.move_if(Status.IDLE, memory.idle_reason(), {Status.WORKING})
+        context_usage.ask(self)
         self.quiescent = True
 
     def _query_state(self, clock: float) -> None:

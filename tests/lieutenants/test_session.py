@@ -55,6 +55,8 @@ class Played:
         self.process_id = process.pk
         self.session = self.reopened()
         self.clock = 0.0
+        # Requests for the usage of the context, which most tests are not about.
+        self.stats_requests: list[str] = []
         if ready:
             self.play(READY)
             # It asks for the list of models, which these tests are not about.
@@ -74,6 +76,9 @@ class Played:
             batch.write()
             self.session.store_state()
             save_progress([self.session])
+        asked = self.session.outgoing
+        self.session.outgoing = [each for each in asked if not each.id.startswith("~stats-")]
+        self.stats_requests += [each.id for each in asked if each not in self.session.outgoing]
 
     def message(self, text: str, mode: Mode = Mode.PROMPT) -> str:
         row = Message.objects.create(

@@ -657,3 +657,69 @@ def test_change_of_model_is_told_once() -> None:
 
     assert started.kinds() == [("notice", "Warning: Could not restore model p/gone. Using p/m")]
     assert started.row().model_in_use == "p/m"
+
+
+# -- usage of the context ----------------------------------------------------------------------
+
+
+def stats_request(played: Played) -> list[str]:
+    asked, played.stats_requests = played.stats_requests, []
+    return asked
+
+
+def usage_reply(command: str, usage: Any) -> list[Any]:
+    return response(command, "get_session_stats", data={"contextUsage": usage})
+
+
+def test_usage_of_the_context_is_asked_once_after_a_run(played: Played, operator: Client) -> None:
+    assert facts(played)["contextUsage"] is None
+    run(played, "hello", assistant("hi"))
+    (command,) = stats_request(played)
+    played.play()
+    played.play(usage_reply(command, {"tokens": 748, "contextWindow": 128000, "percent": 0.58}))
+    played.play()
+
+    assert stats_request(played) == []
+    known = {"tokens": 748, "window": 128000, "percent": 0.6}
+    assert facts(played)["contextUsage"] == known
+    page = operator.get("/lieutenants/ada/").content.decode()
+    assert 'high="80" value="0.6"' in page
+    assert "1 % of 128" in page
+
+    run(played, "again", assistant("hi"))
+    (second,) = stats_request(played)
+    assert second != command
+
+
+def test_request_for_the_usage_survives_a_replaced_follower(played: Played) -> None:
+    run(played, "hello", assistant("hi"))
+    (lost,) = stats_request(played)
+    played.session = played.reopened()
+    played.play()
+    (command,) = stats_request(played)
+    assert command != lost
+
+    played.play(usage_reply(command, {"tokens": 5, "contextWindow": 50}))
+    played.session = played.reopened()
+    played.play()
+    assert stats_request(played) == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"contextUsage": None},
+        {"contextUsage": {"tokens": None, "contextWindow": 128000, "percent": None}},
+        {"contextUsage": {"tokens": 5, "contextWindow": 0}},
+        {"contextUsage": {"tokens": True, "contextWindow": 128000}},
+        {"contextUsage": {"tokens": -1, "contextWindow": 128000}},
+    ],
+)
+def test_unknown_usage_of_the_context_is_null(played: Played, data: dict[str, Any]) -> None:
+    Lieutenant.objects.update(context_usage={"tokens": 1, "window": 2, "percent": 50.0})
+    run(played, "hello", assistant("hi"))
+    (command,) = stats_request(played)
+    played.play(response(command, "get_session_stats", data=data))
+
+    assert facts(played)["contextUsage"] is None
