@@ -19,7 +19,9 @@ class RunForm(ServiceForm):
     model = forms.CharField(
         required=False,
         help_text="provider/model. Leave empty for the agent's own default.",
-        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+        widget=forms.TextInput(
+            attrs={"autocomplete": "off", "spellcheck": "false", "list": "models"}
+        ),
     )
     restart_policy = forms.ChoiceField(
         choices=RestartPolicy.choices,

@@ -106,6 +106,7 @@ def create_once(
     folder = _folder(request, actor)
     find_agent()
     homes.check_config()
+    model_choice.check_new_model(request.model.strip(), parent, folder)
     lieutenant = _new_row(request, name=name, role=role, folder=folder, parent=parent)
     lieutenant.creation_key, lieutenant.creation_digest = creation.key, creation.digest
     try:

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from lieutenants import services
 from lieutenants.actions import ACTIONS, LieutenantAction
+from lieutenants.agents.pi import model_choice
 from lieutenants.forms import MODES, AdjustForm, CreateForm
 from lieutenants.hosts import liveness
 from lieutenants.isolation.homes import home_of
@@ -93,7 +94,8 @@ def create(request: HttpRequest) -> HttpResponse:
             else:
                 return redirect("lieutenants:detail", lieutenant.name)
     form.describe_errors()
-    return render(request, "lieutenants/create.html", {"form": form}, status=status)
+    context = {"form": form, "models": model_choice.offered_models()}
+    return render(request, "lieutenants/create.html", context, status=status)
 
 
 @login_required
@@ -116,7 +118,8 @@ def adjust(request: HttpRequest, name: str) -> HttpResponse:
                 messages.success(request, f"{name}: settings saved.")
                 return redirect("lieutenants:detail", name)
     form.describe_errors()
-    context = {"form": form, "lieutenant": lieutenant}
+    models = model_choice.offered_models(lieutenant)
+    context = {"form": form, "lieutenant": lieutenant, "models": models}
     return render(request, "lieutenants/adjust.html", context, status=status)
 
 

@@ -48,7 +48,12 @@ def provider_keys(lieutenant: Lieutenant) -> ProviderKeys:
 
     Keys in reef's environment override them and are passed on elsewhere.
     """
-    found = config.resolve_all(MODEL_KEYS, _node_of(lieutenant))
+    return provider_keys_at(_node_of(lieutenant))
+
+
+def provider_keys_at(node: Node | None) -> ProviderKeys:
+    """Return the stored keys of model providers that apply at a node. Raises ReefError."""
+    found = config.resolve_all(MODEL_KEYS, node)
     stored = {name: each for name, each in found.items() if each.source is Source.STORE}
     environment = {name: config.usable(each) for name, each in stored.items()}
     return ProviderKeys(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from lieutenants.sessions.session import Session
+    from vmtree.models import Node
 
 LIST_REQUEST_ID = "~models"
 # Part of the agent's warning that the session's model is gone, which names both models.
 RESTORE_WARNING = "Could not restore model"
 _MAX_LISTED = 12
+# Lists of agents that are looked at, and names that a form offers.
+_MAX_LISTS, _MAX_OFFERED = 20, 500
 _MAX_STORED = 5000
 _THINKING = re.compile(r":(?:off|minimal|low|medium|high|xhigh|max)$")
 
@@ -40,7 +44,45 @@ def check_model(lieutenant: Lieutenant, model: str) -> None:
     known = AgentModels.objects.filter(lieutenant=lieutenant, process__ended_at=None).first()
     if not model or known is None or not known.names or _is_stale(lieutenant, known):
         return
-    if not matches(model, [*known.names, *known.labels]):
+    _check_listed(model, known)
+
+
+def check_new_model(model: str, parent: Node | None, folder: str) -> None:
+    """Raise BadInput if an agent that starts below this node cannot have this model.
+
+    Agents with the same keys and configuration have the same models. Unless one of them runs here,
+    nothing is known; a project's own settings may add models.
+    """
+    if not model or (folder and Path(folder, ".pi").exists()):
+        return
+    versions = sorted(config.provider_keys_at(parent).versions)
+    listed = AgentModels.objects.filter(
+        process__ended_at=None, lieutenant__data_folder=settings.DATA_FOLDER_ID
+    )
+    for known in listed.select_related("process").order_by("-at")[:_MAX_LISTS]:
+        if known.names and not _is_outdated(known) and versions == _versions(known):
+            _check_listed(model, known)
+            return
+
+
+def offered_models(lieutenant: Lieutenant | None = None) -> list[str]:
+    """Return the names of models for a form: those of this agent, else of all agents here."""
+    listed = AgentModels.objects.filter(lieutenant__data_folder=settings.DATA_FOLDER_ID)
+    if lieutenant is not None and listed.filter(lieutenant=lieutenant).exists():
+        listed = listed.filter(lieutenant=lieutenant)
+    newest = listed.order_by("-at").values_list("names", flat=True)[:_MAX_LISTS]
+    return sorted({name for names in newest for name in names})[:_MAX_OFFERED]
+
+
+def _check_listed(model: str, known: AgentModels) -> None:
+    """Raise BadInput if the agent would not start with this model.
+
+    It takes any id of a provider that it knows.
+    """
+    provider, slash, _ = model.strip().lower().partition("/")
+    providers = {name.partition("/")[0].lower() for name in known.names}
+    is_custom = bool(slash) and provider in providers
+    if not is_custom and not matches(model, [*known.names, *known.labels]):
         raise BadInput(
             f"model: the agent has no '{model[:100]}'; these are: {summary(known.names)}", "model"
         )
@@ -123,10 +165,20 @@ def _note(session: Session, problem: str, at: datetime) -> None:
 
 
 def _is_stale(lieutenant: Lieutenant, known: AgentModels) -> bool:
+    versions = sorted(config.provider_keys(lieutenant).versions)
+    return _is_outdated(known) or versions != _versions(known)
+
+
+def _is_outdated(known: AgentModels) -> bool:
+    """Return whether the configuration has changed since the agent began."""
     started = known.process.started_at.timestamp()
     for name in (*CREDENTIALS, "settings.json"):
         with suppress(FileNotFoundError):
             if (settings.AGENT_CONFIG_DIR / name).stat().st_mtime > started:
                 return True
-    given = config.provider_keys(lieutenant).versions
-    return sorted(given) != sorted(known.process.state.get("secret_versions") or [])
+    return False
+
+
+def _versions(known: AgentModels) -> list[int]:
+    """Return the versions of the stored keys that the agent was started with."""
+    return sorted(known.process.state.get("secret_versions") or [])
