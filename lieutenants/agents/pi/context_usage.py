@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from lieutenants.agents.pi import rpc
@@ -44,13 +43,13 @@ def parse(data: Any) -> dict[str, float] | None:
     found = data.get("contextUsage") if isinstance(data, dict) else None
     if not isinstance(found, dict):
         return None
-    tokens, window = found.get("tokens"), found.get("contextWindow")
-    if not _is_count(tokens) or not _is_count(window) or window == 0:
+    tokens, window = _count(found.get("tokens")), _count(found.get("contextWindow"))
+    if tokens is None or not window:
         return None
     return {"tokens": tokens, "window": window, "percent": round(100 * tokens / window, 1)}
 
 
-def _is_count(value: Any) -> bool:
-    """Return whether this is a number that may be a count of tokens."""
+def _count(value: Any) -> int | None:
+    """Return a count of tokens; None for anything invalid."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and 0 <= value < 1 << 53
+    return int(value) if is_number and 0 <= value < 1 << 53 else None
