@@ -24,7 +24,6 @@ from registry.models import VM
 from registry.serializers import (
     ChangeBody,
     DeletedAnswer,
-    DiffAnswer,
     GapAnswer,
     HeartbeatAnswer,
     HeartbeatBody,
@@ -41,7 +40,7 @@ from registry.serializers import (
     vms_json,
 )
 from vmtree import aliases
-from vmtree.serializers import node_json
+from vmtree.serializers import DiffAnswer, node_json
 
 Json = dict[str, Any]
 NOT_FOUND = {404: services.VM_NOT_FOUND}

@@ -28,7 +28,7 @@ from reef_site.common.api.rows import object_reader
 from reef_site.common.api.serializers import Answer, Body, Query
 from registry.liveness import Liveness
 from registry.models import VM, Role, Status, Watch
-from vmtree.fields import AnyVM, Dna, NewVMId, VMAlias
+from vmtree.fields import AnyVM, Dna, NewVMId, SearchTerms, VMAlias
 from vmtree.models import Category
 from vmtree.serializers import NodeAnswer
 
@@ -122,13 +122,6 @@ class PlacedAnswer(Answer):
     refused = RefusedAnswer(many=True)
 
 
-class DiffAnswer(Answer):
-    """What the second VM has and the first one lacks, and the reverse."""
-
-    added = Dna()
-    removed = Dna()
-
-
 _read_vm = object_reader(VMAnswer)
 gap_json = object_reader(GapAnswer)
 
@@ -163,7 +156,7 @@ class VMQuery(Query):
     status = AnyText(default="")
     parentVmId = AnyVM(source="parent_vm_id", default="")
     liveness = Choice(Liveness.values)
-    q = AnyText(default="", help_text="Search terms, such as `silent role:worker under:<id>`.")
+    q = SearchTerms(default="", help_text="Search terms, such as `silent role:worker under:<id>`.")
     limit = WholeNumber(least=1, most=MAX_PAGE_SIZE)
     cursor = AnyText()
 

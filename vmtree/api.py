@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -14,34 +14,50 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from reef_site.common import clock
+from reef_site.common.api.endpoints import endpoint
+from reef_site.common.api.fields import Cursor, Text
+from reef_site.common.api.serializers import list_of
 from reef_site.common.clock import format_timestamp
 from reef_site.common.errors import BadInput, NotFound
-from reef_site.common.paging import take_page
-from reef_site.common.request_names import takes, takes_anything
-from reef_site.common.request_values import (
-    body_of,
-    query_cursor,
-    query_flag,
-    query_limit,
-    query_moment,
-    query_number,
-)
+from reef_site.common.paging import take_page_by_key
+from reef_site.common.request_names import takes_anything
 from reef_site.common.text import parse_number
-from vmtree import aliases, dna, json_rows, search, services, snapshot_api, views
+from vmtree import dna, json_rows, permissions, search, services, snapshot_api, views
 from vmtree.models import Node, NodeQuerySet, Revision, Trait
 from vmtree.serializers import (
-    MAX_PAGE_SIZE,
+    AncestorsAnswer,
+    ChildrenAnswer,
+    DescendantsAnswer,
+    DiffAnswer,
+    HistoryQuery,
+    IssuedAnswer,
+    NewNodeBody,
+    NodeAnswer,
+    NodeChangeBody,
+    NodesQuery,
+    RemovalQuery,
+    RemovedAnswer,
+    RemovedQuery,
+    RevisionAnswer,
+    RevokedAnswer,
+    StatsAnswer,
+    TokenAnswer,
+    TreeAnswer,
+    TreeQuery,
     node_json,
-    parse_change,
-    parse_new_node,
     revision_json,
     token_json,
 )
+from vmtree.services import NewNode, NodeChange
 
+Json = dict[str, Any]
+BOTH_NOT_FOUND = "One or both VMs not found"
+NOT_FOUND = {404: "VM not found"}
+FORBIDDEN = {403: f"rule: {permissions.RULE}. vm-7 may not read vm-8"}
+DUPLICATE = {409: "VM 'vm-7' exists already"}
+BUSY = {409: "confirm: 3 VMs would be removed, not 2"}
 # Subtracted from `until` of a flat tree: transactions that are open now may commit older rows.
 UNTIL_OVERLAP = timedelta(seconds=5)
-MAX_DEPTH = 1_000_000
-MAX_REVISIONS = 1000
 
 
 def _json(**parts: str | int) -> HttpResponse:
@@ -54,14 +70,14 @@ def _json_text(value: str | None) -> str:
     return orjson.dumps(value).decode()
 
 
-def _nodes(request: Request) -> NodeQuerySet:
-    """Return the nodes that a request covers: active ones, or all with `?includeRemoved=true`."""
+def _nodes(removed: bool) -> NodeQuerySet:
+    """Return the active nodes, or all."""
     nodes = Node.objects.all()
-    return nodes if query_flag(request, "includeRemoved") else nodes.active()
+    return nodes if removed else nodes.active()
 
 
 def _find(request: Request, vm_id: str) -> Node:
-    return services.find(vm_id, removed=query_flag(request, "includeRemoved"))
+    return services.find(vm_id, removed=RemovedQuery.parse(request)["removed"])
 
 
 class TreeView(APIView):
@@ -73,36 +89,33 @@ class TreeView(APIView):
 class VMs(TreeView):
     """`/vm-tree/vms`"""
 
-    @takes(query=("category", "parentVmId", "includeRemoved", "q", "limit", "cursor"))
+    @endpoint(query=NodesQuery, answer=list_of("vms", NodeAnswer, next_page=Text))
     def get(self, request: Request) -> HttpResponse:
-        """List nodes, oldest first.
-
-        Narrow with `?category= parentVmId= q= includeRemoved=`; page with `?limit= cursor=`.
-        """
-        params = request.query_params
-        nodes = _nodes(request)
-        if category := params.get("category"):
-            nodes = nodes.filter(category=category)
-        if parent := params.get("parentVmId"):
-            nodes = nodes.filter(parent__vm_id=aliases.resolve(parent))
-        found = search.narrow(nodes, params.get("q", ""))
-        limit = query_limit(request, most=MAX_PAGE_SIZE, default=0)
+        """List nodes, oldest first; with `?limit=` in pages."""
+        query = NodesQuery.parse(request)
+        nodes = _nodes(query["removed"])
+        if query["category"]:
+            nodes = nodes.filter(category=query["category"])
+        if query["parent"]:
+            nodes = nodes.filter(parent__vm_id=query["parent"])
+        found = _after(search.narrow(nodes, query["q"]), query["cursor"])
+        limit = query["limit"]
         if not limit:
-            pieces = json_rows.pieces_of(_after(found, params.get("cursor", "")))
+            pieces = json_rows.pieces_of(found)
             return _json(vms=json_rows.json_list(pieces), count=len(pieces))
-        pieces = json_rows.pieces_of(_after(found, params.get("cursor", ""))[: limit + 1])
+        pieces = json_rows.pieces_of(found[: limit + 1])
         more, pieces = len(pieces) > limit, pieces[:limit]
         cursor = str(pieces[-1].key) if more else None
         return _json(vms=json_rows.json_list(pieces), count=len(pieces), next=_json_text(cursor))
 
-    @takes(body=("name", "category", "vmId", "id", "parentVmId", "reefConfig"), lenient=True)
+    @endpoint(body=NewNodeBody, answer=NodeAnswer, status=201, errors=DUPLICATE, lenient=True)
     def post(self, request: Request) -> Response:
         """Create a node."""
-        node = services.create(parse_new_node(body_of(request)), by=request.user)
+        node = services.create(NewNode(**NewNodeBody.parse(request)), by=request.user)
         return Response(node_json(node), status=201)
 
 
-def _after(nodes: search.Nodes, cursor: str) -> search.Nodes:
+def _after(nodes: search.Nodes, cursor: str | None) -> search.Nodes:
     """Return the nodes behind the last one of the previous page. Raises BadInput."""
     if not cursor:
         return nodes
@@ -117,190 +130,175 @@ def _after(nodes: search.Nodes, cursor: str) -> search.Nodes:
 class VMDetail(TreeView):
     """`/vm-tree/vms/<id>`"""
 
-    @takes(query=("includeRemoved",))
+    @endpoint(query=RemovedQuery, answer=NodeAnswer, errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> Response:
+        """Return one node."""
         return Response(node_json(_find(request, vm_id)))
 
-    @takes(body=("name", "category", "parentVmId", "reefConfig"))
+    @endpoint(body=NodeChangeBody, answer=NodeAnswer, errors=NOT_FOUND)
     def patch(self, request: Request, vm_id: str) -> Response:
         """Change name, category, DNA or parent."""
-        node = services.change(vm_id, parse_change(body_of(request)), by=request.user)
-        return Response(node_json(node))
+        change = NodeChange(**NodeChangeBody.parse(request))
+        return Response(node_json(services.change(vm_id, change, by=request.user)))
 
-    @takes(query=("subtree", "confirm"))
+    @endpoint(query=RemovalQuery, answer=RemovedAnswer, errors=NOT_FOUND | BUSY)
     def delete(self, request: Request, vm_id: str) -> Response:
         """Remove the node; with `?subtree=true&confirm=<count>` also its descendants.
 
         A removed subtree is deregistered, too.
         """
-        subtree = query_flag(request, "subtree")
-        confirm = query_number(request, "confirm")
-        count = services.remove(
-            vm_id, by=request.user, subtree=subtree, confirm=confirm, guarded=True
-        )
-        return Response({"deleted": True, "count": count} if subtree else {"deleted": True})
+        query = RemovalQuery.parse(request)
+        count = services.remove(vm_id, by=request.user, guarded=True, **query)
+        return Response({"deleted": True, **({"count": count} if query["subtree"] else {})})
 
 
 class Ancestors(TreeView):
     """`/vm-tree/vms/<id>/ancestors`"""
 
-    @takes(query=("includeRemoved",))
+    @endpoint(query=RemovedQuery, answer=AncestorsAnswer, errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> HttpResponse:
         """List the ancestors from the root down to the VM itself."""
-        return _json(
-            ancestors=json_rows.json_list(json_rows.ancestor_pieces(_find(request, vm_id)))
-        )
+        pieces = json_rows.ancestor_pieces(_find(request, vm_id))
+        return _json(ancestors=json_rows.json_list(pieces))
 
 
 class Descendants(TreeView):
     """`/vm-tree/vms/<id>/descendants`"""
 
-    @takes(query=("includeRemoved",))
+    @endpoint(query=RemovedQuery, answer=DescendantsAnswer, errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> HttpResponse:
         """List the descendants breadth first, without the VM itself."""
         node = _find(request, vm_id)
-        return _json(
-            descendants=json_rows.json_list(
-                json_rows.breadth_first(json_rows.descendant_pieces(node), node.pk)[1:]
-            )
-        )
+        pieces = json_rows.breadth_first(json_rows.descendant_pieces(node), node.pk)
+        return _json(descendants=json_rows.json_list(pieces[1:]))
 
 
 class Children(TreeView):
     """`/vm-tree/vms/<id>/children`"""
 
-    @takes(query=("includeRemoved",))
+    @endpoint(query=RemovedQuery, answer=ChildrenAnswer, errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> HttpResponse:
         """List the children, oldest first."""
-        children = _nodes(request).filter(parent=_find(request, vm_id))
+        removed = RemovedQuery.parse(request)["removed"]
+        children = _nodes(removed).filter(parent=services.find(vm_id, removed=removed))
         return _json(children=json_rows.json_list(json_rows.pieces_of(children)))
 
 
 class Diff(TreeView):
     """`/vm-tree/vms/<a>/diff/<b>`"""
 
-    @takes(query=("includeRemoved",))
+    @endpoint(query=RemovedQuery, answer=DiffAnswer, errors={404: BOTH_NOT_FOUND})
     def get(self, request: Request, vm_id: str, other: str) -> Response:
         """Return the organs and capabilities that the second VM adds and lacks."""
-        found = {node.vm_id: node for node in _nodes(request).filter(vm_id__in=[vm_id, other])}
+        nodes = _nodes(RemovedQuery.parse(request)["removed"])
+        found = {node.vm_id: node for node in nodes.filter(vm_id__in=[vm_id, other])}
         if not {vm_id, other} <= found.keys():
-            raise NotFound("One or both VMs not found")
+            raise NotFound(BOTH_NOT_FOUND)
         return Response(dna.diff(found[vm_id].reef_config, found[other].reef_config))
 
 
 class History(TreeView):
     """`/vm-tree/vms/<id>/history`"""
 
-    @takes(query=("limit", "cursor", "before"))
+    @endpoint(
+        query=HistoryQuery,
+        answer=list_of("history", RevisionAnswer, next_page=Cursor),
+        errors=NOT_FOUND,
+    )
     def get(self, request: Request, vm_id: str) -> Response:
-        """List revisions, newest first, also of removed VMs. Page with `?limit=` (200) and
-        `?cursor=`.
-        """
-        limit = query_limit(request, most=MAX_REVISIONS, default=200)
-        found = Revision.objects.filter(node=services.find(vm_id, removed=True)).order_by("-id")
-        if before := query_cursor(request, "before"):
-            found = found.filter(pk__lt=before)
-        page, more = take_page(found, limit)
+        """List revisions, newest first, also of removed VMs."""
+        query = HistoryQuery.parse(request)
+        found = Revision.objects.filter(node=services.find(vm_id, removed=True))
+        page, following = take_page_by_key(found, **query, newest_first=True)
         history = [revision_json(each) for each in page]
-        last = page[-1].pk if more else None
-        return Response({"history": history, "count": len(history), "next": last})
+        return Response({"history": history, "count": len(history), "next": following})
 
 
 class Token(TreeView):
     """`/vm-tree/vms/<id>/token`"""
 
+    @endpoint(answer=list_of("tokens", TokenAnswer), errors=NOT_FOUND | FORBIDDEN)
     def get(self, request: Request, vm_id: str) -> Response:
         """List when tokens were issued and revoked; the tokens themselves are not stored."""
         found = [token_json(each) for each in services.tokens_of(vm_id, by=request.user)]
         return Response({"tokens": found, "count": len(found)})
 
+    @endpoint(answer=IssuedAnswer, status=201, errors=NOT_FOUND)
     def post(self, request: Request, vm_id: str) -> Response:
         """Issue a token, shown only this once; it replaces older ones."""
         node, token = services.issue_token(vm_id, by=request.user)
         return Response({"vmId": node.vm_id, "token": token}, status=201)
 
+    @endpoint(answer=RevokedAnswer, errors=NOT_FOUND)
     def delete(self, request: Request, vm_id: str) -> Response:
         """Revoke the tokens of this VM and of its descendants."""
         return Response({"revoked": services.revoke_tokens(vm_id, by=request.user)})
 
 
 class Tree(TreeView):
-    """`/vm-tree/tree`; `?root=` and `?depth=` limit it, `?flat=true` returns a list."""
+    """`/vm-tree/tree`"""
 
-    @takes(query=("root", "flat", "depth", "since", "at", "includeRemoved"))
+    @endpoint(query=TreeQuery, answer=TreeAnswer)
     def get(self, request: Request) -> HttpResponse:
         """Return the current tree.
 
         `?at=` returns it as of that time; `?since=` only nodes changed since, including removed
-        ones.
+        ones. `?root=` and `?depth=` limit it, `?flat=true` returns a list.
         """
-        at, since = query_moment(request, "at"), query_moment(request, "since")
-        if at and since:
+        query = TreeQuery.parse(request)
+        if query["at"] and query["since"]:
             raise BadInput("since: does not go together with at", "since")
-        if at:
-            return self._past_tree(request, at)
-        flat = query_flag(request, "flat") or since is not None
+        if query["at"]:
+            return _past_tree(query)
         until = format_timestamp(clock.now() - UNTIL_OVERLAP)
-        node = self._root(request)
-        pieces = self._current_pieces(request, node, since)
-        if flat:
+        nodes = _nodes(query["removed"])
+        node = nodes.filter(vm_id=query["root"]).first() if query["root"] else None
+        pieces = [] if query["root"] and node is None else _current_pieces(query, node)
+        if query["flat"] or query["since"]:
             return _json(
                 vms=json_rows.json_list(pieces), count=len(pieces), until=_json_text(until)
             )
-        key = node.pk if node else None
-        count = len(pieces) if self._is_whole(request) else _nodes(request).count()
-        return _json(tree=json_rows.json_tree(pieces, key), count=count)
+        is_whole = not query["root"] and not query["depth"]
+        count = len(pieces) if is_whole else nodes.count()
+        return _json(tree=json_rows.json_tree(pieces, node.pk if node else None), count=count)
 
-    def _root(self, request: Request) -> Node | None:
-        """Return the node that `?root=` names; None if it does not exist."""
-        vm_id = aliases.resolve(request.query_params.get("root", ""))
-        return _nodes(request).filter(vm_id=vm_id).first() if vm_id else None
 
-    def _is_whole(self, request: Request) -> bool:
-        params = request.query_params
-        return not any(params.get(name) for name in ("root", "depth", "since"))
+def _current_pieces(query: Json, node: Node | None) -> list[json_rows.Piece]:
+    """Return the nodes below `node` (or all) that the query asks for."""
+    depth, since = query["depth"], query["since"]
+    removed = query["removed"] or since is not None
+    if node is None and depth is None:
+        nodes = _nodes(removed)
+        return json_rows.pieces_of(nodes.filter(updated_at__gte=since) if since else nodes)
+    return json_rows.descendant_pieces(node, depth=depth, since=since, removed=removed)
 
-    def _current_pieces(
-        self, request: Request, node: Node | None, since: datetime | None
-    ) -> list[json_rows.Piece]:
-        depth = query_number(request, "depth", most=MAX_DEPTH)
-        if request.query_params.get("root") and node is None:
-            return []
-        removed = query_flag(request, "includeRemoved") or since is not None
-        if node is None and depth is None:
-            nodes = Node.objects.all() if removed else Node.objects.active()
-            return json_rows.pieces_of(nodes.filter(updated_at__gte=since) if since else nodes)
-        return json_rows.descendant_pieces(node, depth=depth, since=since, removed=removed)
 
-    def _past_tree(self, request: Request, at: datetime) -> HttpResponse:
-        """Return the tree as of `at`, from the revisions."""
-        whole = json_rows.pieces_at(at)
-        root = aliases.resolve(request.query_params.get("root", "")) or None
-        depth = query_number(request, "depth", most=MAX_DEPTH)
-        pieces = json_rows.subtree(whole, root, depth) if root or depth is not None else whole
-        if query_flag(request, "flat"):
-            return _json(
-                vms=json_rows.json_list(pieces),
-                count=len(pieces),
-                at=_json_text(format_timestamp(at)),
-            )
-        tree = json_rows.json_tree(pieces, root)
-        return _json(tree=tree, count=len(whole), at=_json_text(format_timestamp(at)))
+def _past_tree(query: Json) -> HttpResponse:
+    """Return the tree as of `at`, from the revisions."""
+    at, root, depth = query["at"], query["root"], query["depth"]
+    whole = json_rows.pieces_at(at)
+    pieces = json_rows.subtree(whole, root, depth) if root or depth is not None else whole
+    shown = _json_text(format_timestamp(at))
+    if query["flat"]:
+        return _json(vms=json_rows.json_list(pieces), count=len(pieces), at=shown)
+    return _json(tree=json_rows.json_tree(pieces, root), count=len(whole), at=shown)
 
 
 class Find(TreeView):
     """`/vm-tree/find/organ/<name>` and `/vm-tree/find/capability/<name>`"""
 
-    @takes(query=("includeRemoved",))
+    @endpoint(query=RemovedQuery, answer=list_of("vms", NodeAnswer))
     def get(self, request: Request, kind: str, name: str) -> HttpResponse:
         """List VMs with exactly this organ or capability, oldest first."""
-        pieces = json_rows.pieces_of(_nodes(request).with_trait(Trait.Kind(kind), name))
+        nodes = _nodes(RemovedQuery.parse(request)["removed"])
+        pieces = json_rows.pieces_of(nodes.with_trait(Trait.Kind(kind), name))
         return _json(vms=json_rows.json_list(pieces), count=len(pieces))
 
 
 class Stats(TreeView):
     """`/vm-tree/stats`"""
 
+    @endpoint(answer=StatsAnswer)
     def get(self, request: Request) -> Response:
         """Count active nodes."""
         return Response(services.stats())
@@ -309,6 +307,7 @@ class Stats(TreeView):
 class Panel(TreeView):
     """`/vm-tree/_panel`"""
 
+    @endpoint(answer="text/html")
     def get(self, request: Request) -> HttpResponse:
         """Return the top of the tree as an HTML fragment for other pages."""
         return HttpResponse(views.panel_html(request._request))

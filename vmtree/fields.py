@@ -43,6 +43,13 @@ class AnyVM(AnyText):
         return aliases.resolve(super().to_internal_value(data))
 
 
+class SearchTerms(Text):
+    """Search terms, which `vmtree.search` parses."""
+
+    def to_internal_value(self, data: Any) -> str:
+        return str(data)
+
+
 class NewVMId(Text):
     """The id of a VM to be created: it must be reachable below every route."""
 
@@ -50,3 +57,36 @@ class NewVMId(Text):
         vm_id = super().to_internal_value(data)
         ids.check_new_id(vm_id, self.field_name or "id")
         return vm_id
+
+
+class NodeId(Text):
+    """The id of a node: a number stands for its digits, null and an absent one for no id."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if data is None:
+            return ""
+        if isinstance(data, int) and not isinstance(data, bool):
+            data = str(data)
+        text = super().to_internal_value(data)
+        if any(not sign.isprintable() for sign in text) or text.endswith("/"):
+            self.refuse("must be printable and not end with a slash")
+        return text
+
+    def schema(self) -> dict[str, Any]:
+        return {**super().schema(), "type": ["string", "integer", "null"]}
+
+
+class NewNodeId(NodeId):
+    """The id of a node to be created; empty for a generated one."""
+
+    def to_internal_value(self, data: Any) -> str:
+        vm_id = super().to_internal_value(data)
+        ids.check_new_id(vm_id, self.field_name or "id")
+        return vm_id
+
+
+class NodeAlias(NodeId):
+    """The id of a node, or a lieutenant's `vmId`."""
+
+    def to_internal_value(self, data: Any) -> str:
+        return aliases.resolve(super().to_internal_value(data))

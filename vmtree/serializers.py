@@ -1,23 +1,32 @@
-"""Nodes, revisions and tokens as JSON, and request bodies as commands, in the wire format."""
+"""What the tree's API takes and returns, in the wire format."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from reef_site.common.api.fields import Choice, Flag, Text, Timestamp
+from reef_site.common.api.fields import (
+    AnyText,
+    Choice,
+    Cursor,
+    Flag,
+    JsonValue,
+    NamedChoice,
+    Text,
+    Timestamp,
+    WholeNumber,
+)
 from reef_site.common.api.rows import object_reader
-from reef_site.common.api.serializers import Answer
+from reef_site.common.api.serializers import Answer, Body, Query
 from reef_site.common.errors import BadInput
-from reef_site.common.request_values import text_of
-from vmtree import aliases, ids
-from vmtree.dna import empty, parse_dna
-from vmtree.fields import Dna
-from vmtree.models import Category, Node, NodeToken, Revision
-from vmtree.services import UNCHANGED, NewNode, NodeChange
+from vmtree.dna import empty
+from vmtree.fields import AnyVM, Dna, NewNodeId, NodeAlias, SearchTerms
+from vmtree.models import Category, Node, Revision
 
 Json = dict[str, Any]
 MAX_LENGTH = 255
 MAX_PAGE_SIZE = 10_000
+MAX_DEPTH = 1_000_000
 
 
 class NodeAnswer(Answer):
@@ -60,76 +69,142 @@ def node_json(node: Node) -> Json:
     return data
 
 
-def revision_json(revision: Revision) -> Json:
-    """Return a revision as JSON."""
-    return {
-        "id": revision.pk,
-        "at": revision.at,
-        "actor": revision.actor,
-        "what": revision.what,
-        "name": revision.name,
-        "category": revision.category,
-        "parentVmId": revision.parent_vm_id,
-        "reefConfig": revision.reef_config,
-    }
+class RevisionAnswer(Answer):
+    """A state of a node, and who made it so."""
+
+    id = WholeNumber()
+    at = Timestamp()
+    actor = Text()
+    what = Choice(Revision.What.values)
+    name = Text()
+    category = Choice(Category.values)
+    parentVmId = Text(source="parent_vm_id", allow_null=True)
+    reefConfig = Dna(source="reef_config", allow_null=True)
 
 
-def token_json(token: NodeToken) -> Json:
-    """Return what is known of a token as JSON."""
-    return {"madeAt": token.made_at, "madeBy": token.made_by, "revokedAt": token.revoked_at}
+class TokenAnswer(Answer):
+    """When a token was issued and revoked."""
+
+    madeAt = Timestamp(source="made_at")
+    madeBy = Text(source="made_by")
+    revokedAt = Timestamp(source="revoked_at", allow_null=True)
 
 
-# -- parsing requests ----------------------------------------------------------------------------
+class IssuedAnswer(Answer):
+    vmId = Text()
+    token = Text()
 
 
-def parse_new_node(data: Json) -> NewNode:
-    """Parse the body of a POST. Raises BadInput with the texts of the contract."""
-    name = data.get("name")
-    if name is None or (isinstance(name, str) and not name.strip()):
-        raise BadInput("name is required", "name")
-    config = data.get("reefConfig")
-    if "id" in data and "vmId" not in data:
-        raise BadInput("id: is called vmId here", "id")
-    vm_id = _vm_id(data.get("vmId"), "vmId")
-    ids.check_new_id(vm_id, "vmId")
-    return NewNode(
-        name=text_of(name, "name", length=MAX_LENGTH),
-        category=_category(data.get("category", "undefined")),
-        vm_id=vm_id,
-        parent_vm_id=aliases.resolve(_vm_id(data.get("parentVmId"), "parentVmId")),
-        dna=empty() if config is None else parse_dna(config),
-    )
+class RevokedAnswer(Answer):
+    revoked = WholeNumber()
 
 
-def parse_change(data: Json) -> NodeChange:
-    """Parse the body of a PATCH; absent keys stay unchanged. Raises BadInput."""
-    config = data.get("reefConfig")
-    return NodeChange(
-        name=text_of(data["name"], "name", length=MAX_LENGTH) if "name" in data else UNCHANGED,
-        category=_category(data["category"]) if "category" in data else UNCHANGED,
-        dna=(None if config is None else parse_dna(config)) if "reefConfig" in data else UNCHANGED,
-        parent_vm_id=(
-            aliases.resolve(_vm_id(data["parentVmId"], "parentVmId")) or None
-            if "parentVmId" in data
-            else UNCHANGED
-        ),
-    )
+class RemovedAnswer(Answer):
+    deleted = Flag()
+    count = WholeNumber(required=False, help_text="Removed nodes of a subtree.")
 
 
-def _category(value: object) -> str:
-    if not isinstance(value, str) or value not in Category.values:
-        shown = "null" if value is None else value
-        raise BadInput(f"invalid category: {shown}", "category")
-    return value
+class DiffAnswer(Answer):
+    """What the second VM has and the first one lacks, and the reverse."""
+
+    added = Dna()
+    removed = Dna()
 
 
-def _vm_id(value: object, field: str) -> str:
-    """Return an id as text. A number becomes its digits, None becomes empty."""
-    if value is None:
-        return ""
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    text = text_of(value, field, length=MAX_LENGTH)
-    if any(not sign.isprintable() for sign in text) or text.endswith("/"):
-        raise BadInput(f"{field}: must be printable and not end with a slash", field)
-    return text
+class AncestorsAnswer(Answer):
+    ancestors = NodeAnswer(many=True)
+
+
+class DescendantsAnswer(Answer):
+    descendants = NodeAnswer(many=True)
+
+
+class ChildrenAnswer(Answer):
+    children = NodeAnswer(many=True)
+
+
+class TreeAnswer(Answer):
+    """`tree`, or with `?flat=true` or `?since=` the list `vms`."""
+
+    tree = JsonValue("array", required=False, help_text="Each has `vm` and `children`.")
+    vms = NodeAnswer(many=True, required=False)
+    count = WholeNumber(help_text="Without `vms` that of the whole tree.")
+    until = Timestamp(required=False, help_text="`since` of the next request.")
+    at = Timestamp(required=False)
+
+
+class StatsAnswer(Answer):
+    total = WholeNumber()
+    byCategory = JsonValue("object")
+    roots = WholeNumber()
+    destroyed = WholeNumber(required=False)
+
+
+revision_json = object_reader(RevisionAnswer)
+token_json = object_reader(TokenAnswer)
+
+
+# -- requests ------------------------------------------------------------------------------------
+
+
+class RemovedQuery(Query):
+    includeRemoved = Flag(source="removed", default=False)
+
+
+class NodesQuery(RemovedQuery):
+    category = AnyText()
+    parentVmId = AnyVM(source="parent")
+    q = SearchTerms(default="", help_text="Search terms, such as `organ:store under:<id>`.")
+    limit = WholeNumber(least=1, most=MAX_PAGE_SIZE)
+    cursor = AnyText()
+
+
+class RemovalQuery(Query):
+    subtree = Flag(default=False, help_text="Remove everything below it, too.")
+    confirm = WholeNumber(help_text="The number of nodes that will be removed.")
+
+
+class HistoryQuery(Query):
+    limit = WholeNumber(least=1, most=1000, default=200)
+    cursor = Cursor()
+    before = Cursor(older_name=True)
+
+
+class TreeQuery(RemovedQuery):
+    root = AnyVM()  # type: ignore[assignment]
+    flat = Flag(default=False, help_text="Return a list.")
+    depth = WholeNumber(most=MAX_DEPTH)
+    since = Timestamp(help_text="Only nodes changed since, removed ones included.")
+    at = Timestamp(help_text="The tree as it was then.")
+
+
+class NewNodeBody(Body):
+    name = Text(length=MAX_LENGTH, blank=False)
+    category = NamedChoice(Category.values)
+    vmId = NewNodeId(length=MAX_LENGTH, source="vm_id", default="")
+    parentVmId = NodeAlias(length=MAX_LENGTH, source="parent_vm_id", default="")
+    reefConfig = Dna(source="dna", default=None, allow_null=True)
+
+    ignored = ("id",)
+    example = {"name": "builder", "category": "agent_vm"}
+
+    def to_internal_value(self, data: Mapping[str, Any]) -> Json:
+        if "id" in data and "vmId" not in data:
+            raise BadInput("id: is called vmId here", "id")
+        values = super().to_internal_value(data)
+        return {**values, "dna": values["dna"] or empty()}
+
+
+class NodeChangeBody(Body):
+    name = Text(length=MAX_LENGTH, required=False)
+    category = NamedChoice(Category.values, required=False)
+    parentVmId = NodeAlias(length=MAX_LENGTH, source="parent_vm_id", required=False)
+    reefConfig = Dna(source="dna", required=False, allow_null=True)
+
+    example = {"name": "builder 2"}
+
+    def to_internal_value(self, data: Mapping[str, Any]) -> Json:
+        values = super().to_internal_value(data)
+        if "parent_vm_id" in values:
+            values["parent_vm_id"] = values["parent_vm_id"] or None
+        return values
