@@ -60,6 +60,7 @@ READS = (
     *("/bootloader/machines", "/bootloader/findings", "/bootloader/grants"),
     *("/bootloader/profiles", "/bootloader/profiles/swarm", "/bootloader/script/swarm"),
     "/bootloader/dist",
+    "/api/schema",
 )
 ALLOWED = {(method, path) for path in READS for method in ("get", "head")} | {
     # Destroys those below it: none.
@@ -150,6 +151,7 @@ class World:
             "role": "lieutenant",
             "type": "swarm",
             "kind": "organ",
+            "slug": "architecture",
         }
 
     def query(self, path: str) -> str:
