@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lieutenants import services
+from lieutenants.agents import dialect_of
 from lieutenants.exceptions import NotNow
 from lieutenants.hosts import liveness
 from lieutenants.messages import rewinding
@@ -91,6 +92,11 @@ def _destroy(name: str, actor: str, _sure: bool) -> str:
     return services.destroy(name, actor=actor)
 
 
+def _may_need_new_session(lieutenant: Lieutenant) -> bool:
+    may_help = bool(lieutenant.session_problem) or failure_series.can_rewind(lieutenant)
+    return dialect_of(lieutenant).features.session and may_help
+
+
 _LIVING = frozenset(S) - {S.DESTROYED}
 
 ACTIONS: dict[str, LieutenantAction] = {
@@ -141,7 +147,7 @@ ACTIONS: dict[str, LieutenantAction] = {
             confirm_in=frozenset({S.IDLE, S.ERROR, S.PAUSED}),
             effect="The agent starts without any memory of this session. The transcript and the "
             "old session file are kept.",
-            is_offered=lambda each: bool(each.session_problem) or failure_series.can_rewind(each),
+            is_offered=_may_need_new_session,
         ),
         LieutenantAction(
             "restart",

@@ -78,7 +78,17 @@ class LieutenantAdmin(ModelAdmin[Lieutenant]):
         ("Related rows", {"fields": ("related_rows",)}),
         (
             "Runtime",
-            {"fields": ("model_in_use", "folder", "host", "transport", "parent_agent")},
+            {
+                "fields": (
+                    "agent",
+                    "command",
+                    "model_in_use",
+                    "folder",
+                    "host",
+                    "transport",
+                    "parent_agent",
+                )
+            },
         ),
         ("Instructions", {"fields": ("directive", "system_prompt")}),
         ("Dates and counts", {"fields": ("created_at", "last_active", "task_count", "restarts")}),

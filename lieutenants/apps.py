@@ -10,9 +10,7 @@ class LieutenantsConfig(ReefAppConfig):
 
     def ready(self) -> None:
         """Register the hooks of lieutenants."""
-        from lieutenants import rules, search_terms, vm_handler, vm_lookup
-        from lieutenants.agents.pi import config
-        from versconfig import impact
+        from lieutenants import agents, rules, search_terms, vm_handler, vm_lookup
         from vmtree import aliases, permissions, removal
         from vmtree.operations import handlers
         from vmtree.snapshots import restore_hooks
@@ -26,6 +24,7 @@ class LieutenantsConfig(ReefAppConfig):
         permissions.local_agent_hosts.register(vm_lookup.local_hosts)
         aliases.lieutenant_finders.register(vm_lookup.id_of_name)
         removal.removal_blockers.register(vm_lookup.alive, key="destroy the lieutenant first")
-        impact.restart_finders.register(config.lieutenants_to_restart)
+        for dialect in agents.DIALECTS.values():
+            dialect.register_hooks()
         search_terms.register()
         rules.register()

@@ -29,6 +29,10 @@ class NotNow(ReefError):
     """The status of the lieutenant does not allow this."""
 
 
+class NotSupported(Conflict):
+    """The lieutenant's kind of agent cannot do this."""
+
+
 class AgentMissing(ReefError):
     """There is no agent program on this host; the text says how to install it."""
 

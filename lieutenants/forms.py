@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from django import forms
 from django.conf import settings
 
+from lieutenants import agents
+from lieutenants.models import Lieutenant
 from lieutenants.services import CreateLieutenant
 from lieutenants.states import Mode, RestartPolicy
 from reef_site.common.forms import ServiceForm
@@ -70,11 +73,18 @@ class AdjustForm(RunForm):
         "running answer is aborted.",
     )
 
+    def leave_out(self, lieutenant: Lieutenant) -> None:
+        """Remove the fields that this lieutenant's agent has no use for."""
+        if not agents.dialect_of(lieutenant).features.models:
+            del self.fields["model"]
+            self.fields["restart"].help_text = "The running program is ended."
+
     def changes(self) -> dict[str, object]:
         """Return the values by column; call it on a valid form."""
         given = {**self.cleaned_data}
         del given["restart"]
-        given["model"] = given["model"] or settings.DEFAULT_MODEL
+        if "model" in given:
+            given["model"] = given["model"] or settings.DEFAULT_MODEL
         if given["stall_limit_seconds"] is None:
             given["stall_limit_seconds"] = settings.STALL_SECONDS
         if given["tool_limit_seconds"] is None:
@@ -85,7 +95,7 @@ class AdjustForm(RunForm):
 class CreateForm(RunForm):
     """Create a lieutenant."""
 
-    field_order = ("name", "role", "model", "directive", "folder")
+    field_order = ("name", "role", "agent", "command", "model", "directive", "folder")
     name = forms.CharField(
         help_text="1 to 64 letters, digits, dots, dashes and underscores.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
@@ -93,6 +103,17 @@ class CreateForm(RunForm):
     role = forms.CharField(
         help_text="Its job in a sentence. The agent is told this; you can search for it.",
         widget=forms.Textarea(attrs={"rows": 2}),
+    )
+    agent = forms.ChoiceField(
+        choices=[(each.name, each.label) for each in agents.DIALECTS.values()],
+        initial=agents.DEFAULT,
+        required=False,
+    )
+    command = forms.CharField(
+        required=False,
+        help_text="For the agent “command”: program and arguments. Quotes work as in a shell, but "
+        "no shell is used. The program gets the message on stdin; its stdout is the answer.",
+        widget=forms.Textarea(attrs={"rows": 2, "autocomplete": "off", "spellcheck": "false"}),
     )
     directive = forms.CharField(
         required=False,
@@ -105,6 +126,17 @@ class CreateForm(RunForm):
         help_text="An absolute path on this machine. Leave empty for a new folder.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
     )
+
+    def clean_agent(self) -> str:
+        """Return the chosen agent, or the default one."""
+        return self.cleaned_data["agent"] or agents.DEFAULT
+
+    def clean_command(self) -> tuple[str, ...]:
+        """Split the command like a shell."""
+        try:
+            return tuple(shlex.split(self.cleaned_data["command"]))
+        except ValueError as error:
+            raise forms.ValidationError(f"command: {error}") from None
 
     def wish(self) -> CreateLieutenant:
         """Return the request to create it; call it on a valid form."""

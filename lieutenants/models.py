@@ -82,6 +82,10 @@ class Lieutenant(models.Model):
     id = models.CharField(primary_key=True, max_length=26, default=new_ulid, editable=False)
     name = models.CharField(max_length=64)
     role = models.TextField(help_text="What this lieutenant is for.")
+    agent = models.CharField(max_length=20, default="pi", help_text="Its kind of agent.")
+    command = models.JSONField(
+        default=list, blank=True, help_text="Program and arguments, for the agent 'command'."
+    )
     directive = models.TextField(blank=True, help_text="More for its system prompt.")
     model = models.CharField(max_length=200, blank=True, help_text="provider/model, or a pattern.")
     model_in_use = models.CharField(

@@ -10,6 +10,7 @@ from typing import Any
 
 from django.conf import settings
 
+from lieutenants import agents
 from lieutenants.hosts import liveness
 from lieutenants.messages.outcomes import Result, result_of, results_of
 from lieutenants.models import Entry, Lieutenant, Message, Usage
@@ -31,6 +32,7 @@ Json = dict[str, Any]
 CREATE_FIELDS = (
     *("name", "role", "local", "model", "directive", "folder", "restartPolicy", "parentVmId"),
     *("idleLimitMinutes", "stallLimitSeconds", "toolLimitSeconds", "vmId", "commitId", "provider"),
+    *("agent", "command"),
 )
 _WIRE_KEYS = {"cache_read": "cacheRead", "cache_write": "cacheWrite"}
 
@@ -130,7 +132,10 @@ def _lieutenant_json(
         "toolLimitSeconds": row.tool_limit_seconds,
         "usage": usage_json(sums),
         "rev": row.rev,
+        "agent": row.agent,
     }
+    if row.command:
+        facts["command"] = row.command
     # Full lengths of the texts that are shortened here.
     if running.length > outputs.MAX_SHOWN:
         facts["lastOutputLength"] = running.length
@@ -279,6 +284,8 @@ def parse_create(data: Json) -> CreateLieutenant:
         tool_limit_seconds=_number(data, "toolLimitSeconds", least=0, most=2_592_000),
         remote=remote,
         parent_vm_id=aliases.resolve(_text(data, "parentVmId").strip()),
+        agent=_text(data, "agent") or agents.DEFAULT,
+        command=_texts(data, "command"),
     )
 
 
@@ -324,6 +331,15 @@ def is_new_session(data: Json) -> bool:
 def _text(data: Json, name: str) -> str:
     """Return the text as it was sent; services check its characters and length."""
     return text_of(data.get(name), name, optional=True, strip=False, accepts=lambda _text: True)
+
+
+def _texts(data: Json, name: str) -> tuple[str, ...]:
+    value = data.get(name)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise BadInput(f"{name}: must be a list of texts", name)
+    return tuple(value)
 
 
 def _number(data: Json, name: str, *, least: int, most: int) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from django.conf import settings
@@ -16,13 +16,20 @@ from django.db import IntegrityError, transaction
 from django.urls import NoReverseMatch, Resolver404, get_script_prefix, resolve, reverse
 from django.utils import timezone
 
-from lieutenants import membership, tasks
-from lieutenants.agents.pi import model_choice
-from lieutenants.agents.pi.program import find_agent
-from lieutenants.exceptions import KeyReused, NameTaken, NoProvider, NotNow, TooLarge, TooLate
+from lieutenants import agents, membership, tasks
+from lieutenants.agents import dialect_of
+from lieutenants.exceptions import (
+    KeyReused,
+    NameTaken,
+    NoProvider,
+    NotNow,
+    NotSupported,
+    TooLarge,
+    TooLate,
+)
 from lieutenants.hosts import destroyed_marks, liveness
 from lieutenants.idempotency import key_of
-from lieutenants.isolation import folders, homes
+from lieutenants.isolation import folders
 from lieutenants.messages import delivery
 from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.states import Mode, RestartPolicy, Status
@@ -42,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FOLLOW_UP_NOTE = "auto-queued as follow-up since lieutenant is working"
+NO_STEERING_NOTE = "sent as follow-up since the agent '{}' cannot be steered"
 PROMPT_NOTE = "sent as prompt since lieutenant is idle"
 STARTING_NOTE = "queued until the lieutenant is ready"
 RESTARTING_NOTE = "queued until the lieutenant is running again"
@@ -71,6 +79,15 @@ class CreateLieutenant:
     remote: bool = False
     # VM of its parent in the tree; empty for the node of the actor.
     parent_vm_id: str = ""
+    # Name of the dialect of its agent, and the command line for the agent `command`.
+    agent: str = agents.DEFAULT
+    command: Sequence[str] = ()
+
+    def facts(self) -> dict[str, object]:
+        """Return the fields; those that earlier versions lack only with another value."""
+        usual = {"agent": agents.DEFAULT, "command": ()}
+        found = {**asdict(self), "command": tuple(self.command)}
+        return {key: value for key, value in found.items() if usual.get(key, self) != value}
 
 
 def create(request: CreateLieutenant, *, actor: object) -> Lieutenant:
@@ -96,7 +113,7 @@ def create_once(
     _check(request, name, role)
     request = _without_secrets(request)
     role = request.role.strip()
-    creation = key_of(key, caller=actor, facts=asdict(request))
+    creation = key_of(key, caller=actor, facts=request.facts())
     if known := creation.find():
         return known, False
     parent = _parent(request, actor)
@@ -104,9 +121,10 @@ def create_once(
         raise NoProvider(NO_REMOTE)
     permissions.check(actor, Action.START_BELOW, parent)
     folder = _folder(request, actor)
-    find_agent()
-    homes.check_config()
-    model_choice.check_new_model(request.model.strip(), parent, folder)
+    dialect = agents.DIALECTS[request.agent]
+    dialect.find_program()
+    dialect.check_config()
+    dialect.check_new_model(request.model.strip(), parent, folder)
     lieutenant = _new_row(request, name=name, role=role, folder=folder, parent=parent)
     lieutenant.creation_key, lieutenant.creation_digest = creation.key, creation.digest
     try:
@@ -140,7 +158,9 @@ def _new_row(
         name=name,
         role=role,
         directive=request.directive.strip(),
-        model=request.model.strip() or settings.DEFAULT_MODEL,
+        agent=request.agent,
+        command=list(request.command),
+        model=_model_of(request),
         system_prompt=system_prompt(name, role, request.directive.strip()),
         folder=folder or runtime.default_workspace(pk),
         host=settings.HOST,
@@ -150,6 +170,13 @@ def _new_row(
         stall_limit_seconds=stall,
         tool_limit_seconds=tools,
     )
+
+
+def _model_of(request: CreateLieutenant) -> str:
+    """Return the model of a new lieutenant; empty for an agent without models."""
+    if not agents.DIALECTS[request.agent].features.models:
+        return ""
+    return request.model.strip() or settings.DEFAULT_MODEL
 
 
 def system_prompt(name: str, role: str, directive: str) -> str:
@@ -283,6 +310,10 @@ def new_session(
     `begin` is `resume` or `restart`; by default the status decides.
     """
     lieutenant = _permitted(name, actor, Action.START)
+    if not dialect_of(lieutenant).features.session:
+        raise NotSupported(
+            f"The agent '{lieutenant.agent}' has no session: each message starts anew"
+        )
     begin = begin or (resume if lieutenant.status == Status.PAUSED else restart)
     with transaction.atomic():
         found = begin(name, actor=actor)
@@ -314,7 +345,7 @@ def adjust(
     if "model" in changes:
         _check_model(str(changes["model"]))
         if changes["model"] != lieutenant.model:
-            model_choice.check_model(lieutenant, str(changes["model"]))
+            dialect_of(lieutenant).check_model(lieutenant, str(changes["model"]))
     if changes.get("restart_policy", RestartPolicy.NEVER) not in RestartPolicy.values:
         raise BadInput(_NO_POLICY, "restart_policy")
     with transaction.atomic():
@@ -451,7 +482,7 @@ def _permitted(name: str, actor: object, action: Action) -> Lieutenant:
 def _check_agent(lieutenant: Lieutenant) -> None:
     """Raise AgentMissing if a lieutenant of this host has no agent program to start."""
     if lieutenant.data_folder == settings.DATA_FOLDER_ID:
-        find_agent()
+        dialect_of(lieutenant).find_program(lieutenant)
 
 
 def _parent(request: CreateLieutenant, actor: object) -> Node | None:
@@ -497,6 +528,17 @@ def _check(request: CreateLieutenant, name: str, role: str) -> None:
         if not is_storable(text):
             raise BadInput(f"{label}: has characters that are no text", label)
     _check_model(request.model)
+    _check_agent_fields(request)
+
+
+def _check_agent_fields(request: CreateLieutenant) -> None:
+    """Validate the kind of agent, and what this kind needs or does not have."""
+    dialect = agents.DIALECTS.get(request.agent)
+    if dialect is None:
+        raise BadInput(f"agent: must be one of {', '.join(agents.DIALECTS)}", "agent")
+    dialect.check_command(request.command)
+    if request.model.strip() and not dialect.features.models:
+        raise BadInput(f"model: the agent '{dialect.name}' uses no model", "model")
 
 
 def _route_in_the_way(name: str) -> str:
@@ -553,6 +595,7 @@ def _without_secrets(request: CreateLieutenant) -> CreateLieutenant:
         ("name", request.name),
         ("model", request.model),
         ("folder", request.folder),
+        ("command", "\n".join(request.command)),
     ):
         if cover(text) != text:
             raise BadInput(f"{label}: must not hold a secret", label)
@@ -602,6 +645,8 @@ def _effective_mode(lieutenant: Lieutenant, requested: Mode) -> tuple[Mode, str]
         return (Mode.PROMPT if first or requested == Mode.PROMPT else requested), note
     if requested == Mode.PROMPT:
         return Mode.FOLLOW_UP, FOLLOW_UP_NOTE
+    if requested == Mode.STEER and not dialect_of(lieutenant).features.steering:
+        return Mode.FOLLOW_UP, NO_STEERING_NOTE.format(lieutenant.agent)
     return requested, ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from django.contrib import messages
@@ -15,6 +16,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from lieutenants import services
 from lieutenants.actions import ACTIONS, LieutenantAction
+from lieutenants.agents import dialect_of
 from lieutenants.agents.pi import model_choice
 from lieutenants.forms import MODES, AdjustForm, CreateForm
 from lieutenants.hosts import liveness
@@ -105,6 +107,7 @@ def adjust(request: HttpRequest, name: str) -> HttpResponse:
     """Change model or limits; errors appear at their fields."""
     lieutenant = services.find(name, missing=f"Lieutenant '{name}' not found")
     status, form = 200, AdjustForm(request.POST or None, initial=vars(lieutenant))
+    form.leave_out(lieutenant)
     if request.method == "POST":
         status = 400
         if form.is_valid():
@@ -153,8 +156,8 @@ def by_id(request: HttpRequest, pk: str) -> HttpResponse:
 def _page(
     request: HttpRequest, lieutenant: Lieutenant, *, status: int = 200, **more: Any
 ) -> HttpResponse:
-    context = {**_transcript(request, lieutenant), **_facts(lieutenant), **_composer(), **more}
-    return render(request, "lieutenants/detail.html", context, status=status)
+    context = {**_transcript(request, lieutenant), **_facts(lieutenant), **_composer(lieutenant)}
+    return render(request, "lieutenants/detail.html", {**context, **more}, status=status)
 
 
 def _transcript(request: HttpRequest, lieutenant: Lieutenant) -> dict[str, Any]:
@@ -168,10 +171,11 @@ def _transcript(request: HttpRequest, lieutenant: Lieutenant) -> dict[str, Any]:
     }
 
 
-def _composer() -> dict[str, Any]:
+def _composer(lieutenant: Lieutenant) -> dict[str, Any]:
+    features = dialect_of(lieutenant).features
     kinds = (Entry.Kind.TEXT, Entry.Kind.THINKING, Entry.Kind.TOOL_CALL, Entry.Kind.TOOL_RESULT)
     return {
-        "modes": MODES,
+        "modes": [each for each in MODES if each[0] != Mode.STEER or features.steering],
         "mode": Mode.PROMPT,
         "key": new_ulid(),
         "moulds": [items.template_item(kind) for kind in kinds],
@@ -190,6 +194,8 @@ def _facts(lieutenant: Lieutenant) -> dict[str, Any]:
         "waiting": outputs.shortened(waiting) if alive else [],
         "sent": outputs.shortened(lieutenant.messages.order_by("-created_at", "-id")[:_MAX_RECENT]),
         "used": usage_summary.usage_periods(lieutenant),
+        "features": dialect_of(lieutenant).features,
+        "command": shlex.join(lieutenant.command),
         "session_file": home_of(lieutenant.pk).session / lieutenant.session_name,
         "most_restarts": MAX_RESTARTS,
         "actions": [each for each in ACTIONS.values() if each.is_available(lieutenant)],

@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpRequest
 
-from lieutenants.agents.pi import program
+from lieutenants import agents
 from lieutenants.isolation import modes
 from vmtree import permissions
 
@@ -28,9 +28,10 @@ _cached = _Cached()
 
 
 def agent_problem() -> str:
-    """Return why no lieutenant can start here, empty if one can; cached for ten seconds."""
+    """Return why the default agent cannot start here, empty if it can; cached for ten seconds."""
     if time.monotonic() - _cached.checked_at >= _CACHE_SECONDS:
-        _cached.problem, _cached.checked_at = program.agent_problem(), time.monotonic()
+        problem = agents.DIALECTS[agents.DEFAULT].host_problem()
+        _cached.problem, _cached.checked_at = problem, time.monotonic()
     return _cached.problem
 
 

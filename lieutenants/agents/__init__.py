@@ -1,1 +1,19 @@
-"""Agents: a folder for each kind, and what all kinds have in common."""
+"""Agents: a folder for each kind, the table of their dialects, and what all have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lieutenants.agents.pi.dialect import PiDialect
+
+if TYPE_CHECKING:
+    from lieutenants.agents.base import Dialect
+    from lieutenants.models import Lieutenant
+
+DEFAULT = "pi"
+DIALECTS: dict[str, Dialect] = {each.name: each for each in (PiDialect(),)}
+
+
+def dialect_of(lieutenant: Lieutenant) -> Dialect:
+    """Return the dialect of a lieutenant's agent."""
+    return DIALECTS[lieutenant.agent]

@@ -13,12 +13,13 @@ from typing import IO, Any
 
 from django.conf import settings
 
-from lieutenants.agents.pi.session_files import MAX_FILE_BYTES
 from lieutenants.models import Lieutenant, Process
 
 logger = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 1 << 16
+# A larger session file is not copied; agents reject it anyway.
+MAX_FILE_BYTES = 1 << 30
 _COPY_BYTES = 1 << 20
 
 

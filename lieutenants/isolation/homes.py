@@ -95,9 +95,18 @@ def check_config() -> None:
             raise AgentMisconfigured(f"{path} cannot be read: {error}. Correct it first.") from None
 
 
-def prepare(home: Home, *, name: str, prompt: str, owner: int | None, shared: bool) -> None:
+def prepare(
+    home: Home,
+    *,
+    name: str,
+    prompt: str,
+    owner: int | None,
+    shared: bool,
+    config: Path | None,
+) -> None:
     """Create all folders for a start of the agent. Raises OSError.
 
+    `config` is the folder with the configuration to copy, None for an agent without one.
     `owner` is the system user that the agent runs as, None for reef's own user. `shared` lets other
     users traverse to the folder, where agents have no private view of the file system.
     """
@@ -112,8 +121,9 @@ def prepare(home: Home, *, name: str, prompt: str, owner: int | None, shared: bo
         folder.mkdir(mode=0o700, exist_ok=True)
     _move_old_session(home)
     _replace_tree(home.tmp, None)
-    _replace_tree(home.config, settings.AGENT_CONFIG_DIR)
-    settings_file.add_defaults(home.config)
+    _replace_tree(home.config, config)
+    if config is not None:
+        settings_file.add_defaults(home.config)
     for credential in CREDENTIALS:
         with contextlib.suppress(FileNotFoundError):
             (home.config / credential).chmod(0o400)

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.conf import settings
 
-from lieutenants.agents.pi.program import Agent
+from lieutenants.agents.base import Program
 from lieutenants.exceptions import IsolationUnavailable
 from lieutenants.isolation import modes, users
 from lieutenants.isolation.homes import Home
@@ -77,10 +77,10 @@ def extras() -> list[Extra]:
     return found
 
 
-def make_plan(home: Home, folder: Path, agent: Agent) -> Plan:
-    """Plan a start of the agent in this folder. Raises IsolationUnavailable, OSError."""
+def make_plan(home: Home, folder: Path, program: Program) -> Plan:
+    """Plan a start of the program in this folder. Raises IsolationUnavailable, OSError."""
     mode = modes.configured()
-    needs = Needs.of(home, folder, agent)
+    needs = Needs.of(home, folder, program)
     if mode is Isolation.USER:
         if plan := _as_user(needs):
             return plan
@@ -102,9 +102,9 @@ class Needs:
     extras: list[Extra]
 
     @classmethod
-    def of(cls, home: Home, folder: Path, agent: Agent) -> Needs:
+    def of(cls, home: Home, folder: Path, program: Program) -> Needs:
         """Collect the paths of an agent that works in `folder`."""
-        return cls(home, Path(os.path.realpath(folder)), _programs(agent), extras())
+        return cls(home, Path(os.path.realpath(folder)), _programs(program), extras())
 
     @property
     def writable(self) -> list[Path]:
@@ -337,43 +337,10 @@ def _holds_secrets(path: Path) -> bool:
 # -- programs ---------------------------------------------------------------------------------
 
 
-def _programs(agent: Agent) -> list[Path]:
-    """Return the files and folders outside of the system's that the agent program needs."""
-    found = [agent.path, *_package_of(agent.path.resolve()), *_interpreter_of(agent.path)]
-    if agent.script:
-        found += _package_of(agent.script.resolve())
-    if agent.node:
-        found += _prefix_of(Path(agent.node))
-    slim = Path(__file__).resolve().parent.parent / "agents" / "pi" / "node"
-    places = [Path(os.path.realpath(path.parent)) / path.name for path in (*found, slim)]
+def _programs(program: Program) -> list[Path]:
+    """Return the files and folders outside of the system's that the program needs."""
+    places = [Path(os.path.realpath(path.parent)) / path.name for path in program.files]
     return [path for path in places if not _is_system(path)]
-
-
-def _interpreter_of(script: Path) -> list[Path]:
-    """Return the paths that the interpreter in a script's first line needs."""
-    try:
-        with script.open("rb") as file:
-            line = file.readline(1000)
-    except OSError:
-        return []
-    words = line[2:].split() if line.startswith(b"#!") else []
-    return _prefix_of(Path(os.fsdecode(words[0]))) if words else []
-
-
-def _prefix_of(program: Path) -> list[Path]:
-    """Return a program in a `bin`, its real path, and the libraries beside it."""
-    found = []
-    for path in (program, program.resolve()):
-        found.append(path.parent if path.parent.name == "bin" else path)
-        libraries = (path.parent.parent / name for name in ("lib", "lib64", "pyvenv.cfg"))
-        found += [path for path in libraries if path.exists()]
-    return found
-
-
-def _package_of(program: Path) -> list[Path]:
-    """Return the outermost `node_modules` that contains a program, else the program alone."""
-    outer = [folder for folder in program.parents if folder.name == "node_modules"]
-    return [outer[-1]] if outer else [program]
 
 
 def _is_system(path: Path) -> bool:

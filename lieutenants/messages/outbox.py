@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 from django.conf import settings
 
-from lieutenants.agents.pi import rpc
-from lieutenants.agents.pi.rpc import Outgoing
+from lieutenants.agents import dialect_of
+from lieutenants.agents.base import Outgoing
 from lieutenants.exceptions import NotConnected, TransportError, Unreachable
 from lieutenants.messages import delivery
 from lieutenants.models import Message
@@ -111,7 +111,9 @@ class Outbox:
             return
         mailbox.message, mailbox.sent_at = message.pk, clock
         mailbox.is_first_try = message.evidence is None
-        command = rpc.prompt(message.pk, message.text, steer=message.mode == Mode.STEER)
+        dialect = dialect_of(session.lieutenant)
+        steer = message.mode == Mode.STEER
+        command = dialect.send_message(message.pk, message.text, steer=steer)
         with self._lock:
             mailbox.waiting.append(command)
 
@@ -138,8 +140,12 @@ class Outbox:
 
 
 def _may_send(session: Session) -> bool:
-    """Return whether a message may be sent: one at a time, none into a retry or a compaction."""
+    """Return whether a message may be sent: one at a time, none into a retry or a compaction.
+
+    An agent without a queue gets it when it has finished the previous one.
+    """
     memory = session.memory
     ready = session.process.ready_at is not None and not session.ended
     is_blocked = memory.inflight or memory.retrying or memory.compacting or memory.rewinding
-    return ready and not is_blocked
+    waits = memory.running and not dialect_of(session.lieutenant).features.queue
+    return ready and not is_blocked and not waits

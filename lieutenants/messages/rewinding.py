@@ -1,8 +1,8 @@
 """Go back to before a message: the agent continues a copy of its session that ends there.
 
-The agent does it with its own commands `get_fork_messages` and `fork`; its earlier session file is
-kept. `ask` stores the request, and the follower carries it out: it lists the agent's messages,
-forks, and queries which file the agent continues. No message is sent meanwhile.
+The agent does it with its own commands; its earlier session file is kept. `request_rewind` stores
+the request, and the follower carries it out: it lists the agent's messages, forks, and queries
+which file the agent continues. No message is sent meanwhile.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from django.db.models import Q
 from django.utils import timezone
 
 from lieutenants import membership
-from lieutenants.agents.pi import rpc
-from lieutenants.agents.pi.rpc import Outgoing
-from lieutenants.exceptions import NotNow
+from lieutenants.agents import dialect_of
+from lieutenants.exceptions import NotNow, NotSupported
 from lieutenants.models import Entry, Lieutenant, Message
 from lieutenants.sessions import failure_series
 from lieutenants.states import Status
@@ -61,6 +60,8 @@ def request_rewind(
         if found is None:
             raise NotFound(f"Lieutenant '{name}' not found")
         permissions.check(actor, Action.COMMAND, membership.vm_id_of(found))
+        if not dialect_of(found).features.rewind:
+            raise NotSupported(f"The agent '{found.agent}' cannot go back to before a message")
         if found.status == Status.WORKING:
             raise NotNow(f"Lieutenant '{name}' is working. Abort its answer first.")
         if found.status != Status.IDLE:
@@ -116,7 +117,7 @@ def advance(session: Session, row: Lieutenant, clock: float) -> None:
         mark = str(int(time.time() * 1000))
         memory.rewinding, session.rewind_at = f"{_LIST}{mark}", clock
         memory.rewind_to = row.rewind_to
-        session.outgoing.append(rpc.simple("get_fork_messages", memory.rewinding))
+        session.outgoing.append(dialect_of(row).list_messages(memory.rewinding))
         session.quiescent = False
 
 
@@ -167,8 +168,8 @@ def _fork(session: Session, data: dict[str, Any], at: datetime) -> None:
     else:
         mark = session.memory.rewinding.removeprefix(_LIST)
         session.memory.rewinding = f"{_FORK}{mark}"
-        line = {"id": session.memory.rewinding, "type": "fork", "entryId": found}
-        session.outgoing.append(Outgoing(session.memory.rewinding, line))
+        dialect = dialect_of(session.lieutenant)
+        session.outgoing.append(dialect.fork(session.memory.rewinding, found))
 
 
 def _match(session: Session, entry: Entry, listed: list[dict[str, Any]]) -> str | None:
@@ -212,7 +213,7 @@ def _sent_since(lieutenant: Lieutenant) -> bool:
 def _query_file(session: Session) -> None:
     mark = session.memory.rewinding.rpartition("-")[2]
     session.memory.rewinding = f"{_FILE}{mark}"
-    session.outgoing.append(rpc.simple("get_state", session.memory.rewinding))
+    session.outgoing.append(dialect_of(session.lieutenant).query_state(session.memory.rewinding))
 
 
 def _finish(session: Session, data: dict[str, Any], at: datetime) -> None:
@@ -248,6 +249,7 @@ def _on_time_out(session: Session, clock: float) -> None:
     if session.memory.rewinding.startswith(_FILE):
         # A new id, since the keeper passes each id on once.
         session.memory.rewinding = f"{_FILE}{int(time.time() * 1000)}"
-        session.outgoing.append(rpc.simple("get_state", session.memory.rewinding))
+        dialect = dialect_of(session.lieutenant)
+        session.outgoing.append(dialect.query_state(session.memory.rewinding))
     else:
         _query_file(session)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from lieutenants.agents import provider_errors
+from lieutenants.agents import dialect_of, provider_errors
 from lieutenants.models import Answer, Entry, Lieutenant
 from lieutenants.states import Outcome
 from reef_site.common import clock
@@ -99,7 +99,8 @@ def can_rewind(lieutenant: Lieutenant) -> bool:
     """Return whether going back to before the first message that failed may help."""
     series = lieutenant.failures
     known = lieutenant.failing_since is not None and bool(series.get("entry"))
-    return known and provider_errors.is_about_request(series["text"])
+    is_able = dialect_of(lieutenant).features.rewind
+    return known and is_able and provider_errors.is_about_request(series["text"])
 
 
 def save_series(session: Session) -> None:
@@ -160,7 +161,8 @@ def _first_user(answer: Answer) -> Entry | None:
 def _report(session: Session, series: dict[str, Any], at: datetime) -> None:
     """Report the whole series in one entry; later failures only change its count."""
     text = f"Each request fails since {_message(series)}: {series['count']} times so far."
-    if provider_errors.is_about_request(series["text"]):
+    can_go_back = dialect_of(session.lieutenant).features.rewind
+    if can_go_back and provider_errors.is_about_request(series["text"]):
         text += " Go back to before this message to go on without it."
     data = {"failing": {"count": series["count"], "since": series["since"]}}
     notice = session.series.notice

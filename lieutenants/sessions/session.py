@@ -16,6 +16,7 @@ from typing import Any
 from django.db import connection
 from django.utils import timezone
 
+from lieutenants.agents.base import Outgoing
 from lieutenants.agents.pi import (
     context_usage,
     model_choice,
@@ -23,7 +24,6 @@ from lieutenants.agents.pi import (
     session_files,
     slash_commands,
 )
-from lieutenants.agents.pi.rpc import Outgoing
 from lieutenants.membership import vm_id_of
 from lieutenants.messages import delivery, rewinding
 from lieutenants.models import Entry, Lieutenant, Message, Process
@@ -32,7 +32,7 @@ from lieutenants.sessions.failure_series import FailureSeries
 from lieutenants.sessions.floods import Floods
 from lieutenants.sessions.write_batch import WriteBatch
 from lieutenants.states import MessageState, Outcome, Status
-from lieutenants.supervision import exits
+from lieutenants.supervision import exits, journal
 from lieutenants.transcript.recorder import (
     Event,
     Transcript,
@@ -208,8 +208,8 @@ class Session(Transcript):
             self.lieutenant.last_activity_at = timezone.now()
         for record in records:
             kind = record[0]
-            if kind in rpc.DELTA_KINDS:
-                self.delta(rpc.DELTA_KINDS[kind], int(record[1]), str(record[2]))
+            if kind in journal.DELTA_KINDS:
+                self.delta(journal.DELTA_KINDS[kind], int(record[1]), str(record[2]))
             else:
                 self.flush_texts()
                 self._apply_record(record)

@@ -20,7 +20,6 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import OperationalError, close_old_connections, connections, transaction
 
-from lieutenants.agents.pi import rpc
 from lieutenants.exceptions import NotTheFollower, ProgressLost, TransportError
 from lieutenants.hosts import lock, strays
 from lieutenants.hosts import services as hosts
@@ -28,6 +27,7 @@ from lieutenants.messages.outbox import Outbox
 from lieutenants.models import Process
 from lieutenants.sessions.session import Session
 from lieutenants.sessions.write_batch import WriteBatch, save_progress
+from lieutenants.supervision import journal
 from lieutenants.supervision.clock_jumps import ClockMonitor
 from lieutenants.supervision.transports import get_transport
 from lieutenants.supervision.watchdog import Watchdog
@@ -286,7 +286,7 @@ class Follower:
             if gap:
                 yield session, *gap
                 continue
-            records, size = rpc.split(data)
+            records, size = journal.split(data)
             if not size and len(data) >= SESSION_BYTES:
                 records, size = self._long_record(session)
             if size:
@@ -302,7 +302,7 @@ class Follower:
         data = get_transport(process.transport).read(
             process.directory, process.offset, 16 * SESSION_BYTES
         )
-        return rpc.split(data)
+        return journal.split(data)
 
     def _commit(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from django.db.models import Q
 from django.utils import timezone
 
 from lieutenants import membership, vm_lookup
-from lieutenants.agents.pi import check, config, rpc, session_files
-from lieutenants.agents.pi.program import Agent, find_agent
+from lieutenants.agents import dialect_of
+from lieutenants.agents.base import Program
 from lieutenants.exceptions import (
     AgentMissing,
     IsolationUnavailable,
@@ -94,24 +95,21 @@ def orphaned() -> list[Lieutenant]:
 
 def launch(lieutenant: Lieutenant) -> None:
     """Start keeper and agent. The follower marks the process as ready later."""
+    dialect = dialect_of(lieutenant)
     try:
-        agent = find_agent()
+        program = dialect.find_program(lieutenant)
     except AgentMissing as error:
         fail(lieutenant, str(error))
         return
-    if problem := check.problem_of(agent):
+    if problem := dialect.problem_of(program):
         fail(lieutenant, f"The agent could not be started: {problem}")
         return
     process = Process(
         lieutenant=lieutenant,
         host=settings.HOST,
         transport=lieutenant.transport,
-        agent=str(agent),
-        # An agent of unknown version is tried: at worst it does not know the command.
-        state={
-            "clears_queue": agent.clears_queue or not agent.version,
-            "settles": agent.reports_idle,
-        },
+        agent=program.label,
+        state=dict(program.state),
     )
     process.directory = str(home_of(lieutenant) / "runs" / process.pk)
     try:
@@ -121,7 +119,7 @@ def launch(lieutenant: Lieutenant) -> None:
         logger.info("%s has a process already", lieutenant)
         return
     try:
-        spec = _launch_spec(lieutenant, process, agent)
+        spec = _launch_spec(lieutenant, process, program)
         # Saved before the agent can print anything.
         process.save(update_fields=["state"])
     except (ReefError, OSError) as error:
@@ -198,9 +196,8 @@ def halt(process: Process, *, working: bool) -> None:
         transport.end(process.directory, process.handle, keeper=elapsed > END_KEEPER_SECONDS)
         events.wake_follower(process.lieutenant_id)
         return
-    final_command = (
-        rpc.simple("abort", FINAL_ABORT) if working or _is_running_now(process) else None
-    )
+    is_busy = working or _is_running_now(process)
+    final_command = dialect_of(process.lieutenant).abort(FINAL_ABORT) if is_busy else None
     try:
         transport.stop(process.directory, process.handle, final_command)
     except TransportError as error:
@@ -246,12 +243,13 @@ def _store_wait_reason(lieutenant: Lieutenant) -> None:
         events.publish_lieutenant(lieutenant.pk)
 
 
-def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Launch:
+def _launch_spec(lieutenant: Lieutenant, process: Process, program: Program) -> Launch:
     """Prepare the agent's folders and return its launch parameters. Raises FleetError, OSError."""
-    homes.check_config()
+    dialect = dialect_of(lieutenant)
+    dialect.check_config()
     home = homes.home_of(lieutenant.pk)
     home.workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-    isolation_plan = plan.make_plan(home, folders.check_at_start(lieutenant), agent)
+    isolation_plan = plan.make_plan(home, folders.check_at_start(lieutenant), program)
     _check_isolation(lieutenant, isolation_plan.mode)
     tag = f"REEF_LIEUTENANT={lieutenant.pk}"
     # No process of an earlier run may exist while its folders are created as root.
@@ -263,34 +261,23 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, agent: Agent) -> Laun
         prompt=lieutenant.system_prompt,
         owner=isolation_plan.uid,
         shared=isolation_plan.uid is not None and "view" not in isolation_plan.rules,
+        config=dialect.config_folder(),
     )
-    session_file = home.session / lieutenant.session_name
     # The steps so far, and the check of a large file, may each take many seconds.
     _renew_start(process)
-    # An agent skips what it cannot read, so the file is checked first.
-    process.state = {**process.state, "notes": session_files.check(lieutenant, session_file)}
-    session = str(session_file)
-    arguments = ["--mode", "rpc", "--session", session, "--session-dir", str(home.session)]
-    arguments += ["--append-system-prompt", str(home.prompt)]
-    stored = config.provider_keys(lieutenant)
-    process.state = {**process.state, "secret_versions": stored.versions}
-    model = config.model_for(lieutenant)
-    Lieutenant.objects.filter(pk=lieutenant.pk).update(
-        model_wanted=model, model_problem="", session_problem=""
-    )
-    if model:
-        arguments += ["--model", model]
+    prepared = dialect.prepare(lieutenant, home)
+    process.state = {**process.state, **prepared.state}
     return Launch(
         run=process.pk,
         dir=process.directory,
-        argv=[*isolation_plan.argv, *agent.argv(), *arguments],
-        env=_environment(lieutenant, home, isolation_plan.path, stored.environment),
+        argv=[*isolation_plan.argv, *program.argv, *prepared.arguments],
+        env=_environment(lieutenant, home, isolation_plan.path, prepared.environment),
         cwd=lieutenant.folder,
         lock=str(home.root / "session.lock"),
-        heal=[session],
+        heal=list(prepared.heal),
         tag=tag,
-        hello=[{"id": READY, "type": "get_state"}],
-        stop_seconds=agent.stop_seconds,
+        hello=[dialect.query_state(READY).line],
+        stop_seconds=program.stop_seconds,
         isolation=isolation_plan.rules,
     )
 
@@ -307,22 +294,19 @@ def _check_isolation(lieutenant: Lieutenant, mode: Isolation) -> None:
 
 
 def _environment(
-    lieutenant: Lieutenant, home: homes.Home, path: str, stored: dict[str, str]
+    lieutenant: Lieutenant, home: homes.Home, path: str, own: Mapping[str, str]
 ) -> dict[str, str]:
     """Return the agent's whole environment: an explicit list, never the server's own."""
-    passed = {name: os.environ[name] for name in settings.AGENT_ENV if name in os.environ}
+    names = [name for name in settings.AGENT_ENV if name in os.environ]
+    withheld = dialect_of(lieutenant).withheld
     return {
-        **passed,
-        **stored,
+        **{name: os.environ[name] for name in names if name not in withheld},
+        **own,
         "PATH": path,
         "HOME": str(home.user),
         "TMPDIR": str(home.tmp),
         "USER": lieutenant.name,
         "LOGNAME": lieutenant.name,
-        "PI_CODING_AGENT_DIR": str(home.config),
-        "PI_OFFLINE": "1",
-        "PI_SKIP_VERSION_CHECK": "1",
-        "PI_TELEMETRY": "0",
         **membership.fleet_environment(lieutenant),
         "REEF_LIEUTENANT": lieutenant.pk,
     }

@@ -14,7 +14,7 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from lieutenants import membership_reconcile
-from lieutenants.agents.pi import rpc
+from lieutenants.agents import dialect_of
 from lieutenants.exceptions import TransportError
 from lieutenants.hosts import services as hosts
 from lieutenants.hosts import strays
@@ -25,7 +25,7 @@ from lieutenants.sessions.session import Session
 from lieutenants.sessions.tool_limits import ToolClock, describe_calls
 from lieutenants.sessions.write_batch import WriteBatch, save_progress
 from lieutenants.states import Status
-from lieutenants.supervision import exits, runtime
+from lieutenants.supervision import exits, journal, runtime
 from lieutenants.supervision.reachability import Reachability, is_reachability_trouble
 from lieutenants.supervision.transports import get_transport
 from lieutenants.unknown_agents import scan
@@ -152,7 +152,7 @@ class Watchdog:
             rest = b""
         batch = WriteBatch()
         with transaction.atomic():
-            records, size = rpc.split(rest)
+            records, size = journal.split(rest)
             session.apply(records, batch, session.last_record_at)
             process.offset += size
             if not session.ended:
@@ -218,7 +218,7 @@ class Watchdog:
         aborted_at = self._aborted_at.setdefault(session.process.pk, clock)
         if aborted_at == clock:
             self._report_stalled(session, what)
-            session.outgoing.append(rpc.simple("abort", f"~abort-stall-{int(clock)}"))
+            session.outgoing.append(dialect_of(lieutenant).abort(f"~abort-stall-{int(clock)}"))
             session.quiescent = False
         elif clock - aborted_at > ABORT_SECONDS:
             self._fail_and_stop(
@@ -307,10 +307,10 @@ class Watchdog:
         mine = Lieutenant.objects.filter(pk=lieutenant.pk, abort_asked_at=lieutenant.abort_asked_at)
         if not mine.update(abort_asked_at=None):
             return
-        mark = str(int(time.time() * 1000))
+        mark, dialect = str(int(time.time() * 1000)), dialect_of(lieutenant)
         if session.memory.clears_queue:
-            session.outgoing.append(rpc.simple("clear_queue", f"~clear-{mark}"))
-        session.outgoing.append(rpc.simple("abort", f"~abort-{mark}"))
+            session.outgoing.append(dialect.clear_queue(f"~clear-{mark}"))
+        session.outgoing.append(dialect.abort(f"~abort-{mark}"))
         session.quiescent = False
 
     def _restart_due(self) -> None:

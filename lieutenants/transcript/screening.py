@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lieutenants.agents.pi import rpc
 from lieutenants.exceptions import TransportError
 from lieutenants.models import Process
+from lieutenants.supervision import journal
 from lieutenants.supervision.transports import get_transport
 from versconfig.screening.screen import Screen
 
@@ -153,10 +153,10 @@ def _journal(process: Process, begin: int) -> list[tuple[int, Block, str]]:
         return []
     found, at = [], begin
     for line in data.split(b"\n"):
-        for record in rpc.split(line + b"\n")[0]:
-            if record[0] in rpc.DELTA_KINDS:
+        for record in journal.split(line + b"\n")[0]:
+            if record[0] in journal.DELTA_KINDS:
                 number = int(record[1])
-                block = (rpc.DELTA_KINDS[record[0]], number if 0 <= number <= MAX_BLOCK else 0)
+                block = (journal.DELTA_KINDS[record[0]], number if 0 <= number <= MAX_BLOCK else 0)
                 found.append((at, block, str(record[2])))
         at += len(line) + 1
     return found

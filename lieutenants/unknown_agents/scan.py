@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import IntegrityError
 from django.utils import timezone
 
-from lieutenants.agents.pi import rpc
+from lieutenants.agents import DEFAULT, DIALECTS, dialect_of
 from lieutenants.exceptions import TransportError
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
@@ -125,7 +125,9 @@ def _end(row: UnknownAgent) -> str:
             # The keeper's pid comes from a file, so it is never killed.
             transport.end(row.directory, row.handle, keeper=False)
         else:
-            transport.stop(row.directory, row.handle, rpc.simple("abort", FINAL_COMMAND_ID))
+            lieutenant = Lieutenant.objects.filter(pk=row.lieutenant_id).first()
+            dialect = dialect_of(lieutenant) if lieutenant else DIALECTS[DEFAULT]
+            transport.stop(row.directory, row.handle, dialect.abort(FINAL_COMMAND_ID))
     except TransportError as error:
         logger.info("cannot end %s yet: %s", row, error)
     return ""

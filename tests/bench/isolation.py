@@ -25,7 +25,7 @@ django.setup()
 from django.conf import settings  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 
-from lieutenants.agents.pi.program import Agent  # noqa: E402
+from lieutenants.agents.base import Program  # noqa: E402
 from lieutenants.isolation import homes, modes, plan  # noqa: E402
 from lieutenants.supervision.transports import get_transport  # noqa: E402
 from lieutenants.supervision.transports.base import Launch  # noqa: E402
@@ -35,11 +35,12 @@ def start(mode: str, number: int) -> tuple[float, float]:
     """Return the seconds for folders and plan, and for the shim's start."""
     settings.ISOLATION = mode
     home = homes.home_of(f"{mode}-{number}")
-    agent = Agent(Path("/bin/cat"), ())
+    program = Program("cat", ["/bin/cat"], files=[Path("/bin/cat")])
     began = time.perf_counter()
     home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    way = plan.make_plan(home, home.workspace, agent)
-    homes.prepare(home, name="bench", prompt="", owner=way.uid, shared=False)
+    way = plan.make_plan(home, home.workspace, program)
+    config = settings.AGENT_CONFIG_DIR
+    homes.prepare(home, name="bench", prompt="", owner=way.uid, shared=False, config=config)
     prepared = time.perf_counter()
     directory = str(home.runs / "run")
     transport = get_transport("local")

@@ -1,25 +1,11 @@
-"""Parse journal bytes into records, and build commands of the agent's RPC mode.
-
-A journal holds one JSON array per line; `keeper.py` defines the kinds of records.
-"""
+"""Build commands of the agent's RPC mode, and read parts of its messages."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from typing import Any, NamedTuple
+from typing import Any
 
-import orjson
+from lieutenants.agents.base import Command, Outgoing
 
-from reef_site.common.text import to_storable
-
-Command = dict[str, Any]
-
-# Characters that a database cannot store: NUL, and halves of surrogate pairs.
-_SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
-
-DELTA_KINDS = {"t": "text", "k": "thinking", "c": "tool_call"}
 # An abort during a tool call arrives as an error with one of these texts.
 ABORTS = frozenset({"this operation was aborted", "request was aborted", "operation aborted"})
 # Dialogs of an extension that wait for a reply; the other methods only inform.
@@ -28,49 +14,6 @@ DIALOGS = frozenset({"select", "confirm", "input", "editor"})
 # A prompt's disposition: handled by a command, in the agent's queue, or begun. From 0.99.0 on.
 HANDLED = "handled"
 DISPOSITIONS = frozenset({HANDLED, "queued", "started"})
-
-
-class Outgoing(NamedTuple):
-    """A command for a keeper; its id makes sure that it is sent once."""
-
-    id: str
-    line: Command
-
-
-def split(data: bytes) -> tuple[list[list[Any]], int]:
-    """Return the complete records at the head of `data`, and how many bytes they take.
-
-    An invalid record is returned as garbage, so that nothing blocks the follower.
-    """
-    end = data.rfind(b"\n") + 1
-    return [_record(line) for line in data[:end].split(b"\n") if line], end
-
-
-def _record(line: bytes) -> list[Any]:
-    try:
-        suspect = _SUSPECT.search(line)
-        record = clean(json.loads(line)) if suspect else orjson.loads(line)
-    except (ValueError, RecursionError):
-        return ["g", 0, to_storable(line[:500].decode("utf-8", "replace")), len(line)]
-    if isinstance(record, list) and record and isinstance(record[0], str):
-        return record
-    return ["g", 0, str(record)[:500], len(line)]
-
-
-def clean(value: Any) -> Any:
-    """Return the same JSON value with characters that cannot be stored replaced by U+FFFD.
-
-    Raises ValueError for a number that JSON does not have (NaN, infinity).
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("no number of JSON")
-    if isinstance(value, str):
-        return to_storable(value)
-    if isinstance(value, list):
-        return [clean(each) for each in value]
-    if isinstance(value, dict):
-        return {clean(key): clean(each) for key, each in value.items()}
-    return value
 
 
 def prompt(message_id: str, text: str, *, steer: bool) -> Outgoing:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from lieutenants.agents.pi.rpc import Command, Outgoing
+from lieutenants.agents.base import Command, Outgoing
 
 Handle = dict[str, Any]
 

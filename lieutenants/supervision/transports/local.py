@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lieutenants.agents.pi.rpc import Outgoing
+from lieutenants.agents.base import Outgoing
 from lieutenants.exceptions import NotConnected, TransportError, Unreachable
 from lieutenants.supervision.keeper import keeper
 from lieutenants.supervision.transports import scopes

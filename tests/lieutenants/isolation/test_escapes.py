@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lieutenants.agents.pi.program import Agent
+from lieutenants.agents.base import Program
 from lieutenants.isolation import modes, plan, users
 from lieutenants.isolation.homes import home_of
 from lieutenants.models import Lieutenant
@@ -139,7 +139,7 @@ def test_container_without_privileges_warns_about_missing_isolation(
 
 def test_agent_installed_below_a_system_folder_is_reachable(settings: Any) -> None:
     settings.DATA_DIR = Path("/opt/reef/data")
-    programs = plan._programs(Agent(Path("/opt/reef/data/agent/pi"), ()))
+    programs = plan._programs(Program("pi", ["pi"], files=[Path("/opt/reef/data/agent/pi")]))
     assert Path("/opt/reef/data/agent/pi") in programs
 
 

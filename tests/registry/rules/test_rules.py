@@ -18,14 +18,13 @@ from django.db import IntegrityError, connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from lieutenants import services as lieutenants
 from lieutenants.models import Answer, Lieutenant
 from reef_site.common import clock
 from registry.models import VM, Watch
 from registry.rules import conditions, engine
 from registry.rules.models import Firing, Rule
 from registry.vm_handler import RegistryHandler
-from tests.conftest import Api, Fleet
+from tests.conftest import STANDIN, Api, Fleet
 from tests.dispatching import drop_tasks, intercept_tasks
 from tests.fleets import Pump, plant
 from tests.lieutenants.rows import enlist, process_of
@@ -307,9 +306,11 @@ def test_firing_is_run_by_one_of_many_workers() -> None:
     assert only().attempts == 2
 
 
-def test_lieutenant_is_restarted_once_per_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lieutenant_is_restarted_once_per_error(
+    monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
     drop_tasks(monkeypatch, "lieutenants.settle")
-    monkeypatch.setattr(lieutenants, "find_agent", lambda: None)
+    settings.PI_PATH = str(STANDIN)
     ada = enlist("ada", "error", status_since=ago(minutes=20), error="x")
     rule("lieutenant-error", "restart", minutes=15)
     tick_and_act()

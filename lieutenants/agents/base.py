@@ -1,0 +1,179 @@
+"""Interface of a dialect: how one kind of agent is started, and spoken to.
+
+A dialect only translates. It changes no rows, but for what its `prepare` stores about the start.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from lieutenants.isolation.homes import Home
+    from lieutenants.models import Lieutenant
+    from vmtree.models import Node
+
+Command = dict[str, Any]
+
+
+class Outgoing(NamedTuple):
+    """A command for a keeper; its id makes sure that it is sent once."""
+
+    id: str
+    line: Command
+
+
+@dataclass(frozen=True)
+class Features:
+    """Abilities of an agent. Pages and API offer nothing that needs a missing one."""
+
+    # It takes a message into the running answer.
+    steering: bool = False
+    # It queues messages that arrive while it works; for others reef keeps them.
+    queue: bool = False
+    # It can go back to before a message.
+    rewind: bool = False
+    # It remembers earlier messages in a session file.
+    session: bool = False
+    # It works with a model that can be chosen, and needs the keys of model providers.
+    models: bool = False
+    # It is defined by a command line of the lieutenant.
+    command: bool = False
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program that can be started as an agent on this host."""
+
+    # Its path and version, as text for people.
+    label: str
+    argv: Sequence[str]
+    # Files and folders that it needs; those of the system count as reachable.
+    files: Sequence[Path] = ()
+    # How long it may take to end after SIGTERM.
+    stop_seconds: float = 3.0
+    # Features of its version, as keys of `Process.state`.
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Launch parameters of one start, in addition to those that all agents have."""
+
+    arguments: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    # Files of JSON lines whose incomplete last line is removed.
+    heal: Sequence[str] = ()
+    # Further keys of `Process.state`.
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Dialect(Protocol):
+    """One kind of agent."""
+
+    name: str
+    # Name and description, as text for people.
+    label: str
+    features: Features
+    # Variables of reef's environment that this agent does not get.
+    withheld: frozenset[str]
+
+    # -- program and start ----------------------------------------------------------------
+
+    def register_hooks(self) -> None:
+        """Register with the hooks of lower apps, when the app is ready."""
+        ...
+
+    def host_problem(self) -> str:
+        """Return why no lieutenant with this agent can start here; empty if one can."""
+        ...
+
+    def check_command(self, command: Sequence[str]) -> None:
+        """Validate the command line of a new lieutenant. Raises BadInput."""
+        ...
+
+    def find_program(self, lieutenant: Lieutenant | None = None) -> Program:
+        """Return the program, for this lieutenant or for any. Raises AgentMissing."""
+        ...
+
+    def problem_of(self, program: Program) -> str:
+        """Return why this program cannot be started, with the remedy; empty if it can."""
+        ...
+
+    def check_config(self) -> None:
+        """Raise AgentMisconfigured if the configuration would prevent every start."""
+        ...
+
+    def config_folder(self) -> Path | None:
+        """Return the configuration of which each agent gets a copy; None without one."""
+        ...
+
+    def prepare(self, lieutenant: Lieutenant, home: Home) -> Preparation:
+        """Prepare one start in these folders. Raises ReefError, OSError."""
+        ...
+
+    def check_model(self, lieutenant: Lieutenant, model: str) -> None:
+        """Raise BadInput if the agent does not have this model."""
+        ...
+
+    def check_new_model(self, model: str, parent: Node | None, folder: str) -> None:
+        """Raise BadInput if an agent that starts below this node cannot have this model."""
+        ...
+
+    # -- commands -------------------------------------------------------------------------
+
+    def send_message(self, message_id: str, text: str, *, steer: bool) -> Outgoing:
+        """Build the command that delivers a message."""
+        ...
+
+    def abort(self, command_id: str) -> Outgoing:
+        """Build the command that aborts the running answer."""
+        ...
+
+    def clear_queue(self, command_id: str) -> Outgoing:
+        """Build the command that empties the agent's queue and returns the messages in it."""
+        ...
+
+    def query_state(self, command_id: str) -> Outgoing:
+        """Build a query whose reply comes after all earlier output."""
+        ...
+
+    def list_models(self, command_id: str) -> Outgoing | None:
+        """Build the query for the agent's models; None for an agent without."""
+        ...
+
+    def dismiss_dialog(self, request_id: str) -> Outgoing:
+        """Build the reply that dismisses a dialog."""
+        ...
+
+    def list_messages(self, command_id: str) -> Outgoing:
+        """Build the query for the messages to which the agent can go back."""
+        ...
+
+    def fork(self, command_id: str, entry_id: str) -> Outgoing:
+        """Build the command to go back to before a message of that list."""
+        ...
+
+
+def prefix_of(program: Path) -> list[Path]:
+    """Return a program in a `bin`, its real path, and the libraries beside it."""
+    found = []
+    for path in (program, program.resolve()):
+        found.append(path.parent if path.parent.name == "bin" else path)
+        libraries = (path.parent.parent / name for name in ("lib", "lib64", "pyvenv.cfg"))
+        found += [path for path in libraries if path.exists()]
+    return found
+
+
+def interpreter_of(script: Path) -> list[Path]:
+    """Return the paths that the interpreter in a script's first line needs."""
+    try:
+        with script.open("rb") as file:
+            line = file.readline(1000)
+    except OSError:
+        return []
+    words = line[2:].split() if line.startswith(b"#!") else []
+    return prefix_of(Path(os.fsdecode(words[0]))) if words else []

@@ -1,0 +1,157 @@
+"""The dialect `pi`: the coding agent pi in its RPC mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+
+from lieutenants.agents.base import (
+    Features,
+    Outgoing,
+    Preparation,
+    Program,
+    interpreter_of,
+    prefix_of,
+)
+from lieutenants.agents.pi import check, config, model_choice, program, rpc, session_files
+from lieutenants.isolation import homes
+from lieutenants.models import Lieutenant
+from reef_site.common.errors import BadInput
+from versconfig import impact
+
+if TYPE_CHECKING:
+    from lieutenants.agents.pi.program import Agent
+    from lieutenants.isolation.homes import Home
+    from vmtree.models import Node
+
+
+class PiDialect:
+    """See `base.Dialect`."""
+
+    name = "pi"
+    label = "pi: a coding agent"
+    features = Features(steering=True, queue=True, rewind=True, session=True, models=True)
+    withheld: frozenset[str] = frozenset()
+
+    def register_hooks(self) -> None:
+        """Let config tell which agents run with an outdated value."""
+        impact.restart_finders.register(config.lieutenants_to_restart)
+
+    def host_problem(self) -> str:
+        """Return why no pi can start here; empty if one can."""
+        return program.agent_problem()
+
+    def check_command(self, command: Sequence[str]) -> None:
+        """Reject a command line: pi has its own."""
+        if command:
+            raise BadInput("command: is for the agent 'command' only", "command")
+
+    def find_program(self, lieutenant: Lieutenant | None = None) -> Program:
+        """Return the pi of this host. Raises AgentMissing."""
+        agent = program.find_agent()
+        return Program(
+            label=str(agent),
+            argv=agent.argv(),
+            stop_seconds=agent.stop_seconds,
+            files=[agent.path, *_files_of(agent)],
+            # An agent of unknown version is tried: at worst it does not know the command.
+            state={
+                "clears_queue": agent.clears_queue or not agent.version,
+                "settles": agent.reports_idle,
+            },
+        )
+
+    def problem_of(self, program_: Program) -> str:
+        """Return why the program is not the agent, after running it; empty if it is."""
+        return check.problem_of(program.find_agent())
+
+    def check_config(self) -> None:
+        """Raise AgentMisconfigured if one of pi's JSON files cannot be read."""
+        homes.check_config()
+
+    def config_folder(self) -> Path | None:
+        """Return the folder with pi's settings, models and logins."""
+        return settings.AGENT_CONFIG_DIR
+
+    def prepare(self, lieutenant: Lieutenant, home: Home) -> Preparation:
+        """Check the session file, and choose the model. Raises SessionDamaged, OSError."""
+        session_file = home.session / lieutenant.session_name
+        # An agent skips what it cannot read, so the file is checked first.
+        notes = session_files.check(lieutenant, session_file)
+        session = str(session_file)
+        arguments = ["--mode", "rpc", "--session", session, "--session-dir", str(home.session)]
+        arguments += ["--append-system-prompt", str(home.prompt)]
+        stored = config.provider_keys(lieutenant)
+        model = config.model_for(lieutenant)
+        Lieutenant.objects.filter(pk=lieutenant.pk).update(
+            model_wanted=model, model_problem="", session_problem=""
+        )
+        if model:
+            arguments += ["--model", model]
+        quiet = {"PI_OFFLINE": "1", "PI_SKIP_VERSION_CHECK": "1", "PI_TELEMETRY": "0"}
+        return Preparation(
+            arguments=arguments,
+            environment={**stored.environment, "PI_CODING_AGENT_DIR": str(home.config), **quiet},
+            heal=[session],
+            state={"notes": notes, "secret_versions": stored.versions},
+        )
+
+    def check_model(self, lieutenant: Lieutenant, model: str) -> None:
+        """Raise BadInput if the running agent does not have this model."""
+        model_choice.check_model(lieutenant, model)
+
+    def check_new_model(self, model: str, parent: Node | None, folder: str) -> None:
+        """Raise BadInput if agents of this node's configuration do not have this model."""
+        model_choice.check_new_model(model, parent, folder)
+
+    def send_message(self, message_id: str, text: str, *, steer: bool) -> Outgoing:
+        """Build `prompt`."""
+        return rpc.prompt(message_id, text, steer=steer)
+
+    def abort(self, command_id: str) -> Outgoing:
+        """Build `abort`."""
+        return rpc.simple("abort", command_id)
+
+    def clear_queue(self, command_id: str) -> Outgoing:
+        """Build `clear_queue`."""
+        return rpc.simple("clear_queue", command_id)
+
+    def query_state(self, command_id: str) -> Outgoing:
+        """Build `get_state`."""
+        return rpc.simple("get_state", command_id)
+
+    def list_models(self, command_id: str) -> Outgoing | None:
+        """Build `get_available_models`."""
+        return rpc.simple("get_available_models", command_id)
+
+    def dismiss_dialog(self, request_id: str) -> Outgoing:
+        """Build the reply to an `extension_ui_request`."""
+        return rpc.dismiss(request_id)
+
+    def list_messages(self, command_id: str) -> Outgoing:
+        """Build `get_fork_messages`."""
+        return rpc.simple("get_fork_messages", command_id)
+
+    def fork(self, command_id: str, entry_id: str) -> Outgoing:
+        """Build `fork`."""
+        return Outgoing(command_id, {"id": command_id, "type": "fork", "entryId": entry_id})
+
+
+def _files_of(agent: Agent) -> Iterator[Path]:
+    """Yield the packages and interpreters that the agent needs, beside its program."""
+    yield from _package_of(agent.path.resolve())
+    yield from interpreter_of(agent.path)
+    if agent.script:
+        yield from _package_of(agent.script.resolve())
+    if agent.node:
+        yield from prefix_of(Path(agent.node))
+    yield Path(program.__file__).parent / "node"
+
+
+def _package_of(script: Path) -> list[Path]:
+    """Return the outermost `node_modules` that contains a script, else the script alone."""
+    outer = [folder for folder in script.parents if folder.name == "node_modules"]
+    return [outer[-1]] if outer else [script]
