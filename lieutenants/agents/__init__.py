@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lieutenants.agents.command.dialect import CommandDialect
 from lieutenants.agents.pi.dialect import PiDialect
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from lieutenants.models import Lieutenant
 
 DEFAULT = "pi"
-DIALECTS: dict[str, Dialect] = {each.name: each for each in (PiDialect(),)}
+DIALECTS: dict[str, Dialect] = {each.name: each for each in (PiDialect(), CommandDialect())}
 
 
 def dialect_of(lieutenant: Lieutenant) -> Dialect:

@@ -1,0 +1,1 @@
+"""The dialect `command`: a program that runs once for each message."""

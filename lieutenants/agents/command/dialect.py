@@ -1,0 +1,137 @@
+"""The dialect `command`: a program of the lieutenant's own, which runs once for each message."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lieutenants.agents.base import (
+    Features,
+    Outgoing,
+    Preparation,
+    Program,
+    interpreter_of,
+    prefix_of,
+)
+from reef_site.common.errors import BadInput
+from reef_site.common.text import clip, is_storable
+from versconfig.keys import MODEL_KEYS
+
+if TYPE_CHECKING:
+    from lieutenants.isolation.homes import Home
+    from lieutenants.models import Lieutenant
+
+RUNNER = Path(__file__).with_name("runner.py")
+MAX_ARGUMENTS, MAX_CHARACTERS = 256, 20_000
+_MAX_LABEL = 300
+
+
+class CommandDialect:
+    """See `base.Dialect`."""
+
+    name = "command"
+    label = "command: a program that runs once for each message"
+    features = Features(command=True)
+    withheld = frozenset(MODEL_KEYS)
+
+    def register_hooks(self) -> None:
+        """Register nothing."""
+
+    def host_problem(self) -> str:
+        """Return nothing: the runner needs only Python."""
+        return ""
+
+    def check_command(self, command: Sequence[str]) -> None:
+        """Validate program and arguments. A path is looked up at the start only.
+
+        The file may be one that only the agent's user can see, or that does not exist yet.
+        """
+        if not command or not command[0].strip():
+            raise BadInput("command is required for the agent 'command'", "command")
+        if len(command) > MAX_ARGUMENTS:
+            raise BadInput(f"command: at most {MAX_ARGUMENTS} texts", "command")
+        if sum(map(len, command)) > MAX_CHARACTERS:
+            raise BadInput(f"command: at most {MAX_CHARACTERS} characters", "command")
+        if not all(map(is_storable, command)):
+            raise BadInput("command: has characters that are no text", "command")
+        name = command[0]
+        if "/" not in name and shutil.which(name) is None:
+            raise BadInput(f"command: there is no program '{clip(name, 100)}' here", "command")
+
+    def find_program(self, lieutenant: Lieutenant | None = None) -> Program:
+        """Return the runner with the lieutenant's command."""
+        command = list(lieutenant.command) if lieutenant else []
+        python = Path(os.path.realpath(sys.executable))
+        return Program(
+            label=clip(" ".join(command), _MAX_LABEL),
+            argv=[str(python), "-I", "-S", str(RUNNER), *command],
+            files=[*prefix_of(python), RUNNER, *_files_of(command)],
+            # It reports the end of each run, and has no queue.
+            state={"clears_queue": False, "settles": True},
+        )
+
+    def problem_of(self, program: Program) -> str:
+        """Return nothing: the runner looks for the program, with the rights that it has."""
+        return ""
+
+    def check_config(self) -> None:
+        """Accept: there is no configuration."""
+
+    def config_folder(self) -> Path | None:
+        """Return None: programs get no logins and keys of models."""
+        return None
+
+    def prepare(self, lieutenant: Lieutenant, home: Home) -> Preparation:
+        """Return nothing: a new process remembers nothing of earlier ones."""
+        return Preparation()
+
+    def check_model(self, lieutenant: Lieutenant, model: str) -> None:
+        """Reject any model."""
+        if model:
+            raise BadInput("model: the agent 'command' uses no model", "model")
+
+    def send_message(self, message_id: str, text: str, *, steer: bool) -> Outgoing:
+        """Build the command that runs the program."""
+        return Outgoing(message_id, {"id": message_id, "type": "prompt", "message": text})
+
+    def abort(self, command_id: str) -> Outgoing:
+        """Build the command that ends the running program."""
+        return _simple("abort", command_id)
+
+    def clear_queue(self, command_id: str) -> Outgoing:
+        """Build the command that drops messages which wait for the running program."""
+        return _simple("clear_queue", command_id)
+
+    def query_state(self, command_id: str) -> Outgoing:
+        """Build the query whether the program runs."""
+        return _simple("get_state", command_id)
+
+    def list_models(self, command_id: str) -> Outgoing | None:
+        """Return None: it uses no model."""
+        return None
+
+    def dismiss_dialog(self, request_id: str) -> Outgoing:
+        """Raise NotImplementedError: the runner opens no dialogs."""
+        raise NotImplementedError("the runner opens no dialogs")
+
+    def list_messages(self, command_id: str) -> Outgoing:
+        """Raise NotImplementedError: services refuse to go back."""
+        raise NotImplementedError("the runner has no session")
+
+    def fork(self, command_id: str, entry_id: str) -> Outgoing:
+        """Raise NotImplementedError: services refuse to go back."""
+        raise NotImplementedError("the runner has no session")
+
+
+def _simple(kind: str, command_id: str) -> Outgoing:
+    return Outgoing(command_id, {"id": command_id, "type": kind})
+
+
+def _files_of(command: Sequence[str]) -> list[Path]:
+    """Return the program on PATH and its interpreter. A path is only what the agent can reach."""
+    found = shutil.which(command[0]) if command and "/" not in command[0] else None
+    return [*prefix_of(Path(found)), *interpreter_of(Path(found))] if found else []
