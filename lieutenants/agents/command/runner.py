@@ -392,6 +392,7 @@ class Runner:
         *lines, self._inbox = (self._inbox + data).split(b"\n")
         for line in lines:
             self._obey(parse(line))
+            self._advance()  # so that an abort finds the run of the message before it
 
     def _close(self) -> None:
         self._is_closing = True
