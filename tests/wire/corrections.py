@@ -43,7 +43,7 @@ ADDED = {
         # The recorded agents did not report their model; ours do when they are ready.
         "modelInUse",
         "isolation",
-        *("toolLimitSeconds", "waitingSince", "contextUsage"),
+        *("toolLimitSeconds", "waitingSince", "contextUsage", "agent", "command"),
     },
     "sent": {"messageId", "state"},
     "uptime": {"parts", "isolation", "unknownAgents"},
