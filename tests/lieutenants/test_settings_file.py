@@ -20,7 +20,9 @@ def written(settings: Any, tmp_path: Path, text: str | None) -> str:
     if text is not None:
         (settings.AGENT_CONFIG_DIR / "settings.json").write_text(text)
     home = homes.home_of("01HZZZZZZZZZZZZZZZZZZZZZZZ")
-    homes.prepare(home, name="ada", prompt="", owner=None, shared=False)
+    homes.prepare(
+        home, name="ada", prompt="", owner=None, shared=False, config=settings.AGENT_CONFIG_DIR
+    )
     if text is not None:
         assert (settings.AGENT_CONFIG_DIR / "settings.json").read_text() == text
     return (home.config / "settings.json").read_text()

@@ -24,6 +24,7 @@ from versconfig.keys import MODEL_KEYS
 if TYPE_CHECKING:
     from lieutenants.isolation.homes import Home
     from lieutenants.models import Lieutenant
+    from vmtree.models import Node
 
 RUNNER = Path(__file__).with_name("runner.py")
 MAX_ARGUMENTS, MAX_CHARACTERS = 256, 20_000
@@ -93,6 +94,9 @@ class CommandDialect:
         """Reject any model."""
         if model:
             raise BadInput("model: the agent 'command' uses no model", "model")
+
+    def check_new_model(self, model: str, parent: Node | None, folder: str) -> None:
+        """Accept: services refuse any model before."""
 
     def send_message(self, message_id: str, text: str, *, steer: bool) -> Outgoing:
         """Build the command that runs the program."""

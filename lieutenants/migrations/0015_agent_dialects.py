@@ -3,7 +3,8 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("lieutenants", "0013_abandoned_processes"),
+        ("lieutenants", "0014_context_usage"),
+        ("lieutenants", "0014_moved_operations_and_rules"),
     ]
 
     operations = [
