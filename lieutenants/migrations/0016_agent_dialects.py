@@ -3,8 +3,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("lieutenants", "0014_context_usage"),
-        ("lieutenants", "0014_moved_operations_and_rules"),
+        ("lieutenants", "0015_context_usage"),
     ]
 
     operations = [
