@@ -51,7 +51,6 @@ def site(request: HttpRequest) -> dict[str, Any]:
     return {
         "reef": {
             "version": settings.VERSION,
-            "assets": settings.ASSETS,
             "demo": settings.DEMO,
             "emulated": settings.EMULATED_VMS,
             "organs": settings.ORGANS,

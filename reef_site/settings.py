@@ -90,12 +90,6 @@ def _own_redis() -> str:
     return f"unix://:{password}@{quote(str(RUN_DIR / 'redis.sock'))}"
 
 
-def _fingerprint(folder: Path) -> str:
-    """Return a digest of the styles and scripts in this folder."""
-    files = sorted(folder.rglob("*.[cj]s*"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-
-
 def _databases(url: str) -> dict[str, Any]:
     try:
         parsed: dict[str, Any] = dict(dj_database_url.parse(url))
@@ -299,12 +293,14 @@ TEMPLATES = [
         },
     }
 ]
-# Changes with each style or script of ours, so that no browser mixes old and new ones.
-ASSETS = _fingerprint(BASE_DIR / "reef_site" / "static" / "reef")
-STATIC_URL = f"{_PUBLIC.path}/static/{ASSETS}/"
+# Web collects styles and scripts here under names with fingerprints, see `static_files`.
+STATIC_URL = f"{_PUBLIC.path}/static/"
+STATIC_ROOT = DATA_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "reef_site" / "static"]
-WHITENOISE_USE_FINDERS = True
-WHITENOISE_MAX_AGE = 30 * 86400
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "reef_site.static_files.FingerprintStorage"},
+}
 LOGIN_URL = "signin"
 LOGIN_REDIRECT_URL = "overview"
 # Two reefs on one host share cookies, so each has names of its own.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -33,7 +34,7 @@ from reef_site.common.models import Tick
 from reef_site.launcher import redis_server as own_redis
 from tests.dispatching import intercept_tasks
 from tests.emulator.fixture import emulator, emulator_of_the_run  # noqa: F401
-from tests.stack import MIGRATED
+from tests.stack import MIGRATED, STATIC_ROOT
 from tests.stub_llm import StubLLM
 from tests.waiting import until
 
@@ -47,7 +48,7 @@ PART = "REEF_TEST_PART"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the run's part, and a file for the tables that its stacks share (`Stack.migrate`)."""
+    """Choose the run's part, and what its stacks share: tables and static files (`Stack`)."""
     if not hasattr(config, "workerinput"):
         is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
         if is_whole and config.option.markexpr == "not thorough":
@@ -55,11 +56,13 @@ def pytest_configure(config: pytest.Config) -> None:
         file = Path(tempfile.gettempdir()) / f"reef-migrated-{os.getpid()}.sqlite3"
         file.unlink(missing_ok=True)
         os.environ[MIGRATED] = str(file)
+        os.environ[STATIC_ROOT] = tempfile.mkdtemp(prefix="reef-static-")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove that file when the last worker is done."""
+    """Remove them when the last worker is done."""
     if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ[STATIC_ROOT], ignore_errors=True)
         Path(os.environ[MIGRATED]).unlink(missing_ok=True)
 
 

@@ -25,3 +25,9 @@ from reef_site.settings import *  # noqa: E402, F403
 
 # The usual one takes 0.7 s of CPU for each account that a test makes.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+# Without a server, pages name styles and scripts as they are in the checkout.
+STATIC_ROOT = None  # type: ignore[assignment]
+WHITENOISE_USE_FINDERS = True
+STORAGES["staticfiles"] = {  # noqa: F405
+    "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
+}

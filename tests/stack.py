@@ -31,6 +31,8 @@ STANDIN = ROOT / "tests" / "agents" / "standin.py"
 TOKEN = "a-token-of-the-tests"
 # Names the file with the tables of a run's first stack, which the others copy.
 MIGRATED = "REEF_TEST_MIGRATED"
+# Names the folder of static files that the stacks of a run share; see `stack_settings`.
+STATIC_ROOT = "REEF_TEST_STATIC_ROOT"
 
 
 # Switches to another user, with access to the folder of our interpreter, and runs argv[4:]. argv[3]
@@ -110,6 +112,8 @@ class Stack:
             "PYTHONUNBUFFERED": "1",
             **env,
         }
+        if not user and self.checkout == ROOT and STATIC_ROOT in os.environ:
+            self.env[STATIC_ROOT] = os.environ[STATIC_ROOT]
         self.user = user
         self._python = python_as(int(user), BARE if bare else {}) if user else [sys.executable]
         if user:

@@ -31,7 +31,7 @@ from lieutenants.exceptions import AgentMissing, NotTheFollower
 from lieutenants.hosts import liveness, lock
 from lieutenants.hosts import services as hosts
 from lieutenants.isolation import modes
-from reef_site import env
+from reef_site import env, static_files
 from reef_site.accounts import signin_links
 from reef_site.common import disk
 from reef_site.common.log_lines import one_line
@@ -86,6 +86,7 @@ class Command(BaseCommand):
         start = Start(options["host"], options["port"], demo=options["demo"])
         lock = start.lock_data_folder()
         start.prepare_database()
+        static_files.collect()
         start.register_host()
         start.prepare_vms()
         start.prepare_agent()

@@ -127,7 +127,7 @@ export class LeaderLink {
   }
 
   start() {
-    this.channel = new BroadcastChannel(`${LOCK} ${new URL(".", import.meta.url).pathname}`);
+    this.channel = new BroadcastChannel(`${LOCK} ${new URL("./hub.js", import.meta.url).pathname}`);
     this.channel.onmessage = (sent) => this.receive(sent.data);
     this.silenceTimer.begin();
     this.ask();
