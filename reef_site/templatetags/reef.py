@@ -22,7 +22,7 @@ _STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 def format_span(span: timedelta) -> str:
-    """Format a time span in its largest unit: 12 s, 5 min, 3 h, 2 d; `base.js` does the same."""
+    """Format a time span in its largest unit: 12 s, 5 min, 3 h, 2 d; `times.js` does the same."""
     seconds = max(0, int(span.total_seconds()))
     size, unit = next((step for step in _STEPS if seconds >= step[0]), (1, "s"))
     return f"{seconds // size} {unit}"
@@ -36,7 +36,7 @@ def span(value: timedelta | None) -> str:
 
 @register.simple_tag
 def ago(moment: datetime | None) -> str:
-    """Show how long ago a moment was; `base.js` keeps it current."""
+    """Show how long ago a moment was; `times.js` keeps it current."""
     return _time(moment, "ago", " ago")
 
 

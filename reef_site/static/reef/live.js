@@ -1,7 +1,155 @@
-// Subscriptions of this window to the server's events. All windows of a browser share their streams
-// (hub.js); a hidden window subscribes to nothing.
-import { badge } from "./badge.js";
-import { makeLink } from "./links.js";
+// How a page stays live: subscriptions to the server's events, refreshing with back-off, and the badge.
+//
+// All windows of a browser share their streams (hub/); a hidden window subscribes to nothing.
+import { byId, onSignIn, RequestFailed } from "./core.js";
+import { makeLink } from "./hub/links.js";
+import { isSelected, whenWaiting } from "./selection.js";
+
+// -- the badge -------------------------------------------------------------------------------------
+
+const SLOW_AFTER = 3_000;
+const STALE_AFTER = 12_000;
+const STREAM = "stream";
+
+// Start times of current problems: of the stream, and of requests by name.
+const problems = new Map();
+let wasConnected = false;
+let isSignedOut = false;
+let isPaused = false;
+let timer = 0;
+
+const clock = (moment) =>
+  new Date(moment).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+
+function state() {
+  if (isSignedOut) return ["stale", "Signed out"];
+  if (!wasConnected) return ["off", "Not live"];
+  const since = Math.min(...problems.values());
+  if (Date.now() - since >= STALE_AFTER) return ["stale", `Stale since ${clock(since)}`];
+  if (problems.has(STREAM)) return ["waiting", "Reconnecting…"];
+  if (problems.size) return ["waiting", "Delayed"];
+  if (isPaused) return ["waiting", "Paused while you select"];
+  return ["live", "Live"];
+}
+
+function paint() {
+  clearTimeout(timer);
+  const element = byId("live");
+  const [name, text] = state();
+  // Repaint until the newest problem counts as stale.
+  if (problems.size) timer = setTimeout(paint, 1000);
+  if (!element) return;
+  element.dataset.state = name;
+  const word = element.querySelector(".live-word");
+  if (word.textContent !== text && !isSelected(word)) word.textContent = text;
+}
+
+function addProblem(name, since) {
+  if (!problems.has(name)) problems.set(name, since);
+  paint();
+}
+
+function clearProblem(name) {
+  problems.delete(name);
+  paint();
+}
+
+// The stream is connected or not. Each failed try reports this again; the first one counts.
+function showConnection(yes) {
+  wasConnected ||= yes;
+  if (yes) clearProblem(STREAM);
+  else addProblem(STREAM, Date.now());
+}
+
+// A request begins. Returns a function to call with its success.
+function fetching(name) {
+  const began = Date.now();
+  const slow = setTimeout(() => addProblem(name, began), SLOW_AFTER);
+  return (good) => {
+    clearTimeout(slow);
+    if (good) clearProblem(name);
+    else addProblem(name, began);
+  };
+}
+
+onSignIn((isOver) => {
+  isSignedOut = isOver;
+  paint();
+});
+whenWaiting((yes) => {
+  isPaused = yes;
+  paint();
+});
+
+export const badge = { paint, fetching };
+
+// -- refreshing ------------------------------------------------------------------------------------
+
+const MAX_PAUSE = 30_000;
+const DEFAULT_INTERVAL = 20_000;
+
+// Keep a part of the page fresh: it is fetched soon after each change, one request at a time, with
+// growing intervals after failures, which the badge shows.
+//
+// Returns `wake()`, to be called after a change; `wake.now()` also resets failures. `minInterval` is the
+// shortest time between two runs in milliseconds; if the server is slow, it is `slowdown` times the
+// duration of the last run.
+export function keepFresh(name, work, { minInterval = 1000, slowdown = 8, interval = DEFAULT_INTERVAL } = {}) {
+  let wanted = false;
+  let running = false;
+  let timer = 0;
+  let failures = 0;
+  let began = -Infinity;
+  let ended = -Infinity;
+
+  function due() {
+    if (failures) return ended + Math.min(1000 * 2 ** (failures - 1), MAX_PAUSE);
+    return began + Math.max(minInterval, (ended - began) * slowdown || 0);
+  }
+
+  function wake() {
+    wanted = true;
+    if (timer || running || document.hidden) return;
+    timer = setTimeout(run, Math.max(20, due() - performance.now()));
+  }
+
+  wake.now = () => {
+    failures = 0;
+    clearTimeout(timer);
+    timer = 0;
+    wake();
+  };
+
+  async function run() {
+    timer = 0;
+    if (document.hidden) return;
+    wanted = false;
+    running = true;
+    began = performance.now();
+    const done = fetching(name);
+    try {
+      await work();
+      failures = 0;
+      done(true);
+    } catch (error) {
+      if (!(error instanceof RequestFailed)) reportError(error);
+      failures += 1;
+      wanted = true;
+      done(false);
+    }
+    ended = performance.now();
+    running = false;
+    if (wanted) wake();
+  }
+
+  const resume = () => (interval || wanted) && wake.now();
+  document.addEventListener("visibilitychange", () => document.hidden || resume());
+  addEventListener("pageshow", (event) => event.persisted && resume());
+  if (interval) setInterval(wake, interval);
+  return wake;
+}
+
+// -- subscriptions ---------------------------------------------------------------------------------
 
 const LEAVE_AFTER = 3_000;
 const ALIVE_EVERY = 5_000;
@@ -15,7 +163,7 @@ function onMessage(message) {
   const subscription = subscriptions.get(message.topic);
   if (!subscription || !joined) return;
   if (message.id !== null) subscription.after = message.id;
-  if (message.kind === "open" || message.kind === "error") badge.connected(message.kind === "open");
+  if (message.kind === "open" || message.kind === "error") showConnection(message.kind === "open");
   subscription.onMessage(message.kind, JSON.parse(message.data), message.id);
 }
 

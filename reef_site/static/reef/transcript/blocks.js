@@ -1,13 +1,12 @@
 // The blocks of the transcript: unfinished text is appended as plain text, finished blocks are fetched
 // as rendered by the server.
-import { tick } from "../base.js";
-import { get } from "../requests.js";
-import { keepFresh } from "../refresh.js";
+import { byId, get } from "../core.js";
+import { keepFresh } from "../live.js";
 import { isSelected, unlessSelected } from "../selection.js";
+import { replace } from "../swap.js";
+import { tick } from "../times.js";
 import { follow, isPinned } from "./scrolling.js";
-import { replace } from "./swap.js";
 
-const byId = (id) => document.getElementById(id);
 const page = byId("one");
 const number = (block) => Number(block.id.slice(1));
 const blockOf = (id) => byId(`e${id}`);

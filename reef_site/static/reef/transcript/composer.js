@@ -1,9 +1,9 @@
 // The composer: a message is sent exactly once, and drafts are kept.
-import { postForm, RequestFailed } from "../requests.js";
+import { byId, RequestFailed, showProblem } from "../core.js";
+import { postForm } from "../forms.js";
 import { follow } from "./scrolling.js";
 
 const SLOW_AFTER = 1000;
-const byId = (id) => document.getElementById(id);
 const page = byId("one");
 const composer = byId("composer");
 let lastTried = "";
@@ -12,12 +12,6 @@ let whenSent = () => {};
 function newKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-function showProblem(problem) {
-  const place = byId("refused");
-  place.hidden = !problem;
-  place.textContent = problem;
 }
 
 async function send() {
@@ -36,12 +30,12 @@ async function send() {
     saveDraft();
     lastTried = "";
     composer.key.value = key;
-    showProblem("");
+    showProblem(byId("refused"));
     whenSent(fragment);
     grow();
   } catch (error) {
     if (!(error instanceof RequestFailed)) throw error;
-    showProblem(`${error.message} Your text is kept.`);
+    showProblem(byId("refused"), `${error.message} Your text is kept.`);
   } finally {
     clearTimeout(slow);
     button.textContent = "Send";

@@ -1,7 +1,7 @@
 // Scrolling: the page follows the end of the transcript until the reader scrolls away.
+import { byId } from "../core.js";
 import { isSelected } from "../selection.js";
 
-const byId = (id) => document.getElementById(id);
 const newest = byId("newest");
 const foot = byId("foot");
 

@@ -1,12 +1,13 @@
 // Requests and error messages of the live tree.
-import { get as fetchFragment, postJson, RequestFailed } from "../requests.js";
+import * as core from "../core.js";
 
-export const byId = (id) => document.getElementById(id);
+const { byId } = core;
+
 export const block = byId("fleet-tree");
 export const urls = block.dataset;
 
 // Show an error, or hide it without an argument; each successful request hides it.
-export function showProblem(problem) {
+export function showProblem(problem = "") {
   let place = byId("tree-problem");
   if (!place && !problem) return;
   if (!place) {
@@ -16,23 +17,22 @@ export function showProblem(problem) {
     place.setAttribute("role", "alert");
     byId("tree-part").before(place);
   }
-  place.hidden = !problem;
-  place.textContent = problem;
+  core.showProblem(place, problem);
 }
 
 export function showFailure(error) {
-  if (!(error instanceof RequestFailed)) throw error;
+  if (!(error instanceof core.RequestFailed)) throw error;
   showProblem(error.message);
 }
 
 export async function get(url) {
-  const fragment = await fetchFragment(url);
-  showProblem("");
+  const fragment = await core.get(url);
+  showProblem();
   return fragment;
 }
 
 export async function post(url, body) {
-  const fragment = await postJson(url, body);
-  showProblem("");
+  const fragment = await core.postJson(url, body);
+  showProblem();
   return fragment;
 }

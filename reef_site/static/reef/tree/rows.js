@@ -3,8 +3,9 @@
 // Rows are flat siblings with their level in aria-level, so that a chain of thousands is not a deep
 // document. A row's element stays as long as its VM is shown; only its content changes. Rows with a
 // data-key are nodes, or the root row ("0"), or the group of unplaced VMs.
-import { tick } from "../base.js";
-import { byId, get, showFailure, urls } from "./common.js";
+import { byId } from "../core.js";
+import { tick } from "../times.js";
+import { get, showFailure, urls } from "./common.js";
 
 export const tree = () => byId("tree");
 export const level = (row) => Number(row.getAttribute("aria-level"));

@@ -1,7 +1,8 @@
 // Searching: the whole tree is fetched again for the query in the page's URL.
-import { tick } from "../base.js";
-import { request, failure, parse } from "../requests.js";
-import { block, byId, showProblem, showFailure, urls } from "./common.js";
+import { byId, failure, parse, request } from "../core.js";
+import { morphChildren } from "../swap.js";
+import { tick } from "../times.js";
+import { block, showProblem, showFailure, urls } from "./common.js";
 import { focus, tree } from "./rows.js";
 
 const query = () => new URLSearchParams(location.search);
@@ -10,9 +11,9 @@ const query = () => new URLSearchParams(location.search);
 export async function refill() {
   const response = await request(`${urls.treeUrl}?${query()}`);
   if (response.status !== 400 && !response.ok) throw await failure(response);
-  showProblem("");
+  showProblem();
   const focused = tree()?.contains(document.activeElement) ? document.activeElement.id : "";
-  byId("tree-part").replaceChildren(parse(await response.text()));
+  morphChildren(byId("tree-part"), parse(await response.text()));
   byId("tree-q").toggleAttribute("aria-invalid", response.status === 400);
   if (focused) focus(byId(focused) || tree()?.firstElementChild);
   tick();

@@ -1,7 +1,9 @@
 // The side panel of the live tree, which shows one VM.
-import { tick } from "../base.js";
+import { byId } from "../core.js";
 import { unselected } from "../selection.js";
-import { block, byId, get, showFailure, urls } from "./common.js";
+import { morphChildren } from "../swap.js";
+import { tick } from "../times.js";
+import { block, get, showFailure, urls } from "./common.js";
 import { focus, tree } from "./rows.js";
 
 const panel = byId("beside");
@@ -23,12 +25,12 @@ export async function fill(url, byHand = true) {
   try {
     const fragment = await get(url);
     if (shown !== url) return;
-    const hadFocus = panel.contains(document.activeElement) ? document.activeElement : null;
-    if (!byHand && hadFocus?.matches("input, select")) return; // The reader is typing there.
-    panel.replaceChildren(fragment);
+    const hadFocus = panel.contains(document.activeElement);
+    if (byHand) panel.replaceChildren(fragment);
+    else morphChildren(panel, fragment);
     panel.hidden = false;
     block.classList.add("has-beside");
-    if (hadFocus) panel.focus({ preventScroll: true });
+    if (hadFocus && !panel.contains(document.activeElement)) panel.focus({ preventScroll: true });
     if (byHand) panel.scrollTop = 0;
     tick();
   } catch (error) {

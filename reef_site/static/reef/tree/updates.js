@@ -1,10 +1,11 @@
 // Updates of the live tree. The server reports which VMs changed, and the page fetches the visible
 // rows among them.
-import { tick } from "../base.js";
-import { onEvents } from "../live.js";
-import { keepFresh } from "../refresh.js";
+import { byId } from "../core.js";
+import { keepFresh, onEvents } from "../live.js";
 import { isSelected, unlessSelected, unselected } from "../selection.js";
-import { block, byId, get, post, urls } from "./common.js";
+import { morphChildren } from "../swap.js";
+import { tick } from "../times.js";
+import { block, get, post, urls } from "./common.js";
 import * as panel from "./side_panel.js";
 import {
   descendants, childrenOf, childrenUrl, focus, isFiltered, isFolder, isMore, isNode, isOpen, isRootRow, level, paint,
@@ -123,7 +124,7 @@ function swap(row, fresh) {
   }
   const differs = row.dataset.shape !== fresh.dataset.shape;
   for (const name of ["shape", "again"]) if (name in fresh.dataset) row.dataset[name] = fresh.dataset[name];
-  if (row.innerHTML !== fresh.innerHTML) row.replaceChildren(...fresh.childNodes);
+  if (row.innerHTML !== fresh.innerHTML) morphChildren(row, fresh);
   if (!isFolder(fresh)) row.removeAttribute("aria-expanded");
   else if (!isFolder(row)) row.setAttribute("aria-expanded", isRootRow(row) ? "true" : "false");
   return differs;

@@ -1,5 +1,7 @@
-// Requests of the page's scripts. Failures carry the server's own sentence.
-import { badge } from "./badge.js";
+// What all scripts of a page need: requests, CSRF, fragments, the end of the sign-in.
+//
+// URLs come from the page's attributes, so they are right below a sub-path. Failures carry the
+// server's own sentence.
 
 const TIMEOUT = 60_000;
 const root = document.documentElement;
@@ -10,6 +12,8 @@ export class RequestFailed extends Error {
     this.status = status;
   }
 }
+
+export const byId = (id) => document.getElementById(id);
 
 export function parse(html) {
   const holder = document.createElement("template");
@@ -26,10 +30,15 @@ export function isSignInPage(url) {
   return over;
 }
 
+const signInListeners = [];
+
+// `listener(isOver)` is called with each response: whether the sign-in has ended.
+export const onSignIn = (listener) => signInListeners.push(listener);
+
 // Show a note and leave the page as it is, because it may contain unsaved text.
 function signedOut(yes) {
-  badge.signedOut(yes);
-  const note = document.getElementById("signed-out");
+  for (const listener of signInListeners) listener(yes);
+  const note = byId("signed-out");
   if (!yes) return void note?.remove();
   if (note) return;
   const next = encodeURIComponent(location.pathname + location.search);
@@ -37,7 +46,7 @@ function signedOut(yes) {
     '<p class="note is-error" role="alert" id="signed-out">Your sign-in has ended. <a>Sign in again</a></p>',
   );
   fresh.querySelector("a").href = `${root.dataset.signin}?next=${next}`;
-  document.getElementById("main").prepend(fresh);
+  byId("main").prepend(fresh);
 }
 
 const signedOutError = () => new RequestFailed("Your sign-in has ended. Sign in again.", 401);
@@ -105,10 +114,14 @@ export function postJson(url, body) {
   return get(url, { method: "POST", headers, body: JSON.stringify(body) });
 }
 
-export async function postForm(form) {
-  const body = new URLSearchParams(new FormData(form));
-  const done = badge.fetching("form");
-  const response = await request(form.action, { method: "POST", body }).finally(() => done(true));
-  if (!response.ok) throw await failure(response);
-  return { fragment: parse(await response.text()), key: response.headers.get("Reef-Key") };
+// Show a problem in this element, or hide the element without one.
+export function showProblem(element, problem = "") {
+  element.hidden = !problem;
+  element.textContent = problem;
+}
+
+// Show the sentence of a failed request; other errors are bugs, and pass.
+export function showFailure(element, error) {
+  if (!(error instanceof RequestFailed)) throw error;
+  showProblem(element, error.message);
 }

@@ -1,11 +1,20 @@
 // Live regions: elements with data-live are fetched again (by htmx) soon after the server reports a
 // change of one of the kinds that they name, and periodically in any case.
-import { badge } from "./badge.js";
-import { tick } from "./base.js";
-import { onEvents } from "./live.js";
-import { keepFresh } from "./refresh.js";
-import { failureOf, isSignInPage, postForm, RequestFailed } from "./requests.js";
-import { isSelected, unselected } from "./selection.js";
+import { failureOf, isSignInPage, RequestFailed } from "../core.js";
+import { sendByScript } from "../forms.js";
+import { badge, keepFresh, onEvents } from "../live.js";
+import { isSelected, unselected } from "../selection.js";
+import { morph, morphChildren } from "../swap.js";
+import { tick } from "../times.js";
+import htmx from "../vendor/htmx-2.0.11.esm.js";
+
+htmx.defineExtension("morph", {
+  isInlineSwap: (style) => style === "morph",
+  handleSwap(style, target, fragment) {
+    if (style === "morph") return morph(target, fragment.firstElementChild || fragment);
+    return style === "morph:innerHTML" && morphChildren(target, fragment);
+  },
+});
 
 // Let htmx fetch the region; the response is discarded if the reader has selected text in it.
 function fetchPart(region) {
@@ -33,17 +42,7 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   const { target, xhr } = event.detail;
   if (isSignInPage(xhr.responseURL) || isSelected(target)) event.detail.shouldSwap = false;
 });
-// Open details stay open.
-const openDetails = new Set();
-document.addEventListener("htmx:beforeSwap", ({ detail: { target } }) => {
-  openDetails.clear();
-  for (const details of target.querySelectorAll("details[id][open]")) openDetails.add(details.id);
-});
-document.addEventListener("htmx:afterSwap", ({ detail: { target } }) => {
-  for (const id of openDetails) {
-    const details = document.getElementById(id);
-    if (details && target.contains(details)) details.open = true;
-  }
+document.addEventListener("htmx:afterSwap", () => {
   badge.paint();
   tick();
 });
@@ -56,21 +55,7 @@ function init(region) {
     if (kind === "open") wake.now();
   });
   // Forms that change only what this region shows.
-  region.addEventListener("submit", async (event) => {
-    const form = event.target;
-    if (!form.matches("form[data-script]")) return;
-    event.preventDefault();
-    const problem = document.getElementById("problem");
-    try {
-      await postForm(form);
-      wake.now();
-      problem.hidden = true;
-    } catch (error) {
-      if (!(error instanceof RequestFailed)) throw error;
-      problem.textContent = error.message;
-      problem.hidden = false;
-    }
-  });
+  sendByScript(region, () => wake.now());
 }
 
 document.querySelectorAll("[data-live]").forEach(init);

@@ -1,26 +1,14 @@
 // The page of one lieutenant: live transcript, facts, and composer.
-import { tick } from "./base.js";
-import { onTranscript } from "./live.js";
-import { keepFresh } from "./refresh.js";
-import { get, postForm, RequestFailed } from "./requests.js";
-import { turnEnded, onDelta, onEntry, reload } from "./transcript/blocks.js";
-import { initComposer, removeComposer } from "./transcript/composer.js";
-import { follow, pin } from "./transcript/scrolling.js";
-import { swap } from "./transcript/swap.js";
+import { byId, get, showFailure } from "../core.js";
+import { sendByScript } from "../forms.js";
+import { keepFresh, onTranscript } from "../live.js";
+import { swap } from "../swap.js";
+import { tick } from "../times.js";
+import { onDelta, onEntry, reload, turnEnded } from "../transcript/blocks.js";
+import { initComposer, removeComposer } from "../transcript/composer.js";
+import { follow, pin } from "../transcript/scrolling.js";
 
-const byId = (id) => document.getElementById(id);
 const page = byId("one");
-
-function showProblem(problem) {
-  const place = byId("problem");
-  place.hidden = !problem;
-  place.textContent = problem;
-}
-
-function showFailure(error) {
-  if (!(error instanceof RequestFailed)) throw error;
-  showProblem(error.message);
-}
 
 // -- the facts panel -----------------------------------------------------------------------------
 
@@ -85,7 +73,7 @@ byId("transcript").addEventListener("click", async (event) => {
   if (!link || event.ctrlKey || event.metaKey) return;
   event.preventDefault();
   link.setAttribute("aria-busy", "true");
-  const fragment = await get(link.dataset.url).catch(showFailure);
+  const fragment = await get(link.dataset.url).catch((error) => showFailure(byId("problem"), error));
   if (!fragment) return void link.removeAttribute("aria-busy");
   const height = document.documentElement.scrollHeight;
   const older = fragment.querySelector("#blocks").children;
@@ -100,17 +88,8 @@ byId("transcript").addEventListener("click", async (event) => {
 
 // -- buttons without a confirmation -----------------------------------------------------------------
 
-document.addEventListener("submit", async (event) => {
-  const form = event.target;
-  if (!form.matches("form[data-script]")) return;
-  event.preventDefault();
-  try {
-    const { fragment } = await postForm(form);
-    swap(fragment);
-    showProblem("");
-  } catch (error) {
-    showFailure(error);
-  }
+sendByScript(document, (fragment) => {
+  if (fragment) swap(fragment);
   refreshFactsSoon();
 });
 

@@ -1,6 +1,6 @@
-// Keeps relative times ("5 min ago") current. `templatetags/reef.py` formats them the same way.
-import { badge } from "./badge.js";
-import { isSelected, whenWaiting } from "./selection.js";
+// Keeps relative times ("5 min ago") of every page current. `templatetags/reef.py` formats them the
+// same way.
+import { isSelected } from "./selection.js";
 
 // Ages are counted from the server's clock, since browsers' clocks may be wrong.
 const offset = Number(document.documentElement.dataset.now || Date.now()) - Date.now();
@@ -23,6 +23,5 @@ export function tick() {
   }
 }
 
-whenWaiting(badge.paused);
 setInterval(tick, 1000);
 document.addEventListener("visibilitychange", tick);

@@ -1,5 +1,4 @@
 // Lists of the admin on narrow screens: cells get the names of their columns, see admin.css.
-"use strict";
 
 for (const table of document.querySelectorAll("#result_list")) {
   const names = [...table.tHead.rows[0].cells].map(
