@@ -19,6 +19,7 @@ from reef_site.dashboard import aggregate_health, tree_rows
 from reef_site.dashboard.tree_rows import Moment, TreeRow
 from vmtree import lineage
 from vmtree.models import LINKS, Node
+from vmtree.names import marked
 
 MAX_SHAPES = 1000
 # Depth of nested boxes; deeper nodes are counted only.
@@ -56,6 +57,20 @@ class Shape:
         room = self.width - 24 - (42 if self.left_out else 0)
         most = max(3, int(room / LETTER_WIDTH))
         return clip(name, most)
+
+    @property
+    def summary(self) -> str:
+        """Text of the tooltip."""
+        node = self.row.node
+        parts = [
+            marked(node.name or node.vm_id),
+            str(node.get_category_display()),
+            self.row.state,
+            self.row.dna_words,
+            f"{self.left_out} below not drawn" if self.left_out else "",
+            f"worst below: {self.row.worst}" if self.row.worst else "",
+        ]
+        return " · ".join(part for part in parts if part)
 
     @property
     def text_end(self) -> int:

@@ -52,7 +52,7 @@ def test_the_transcript_shows_each_piece_as_what_it_is(operator: Client) -> None
     assert "is-done" in tool
     assert f'id="e{result.pk}"' not in html
     assert "is-error" in block(html, error)
-    assert "900 in · 30 out · $0.50 · opus" in block(html, paid)
+    assert "900 in · 30 out · $0.50 · opus" in " ".join(block(html, paid).split())
     assert "close" not in html[html.index('id="blocks"') : html.index("</section>")]
 
     use(told.lieutenant, answer=answer, cost=Decimal(2))
@@ -225,7 +225,7 @@ def test_a_refused_message_keeps_its_text(operator: Client) -> None:
     assert answer.status_code == 400
     assert "is paused. Resume it first." in html
     assert "dear &lt;ada&gt;</textarea>" in html
-    assert re.search(r'value="followUp" checked', html)
+    assert re.search(r'value="followUp"\s+checked', html)
 
     spoken = operator.post("/lieutenants/ada/send", form, headers=SCRIPT)
     assert spoken.status_code == 400

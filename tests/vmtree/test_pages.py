@@ -55,9 +55,10 @@ def put(api: Api, vm_id: str, under: str = "", *, registered: bool = True, **mor
 
 
 def page(client: Client, path: str, status: int = 200) -> str:
+    """Return the page, with each whitespace as one space."""
     answer = client.get(path)
     assert answer.status_code == status, answer.content
-    return answer.content.decode()
+    return " ".join(answer.content.decode().split())
 
 
 def row(html: str, node: Node) -> str:
@@ -361,8 +362,8 @@ def test_the_picture_draws_boxes_in_boxes(operator: Client, api: Api) -> None:
     put(api, "low", "top", organs=["mail"])
     age("low", minutes=9)
     html = page(operator, "/fleet/picture/")
-    assert re.search(r'class="box is-live of-agent_vm"><title>top', html)
-    assert re.search(r'class="chip is-silent of-agent_vm"><title>low .* organs: mail', html)
+    assert re.search(r'class="box is-live of-agent_vm"> <title>top', html)
+    assert re.search(r'class="chip is-silent of-agent_vm"> <title>low .* organs: mail', html)
     assert "2 of 2 VMs" in html
 
 
