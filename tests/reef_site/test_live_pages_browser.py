@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from django.conf import settings
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browsers import SECONDS, complaints_of, launched, signed_in, url_of, viewer_in
@@ -157,6 +158,50 @@ def test_a_selection_in_running_output_survives_what_follows(
     assert page.evaluate(SELECTED) == chosen != ""
     page.evaluate("getSelection().removeAllRanges()")
     expect(page.locator(".close").last).to_contain_text("completed")
+
+
+def test_refresh_keeps_elements_focus_and_open_details(
+    operator: BrowserContext, stack: Stack
+) -> None:
+    page = opened(operator, stack, "/lieutenants/bella/")
+    stack.wait_idle("bella")
+    page.locator("#prompt > summary").click()
+    page.evaluate("document.querySelector('#facts').isKept = true")
+    messages = page.locator("#facts .sent > li")
+    before = messages.count()
+    stack.send("bella", "one more")
+    expect(messages).to_have_count(before + 1)
+    assert page.evaluate("document.querySelector('#facts').isKept")
+    assert page.evaluate("document.activeElement.parentElement.id") == "prompt"
+    expect(page.locator("#prompt")).to_have_attribute("open", "")
+
+
+def test_morphing_keeps_what_the_reader_has_entered(operator: BrowserContext, stack: Stack) -> None:
+    page = opened(operator, stack, "/lieutenants/")
+    state = page.evaluate(
+        """async (url) => {
+          const { morphChildren } = await import(url);
+          const part = document.createElement("div");
+          const html = (word) => `<p>${word}</p><input id="i" value="a">
+            <input type="checkbox" id="c"><select id="s"><option>x</option><option>y</option></select>
+            <textarea id="t">a</textarea><details><summary>more</summary></details>`;
+          part.innerHTML = html("old");
+          document.body.append(part);
+          const [input, box, select, text] = part.querySelectorAll("input, select, textarea");
+          input.value = text.value = "typed";
+          box.checked = part.querySelector("details").open = true;
+          select.value = "y";
+          input.focus();
+          const fresh = document.createElement("template");
+          fresh.innerHTML = html("new");
+          morphChildren(part, fresh.content);
+          return [part.querySelector("p").textContent, input.isConnected, input.value,
+            box.checked, select.value, text.value, part.querySelector("details").open,
+            document.activeElement === input];
+        }""",
+        f"{settings.STATIC_URL}reef/swap.js",
+    )
+    assert state == ["new", True, "typed", True, "y", "typed", True, True]
 
 
 def test_an_abort_that_drops_messages_asks_first(operator: BrowserContext, stack: Stack) -> None:
