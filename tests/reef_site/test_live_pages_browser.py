@@ -183,7 +183,8 @@ def test_morphing_keeps_what_the_reader_has_entered(operator: BrowserContext, st
           const { morphChildren } = await import(url);
           const part = document.createElement("div");
           const html = (word) => `<p>${word}</p><input id="i" value="a">
-            <input type="checkbox" id="c"><select id="s"><option>x</option><option>y</option></select>
+            <input type="checkbox" id="c">
+            <select id="s"><option>x</option><option>y</option></select>
             <textarea id="t">a</textarea><details><summary>more</summary></details>`;
           part.innerHTML = html("old");
           document.body.append(part);
