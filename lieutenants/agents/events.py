@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 ERROR = "error"
 ABORTED = "aborted"
+HANDLED = "handled"
 
 BlockKind = Literal["text", "thinking", "tool_call"]
 
@@ -257,12 +258,17 @@ class AgentState:
 
 @dataclass(frozen=True, slots=True)
 class MessageReceipt:
-    """Reply to a message."""
+    """Reply to a message: it is handled without a run, queued, or a run started with it."""
 
-    # The agent handled the message without a run.
-    is_handled: bool = False
-    # started, queued, handled; empty if the agent does not say.
+    # HANDLED, "queued" or "started"; empty if the agent does not tell.
     disposition: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextUsage:
+    """How full the context is: `tokens`, `window` and `percent`; None if unknown."""
+
+    figures: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +300,13 @@ class SessionForked:
 
 
 ReplyContent = (
-    AgentState | MessageReceipt | QueueReturned | ModelList | SessionMessages | SessionForked
+    AgentState
+    | MessageReceipt
+    | ContextUsage
+    | QueueReturned
+    | ModelList
+    | SessionMessages
+    | SessionForked
 )
 
 

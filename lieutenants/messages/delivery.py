@@ -5,7 +5,7 @@ Every step is a conditional UPDATE, so that an event that is applied twice has o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -71,7 +71,7 @@ def mark_delivered(message_id: str, at: datetime) -> bool:
     return bool(passed)
 
 
-def decide(message_id: str, *, accepted: bool, evidence: dict[str, Any], at: datetime) -> bool:
+def decide(message_id: str, *, accepted: bool, evidence: Mapping[str, Any], at: datetime) -> bool:
     """Store whether the agent accepted the message. Return False if that was decided before."""
     state = MessageState.ACCEPTED if accepted else MessageState.REJECTED
     undecided = Message.objects.undecided().filter(pk=message_id)

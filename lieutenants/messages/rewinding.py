@@ -12,7 +12,7 @@ import re
 import time
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.db import transaction
 from django.db.models import Q
@@ -20,6 +20,7 @@ from django.utils import timezone
 
 from lieutenants import membership
 from lieutenants.agents import dialect_of
+from lieutenants.agents.events import AgentState, Reply, SessionForked, SessionMessages
 from lieutenants.exceptions import NotNow, NotSupported
 from lieutenants.models import Entry, Lieutenant, Message
 from lieutenants.sessions import failure_series
@@ -32,7 +33,6 @@ from vmtree.permissions import Action
 
 if TYPE_CHECKING:
     from lieutenants.sessions.session import Session
-    from lieutenants.transcript.recorder import Event
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,9 @@ SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.jsonl")
 _LIST, _FORK, _FILE = "~rewind-", "~fork-", "~forked-"
 _MAX_WORDS = 80
 _MAX_HEAD = 200
+
+# The agent's id and the text of each message in its session.
+Messages = tuple[tuple[str, str], ...]
 
 
 # -- requests --------------------------------------------------------------------------------
@@ -121,25 +124,23 @@ def advance(session: Session, row: Lieutenant, clock: float) -> None:
         session.quiescent = False
 
 
-def on_reply(session: Session, event: Event, at: datetime) -> None:
+def on_reply(session: Session, reply: Reply, at: datetime) -> None:
     """Handle the agent's reply to one of the three commands."""
-    command = str(event.get("id") or "")
+    command, content = reply.request_id, reply.content
     if not command or command != session.memory.rewinding:
         return
-    data = event.get("data")
-    data = data if isinstance(data, dict) else {}
     session.rewind_at = None
-    if not event.get("success"):
-        fail(session, f"the agent refused: {event.get('error')}", at)
+    if not reply.success:
+        fail(session, f"the agent refused: {reply.error}", at)
     elif command.startswith(_LIST):
-        _fork(session, data, at)
+        _fork(session, content.messages if isinstance(content, SessionMessages) else (), at)
     elif command.startswith(_FORK):
-        if data.get("cancelled"):
+        if isinstance(content, SessionForked) and content.cancelled:
             fail(session, "an extension of the agent forbids it", at)
             return
         _query_file(session)
     else:
-        _finish(session, data, at)
+        _finish(session, content.session_file if isinstance(content, AgentState) else "", at)
 
 
 def fail(session: Session, why: str, at: datetime) -> None:
@@ -156,10 +157,8 @@ def cancel(session: Session, at: datetime) -> None:
         fail(session, "its agent ended first", at)
 
 
-def _fork(session: Session, data: dict[str, Any], at: datetime) -> None:
+def _fork(session: Session, listed: Messages, at: datetime) -> None:
     entry = Entry.objects.filter(pk=session.memory.rewind_to).first()
-    messages = data.get("messages")
-    listed = [each for each in messages if isinstance(each, dict)] if messages else []
     found = _match(session, entry, listed) if entry else None
     if found is None:
         fail(session, "the agent does not have this message in its session any more", at)
@@ -172,22 +171,22 @@ def _fork(session: Session, data: dict[str, Any], at: datetime) -> None:
         session.outgoing.append(dialect.fork(session.memory.rewinding, found))
 
 
-def _match(session: Session, entry: Entry, listed: list[dict[str, Any]]) -> str | None:
+def _match(session: Session, entry: Entry, listed: Messages) -> str | None:
     """Return the agent's id of the message: among equal texts, the same one counted from the end.
 
     The transcript holds only the beginning of a very long message, which is found by position.
     """
     cover = session.screening.cover
-    texts = [cover(str(each.get("text"))) for each in listed]
+    texts = [cover(text) for _, text in listed]
     since = _in_session(session, entry.pk)
     # Rows were covered with the secrets known at that time.
     wanted = cover(entry.text)
     same = [number for number, text in enumerate(texts) if text == wanted]
     later = [each for each in since if cover(each.text) == wanted]
     if same and 0 < len(later) <= len(same):
-        return str(listed[same[-len(later)]].get("entryId"))
+        return listed[same[-len(later)]][0]
     if 0 < len(since) <= len(texts) and texts[-len(since)][:_MAX_HEAD] == wanted[:_MAX_HEAD]:
-        return str(listed[-len(since)].get("entryId"))
+        return listed[-len(since)][0]
     return None
 
 
@@ -216,9 +215,9 @@ def _query_file(session: Session) -> None:
     session.outgoing.append(dialect_of(session.lieutenant).query_state(session.memory.rewinding))
 
 
-def _finish(session: Session, data: dict[str, Any], at: datetime) -> None:
+def _finish(session: Session, file: str, at: datetime) -> None:
     lieutenant = session.lieutenant
-    name = PurePosixPath(str(data.get("sessionFile") or "")).name
+    name = PurePosixPath(file).name
     row = Lieutenant.objects.only("session_name").get(pk=lieutenant.pk)
     if not SESSION_NAME.fullmatch(name) or name == row.session_name:
         fail(session, "the agent still continues the same session", at)

@@ -8,7 +8,7 @@ killed at any point continues from its last commit, and nothing is lost or appli
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
@@ -16,9 +16,12 @@ from typing import Any
 from django.db import connection
 from django.utils import timezone
 
+from lieutenants.agents import events
 from lieutenants.agents.base import Outgoing
+from lieutenants.agents.payloads import parse_count
 from lieutenants.agents.pi import (
     context_usage,
+    decode,
     model_choice,
     rpc,
     session_files,
@@ -33,13 +36,7 @@ from lieutenants.sessions.floods import Floods
 from lieutenants.sessions.write_batch import WriteBatch
 from lieutenants.states import MessageState, Outcome, Status
 from lieutenants.supervision import exits, journal
-from lieutenants.transcript.recorder import (
-    Event,
-    Transcript,
-    parse_count,
-    parse_time,
-    truncation_note,
-)
+from lieutenants.transcript.recorder import Transcript, parse_time, truncation_note
 from lieutenants.transcript.screening import State
 from reef_site.common.errors import IllegalMove, LostRace
 from versconfig.screening import sources
@@ -123,15 +120,15 @@ class Memory:
 
     def idle_reason(self) -> str:
         """Return the reason for a transition to idle."""
-        if self.stop_reason == "error":
+        if self.stop_reason == events.ERROR:
             return f"its answer failed: {self.failure}"
-        if self.stop_reason == "aborted":
+        if self.stop_reason == events.ABORTED:
             return "its answer was aborted"
         return "the agent has nothing left to do"
 
     def outcome(self) -> Outcome:
         """Return how the run ended, from the agent's stop reason."""
-        by_reason = {"aborted": Outcome.ABORTED, "error": Outcome.ERROR}
+        by_reason = {events.ABORTED: Outcome.ABORTED, events.ERROR: Outcome.ERROR}
         return by_reason.get(self.stop_reason, Outcome.COMPLETED)
 
 
@@ -235,11 +232,9 @@ class Session(Transcript):
         kind, at = record[0], parse_time(record[1])
         cover = self.screening.cover
         if kind == "e" and isinstance(record[2], dict):
-            name = str(record[2].get("type"))
-            if handler := _HANDLERS.get(name):
-                is_message = name == "message_end"
-                covered = (self.screening.cover_message if is_message else cover)(record[2])
-                handler(self, covered, at)
+            event = decode.decode(record[2], self.screening)
+            if event is not None:
+                _HANDLERS[type(event)](self, event, at)
         elif kind == "s":
             self._delivered(str(record[2]), at)
         elif kind == "x":
@@ -302,7 +297,7 @@ class Session(Transcript):
 
     # -- runs and messages of the agent ---------------------------------------------------
 
-    def _agent_start(self, _event: Event, at: datetime) -> None:
+    def _run_started(self, _event: events.RunStarted, at: datetime) -> None:
         memory = self.memory
         goes_on = memory.retrying or memory.compacting or not memory.ran
         if self.answer and not goes_on:
@@ -315,12 +310,12 @@ class Session(Transcript):
         memory.stop_reason, memory.failure = "", ""
         self.move_if(Status.WORKING, "the agent began to work", {Status.IDLE})
 
-    def _agent_end(self, event: Event, at: datetime) -> None:
+    def _run_ended(self, event: events.RunEnded, at: datetime) -> None:
         memory = self.memory
         memory.running, memory.ran = False, True
-        memory.stop_reason = str(event.get("stopReason") or memory.stop_reason)
-        memory.failure = str(event.get("errorMessage") or memory.failure)
-        memory.retrying = bool(event.get("willRetry"))
+        memory.stop_reason = event.stop_reason or memory.stop_reason
+        memory.failure = event.failure or memory.failure
+        memory.retrying = event.will_retry
         self.close_blocks()
         self.close_calls()
         if memory.inflight and Message.objects.filter(
@@ -329,132 +324,117 @@ class Session(Transcript):
             evidence = {"note": "the agent worked through it without a response of its own"}
             self._store_decision(memory.inflight, True, evidence, at)
 
-    def _turn_end(self, _event: Event, _at: datetime) -> None:
+    def _turn_ended(self, _event: events.TurnEnded, _at: datetime) -> None:
         self.close_calls()
 
-    def _agent_settled(self, event: Event, _at: datetime) -> None:
+    def _settled(self, event: events.Settled, _at: datetime) -> None:
         self.close_calls()
-        if event.get("aborted") is True:
-            self.memory.stop_reason, self.memory.failure = "aborted", ""
+        if event.aborted:
+            self.memory.stop_reason, self.memory.failure = events.ABORTED, ""
         self.memory.settled, self.memory.confirmed = not self.memory.busy, False
 
-    def _message_end(self, event: Event, at: datetime) -> None:
-        message = event.get("message")
-        if not isinstance(message, dict):
-            return
-        message |= {name: event[name] for name in ("cut", "images") if name in event}
-        role = message.get("role")
-        if role == "user":
-            self._user_message(message, at)
-        elif role == "assistant":
-            self._assistant_message(message, at)
-        elif role == "toolResult":
-            self.tool_result(message, at)
+    def _text_delta(self, event: events.TextDelta, _at: datetime) -> None:
+        self.delta(event.kind, event.block, event.text)
 
-    def _user_message(self, payload: Event, at: datetime) -> None:
-        text = rpc.text_of(payload.get("content"))
+    def _user_message(self, event: events.UserMessage, at: datetime) -> None:
+        text, images = event.text, event.images
         message = delivery.mark_begun(self.lieutenant, text, at, cover=self.screening.cover)
         if message:
             self.message_id = message.pk
             if self.answer and self.answer.message_id is None:
                 self.answer.message_id = message.pk
                 self.batch.change(self.answer)
-        images = parse_count(payload.get("images")) or rpc.count_images(payload.get("content"))
-        if size := parse_count(payload.get("cut")):
-            text = truncation_note("Message", size, images, text)
+        if event.bytes_left_out:
+            text = truncation_note("Message", event.bytes_left_out, images, text)
         data: dict[str, Any] = {"images": images} if images else {}
         data |= slash_commands.entry_data(self, message, text)
         entry = self.add(Entry.Kind.USER, at, text=text, message=message, data=data)
         self.first_user = self.first_user or entry
 
-    def _assistant_message(self, payload: Event, at: datetime) -> None:
-        self.record_assistant_message(payload, at)
+    def _assistant_message(self, event: events.AssistantMessage, at: datetime) -> None:
+        self.record_assistant_message(event, at)
         memory = self.memory
-        memory.stop_reason, memory.failure = str(payload.get("stopReason") or ""), ""
-        if memory.stop_reason == "error" and rpc.is_abort(payload.get("errorMessage")):
-            memory.stop_reason = "aborted"
-        if memory.stop_reason == "error":
-            failure = str(
-                payload.get("errorMessage") or "The model failed without an error message."
-            )
+        memory.stop_reason, memory.failure = event.stop_reason, ""
+        if memory.stop_reason == events.ERROR and event.is_abort:
+            memory.stop_reason = events.ABORTED
+        if memory.stop_reason == events.ERROR:
+            failure = event.failure or "The model failed without an error message."
             memory.failure = self.lieutenant.trouble = failure
             if not failure_series.is_known(self.lieutenant, failure):
                 self.add(Entry.Kind.ERROR, at, text=failure, is_error=True)
-        elif memory.stop_reason == "aborted":
+        elif memory.stop_reason == events.ABORTED:
             self.notice(at, "The answer was aborted.")
         else:
             self.lieutenant.trouble = ""
 
     # -- trouble with the model -----------------------------------------------------------
 
-    def _retry_start(self, event: Event, at: datetime) -> None:
+    def _retry_started(self, event: events.RetryStarted, at: datetime) -> None:
         self.memory.retrying = True
         self.drop_failed_texts()
-        seconds = parse_count(event.get("delayMs")) / 1000
         self.lieutenant.trouble = (
-            f"{event.get('errorMessage') or 'The model failed'} · try {event.get('attempt')} of "
-            f"{event.get('maxAttempts')} in {seconds:g} s"
+            f"{event.failure or 'The model failed'} · try {event.attempt} of "
+            f"{event.max_attempts} in {event.delay_ms / 1000:g} s"
         )
-        self.add_limited("retry", at, self.lieutenant.trouble, data={"retry": event})
+        self.add_limited("retry", at, self.lieutenant.trouble, data={"retry": event.details})
 
-    def _retry_end(self, event: Event, at: datetime) -> None:
+    def _retry_ended(self, event: events.RetryEnded, at: datetime) -> None:
         self.memory.retrying = False
-        if event.get("success"):
+        if event.success:
             self.lieutenant.trouble = ""
             return
-        failure = str(event.get("finalError") or "The model failed")
+        failure = event.failure or "The model failed"
         self.lieutenant.trouble = self.memory.failure = failure
         text = f"No more tries: {failure}"
-        self.add_limited("retry", at, text, data={"retry": event}, is_error=True)
+        self.add_limited("retry", at, text, data={"retry": event.details}, is_error=True)
 
-    def _compaction_start(self, event: Event, at: datetime) -> None:
+    def _compaction_started(self, event: events.CompactionStarted, at: datetime) -> None:
         self.memory.compacting += 1
         self.memory.settled = False
-        reasons = {"overflow": "it is full", "threshold": "it is nearly full"}
-        why = reasons.get(str(event.get("reason")), "it was asked to")
+        reasons = {"requested": "it was asked to"}
+        why = reasons.get(event.reason, f"it is {event.reason}")
         text = f"The agent shortens its context: {why}."
-        self.add_limited("compaction", at, text, data={"compaction": event})
+        self.add_limited("compaction", at, text, data={"compaction": event.details})
 
-    def _compaction_end(self, event: Event, at: datetime) -> None:
+    def _compaction_ended(self, event: events.CompactionEnded, at: datetime) -> None:
         self.memory.compacting = max(0, self.memory.compacting - 1)
         self.memory.context_changed = True
-        self.memory.retrying = bool(event.get("willRetry"))
+        self.memory.retrying = event.will_retry
         if self.memory.retrying:
             self.drop_failed_texts()
-        result = event.get("result")
-        if isinstance(result, dict):
+        if event.success:
             provider, _, model = self.lieutenant.model_in_use.partition("/")
-            payload = {"provider": provider, "model": model, "stopReason": "compaction"}
-            self.count_usage({**payload, "usage": result.get("usage")}, at)
-            text = f"Context shortened from {parse_count(result.get('tokensBefore'))} tokens."
+            self.count_usage(
+                event.usage, at, provider=provider, model=model, stop_reason="compaction"
+            )
+            text = f"Context shortened from {event.tokens_before} tokens."
             self.lieutenant.trouble = ""
         else:
-            text = str(event.get("errorMessage") or "The context was not shortened.")
-            self.lieutenant.trouble = "" if event.get("aborted") else text
-        failed = not isinstance(result, dict)
-        self.add_limited("compaction", at, text, data={"compaction": event}, is_error=failed)
+            text = event.failure or "The context was not shortened."
+            self.lieutenant.trouble = "" if event.aborted else text
+        data = {"compaction": event.details}
+        self.add_limited("compaction", at, text, data=data, is_error=not event.success)
 
     # -- extensions -----------------------------------------------------------------------
 
-    def _extension_error(self, event: Event, at: datetime) -> None:
+    def _extension_error(self, event: events.ExtensionError, at: datetime) -> None:
         slash_commands.add_entry(self, at)
-        text = f"Extension {event.get('extensionPath')}: {event.get('error')}"
+        text = f"Extension {event.extension}: {event.text}"
         self.add_limited("extension_error", at, text, kind=Entry.Kind.ERROR, is_error=True)
 
-    def _ui_request(self, event: Event, at: datetime) -> None:
+    def _dialog(self, event: events.Dialog, at: datetime) -> None:
         """Dismiss each dialog at once, since nobody can answer it."""
-        method, request = str(event.get("method")), event.get("id")
-        if method in rpc.DIALOGS or method == "notify":
-            slash_commands.add_entry(self, at)
-        if method in rpc.DIALOGS and isinstance(request, str):
-            self.outgoing.append(rpc.dismiss(request))
-            title = " ".join(str(event.get(key) or "") for key in ("title", "message")).strip()
-            text = f"The dialog “{title}” was dismissed, since nobody can answer it."
-            self.add_limited("dialog", at, text, data={"dialog": method})
-        elif method == "notify":
-            self.add_limited("notify", at, str(event.get("message") or ""))
+        slash_commands.add_entry(self, at)
+        if event.request_id is not None:
+            self.outgoing.append(rpc.dismiss(event.request_id))
+            text = f"The dialog “{event.title}” was dismissed, since nobody can answer it."
+            self.add_limited("dialog", at, text, data={"dialog": event.kind})
 
-    # -- responses ------------------------------------------------------------------------
+    def _agent_notice(self, event: events.Notice, at: datetime) -> None:
+        slash_commands.add_entry(self, at)
+        self.add_limited("notify", at, event.text)
+
+    # -- replies --------------------------------------------------------------------------
 
     def _delivered(self, command: str, at: datetime) -> None:
         if not command.startswith("~") and delivery.mark_delivered(command, at):
@@ -462,62 +442,60 @@ class Session(Transcript):
             self.memory.inflight, self.memory.settled = command, False
             self.next_rev()
 
-    def _response(self, event: Event, at: datetime) -> None:
-        command, kind = str(event.get("id") or ""), event.get("command")
+    def _reply(self, reply: events.Reply, at: datetime) -> None:
+        command, content = reply.request_id, reply.content
         if command and command == self.memory.rewinding:
-            rewinding.on_reply(self, event, at)
-        elif kind == "get_state":
-            self._state_reply(command, event, at)
+            rewinding.on_reply(self, reply, at)
+        elif isinstance(content, events.AgentState):
+            self._state_reply(command, content, at)
         elif command == model_choice.LIST_REQUEST_ID:
-            model_choice.store_model_list(self, event, at)
+            model_choice.store_model_list(self, reply, at)
         elif command.startswith(context_usage.REQUEST):
-            context_usage.store(self, event)
-        elif kind == "clear_queue":
-            self._queue_returned(event, at)
+            context_usage.store(self, reply)
+        elif isinstance(content, events.QueueReturned):
+            self._queue_returned(content, at, success=reply.success)
         elif command and not command.startswith("~"):
-            accepted = bool(event.get("success"))
-            evidence = {key: value for key, value in event.items() if key != "data"}
-            if disposition := rpc.disposition_of(event):
-                evidence["disposition"] = disposition
-            self._store_decision(command, accepted, evidence, at)
-            if disposition == rpc.HANDLED:
-                self.memory.patience = 0.0
-                self.memory.settled = self.memory.was_settled and not self.memory.busy
-                slash_commands.mark_handled(self, command, at)
-            if not accepted:
-                text = f"The agent refused a message: {event.get('error')}"
-                self.add_limited("refusal", at, text, kind=Entry.Kind.ERROR, is_error=True)
+            self._receipt(reply, at)
 
-    def _store_decision(self, message: str, accepted: bool, evidence: Event, at: datetime) -> None:
+    def _receipt(self, reply: events.Reply, at: datetime) -> None:
+        message, content = reply.request_id, reply.content
+        disposition = content.disposition if isinstance(content, events.MessageReceipt) else ""
+        told = {"disposition": disposition} if disposition else {}
+        self._store_decision(message, reply.success, {**reply.evidence, **told}, at)
+        if disposition == events.HANDLED:
+            self.memory.patience = 0.0
+            self.memory.settled = self.memory.was_settled and not self.memory.busy
+            slash_commands.mark_handled(self, message, at)
+        if not reply.success:
+            text = f"The agent refused a message: {reply.error}"
+            self.add_limited("refusal", at, text, kind=Entry.Kind.ERROR, is_error=True)
+
+    def _store_decision(
+        self, message: str, accepted: bool, evidence: Mapping[str, Any], at: datetime
+    ) -> None:
         delivery.decide(message, accepted=accepted, evidence=evidence, at=at)
         if self.memory.inflight == message:
             self.memory.inflight = ""
         self.memory.settled, self.memory.patience = False, RUN_START_TIMEOUT
         self.next_rev()
 
-    def _queue_returned(self, event: Event, at: datetime) -> None:
-        if not event.get("success"):
+    def _queue_returned(self, queue: events.QueueReturned, at: datetime, *, success: bool) -> None:
+        if not success:
             self.memory.clears_queue = False
-        data = event.get("data")
-        queues = data.values() if isinstance(data, dict) else []
-        texts = [str(text) for queue in queues if isinstance(queue, list) for text in queue]
         cover = self.screening.cover
-        if count := delivery.withdraw_accepted(self.lieutenant, texts, at, cover=cover):
+        if count := delivery.withdraw_accepted(self.lieutenant, queue.texts, at, cover=cover):
             self.notice(at, f"The abort withdrew {count} queued message{'s' if count > 1 else ''}.")
 
-    def _state_reply(self, command: str, event: Event, at: datetime) -> None:
-        data = event.get("data")
-        state = data if isinstance(data, dict) else {}
+    def _state_reply(self, command: str, state: events.AgentState, at: datetime) -> None:
         if self.process.ready_at is None:
             self._ready(state, at)
         elif command == f"{STATE_QUERY}{self.memory.barrier}":
             self.state_queried_at = None
             self.next_query_at = self.last_record_at + STATE_QUERY_INTERVAL
             self.unconfirmed = False
-            rests = not state.get("isStreaming") and not self.memory.busy
-            queued = bool(state.get("pendingMessageCount"))
-            self.memory.settled = self.memory.confirmed = rests and not queued
-            self.stuck_replies = self.stuck_replies + 1 if rests and queued else 0
+            rests = not state.is_working and not self.memory.busy
+            self.memory.settled = self.memory.confirmed = rests and not state.has_queue
+            self.stuck_replies = self.stuck_replies + 1 if rests and state.has_queue else 0
             if self.stuck_replies == MAX_STUCK_REPLIES:
                 self._restart_stuck(at)
 
@@ -525,19 +503,19 @@ class Session(Transcript):
         """Restart an idle agent that does not begin accepted messages: that empties its queue."""
         if self.process.stop_asked_at is not None:
             return
-        if self.memory.stop_reason == "aborted":
+        if self.memory.stop_reason == events.ABORTED:
             delivery.withdraw_unstarted(self.lieutenant, at)
         reason = "its agent did not begin messages that it accepted; started again"
         if self.move_if(Status.STARTING, reason, {Status.IDLE, Status.WORKING}):
             self.process.stop_asked_at = at
             self.process.save(update_fields=["stop_asked_at"])
 
-    def _ready(self, state: Event, at: datetime) -> None:
+    def _ready(self, state: events.AgentState, at: datetime) -> None:
         self.process.ready_at = at
         self.process.save(update_fields=["ready_at"])
-        model = state.get("model")
-        if isinstance(model, dict):
-            if "unknown" in (model.get("id"), model.get("provider")):
+        model = state.model
+        if model is not None:
+            if not model.is_known:
                 exits.fail_and_stop(self, NO_MODEL_TEXT, permanently=True)
                 return
             model_choice.store_model_in_use(self, model, at)
@@ -649,20 +627,23 @@ def _is_own_command(record: list[Any]) -> bool:
     return record[0] == "s" and str(record[2]).startswith("~")
 
 
-_HANDLERS: dict[str, Callable[[Session, Event, datetime], None]] = {
-    "agent_start": Session._agent_start,
-    "agent_end": Session._agent_end,
-    "agent_settled": Session._agent_settled,
-    "turn_end": Session._turn_end,
-    "message_end": Session._message_end,
-    "tool_execution_start": Session.tool_start,
-    "tool_execution_update": Session.tool_update,
-    "tool_execution_end": Session.tool_end,
-    "auto_retry_start": Session._retry_start,
-    "auto_retry_end": Session._retry_end,
-    "compaction_start": Session._compaction_start,
-    "compaction_end": Session._compaction_end,
-    "extension_error": Session._extension_error,
-    "extension_ui_request": Session._ui_request,
-    "response": Session._response,
+_HANDLERS: dict[type, Callable[[Session, Any, datetime], None]] = {
+    events.RunStarted: Session._run_started,
+    events.RunEnded: Session._run_ended,
+    events.Settled: Session._settled,
+    events.TurnEnded: Session._turn_ended,
+    events.TextDelta: Session._text_delta,
+    events.UserMessage: Session._user_message,
+    events.AssistantMessage: Session._assistant_message,
+    events.ToolStarted: Session.tool_start,
+    events.ToolUpdated: Session.tool_update,
+    events.ToolEnded: Session.tool_end,
+    events.RetryStarted: Session._retry_started,
+    events.RetryEnded: Session._retry_ended,
+    events.CompactionStarted: Session._compaction_started,
+    events.CompactionEnded: Session._compaction_ended,
+    events.ExtensionError: Session._extension_error,
+    events.Dialog: Session._dialog,
+    events.Notice: Session._agent_notice,
+    events.Reply: Session._reply,
 }

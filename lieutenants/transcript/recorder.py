@@ -14,7 +14,8 @@ from typing import Any
 
 from django.utils import timezone
 
-from lieutenants.agents.pi import rpc
+from lieutenants.agents import events
+from lieutenants.agents.events import TextBlock, ToolCallBlock
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
 from lieutenants.sessions import tool_limits
 from lieutenants.sessions.write_batch import WriteBatch, join_chunks, join_texts
@@ -22,7 +23,7 @@ from lieutenants.states import Outcome
 from lieutenants.transcript.screening import MAX_BLOCK, TranscriptScreening
 
 KILLED_FOR_MEMORY = "\n(Killed by the kernel for memory.)"
-Event = dict[str, Any]
+_MAX_NAME = 200
 
 
 @dataclass
@@ -113,41 +114,42 @@ class Transcript:
 
     # -- what the agent says --------------------------------------------------------------
 
-    def record_assistant_message(self, message: Event, at: datetime) -> None:
+    def record_assistant_message(self, message: events.AssistantMessage, at: datetime) -> None:
         """Record a complete message of the agent: the final texts of its blocks, and its usage."""
-        content = message.get("content")
-        failed = message.get("stopReason") == "error"
-        for number, block in enumerate(content if isinstance(content, list) else []):
-            if isinstance(block, dict):
-                self._record_block(number, block, at, failed=failed)
+        for block in message.blocks:
+            self._record_block(block, at, failed=message.stop_reason == events.ERROR)
         self.close_blocks()
-        self.count_usage(message, at)
-
-    def _record_block(self, number: int, block: Event, at: datetime, *, failed: bool) -> None:
-        kind = {"text": Entry.Kind.TEXT, "thinking": Entry.Kind.THINKING}.get(
-            str(block.get("type"))
+        self.count_usage(
+            message.usage,
+            at,
+            provider=message.provider,
+            model=message.model,
+            stop_reason=message.stop_reason,
         )
+
+    def _record_block(
+        self, block: TextBlock | ToolCallBlock, at: datetime, *, failed: bool
+    ) -> None:
         fields: dict[str, Any] = {"final": True}
-        if kind:
-            fields["text"] = str(block.get(kind.value) or "")
+        if isinstance(block, TextBlock):
+            kind = Entry.Kind(block.kind)
+            fields["text"] = block.text
             if failed:
                 fields["data"] = {"failed": True}
-        elif block.get("type") == "toolCall":
+        else:
             kind = Entry.Kind.TOOL_CALL
             fields |= {
                 "text": "",
-                "tool": str(block.get("name") or "")[:200],
-                "call_id": str(block.get("id") or "")[:200],
-                "data": {"arguments": block.get("arguments")},
+                "tool": block.tool[:_MAX_NAME],
+                "call_id": block.call_id[:_MAX_NAME],
+                "data": {"arguments": block.arguments},
             }
-        else:
-            return
-        entry = self.blocks.pop((kind.value, number), None)
-        self.screening.forget((kind.value, number))
+        entry = self.blocks.pop((kind.value, block.number), None)
+        self.screening.forget((kind.value, block.number))
         if entry:
             self.revise(entry, **fields)
-        elif fields.get("text") or kind is Entry.Kind.TOOL_CALL:
-            self.add(kind, at, block=number, **fields)
+        elif fields["text"] or kind is Entry.Kind.TOOL_CALL:
+            self.add(kind, at, block=block.number, **fields)
 
     def close_blocks(self) -> None:
         """Finish blocks whose end was not reported with the text received so far."""
@@ -156,24 +158,30 @@ class Transcript:
             self.revise(entry, final=True, text=text)
         self.blocks.clear()
 
-    def count_usage(self, message: Event, at: datetime) -> None:
+    def count_usage(
+        self,
+        usage: events.TokenUsage | None,
+        at: datetime,
+        *,
+        provider: str,
+        model: str,
+        stop_reason: str,
+    ) -> None:
         """Record the usage of a model call, as the agent reported it."""
-        usage = message.get("usage")
-        if not isinstance(usage, dict):
+        if usage is None:
             return
-        cost = usage.get("cost")
         counted = Usage(
             lieutenant=self.lieutenant,
             message_id=self.message_id,
             answer=self.answer,
-            provider=str(message.get("provider") or "")[:100],
-            model=str(message.get("model") or "")[:200],
-            stop_reason=str(message.get("stopReason") or "")[:40],
-            input=parse_count(usage.get("input")),
-            output=parse_count(usage.get("output")),
-            cache_read=parse_count(usage.get("cacheRead")),
-            cache_write=parse_count(usage.get("cacheWrite")),
-            cost=_dollars(cost.get("total") if isinstance(cost, dict) else 0),
+            provider=provider[:100],
+            model=model[:200],
+            stop_reason=stop_reason[:40],
+            input=usage.input,
+            output=usage.output,
+            cache_read=usage.cache_read,
+            cache_write=usage.cache_write,
+            cost=_dollars(usage.cost),
             at=at,
             day=at.date(),
         )
@@ -185,58 +193,38 @@ class Transcript:
 
     # -- tools ------------------------------------------------------------------------------
 
-    def tool_start(self, event: Event, at: datetime) -> None:
-        call_id = str(event.get("toolCallId") or "")[:200]
-        about = tool_limits.first_text(event.get("args"))
+    def tool_start(self, event: events.ToolStarted, at: datetime) -> None:
+        call_id = event.call_id[:_MAX_NAME]
+        about = tool_limits.first_text(event.arguments)
         if earlier := self.results.pop(call_id, None):
             self.revise(earlier, final=True)
         self.results[call_id] = self.add(
             Entry.Kind.TOOL_RESULT,
             at,
             call_id=call_id,
-            tool=str(event.get("toolName") or "")[:200],
+            tool=event.tool[:_MAX_NAME],
             final=False,
             data={"about": about} if about else {},
         )
 
-    def tool_update(self, event: Event, _at: datetime) -> None:
-        entry = self.results.get(str(event.get("toolCallId") or "")[:200])
-        partial = event.get("partialResult")
-        if entry and isinstance(partial, dict):
-            self.revise(entry, text=rpc.text_of(partial.get("content")))
+    def tool_update(self, event: events.ToolUpdated, _at: datetime) -> None:
+        if entry := self.results.get(event.call_id[:_MAX_NAME]):
+            self.revise(entry, text=event.text)
 
-    def tool_end(self, event: Event, at: datetime) -> None:
-        result = event.get("result")
-        content = result.get("content") if isinstance(result, dict) else result
-        self._finish_tool(event, content, at)
-
-    def tool_result(self, message: Event, at: datetime) -> None:
-        """Record a result as the model gets it, unless the tool's end event reported it before."""
-        call_id = str(message.get("toolCallId") or "")[:200]
-        if call_id in self.results or not self._has_result(call_id):
-            self._finish_tool(message, message.get("content"), at)
-
-    def _has_result(self, call_id: str) -> bool:
-        if call_id in self._finished_calls:
-            return True
-        known = Entry.objects.filter(
-            process=self.process, call_id=call_id, kind=Entry.Kind.TOOL_RESULT, final=True
-        )
-        return known.exists()
-
-    def _finish_tool(self, event: Event, content: Any, at: datetime) -> None:
-        call_id = str(event.get("toolCallId") or "")[:200]
-        images = rpc.count_images(content)
-        text = rpc.text_of(content)
-        if size := parse_count(event.get("cut")):
-            images = parse_count(event.get("images")) or images
-            text = truncation_note("Result", size, images, text)
-        data = {"images": images} if images else {}
-        if "durationMs" in event:
-            data["durationMs"] = parse_count(event["durationMs"])
+    def tool_end(self, event: events.ToolEnded, at: datetime) -> None:
+        """Record a tool's result. A copy does not count if the tool's end was reported before."""
+        call_id = event.call_id[:_MAX_NAME]
+        if event.is_copy and call_id not in self.results and self._has_result(call_id):
+            return
+        text = event.text
+        if event.bytes_left_out:
+            text = truncation_note("Result", event.bytes_left_out, event.images, text)
+        data = {"images": event.images} if event.images else {}
+        if event.duration_ms is not None:
+            data["durationMs"] = event.duration_ms
         fields: dict[str, Any] = {
-            "text": text + (KILLED_FOR_MEMORY if event.get("killedForMemory") else ""),
-            "is_error": bool(event.get("isError")),
+            "text": text + (KILLED_FOR_MEMORY if event.killed_for_memory else ""),
+            "is_error": event.is_error,
             "final": True,
             "data": data,
         }
@@ -245,8 +233,16 @@ class Transcript:
         if entry:
             self.revise(entry, **fields)
         else:
-            tool = str(event.get("toolName") or "")[:200]
+            tool = event.tool[:_MAX_NAME]
             self.add(Entry.Kind.TOOL_RESULT, at, call_id=call_id, tool=tool, **fields)
+
+    def _has_result(self, call_id: str) -> bool:
+        if call_id in self._finished_calls:
+            return True
+        known = Entry.objects.filter(
+            process=self.process, call_id=call_id, kind=Entry.Kind.TOOL_RESULT, final=True
+        )
+        return known.exists()
 
     def close_calls(self) -> None:
         """Finish calls whose end was not reported in their turn."""
@@ -335,12 +331,6 @@ def parse_time(milliseconds: Any) -> datetime:
         return datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (OverflowError, ValueError, OSError):
         return timezone.now()
-
-
-def parse_count(value: Any) -> int:
-    """Return a count from the agent as an int; 0 for anything invalid."""
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    return int(value) if good and 0 <= value < 1 << 62 else 0
 
 
 def _dollars(value: Any) -> Decimal:

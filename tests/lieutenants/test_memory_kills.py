@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from lieutenants.agents.events import ToolEnded
 from lieutenants.models import Lieutenant
 from lieutenants.sessions.session import Session
 from lieutenants.sessions.write_batch import WriteBatch
@@ -99,9 +100,9 @@ def test_reason_is_in_error_and_transcript(db: None) -> None:
     lieutenant = enlist()
     session = Session.open(process_of(lieutenant))
     session.batch = batch = WriteBatch()
-    result = {"content": [{"type": "text", "text": "Command exited with code 137"}]}
-    event = {"toolCallId": "c", "toolName": "bash", "isError": True, "result": result}
-    session.tool_end({**event, "killedForMemory": True}, timezone.now())
+    text = "Command exited with code 137"
+    event = ToolEnded("c", "bash", text, is_error=True, killed_for_memory=True)
+    session.tool_end(event, timezone.now())
     exits.end(session, {"signal": 9, "killed_for_memory": True}, timezone.now())
     batch.write()
     told = Lieutenant.objects.get(pk=lieutenant.pk)

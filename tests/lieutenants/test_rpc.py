@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lieutenants.agents.base import Outgoing
-from lieutenants.agents.pi import rpc
+from lieutenants.agents.pi import decode, rpc
 from lieutenants.supervision import journal
 from reef_site.common.text import is_storable
 
@@ -114,8 +114,8 @@ def test_dialog_reply_has_the_dialogs_id() -> None:
     ],
 )
 def test_content_of_any_shape_is_read(content: object, text: str, images: int) -> None:
-    assert rpc.text_of(content) == text
-    assert rpc.count_images(content) == images
+    assert decode.text_of(content) == text
+    assert decode.count_images(content) == images
 
 
 def test_cleaned_value_is_valid_json() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lieutenants.agents.events import ContextUsage, Reply
 from lieutenants.agents.pi import rpc
 from lieutenants.models import Lieutenant
 from reef_site.common import events
@@ -24,11 +25,11 @@ def ask(session: Session) -> None:
         session.outgoing.append(rpc.simple("get_session_stats", command))
 
 
-def store(session: Session, event: dict[str, Any]) -> None:
+def store(session: Session, reply: Reply) -> None:
     """Store the agent's reply; a reply that has no usage clears the stored one."""
     session.asked_stats = False
     session.memory.context_changed = False
-    usage = parse(event.get("data"))
+    usage = reply.content.figures if isinstance(reply.content, ContextUsage) else None
     mine = Lieutenant.objects.filter(pk=session.lieutenant.pk)
     if usage != mine.values_list("context_usage", flat=True).get():
         mine.update(context_usage=usage)

@@ -10,11 +10,12 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.utils import timezone
 
+from lieutenants.agents.events import Model, ModelList, Reply
 from lieutenants.agents.pi import config
 from lieutenants.isolation.homes import CREDENTIALS
 from lieutenants.models import AgentModels, Lieutenant
@@ -101,13 +102,13 @@ def summary(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else shown
 
 
-def store_model_in_use(session: Session, model: dict[str, Any], at: datetime) -> None:
+def store_model_in_use(session: Session, model: Model, at: datetime) -> None:
     """Store the model in use, when the agent is ready, and report a difference."""
-    name = f"{model.get('provider')}/{model.get('id')}"[:200]
+    name = model.name[:200]
     row = Lieutenant.objects.only("model_wanted", "model_in_use").get(pk=session.lieutenant.pk)
     before, wanted = row.model_in_use, row.model_wanted
     problem = ""
-    if wanted and not matches(wanted, [name, str(model.get("name"))]):
+    if wanted and not matches(wanted, [name, model.label]):
         problem = f"Its model {wanted} is not there; the agent goes on with {name}."
     elif any(RESTORE_WARNING in note for note in session.memory.notes):
         pass
@@ -130,15 +131,12 @@ def note_warning(session: Session, text: str, at: datetime) -> None:
         session.notice(at, text, is_error=True)
 
 
-def store_model_list(session: Session, event: dict[str, Any], at: datetime) -> None:
+def store_model_list(session: Session, reply: Reply, at: datetime) -> None:
     """Store the list of models, and report if the model in use is not among them."""
-    data = event.get("data")
-    models = data.get("models") if isinstance(data, dict) else None
-    found = [each for each in models if isinstance(each, dict)] if isinstance(models, list) else []
-    found = found[:_MAX_STORED]
-    names = [f"{each.get('provider')}/{each.get('id')}" for each in found]
-    labels = [str(each.get("name") or "") for each in found]
-    if not event.get("success") or not names:
+    listed = reply.content.models if isinstance(reply.content, ModelList) else ()
+    names = [each.name for each in listed[:_MAX_STORED]]
+    labels = [each.label for each in listed[:_MAX_STORED]]
+    if not reply.success or not names:
         return
     AgentModels.objects.update_or_create(
         lieutenant=session.lieutenant,
