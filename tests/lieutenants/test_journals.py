@@ -41,6 +41,14 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.jsonl"))
 # Longer than every wait of a session.
 LONG = 30.0
 Records = list[list[Any]]
+# Columns that a session writes, of the rows that were there before.
+_WRITTEN: dict[str, tuple[str, ...]] = {
+    "lieutenant": (
+        *("status", "error", "trouble", "waiting_for", "model_in_use", "model_problem"),
+        *("task_count", "restarts"),
+    ),
+    "process": ("ended_at", "exit_code", "exit_signal", "stderr", "end_reason", "stop_asked_at"),
+}
 
 # Columns with the time of the replay, or with ids and revisions that depend on the passes.
 _VARYING = frozenset(
@@ -107,6 +115,8 @@ class Replayed(Played):
             "process": Process.objects.order_by("pk"),
         }
         rows = {name: [self._row(each) for each in rows] for name, rows in sets.items()}
+        for name, columns in _WRITTEN.items():
+            rows[name] = [{key: row[key] for key in columns if key in row} for row in rows[name]]
         series = dict(Lieutenant.objects.get().failures)
         for name in ("entry", "notice"):
             series[name] = _position(Entry, series.get(name))
