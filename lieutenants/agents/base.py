@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from lieutenants.agents.events import Event, Screening
     from lieutenants.isolation.homes import Home
     from lieutenants.models import Lieutenant
     from vmtree.models import Node
@@ -121,6 +122,12 @@ class Dialect(Protocol):
 
     def check_new_model(self, model: str, parent: Node | None, folder: str) -> None:
         """Raise BadInput if an agent that starts below this node cannot have this model."""
+        ...
+
+    # -- journal --------------------------------------------------------------------------
+
+    def decode(self, payload: dict[str, Any], screening: Screening) -> Event | None:
+        """Return the event that the agent reported, with secrets covered; None if it is none."""
         ...
 
     # -- commands -------------------------------------------------------------------------

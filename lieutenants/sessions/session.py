@@ -16,14 +16,12 @@ from typing import Any
 from django.db import connection
 from django.utils import timezone
 
-from lieutenants.agents import events
+from lieutenants.agents import dialect_of, events
 from lieutenants.agents.base import Outgoing
 from lieutenants.agents.payloads import parse_count
 from lieutenants.agents.pi import (
     context_usage,
-    decode,
     model_choice,
-    rpc,
     session_files,
     slash_commands,
 )
@@ -164,6 +162,7 @@ class Session(Transcript):
     shortened: int = 0
 
     def __post_init__(self) -> None:
+        self.dialect = dialect_of(self.lieutenant)
         self.committed_offset, self.committed_rev = self.process.offset, self.lieutenant.rev
 
     @property
@@ -232,7 +231,7 @@ class Session(Transcript):
         kind, at = record[0], parse_time(record[1])
         cover = self.screening.cover
         if kind == "e" and isinstance(record[2], dict):
-            event = decode.decode(record[2], self.screening)
+            event = self.dialect.decode(record[2], self.screening)
             if event is not None:
                 _HANDLERS[type(event)](self, event, at)
         elif kind == "s":
@@ -426,7 +425,7 @@ class Session(Transcript):
         """Dismiss each dialog at once, since nobody can answer it."""
         slash_commands.add_entry(self, at)
         if event.request_id is not None:
-            self.outgoing.append(rpc.dismiss(event.request_id))
+            self.outgoing.append(self.dialect.dismiss_dialog(event.request_id))
             text = f"The dialog “{event.title}” was dismissed, since nobody can answer it."
             self.add_limited("dialog", at, text, data={"dialog": event.kind})
 
@@ -519,7 +518,8 @@ class Session(Transcript):
                 exits.fail_and_stop(self, NO_MODEL_TEXT, permanently=True)
                 return
             model_choice.store_model_in_use(self, model, at)
-            self.outgoing.append(rpc.simple("get_available_models", model_choice.LIST_REQUEST_ID))
+            if query := self.dialect.list_models(model_choice.LIST_REQUEST_ID):
+                self.outgoing.append(query)
         for note in self.memory.notes:
             self.notice(at, note, is_error=note != session_files.NEW_SESSION_NOTE)
         self.memory.notes = []
@@ -577,7 +577,7 @@ class Session(Transcript):
                 return
             self.state_queried_at = clock
             self.memory.barrier += 1
-            self.outgoing.append(rpc.simple("get_state", f"{STATE_QUERY}{self.memory.barrier}"))
+            self.outgoing.append(self.dialect.query_state(f"{STATE_QUERY}{self.memory.barrier}"))
         elif clock - self.state_queried_at > STATE_QUERY_SECONDS:
             # An agent that does not know the query has sent all its output by now.
             self.state_queried_at = None

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lieutenants.agents.base import (
     Features,
@@ -17,11 +17,13 @@ from lieutenants.agents.base import (
     interpreter_of,
     prefix_of,
 )
+from lieutenants.agents.command import decode
 from reef_site.common.errors import BadInput
 from reef_site.common.text import clip, is_storable
 from versconfig.keys import MODEL_KEYS
 
 if TYPE_CHECKING:
+    from lieutenants.agents.events import Event, Screening
     from lieutenants.isolation.homes import Home
     from lieutenants.models import Lieutenant
     from vmtree.models import Node
@@ -97,6 +99,10 @@ class CommandDialect:
 
     def check_new_model(self, model: str, parent: Node | None, folder: str) -> None:
         """Accept: services refuse any model before."""
+
+    def decode(self, payload: dict[str, Any], screening: Screening) -> Event | None:
+        """Decode a report, see `decode.py`."""
+        return decode.decode(payload, screening)
 
     def send_message(self, message_id: str, text: str, *, steer: bool) -> Outgoing:
         """Build the command that runs the program."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
@@ -16,13 +16,14 @@ from lieutenants.agents.base import (
     interpreter_of,
     prefix_of,
 )
-from lieutenants.agents.pi import check, config, model_choice, program, rpc, session_files
+from lieutenants.agents.pi import check, config, decode, model_choice, program, rpc, session_files
 from lieutenants.isolation import homes
 from lieutenants.models import Lieutenant
 from reef_site.common.errors import BadInput
 from versconfig import impact
 
 if TYPE_CHECKING:
+    from lieutenants.agents.events import Event, Screening
     from lieutenants.agents.pi.program import Agent
     from lieutenants.isolation.homes import Home
     from vmtree.models import Node
@@ -106,6 +107,10 @@ class PiDialect:
     def check_new_model(self, model: str, parent: Node | None, folder: str) -> None:
         """Raise BadInput if agents of this node's configuration do not have this model."""
         model_choice.check_new_model(model, parent, folder)
+
+    def decode(self, payload: dict[str, Any], screening: Screening) -> Event | None:
+        """Decode a report, see `decode.py`."""
+        return decode.decode(payload, screening)
 
     def send_message(self, message_id: str, text: str, *, steer: bool) -> Outgoing:
         """Build `prompt`."""
