@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django import forms
+from rest_framework.exceptions import ValidationError
 
 from bootloader import providers
 from bootloader.boot import profiles
-from bootloader.provisioning.requests import MAX_COUNT, ProvisionRequest, parse_request
+from bootloader.provisioning.requests import MAX_COUNT, ProvisionRequest
+from bootloader.provisioning.serializers import ProvisionBody, to_request
 from bootloader.states import CleanupPolicy
+from reef_site.common.api.fields import bad_input
 from reef_site.common.errors import ReefError
 from reef_site.common.forms import ServiceForm
 from versconfig import config
@@ -89,4 +92,9 @@ class ProvisionForm(ServiceForm):
         data = {self.KEYS.get(name, name): value for name, value in self.cleaned_data.items()}
         for key in ("extraOrgans", "extraCapabilities"):
             data[key] = [word.strip() for word in data[key].split(",") if word.strip()]
-        return parse_request({key: value for key, value in data.items() if value not in ("", None)})
+        given = {key: value for key, value in data.items() if value not in ("", None)}
+        try:
+            values = ProvisionBody.parse_data(given)
+        except ValidationError as error:
+            raise bad_input(error) from None
+        return to_request(values)

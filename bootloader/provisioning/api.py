@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from django.db.models import Model, QuerySet
@@ -11,34 +11,61 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bootloader import outside_calls, providers
+from bootloader import outside_calls
 from bootloader.inventory import reconcile
-from bootloader.models import Finding, LogLine, Machine, Provisioning
-from bootloader.provisioning import preview, quota, requests, services
-from bootloader.states import FindingKind, FindingState, Proposal, State
+from bootloader.models import Finding, Machine, Provisioning
+from bootloader.provisioning import preview, services
+from bootloader.provisioning.serializers import (
+    MAX_ROWS,
+    CallAnswer,
+    CancelBody,
+    ComparedAnswer,
+    DecidedAnswer,
+    DecisionBody,
+    DecisionsBody,
+    ExistingOrPreviewAnswer,
+    FindingAnswer,
+    FindingsQuery,
+    MachineAnswer,
+    MachinesQuery,
+    OneFindingAnswer,
+    OneProvisioningAnswer,
+    ProvisionBody,
+    ProvisionedAnswer,
+    ProvisioningAnswer,
+    ProvisioningLogAnswer,
+    ProvisioningLogQuery,
+    ProvisioningsQuery,
+    ProvisionQuery,
+    RunningCallAnswer,
+    finding_json,
+    line_json,
+    machine_json,
+    preview_json,
+    provisioning_json,
+    provisionings_json,
+    to_request,
+)
+from bootloader.states import Proposal
 from reef_site.common import outside
+from reef_site.common.api.endpoints import endpoint
+from reef_site.common.api.fields import Cursor, Text
+from reef_site.common.api.serializers import list_of
 from reef_site.common.errors import BadInput, NotFound
 from reef_site.common.models import OutsideCall
 from reef_site.common.outside_answers import api_answer, api_state
-from reef_site.common.paging import take_page
-from reef_site.common.request_names import takes
-from reef_site.common.request_values import (
-    body_of,
-    choice_of,
-    is_dry_run,
-    query_choice,
-    query_cursor,
-    query_limit,
-)
-from reef_site.common.text import is_storable
-from vmtree import aliases, permissions
+from reef_site.common.paging import take_page_by_key
+from reef_site.common.request_values import is_dry_run
+from vmtree import permissions
 from vmtree.models import Node
 from vmtree.permissions import Action
 
 Json = dict[str, Any]
-MAX_ROWS = 1000
-DEFAULT_ROWS = 100
 MAX_KEY_LENGTH = 200
+NOT_FOUND = {404: "provisioning not found"}
+NO_FINDING = {404: "finding not found"}
+RUNNING = {202: RunningCallAnswer}
+CALL_FAILED = {502: "vers: the platform does not answer"}
 
 Row = TypeVar("Row", bound=Model)
 
@@ -48,16 +75,23 @@ class Provision(APIView):
 
     checks_permission = True
 
-    @takes(query=("dryRun",), body=requests.FIELDS)
+    @endpoint(
+        query=ProvisionQuery,
+        body=ProvisionBody,
+        answer=ProvisionedAnswer,
+        status=202,
+        more_answers={200: ExistingOrPreviewAnswer},
+        errors={409: "name: 'builder' is queued as provisioning 01JD9Z3K8Q5V7W2X4Y6A8B0C1D"},
+    )
     def post(self, request: Request) -> Response:
         """Provision a VM, or `count` VMs. 202, or 200 if they exist already.
 
         `{"dryRun": true}` returns what would be requested and run, with secrets masked.
         """
-        body = body_of(request)
-        vm_request = requests.parse_request(body)
+        vm_request = to_request(ProvisionBody.parse(request))
         if is_dry_run(request):
-            return Response({"dryRun": True, **preview.as_json(vm_request, by=request.user)})
+            made = preview.make_preview(vm_request, by=request.user)
+            return Response({"dryRun": True, **preview_json(made)})
         key = _key(request.headers.get("Idempotency-Key", ""))
         started = services.start(vm_request, by=request.user, key=key)
         response: Json = {
@@ -73,29 +107,29 @@ class Provision(APIView):
 class Provisionings(APIView):
     """`GET /bootloader/provisionings`"""
 
-    @takes(query=("state", "name", "batch", "vmId", "limit", "cursor"))
+    @endpoint(
+        query=ProvisioningsQuery,
+        answer=list_of("provisionings", ProvisioningAnswer, next_page=Text),
+    )
     def get(self, request: Request) -> Response:
-        """List provisionings, newest first; filter by `?state= name= batch= vmId= limit=
-        cursor=`.
+        """List provisionings, newest first.
+
+        For a node, those of VMs outside of its own line have no reasons and no specification.
         """
-        rows = services.list_provisionings(state=query_choice(request, "state", State.values))
-        for name, column in (("name", "name"), ("batch", "batch"), ("vmId", "vm_id")):
-            if value := _query(request, name):
-                value = aliases.resolve(value) if name == "vmId" else value
-                rows = rows.filter(**{column: value})
-        if cursor := _query(request, "cursor"):
-            rows = rows.filter(pk__lt=cursor)
-        limit = query_limit(request, most=MAX_ROWS, default=DEFAULT_ROWS)
-        found, more = take_page(rows, limit)
-        shown = _visible_json(request, found)
-        return Response(
-            {"provisionings": shown, "count": len(shown), "next": found[-1].pk if more else None}
+        query = ProvisioningsQuery.parse(request)
+        rows = services.list_provisionings(state=query["state"] or "")
+        columns = ("name", "batch", "vm_id")
+        rows = rows.filter(**{column: query[column] for column in columns if query[column]})
+        found, following = take_page_by_key(
+            rows, query["limit"], query["cursor"], newest_first=True
         )
+        return _list("provisionings", _visible_json(request, found), next=following)
 
 
 class OneProvisioning(APIView):
     """`GET /bootloader/provisionings/<id>`"""
 
+    @endpoint(answer=OneProvisioningAnswer, errors=NOT_FOUND)
     def get(self, request: Request, provisioning_id: str) -> Response:
         """Return a provisioning with its steps."""
         row = services.find(provisioning_id)
@@ -105,24 +139,20 @@ class OneProvisioning(APIView):
 class Log(APIView):
     """`GET /bootloader/provisionings/<id>/log`"""
 
-    @takes(query=("after", "cursor", "limit"))
+    @endpoint(
+        query=ProvisioningLogQuery,
+        answer=ProvisioningLogAnswer,
+        errors={403: "rule: a node reads the machines of its own line", **NOT_FOUND},
+    )
     def get(self, request: Request, provisioning_id: str) -> Response:
-        """Return lines after `?after=`, oldest first; `next` is the cursor of the following
-        ones.
-        """
+        """Return lines of the log, oldest first; `next` is the cursor of the following ones."""
         row = services.find(provisioning_id)
         permissions.check(request.user, Action.READ_MACHINES, _subject_ids([row])[row.pk] or None)
-        after = query_cursor(request, "after") or 0
-        limit = query_limit(request, most=MAX_ROWS, default=MAX_ROWS)
-        found = services.log_of(row, after, limit)
-        return Response(
-            {
-                "lines": [line_json(line) for line in found],
-                "count": len(found),
-                "next": found[-1].pk if found else after,
-                "state": row.state,
-            }
-        )
+        query = ProvisioningLogQuery.parse(request)
+        after = query["cursor"] or 0
+        found = services.log_of(row, after, query["limit"])
+        following = found[-1].pk if found else after
+        return _list("lines", [line_json(line) for line in found], next=following, state=row.state)
 
 
 class Retry(APIView):
@@ -130,6 +160,9 @@ class Retry(APIView):
 
     checks_permission = True
 
+    @endpoint(
+        answer=OneProvisioningAnswer, status=202, errors={**NOT_FOUND, 409: "'builder' is done"}
+    )
     def post(self, request: Request, provisioning_id: str) -> Response:
         """Continue from the failed step."""
         row = services.retry(provisioning_id, by=request.user)
@@ -141,11 +174,19 @@ class Cancel(APIView):
 
     checks_permission = True
 
-    @takes(body=("machine",))
+    @endpoint(
+        body=CancelBody,
+        answer=OneProvisioningAnswer,
+        status=202,
+        errors={
+            **NOT_FOUND,
+            409: "'builder' is a member of the fleet: destroy VM 'vm-7' instead",
+        },
+    )
     def post(self, request: Request, provisioning_id: str) -> Response:
-        """Cancel; `{"machine": "keep"}` or `"delete"` is the cleanup policy for its VM."""
+        """Cancel; `machine` is the cleanup policy for its VM."""
         services.may_command(services.find(provisioning_id), request.user)
-        cleanup = requests.parse_cleanup(body_of(request).get("machine"))
+        cleanup = CancelBody.parse(request).get("machine")
         row = services.cancel(provisioning_id, cleanup, by=request.user)
         return Response({"provisioning": provisioning_json(row)}, status=202)
 
@@ -153,34 +194,33 @@ class Cancel(APIView):
 class Machines(APIView):
     """`GET /bootloader/machines`"""
 
-    @takes(query=("gone", "provider", "limit", "cursor"))
+    @endpoint(query=MachinesQuery, answer=list_of("machines", MachineAnswer, next_page=Cursor))
     def get(self, request: Request) -> Response:
-        """List known machines of providers; `?provider=` filters, `?gone=true` includes gone
-        ones.
-        """
+        """List known machines of providers, newest first; for a node, those of its own line."""
+        query = MachinesQuery.parse(request)
         rows = Machine.objects.all()
-        if request.query_params.get("gone") != "true":
+        if query["gone"] != "true":
             rows = rows.active()
-        if provider := _query(request, "provider"):
-            rows = rows.of(provider)
-        legible = _readable(rows, request)
-        found, following = _page(request, legible)
-        shown = [machine_json(row) for row in found]
-        return Response({"machines": shown, "count": len(shown), "next": following})
+        if query["provider"]:
+            rows = rows.of(query["provider"])
+        found, following = take_page_by_key(
+            _readable(rows, request), query["limit"], query["cursor"], newest_first=True
+        )
+        return _list("machines", [machine_json(row) for row in found], next=following)
 
 
 class Findings(APIView):
     """`GET /bootloader/findings`"""
 
-    @takes(query=("state", "limit", "cursor"))
+    @endpoint(query=FindingsQuery, answer=list_of("findings", FindingAnswer, next_page=Cursor))
     def get(self, request: Request) -> Response:
-        """List findings, newest first; `?state=` (default open)."""
-        state = request.query_params.get("state", FindingState.OPEN.value)
-        choice_of(state, "state", FindingState.values)
-        rows = _readable(Finding.objects.filter(state=state), request)
-        found, following = _page(request, rows)
-        shown = [finding_json(row) for row in found]
-        return Response({"findings": shown, "count": len(shown), "next": following})
+        """List findings, newest first; without `state` the open ones."""
+        query = FindingsQuery.parse(request)
+        rows = _readable(Finding.objects.filter(state=query["state"]), request)
+        found, following = take_page_by_key(
+            rows, query["limit"], query["cursor"], newest_first=True
+        )
+        return _list("findings", [finding_json(row) for row in found], next=following)
 
 
 class Reconcile(APIView):
@@ -188,6 +228,7 @@ class Reconcile(APIView):
 
     checks_permission = True
 
+    @endpoint(answer=ComparedAnswer, more_answers=RUNNING, errors=CALL_FAILED)
     def post(self, request: Request) -> Response:
         """Compare providers, tree and registry now."""
         permissions.check(request.user, "command", None)
@@ -199,29 +240,27 @@ class DecideMany(APIView):
 
     checks_permission = True
 
-    @takes(body=("ids", "kind", "provider", "action"))
+    @endpoint(
+        body=DecisionsBody,
+        answer=DecidedAnswer,
+        more_answers=RUNNING,
+        errors={**NO_FINDING, **CALL_FAILED},
+    )
     def post(self, request: Request) -> Response:
-        """Act on several findings: `{"ids": […]}`, or `{"kind": …}` with an optional `provider`.
+        """Act on several findings: on `ids`, or on those of a `kind` and `provider`.
 
         200 with the result for each; failed ones stay open and give the reason.
         """
         permissions.check(request.user, "command", None)
-        body = body_of(request)
-        ids, kind, provider = (body.get(name) for name in ("ids", "kind", "provider"))
-        if (ids is None) == (kind is None):
-            raise BadInput("ids: say either ids or kind", "ids")
-        if ids is not None:
-            if not isinstance(ids, list) or not ids or not all(type(key) is int for key in ids):
-                raise BadInput("ids: must be a list of numbers", "ids")
-            selected = [reconcile.find(key) for key in dict.fromkeys(ids[:MAX_ROWS])]
+        body = DecisionsBody.parse(request)
+        if ids := body.get("ids"):
+            selected = [reconcile.find(key) for key in ids]
         else:
-            choice_of(kind, "kind", FindingKind.values)
-            rows = Finding.objects.open().filter(kind=kind)
-            if provider is not None:
-                rows = rows.filter(provider=_provider(provider))
+            rows = Finding.objects.open().filter(kind=body["kind"])
+            if provider := body.get("provider"):
+                rows = rows.filter(provider=provider)
             selected = list(rows.order_by("id")[:MAX_ROWS])
-        proposal = _proposal(body)
-        return _call_response(outside_calls.act_on_many(selected, proposal, by=request.user))
+        return _call_response(outside_calls.act_on_many(selected, _proposal(body), by=request.user))
 
 
 class Decide(APIView):
@@ -229,18 +268,19 @@ class Decide(APIView):
 
     checks_permission = True
 
-    @takes(body=("action",))
+    @endpoint(
+        body=DecisionBody,
+        answer=OneFindingAnswer,
+        more_answers=RUNNING,
+        errors={**NO_FINDING, 409: "finding 7 is dismissed", **CALL_FAILED},
+    )
     def post(self, request: Request, finding_id: str, word: str) -> Response:
-        """Carry out the proposal (`{"action": …}`: another allowed action), or dismiss the
-        finding.
-        """
+        """Carry out the proposal (`action`: another allowed action), or dismiss the finding."""
         permissions.check(request.user, Action.COMMAND, None)
         if word == "dismiss":
-            return Response(
-                {"finding": finding_json(reconcile.dismiss(int(finding_id), by=request.user))}
-            )
-        proposal = _proposal(body_of(request))
-        permissions.check(request.user, "command", None)
+            row = reconcile.dismiss(int(finding_id), by=request.user)
+            return Response({"finding": finding_json(row)})
+        proposal = _proposal(DecisionBody.parse(request))
         reconcile.find(int(finding_id))
         return _call_response(outside_calls.act(int(finding_id), proposal, by=request.user))
 
@@ -250,6 +290,10 @@ class Call(APIView):
 
     checks_permission = True
 
+    @endpoint(
+        answer=CallAnswer,
+        errors={403: "rule: a node commands only its descendants", 404: "there is no such call"},
+    )
     def get(self, request: Request, call_id: str) -> Response:
         """Return the result of a request that was answered with 202; `state` tells whether it
         has ended.
@@ -303,13 +347,8 @@ def _readable(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
     return rows if line is None else rows.filter(vm_id__in=line.values("vm_id"))
 
 
-def _page(request: Request, rows: QuerySet[Row]) -> tuple[list[Row], int | None]:
-    """Return the newest rows after `?cursor=`, at most `?limit=`, and the next cursor."""
-    limit = query_limit(request, most=MAX_ROWS, default=MAX_ROWS)
-    if cursor := query_cursor(request):
-        rows = rows.filter(pk__lt=cursor)
-    found, more = take_page(rows.order_by("-id"), limit)
-    return found, found[-1].pk if more else None
+def _list(name: str, rows: list[Json], **more: Any) -> Response:
+    return Response({name: rows, "count": len(rows), **more})
 
 
 def _subject_ids(rows: Sequence[Provisioning]) -> dict[str, str]:
@@ -338,118 +377,12 @@ def _visible_json(request: Request, rows: Sequence[Provisioning]) -> list[Json]:
     return shown
 
 
-# -- JSON ----------------------------------------------------------------------------------------
-
-
-def provisionings_json(rows: Iterable[Provisioning]) -> list[Json]:
-    """Return several provisionings as JSON, looking up the cause of waiting only once."""
-    found = list(rows)
-    waits = quota.why_waiting() if any(row.state == State.QUEUED for row in found) else ""
-    return [_provisioning_json(row, waits) for row in found]
-
-
-def provisioning_json(row: Provisioning) -> Json:
-    """Return a provisioning with its steps as JSON; durations in milliseconds."""
-    return provisionings_json([row])[0]
-
-
-def _provisioning_json(row: Provisioning, waits: str) -> Json:
-    return {
-        "id": row.pk,
-        "name": row.name,
-        "type": row.profile,
-        "provider": row.provider,
-        "parentVmId": row.parent_vm_id or None,
-        "batch": row.batch,
-        "state": row.state,
-        "stateSince": row.state_since,
-        "reason": row.reason or None,
-        "waitsFor": waits if row.state == State.QUEUED else None,
-        "vmId": row.vm_id or None,
-        "machineId": row.machine.machine_id if row.machine else None,
-        "onFailure": row.on_failure,
-        "spec": requests.spec_json(row.spec),
-        "actor": row.actor,
-        "createdAt": row.created_at,
-        "endedAt": row.ended_at,
-        "steps": [
-            {
-                "name": step.name,
-                "state": step.state,
-                "reason": step.reason or None,
-                "attempts": step.attempts,
-                "startedAt": step.started_at,
-                "endedAt": step.ended_at,
-                "durationMs": None if step.seconds is None else int(step.seconds * 1000),
-            }
-            for step in sorted(row.steps.all(), key=lambda each: each.position)
-        ],
-    }
-
-
-def line_json(line: LogLine) -> Json:
-    """Return a log entry as JSON; `output` may have many lines."""
-    return {
-        "id": line.pk,
-        "at": line.at,
-        "step": line.step or None,
-        "kind": line.kind,
-        "text": line.text,
-    }
-
-
-def machine_json(row: Machine) -> Json:
-    """Return a machine as JSON."""
-    return {
-        "provider": row.provider,
-        "machineId": row.machine_id,
-        "name": row.name or None,
-        "vmId": row.vm_id or None,
-        "state": row.state or None,
-        "mine": row.mine,
-        "createdAt": row.created_at,
-        "seenAt": row.seen_at,
-        "goneAt": row.gone_at,
-        "note": row.note or None,
-    }
-
-
-def finding_json(row: Finding) -> Json:
-    """Return a finding with its proposal as JSON."""
-    return {
-        "id": row.pk,
-        "kind": row.kind,
-        "provider": row.provider,
-        "machineId": row.machine_id,
-        "vmId": row.vm_id or None,
-        "name": row.name or None,
-        "text": row.text,
-        "proposal": row.proposal,
-        "actions": sorted(reconcile.allowed_actions(row)),
-        "state": row.state,
-        "foundAt": row.found_at,
-        "decidedAt": row.decided_at,
-        "decidedBy": row.decided_by or None,
-        "outcome": row.outcome or None,
-    }
+# -- requests ------------------------------------------------------------------------------------
 
 
 def _proposal(body: Json) -> Proposal | None:
-    """Return the requested `action`, if there is one. Raise BadInput."""
-    selected = body.get("action")
-    return None if selected is None else Proposal(choice_of(selected, "action", Proposal.values))
-
-
-def _provider(slug: object) -> str:
-    return choice_of(slug, "provider", providers.all_slugs())
-
-
-def _query(request: Request, name: str) -> str:
-    """Return a query parameter that a database can search for. Raise BadInput."""
-    value: str = request.query_params.get(name, "")
-    if not is_storable(value):
-        raise BadInput(f"{name}: has characters that are no text", name)
-    return value
+    action = body.get("action")
+    return Proposal(action) if action else None
 
 
 def _key(value: str) -> str:

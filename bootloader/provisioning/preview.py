@@ -11,7 +11,7 @@ from bootloader.boot.user_data import limits_of
 from bootloader.models import Provisioning
 from bootloader.provisioning import machine_spec, rendering, services
 from bootloader.provisioning.rendering import RenderedTexts
-from bootloader.provisioning.requests import ProvisionRequest, spec_json
+from bootloader.provisioning.requests import ProvisionRequest
 
 MAX_DIFF_LINES = 4000
 _OWN_LINES = re.compile(r"\s*(ADDRESS|RUN)=|\s*(hostname|fqdn): ")
@@ -79,29 +79,6 @@ def make_preview(vm_request: ProvisionRequest, *, by: object) -> Preview:
             .order_by("id")
         ),
     )
-
-
-def as_json(vm_request: ProvisionRequest, *, by: object) -> dict[str, Any]:
-    """Return the preview as JSON."""
-    made = make_preview(vm_request, by=by)
-    return {
-        "names": made.names,
-        "provider": made.vm_request.provider,
-        "parentVmId": made.vm_request.parent_vm_id or None,
-        "spec": spec_json(made.spec),
-        "told": made.explanation,
-        "script": made.texts.script,
-        "userData": made.texts.user_data,
-        "diff": _diff_json(made.script_diff),
-        "userDataDiff": _diff_json(made.user_data_diff),
-        "existing": [row.pk for row in made.known],
-    }
-
-
-def _diff_json(difference: Difference | None) -> dict[str, Any] | None:
-    if difference is None:
-        return None
-    return {"against": difference.against.pk, "lines": difference.lines}
 
 
 def _last(vm_request: ProvisionRequest) -> Provisioning | None:
