@@ -1,1 +1,1 @@
-"""The API as a whole: its router, authentication, and errors."""
+"""The API as a whole: its authentication, errors and OpenAPI schema."""
