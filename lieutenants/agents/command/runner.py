@@ -162,7 +162,7 @@ class Run:
         self.ended = False
 
     def begin(self, selector: selectors.BaseSelector) -> None:
-        """Report the run, then start the program: a message is never run twice."""
+        """Report the run, then start the program, so that a reported message is not run again."""
         message = {"role": "user", "content": str(self._command.get("message") or "")}
         emit(
             {"type": "agent_start"},
@@ -352,7 +352,9 @@ class Runner:
         signal.set_wakeup_fd(self._signals, warn_on_full_buffer=False)
         while self._run or not self._is_closing:
             for key, _ in self._selector.select(self._timeout()):
-                key.data(self._selector)
+                # A handler before it may have ended the run and closed its pipes.
+                if self._selector.get_map().get(key.fd) is key:
+                    key.data(self._selector)
             self._advance()
 
     def kill(self) -> None:
