@@ -152,6 +152,10 @@ class Dialect(Protocol):
         """Build the query for the agent's models; None for an agent without."""
         ...
 
+    def query_context(self, command_id: str) -> Outgoing | None:
+        """Build the query for the usage of the context; None for an agent without."""
+        ...
+
     def dismiss_dialog(self, request_id: str) -> Outgoing:
         """Build the reply that dismisses a dialog."""
         ...

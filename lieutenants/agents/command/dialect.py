@@ -124,6 +124,10 @@ class CommandDialect:
         """Return None: it uses no model."""
         return None
 
+    def query_context(self, command_id: str) -> Outgoing | None:
+        """Return None: it has no context."""
+        return None
+
     def dismiss_dialog(self, request_id: str) -> Outgoing:
         """Raise NotImplementedError: the runner opens no dialogs."""
         raise NotImplementedError("the runner opens no dialogs")

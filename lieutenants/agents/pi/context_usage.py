@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lieutenants.agents.events import ContextUsage, Reply
-from lieutenants.agents.pi import rpc
 from lieutenants.models import Lieutenant
 from reef_site.common import events
 
@@ -18,17 +17,24 @@ REQUEST = "~stats-"
 def ask(session: Session) -> None:
     """Ask for the usage, once after each change of the context."""
     memory = session.memory
-    if memory.context_changed and not session.asked_stats:
-        session.asked_stats = True
-        memory.stats_asked += 1
-        command = f"{REQUEST}{memory.stats_asked}"
-        session.outgoing.append(rpc.simple("get_session_stats", command))
+    if not memory.context_changed or session.asked_stats:
+        return
+    query = session.dialect.query_context(f"{REQUEST}{memory.stats_asked + 1}")
+    if query is None:
+        memory.context_changed = False
+        return
+    session.asked_stats = True
+    memory.stats_asked += 1
+    session.outgoing.append(query)
 
 
 def store(session: Session, reply: Reply) -> None:
     """Store the agent's reply; a reply that has no usage clears the stored one."""
     session.asked_stats = False
     session.memory.context_changed = False
+    if session.process.stop_asked_at is not None:
+        # Its successor may have a new session, which this figure is not about.
+        return
     usage = reply.content.figures if isinstance(reply.content, ContextUsage) else None
     mine = Lieutenant.objects.filter(pk=session.lieutenant.pk)
     if usage != mine.values_list("context_usage", flat=True).get():

@@ -132,6 +132,10 @@ class PiDialect:
         """Build `get_available_models`."""
         return rpc.simple("get_available_models", command_id)
 
+    def query_context(self, command_id: str) -> Outgoing | None:
+        """Build `get_session_stats`."""
+        return rpc.simple("get_session_stats", command_id)
+
     def dismiss_dialog(self, request_id: str) -> Outgoing:
         """Build the reply to an `extension_ui_request`."""
         return rpc.dismiss(request_id)
