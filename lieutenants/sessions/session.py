@@ -95,7 +95,7 @@ class Memory:
     covered: bool = False
     # Version ids of the stored secrets that the agent was started with.
     secret_versions: list[int] = field(default_factory=list)
-    # Features of this version of the agent, see `agents.Agent`.
+    # Features of this version of the agent, see `agents.pi.program.Agent`.
     clears_queue: bool = True
     settles: bool = False
     # The context has changed since its usage was stored; how often that was asked.
@@ -155,7 +155,7 @@ class Session(Transcript):
     command: Entry | None = None
     asked_stats: bool = False  # the reply about the context's usage has not come yet
     series: FailureSeries = field(default_factory=FailureSeries)
-    # Values that the rows of process and lieutenant hold, see `ledger.save_progress`.
+    # Values that the rows of process and lieutenant hold, see `write_batch.save_progress`.
     committed_offset: int = 0
     committed_rev: int = 0
     # Offset up to which the journal's disk space was released.
@@ -201,6 +201,7 @@ class Session(Transcript):
         self.quiescent = False
         if not all(map(_is_own_command, records)):
             self.last_record_at = clock
+        if not all(_is_own_command(each) or _is_own_reply(each) for each in records):
             self.lieutenant.last_activity_at = timezone.now()
         for record in records:
             kind = record[0]
@@ -625,6 +626,12 @@ class Session(Transcript):
 def _is_own_command(record: list[Any]) -> bool:
     """Return whether the record only confirms a command of the follower: no agent activity."""
     return record[0] == "s" and str(record[2]).startswith("~")
+
+
+def _is_own_reply(record: list[Any]) -> bool:
+    """Return whether the record is the reply to a query of the follower: no agent activity."""
+    payload = record[2] if record[0] == "e" else None
+    return isinstance(payload, dict) and str(payload.get("id") or "").startswith("~")
 
 
 _HANDLERS: dict[type, Callable[[Session, Any, datetime], None]] = {

@@ -115,10 +115,17 @@ def test_a_start_without_a_word_is_given_up(
     assert Process.objects.get().ended_at is not None
 
 
+def has_context_usage(fleet: Fleet, name: str) -> bool:
+    """Return whether the agent's reply about its context, its last output, is recorded."""
+    process = fleet.row(name).live_process()
+    return process is not None and process.state.get("context_changed") is False
+
+
 def test_the_idle_limit_pauses(fleet: Fleet) -> None:
     fleet.create("ada", idleLimitMinutes=1)
     fleet.create("bea")
     assert fleet.ask("ada", "hello") == "echo: hello"
+    until(lambda: has_context_usage(fleet, "ada"))
     past = timezone.now() - timedelta(minutes=2)
     Lieutenant.objects.update(status_since=past, last_activity_at=past)
     row = fleet.wait("ada", "paused")
