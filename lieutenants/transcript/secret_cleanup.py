@@ -26,7 +26,7 @@ COLUMNS: dict[type[Model], tuple[str, ...]] = {
         *("role", "directive", "system_prompt", "error", "trouble", "waiting_for"),
         *("failures", "model_problem"),
     ),
-    Process: ("stderr", "end_reason"),
+    Process: ("stderr", "end_reason", "agent"),
     Move: ("reason",),
     Rule: ("text", "about"),
     Firing: ("outcome", "evidence"),
