@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lieutenants.agents.command.dialect import CommandDialect
 from lieutenants.agents.pi.dialect import PiDialect
+from lieutenants.exceptions import AgentMissing
 
 if TYPE_CHECKING:
     from lieutenants.agents.base import Dialect
@@ -16,5 +17,11 @@ DIALECTS: dict[str, Dialect] = {each.name: each for each in (PiDialect(), Comman
 
 
 def dialect_of(lieutenant: Lieutenant) -> Dialect:
-    """Return the dialect of a lieutenant's agent."""
-    return DIALECTS[lieutenant.agent]
+    """Return the dialect of a lieutenant's agent.
+
+    Raises AgentMissing for a kind of agent that this version does not know.
+    """
+    try:
+        return DIALECTS[lieutenant.agent]
+    except KeyError:
+        raise AgentMissing(f"This version has no agent '{lieutenant.agent}'.") from None
