@@ -15,7 +15,10 @@ function keepState(old, fresh) {
   } else if (old.type === "checkbox" || old.type === "radio") {
     if (old.checked !== old.defaultChecked) fresh.checked = old.checked;
   } else if (old.localName === "select") {
-    if ([...fresh.options].some((option) => option.value === old.value)) fresh.value = old.value;
+    const rendered = [...old.options].find((option) => option.defaultSelected) ?? old.options[0];
+    const isChanged = rendered && rendered.value !== old.value;
+    if (isChanged && [...fresh.options].some((option) => option.value === old.value))
+      fresh.value = old.value;
   } else if (old.matches("input, textarea") && old.value !== old.defaultValue) {
     fresh.value = old.value;
   }
