@@ -8,7 +8,7 @@ from typing import Any
 from rest_framework.fields import empty
 
 from reef_site.common.api.fields import ApiField, ListOf, Text
-from reef_site.common.api.serializers import Answer, Serializer
+from reef_site.common.api.serializers import ResponseBody, Serializer
 
 Json = dict[str, Any]
 
@@ -47,14 +47,14 @@ class TextList(ListOf):
         return super().to_internal_value(data)
 
 
-def row_reader(answer: type[Answer], *computed: str) -> Callable[[object], Json]:
-    """Return a function that reads the answer's fields from a model object.
+def row_reader(response: type[ResponseBody], *computed: str) -> Callable[[object], Json]:
+    """Return a function that reads the response's fields from a model object.
 
     Empty texts of nullable fields become null. So are the `computed` fields, which the caller sets.
     """
     sources = [
         (name, None if name in computed else str(field.source), field.allow_null)
-        for name, field in answer().fields.items()
+        for name, field in response().fields.items()
     ]
 
     def read(row: object) -> Json:

@@ -23,24 +23,24 @@ from registry import placement as placing
 from registry.models import VM
 from registry.serializers import (
     ChangeBody,
-    DeletedAnswer,
-    GapAnswer,
-    HeartbeatAnswer,
+    DeletedResponse,
+    GapResponse,
     HeartbeatBody,
-    HeartbeatsAnswer,
+    HeartbeatResponse,
+    HeartbeatsResponse,
     ManyHeartbeatsBody,
-    PlacedAnswer,
+    PlacedResponse,
     PlacementBody,
     RegistrationBody,
-    VMAnswer,
     VMQuery,
+    VMResponse,
     gap_json,
     to_changes,
     to_registration,
     vms_json,
 )
 from vmtree import aliases
-from vmtree.serializers import DiffAnswer, node_json
+from vmtree.serializers import DiffResponse, node_json
 
 Json = dict[str, Any]
 NOT_FOUND = {404: services.VM_NOT_FOUND}
@@ -57,7 +57,7 @@ class RegistryView(APIView):
 class VMs(RegistryView):
     """`/registry/vms`"""
 
-    @endpoint(query=VMQuery, answer=list_of("vms", VMAnswer, next_page=Text), lenient=True)
+    @endpoint(query=VMQuery, response=list_of("vms", VMResponse, next_page=Text), lenient=True)
     def get(self, request: Request) -> Response:
         """List VMs, most recently seen first; with `?limit=` or `?cursor=` in pages ordered by id.
 
@@ -76,7 +76,7 @@ class VMs(RegistryView):
         rows, following = take_page_by_key(found, limit, query["cursor"])
         return _list("vms", vms_json(rows), next=following)
 
-    @endpoint(body=RegistrationBody, answer=VMAnswer, status=201, lenient=True)
+    @endpoint(body=RegistrationBody, response=VMResponse, status=201, lenient=True)
     def post(self, request: Request) -> Response:
         """Register a VM, or update its registration."""
         registration = to_registration(RegistrationBody.parse(request))
@@ -87,12 +87,12 @@ class VMs(RegistryView):
 class VMDetail(RegistryView):
     """`/registry/vms/:id`"""
 
-    @endpoint(answer=VMAnswer, errors=NOT_FOUND)
+    @endpoint(response=VMResponse, errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> Response:
         """Return one VM."""
         return Response(vms_json([services.find(vm_id)])[0])
 
-    @endpoint(body=ChangeBody, answer=VMAnswer, errors=NOT_FOUND, lenient=True)
+    @endpoint(body=ChangeBody, response=VMResponse, errors=NOT_FOUND, lenient=True)
     def patch(self, request: Request, vm_id: str) -> Response:
         """Change some fields; an empty patch counts as a heartbeat."""
         services.find(vm_id)
@@ -100,7 +100,7 @@ class VMDetail(RegistryView):
         vm = services.patch(vm_id, changes, caller=request.user)
         return Response(vms_json([vm])[0])
 
-    @endpoint(answer=DeletedAnswer, errors=NOT_FOUND)
+    @endpoint(response=DeletedResponse, errors=NOT_FOUND)
     def delete(self, request: Request, vm_id: str) -> Response:
         """Delete the registration; children keep their `parentVmId`."""
         services.deregister(vm_id, caller=request.user)
@@ -112,7 +112,7 @@ class Heartbeat(RegistryView):
 
     @endpoint(
         body=HeartbeatBody,
-        answer=HeartbeatAnswer,
+        response=HeartbeatResponse,
         errors=NOT_FOUND,
         ignores_unknown=True,
     )
@@ -125,7 +125,7 @@ class Heartbeat(RegistryView):
 class Heartbeats(RegistryView):
     """`POST /registry/heartbeats`; the edge answers it itself where it can."""
 
-    @endpoint(body=ManyHeartbeatsBody, answer=HeartbeatsAnswer)
+    @endpoint(body=ManyHeartbeatsBody, response=HeartbeatsResponse)
     def post(self, request: Request) -> Response:
         """Record heartbeats of up to 10,000 VMs; the response names unregistered ids."""
         found = [
@@ -138,7 +138,7 @@ class Heartbeats(RegistryView):
 class Place(RegistryView):
     """`POST /registry/place`"""
 
-    @endpoint(body=PlacementBody, answer=PlacedAnswer)
+    @endpoint(body=PlacementBody, response=PlacedResponse)
     def post(self, request: Request) -> Response:
         """Place registered VMs in the tree, below their registered parents or all below
         `parentVmId`.
@@ -163,7 +163,7 @@ class Place(RegistryView):
 class Discover(RegistryView):
     """`GET /registry/discover/:role`"""
 
-    @endpoint(answer=list_of("vms", VMAnswer))
+    @endpoint(response=list_of("vms", VMResponse))
     def get(self, request: Request, role: str) -> Response:
         """List VMs of this role that are running and not silent."""
         now = clock.now()
@@ -174,7 +174,7 @@ class Discover(RegistryView):
 class Children(RegistryView):
     """`GET /registry/vms/:id/children`"""
 
-    @endpoint(answer=list_of("children", VMAnswer), errors=NOT_FOUND)
+    @endpoint(response=list_of("children", VMResponse), errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> Response:
         """List the children in the order of registration."""
         return _list("children", vms_json(services.children(vm_id)))
@@ -183,7 +183,7 @@ class Children(RegistryView):
 class Ancestors(RegistryView):
     """`GET /registry/vms/:id/ancestors`"""
 
-    @endpoint(answer=list_of("ancestors", VMAnswer), errors=NOT_FOUND)
+    @endpoint(response=list_of("ancestors", VMResponse), errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> Response:
         """List the ancestors, root first, the VM itself last."""
         return _list("ancestors", vms_json(services.ancestors(vm_id)))
@@ -192,7 +192,7 @@ class Ancestors(RegistryView):
 class Subtree(RegistryView):
     """`GET /registry/vms/:id/subtree`"""
 
-    @endpoint(answer=list_of("subtree", VMAnswer), errors=NOT_FOUND)
+    @endpoint(response=list_of("subtree", VMResponse), errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> Response:
         """List the VM and its descendants, breadth first."""
         return _list("subtree", vms_json(services.subtree(vm_id)))
@@ -201,7 +201,7 @@ class Subtree(RegistryView):
 class Diff(RegistryView):
     """`GET /registry/vms/:a/diff/:b`"""
 
-    @endpoint(answer=DiffAnswer, errors={404: services.BOTH_NOT_FOUND})
+    @endpoint(response=DiffResponse, errors={404: services.BOTH_NOT_FOUND})
     def get(self, request: Request, vm_id: str, other: str) -> Response:
         """Return the organs and capabilities that the second VM adds and lacks."""
         return Response(services.dna_difference(vm_id, other))
@@ -210,7 +210,7 @@ class Diff(RegistryView):
 class Gaps(RegistryView):
     """`GET /registry/vms/:id/gaps`"""
 
-    @endpoint(answer=list_of("gaps", GapAnswer), errors=NOT_FOUND)
+    @endpoint(response=list_of("gaps", GapResponse), errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> Response:
         """List the ended gaps between heartbeats of the last days, oldest first."""
         return _list("gaps", [gap_json(row) for row in services.gaps(services.find(vm_id))])
@@ -219,7 +219,7 @@ class Gaps(RegistryView):
 class Panel(RegistryView):
     """`GET /registry/_panel`"""
 
-    @endpoint(answer="text/html")
+    @endpoint(response="text/html")
     def get(self, request: Request) -> HttpResponse:
         """Return a table of VMs as an HTML fragment for other pages."""
         return HttpResponse(panel_html())

@@ -1,6 +1,6 @@
 """VMs in the wire format straight from their table, without model objects.
 
-Both this and `serializers.vm_json` follow the fields of `VMAnswer`.
+Both this and `serializers.vm_json` follow the fields of `VMResponse`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from registry import liveness
 from registry.heartbeats import wire_date
 from registry.models import LINKS, Watch
 from registry.queries import DriverTime, fetch_rows, in_list, to_driver_time
-from registry.serializers import VMAnswer, without_unset
+from registry.serializers import VMResponse, without_unset
 from vmtree import lineage
 
 Json = dict[str, Any]
@@ -77,7 +77,7 @@ def _fragment(text: str) -> orjson.Fragment:
 
 
 # The last four are read by their position; liveness is calculated from them.
-_READER = PositionalReader(VMAnswer, "v", others={"liveness": "late_after"})
+_READER = PositionalReader(VMResponse, "v", others={"liveness": "late_after"})
 _COLUMNS = ", ".join(
     [*_READER.columns, "v.has_metadata", "v.late_after", "v.silent_after", "v.vitals"]
 )

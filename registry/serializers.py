@@ -25,12 +25,12 @@ from reef_site.common.api.fields import (
     WholeNumber,
 )
 from reef_site.common.api.rows import object_reader
-from reef_site.common.api.serializers import Answer, Body, Query
+from reef_site.common.api.serializers import Body, Query, ResponseBody
 from registry.liveness import Liveness
 from registry.models import VM, Role, Status, Watch
 from vmtree.fields import AnyVM, Dna, NewVMId, SearchTerms, VMAlias
 from vmtree.models import Category
-from vmtree.serializers import NodeAnswer
+from vmtree.serializers import NodeResponse
 
 Json = dict[str, Any]
 MAX_TEXT_LENGTH = 255
@@ -50,7 +50,7 @@ ADDRESS: Json = {"length": MAX_ADDRESS_LENGTH, "accepts": _has_no_controls}
 # -- responses -----------------------------------------------------------------------------------
 
 
-class VMAnswer(Answer):
+class VMResponse(ResponseBody):
     """A registered VM."""
 
     id = Text()
@@ -84,7 +84,7 @@ class VMAnswer(Answer):
     }
 
 
-class GapAnswer(Answer):
+class GapResponse(ResponseBody):
     """A time without a heartbeat."""
 
     began = Timestamp(source="began_at")
@@ -92,18 +92,18 @@ class GapAnswer(Answer):
     status = Choice(Status.values)
 
 
-class DeletedAnswer(Answer):
+class DeletedResponse(ResponseBody):
     deleted = Flag()
 
 
-class HeartbeatAnswer(Answer):
+class HeartbeatResponse(ResponseBody):
     id = Text()
     lastSeen = Timestamp()
     nextBeatInMs = WholeNumber()
     reefConfigDiffers = Flag(required=False, help_text="Register again with the present DNA.")
 
 
-class HeartbeatsAnswer(Answer):
+class HeartbeatsResponse(ResponseBody):
     count = WholeNumber()
     unknown = ListOf(Text(), most=MAX_HEARTBEATS, help_text="Ids that are not registered.")
     lastSeen = Timestamp()
@@ -111,19 +111,19 @@ class HeartbeatsAnswer(Answer):
     reefConfigDiffers = ListOf(Text(), most=MAX_HEARTBEATS, required=False)
 
 
-class RefusedAnswer(Answer):
+class RefusedResponse(ResponseBody):
     id = Text()
     error = Text()
 
 
-class PlacedAnswer(Answer):
-    placed = NodeAnswer(many=True)
+class PlacedResponse(ResponseBody):
+    placed = NodeResponse(many=True)
     count = WholeNumber()
-    refused = RefusedAnswer(many=True)
+    refused = RefusedResponse(many=True)
 
 
-_read_vm = object_reader(VMAnswer)
-gap_json = object_reader(GapAnswer)
+_read_vm = object_reader(VMResponse)
+gap_json = object_reader(GapResponse)
 
 
 def vms_json(vms: Iterable[VM], at: datetime | None = None) -> list[Json]:

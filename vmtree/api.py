@@ -25,25 +25,25 @@ from reef_site.common.text import parse_number
 from vmtree import dna, json_rows, permissions, search, services, snapshot_api, views
 from vmtree.models import Node, NodeQuerySet, Revision, Trait
 from vmtree.serializers import (
-    AncestorsAnswer,
-    ChildrenAnswer,
-    DescendantsAnswer,
-    DiffAnswer,
+    AncestorsResponse,
+    ChildrenResponse,
+    DescendantsResponse,
+    DiffResponse,
     HistoryQuery,
-    IssuedAnswer,
+    IssuedResponse,
     NewNodeBody,
-    NodeAnswer,
     NodeChangeBody,
+    NodeResponse,
     NodesQuery,
     RemovalQuery,
-    RemovedAnswer,
     RemovedQuery,
-    RevisionAnswer,
-    RevokedAnswer,
-    StatsAnswer,
-    TokenAnswer,
-    TreeAnswer,
+    RemovedResponse,
+    RevisionResponse,
+    RevokedResponse,
+    StatsResponse,
+    TokenResponse,
     TreeQuery,
+    TreeResponse,
     node_json,
     revision_json,
     token_json,
@@ -89,7 +89,7 @@ class TreeView(APIView):
 class VMs(TreeView):
     """`/vm-tree/vms`"""
 
-    @endpoint(query=NodesQuery, answer=list_of("vms", NodeAnswer, next_page=Text))
+    @endpoint(query=NodesQuery, response=list_of("vms", NodeResponse, next_page=Text))
     def get(self, request: Request) -> HttpResponse:
         """List nodes, oldest first; with `?limit=` in pages."""
         query = NodesQuery.parse(request)
@@ -108,7 +108,7 @@ class VMs(TreeView):
         cursor = str(pieces[-1].key) if more else None
         return _json(vms=json_rows.json_list(pieces), count=len(pieces), next=_json_text(cursor))
 
-    @endpoint(body=NewNodeBody, answer=NodeAnswer, status=201, errors=DUPLICATE, lenient=True)
+    @endpoint(body=NewNodeBody, response=NodeResponse, status=201, errors=DUPLICATE, lenient=True)
     def post(self, request: Request) -> Response:
         """Create a node."""
         node = services.create(NewNode(**NewNodeBody.parse(request)), by=request.user)
@@ -130,18 +130,18 @@ def _after(nodes: search.Nodes, cursor: str | None) -> search.Nodes:
 class VMDetail(TreeView):
     """`/vm-tree/vms/<id>`"""
 
-    @endpoint(query=RemovedQuery, answer=NodeAnswer, errors=NOT_FOUND)
+    @endpoint(query=RemovedQuery, response=NodeResponse, errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> Response:
         """Return one node."""
         return Response(node_json(_find(request, vm_id)))
 
-    @endpoint(body=NodeChangeBody, answer=NodeAnswer, errors=NOT_FOUND)
+    @endpoint(body=NodeChangeBody, response=NodeResponse, errors=NOT_FOUND)
     def patch(self, request: Request, vm_id: str) -> Response:
         """Change name, category, DNA or parent."""
         change = NodeChange(**NodeChangeBody.parse(request))
         return Response(node_json(services.change(vm_id, change, by=request.user)))
 
-    @endpoint(query=RemovalQuery, answer=RemovedAnswer, errors=NOT_FOUND | BUSY)
+    @endpoint(query=RemovalQuery, response=RemovedResponse, errors=NOT_FOUND | BUSY)
     def delete(self, request: Request, vm_id: str) -> Response:
         """Remove the node; with `?subtree=true&confirm=<count>` also its descendants.
 
@@ -155,7 +155,7 @@ class VMDetail(TreeView):
 class Ancestors(TreeView):
     """`/vm-tree/vms/<id>/ancestors`"""
 
-    @endpoint(query=RemovedQuery, answer=AncestorsAnswer, errors=NOT_FOUND)
+    @endpoint(query=RemovedQuery, response=AncestorsResponse, errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> HttpResponse:
         """List the ancestors from the root down to the VM itself."""
         pieces = json_rows.ancestor_pieces(_find(request, vm_id))
@@ -165,7 +165,7 @@ class Ancestors(TreeView):
 class Descendants(TreeView):
     """`/vm-tree/vms/<id>/descendants`"""
 
-    @endpoint(query=RemovedQuery, answer=DescendantsAnswer, errors=NOT_FOUND)
+    @endpoint(query=RemovedQuery, response=DescendantsResponse, errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> HttpResponse:
         """List the descendants breadth first, without the VM itself."""
         node = _find(request, vm_id)
@@ -176,7 +176,7 @@ class Descendants(TreeView):
 class Children(TreeView):
     """`/vm-tree/vms/<id>/children`"""
 
-    @endpoint(query=RemovedQuery, answer=ChildrenAnswer, errors=NOT_FOUND)
+    @endpoint(query=RemovedQuery, response=ChildrenResponse, errors=NOT_FOUND)
     def get(self, request: Request, vm_id: str) -> HttpResponse:
         """List the children, oldest first."""
         removed = RemovedQuery.parse(request)["removed"]
@@ -187,7 +187,7 @@ class Children(TreeView):
 class Diff(TreeView):
     """`/vm-tree/vms/<a>/diff/<b>`"""
 
-    @endpoint(query=RemovedQuery, answer=DiffAnswer, errors={404: BOTH_NOT_FOUND})
+    @endpoint(query=RemovedQuery, response=DiffResponse, errors={404: BOTH_NOT_FOUND})
     def get(self, request: Request, vm_id: str, other: str) -> Response:
         """Return the organs and capabilities that the second VM adds and lacks."""
         nodes = _nodes(RemovedQuery.parse(request)["removed"])
@@ -202,7 +202,7 @@ class History(TreeView):
 
     @endpoint(
         query=HistoryQuery,
-        answer=list_of("history", RevisionAnswer, next_page=Cursor),
+        response=list_of("history", RevisionResponse, next_page=Cursor),
         errors=NOT_FOUND,
     )
     def get(self, request: Request, vm_id: str) -> Response:
@@ -217,19 +217,19 @@ class History(TreeView):
 class Token(TreeView):
     """`/vm-tree/vms/<id>/token`"""
 
-    @endpoint(answer=list_of("tokens", TokenAnswer), errors=NOT_FOUND | FORBIDDEN)
+    @endpoint(response=list_of("tokens", TokenResponse), errors=NOT_FOUND | FORBIDDEN)
     def get(self, request: Request, vm_id: str) -> Response:
         """List when tokens were issued and revoked; the tokens themselves are not stored."""
         found = [token_json(each) for each in services.tokens_of(vm_id, by=request.user)]
         return Response({"tokens": found, "count": len(found)})
 
-    @endpoint(answer=IssuedAnswer, status=201, errors=NOT_FOUND)
+    @endpoint(response=IssuedResponse, status=201, errors=NOT_FOUND)
     def post(self, request: Request, vm_id: str) -> Response:
         """Issue a token, shown only this once; it replaces older ones."""
         node, token = services.issue_token(vm_id, by=request.user)
         return Response({"vmId": node.vm_id, "token": token}, status=201)
 
-    @endpoint(answer=RevokedAnswer, errors=NOT_FOUND)
+    @endpoint(response=RevokedResponse, errors=NOT_FOUND)
     def delete(self, request: Request, vm_id: str) -> Response:
         """Revoke the tokens of this VM and of its descendants."""
         return Response({"revoked": services.revoke_tokens(vm_id, by=request.user)})
@@ -238,7 +238,7 @@ class Token(TreeView):
 class Tree(TreeView):
     """`/vm-tree/tree`"""
 
-    @endpoint(query=TreeQuery, answer=TreeAnswer)
+    @endpoint(query=TreeQuery, response=TreeResponse)
     def get(self, request: Request) -> HttpResponse:
         """Return the current tree.
 
@@ -287,7 +287,7 @@ def _past_tree(query: Json) -> HttpResponse:
 class Find(TreeView):
     """`/vm-tree/find/organ/<name>` and `/vm-tree/find/capability/<name>`"""
 
-    @endpoint(query=RemovedQuery, answer=list_of("vms", NodeAnswer))
+    @endpoint(query=RemovedQuery, response=list_of("vms", NodeResponse))
     def get(self, request: Request, kind: str, name: str) -> HttpResponse:
         """List VMs with exactly this organ or capability, oldest first."""
         nodes = _nodes(RemovedQuery.parse(request)["removed"])
@@ -298,7 +298,7 @@ class Find(TreeView):
 class Stats(TreeView):
     """`/vm-tree/stats`"""
 
-    @endpoint(answer=StatsAnswer)
+    @endpoint(response=StatsResponse)
     def get(self, request: Request) -> Response:
         """Count active nodes."""
         return Response(services.stats())
@@ -307,7 +307,7 @@ class Stats(TreeView):
 class Panel(TreeView):
     """`/vm-tree/_panel`"""
 
-    @endpoint(answer="text/html")
+    @endpoint(response="text/html")
     def get(self, request: Request) -> HttpResponse:
         """Return the top of the tree as an HTML fragment for other pages."""
         return HttpResponse(views.panel_html(request._request))

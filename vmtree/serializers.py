@@ -17,7 +17,7 @@ from reef_site.common.api.fields import (
     WholeNumber,
 )
 from reef_site.common.api.rows import object_reader
-from reef_site.common.api.serializers import Answer, Body, Query
+from reef_site.common.api.serializers import Body, Query, ResponseBody
 from reef_site.common.errors import BadInput
 from vmtree.dna import empty
 from vmtree.fields import AnyVM, Dna, NewNodeId, NodeAlias, SearchTerms
@@ -29,7 +29,7 @@ MAX_PAGE_SIZE = 10_000
 MAX_DEPTH = 1_000_000
 
 
-class NodeAnswer(Answer):
+class NodeResponse(ResponseBody):
     """A node of the tree."""
 
     vmId = Text(source="vm_id")
@@ -54,7 +54,7 @@ class NodeAnswer(Answer):
     }
 
 
-_read_node = object_reader(NodeAnswer)
+_read_node = object_reader(NodeResponse)
 
 
 def node_json(node: Node) -> Json:
@@ -69,7 +69,7 @@ def node_json(node: Node) -> Json:
     return data
 
 
-class RevisionAnswer(Answer):
+class RevisionResponse(ResponseBody):
     """A state of a node, and who made it so."""
 
     id = WholeNumber()
@@ -82,7 +82,7 @@ class RevisionAnswer(Answer):
     reefConfig = Dna(source="reef_config", allow_null=True)
 
 
-class TokenAnswer(Answer):
+class TokenResponse(ResponseBody):
     """When a token was issued and revoked."""
 
     madeAt = Timestamp(source="made_at")
@@ -90,58 +90,58 @@ class TokenAnswer(Answer):
     revokedAt = Timestamp(source="revoked_at", allow_null=True)
 
 
-class IssuedAnswer(Answer):
+class IssuedResponse(ResponseBody):
     vmId = Text()
     token = Text()
 
 
-class RevokedAnswer(Answer):
+class RevokedResponse(ResponseBody):
     revoked = WholeNumber()
 
 
-class RemovedAnswer(Answer):
+class RemovedResponse(ResponseBody):
     deleted = Flag()
     count = WholeNumber(required=False, help_text="Removed nodes of a subtree.")
 
 
-class DiffAnswer(Answer):
+class DiffResponse(ResponseBody):
     """What the second VM has and the first one lacks, and the reverse."""
 
     added = Dna()
     removed = Dna()
 
 
-class AncestorsAnswer(Answer):
-    ancestors = NodeAnswer(many=True)
+class AncestorsResponse(ResponseBody):
+    ancestors = NodeResponse(many=True)
 
 
-class DescendantsAnswer(Answer):
-    descendants = NodeAnswer(many=True)
+class DescendantsResponse(ResponseBody):
+    descendants = NodeResponse(many=True)
 
 
-class ChildrenAnswer(Answer):
-    children = NodeAnswer(many=True)
+class ChildrenResponse(ResponseBody):
+    children = NodeResponse(many=True)
 
 
-class TreeAnswer(Answer):
+class TreeResponse(ResponseBody):
     """`tree`, or with `?flat=true` or `?since=` the list `vms`."""
 
     tree = JsonValue("array", required=False, help_text="Each has `vm` and `children`.")
-    vms = NodeAnswer(many=True, required=False)
+    vms = NodeResponse(many=True, required=False)
     count = WholeNumber(help_text="Without `vms` that of the whole tree.")
     until = Timestamp(required=False, help_text="`since` of the next request.")
     at = Timestamp(required=False)
 
 
-class StatsAnswer(Answer):
+class StatsResponse(ResponseBody):
     total = WholeNumber()
     byCategory = JsonValue("object")
     roots = WholeNumber()
     destroyed = WholeNumber(required=False)
 
 
-revision_json = object_reader(RevisionAnswer)
-token_json = object_reader(TokenAnswer)
+revision_json = object_reader(RevisionResponse)
+token_json = object_reader(TokenResponse)
 
 
 # -- requests ------------------------------------------------------------------------------------

@@ -17,27 +17,27 @@ from bootloader.models import Finding, Machine, Provisioning
 from bootloader.provisioning import preview, services
 from bootloader.provisioning.serializers import (
     MAX_ROWS,
-    CallAnswer,
+    CallResponse,
     CancelBody,
-    ComparedAnswer,
-    DecidedAnswer,
+    ComparedResponse,
+    DecidedResponse,
     DecisionBody,
     DecisionsBody,
-    ExistingOrPreviewAnswer,
-    FindingAnswer,
+    ExistingOrPreviewResponse,
+    FindingResponse,
     FindingsQuery,
-    MachineAnswer,
+    MachineResponse,
     MachinesQuery,
-    OneFindingAnswer,
-    OneProvisioningAnswer,
+    OneFindingResponse,
+    OneProvisioningResponse,
     ProvisionBody,
-    ProvisionedAnswer,
-    ProvisioningAnswer,
-    ProvisioningLogAnswer,
+    ProvisionedResponse,
     ProvisioningLogQuery,
+    ProvisioningLogResponse,
+    ProvisioningResponse,
     ProvisioningsQuery,
     ProvisionQuery,
-    RunningCallAnswer,
+    RunningCallResponse,
     finding_json,
     line_json,
     machine_json,
@@ -64,7 +64,7 @@ Json = dict[str, Any]
 MAX_KEY_LENGTH = 200
 NOT_FOUND = {404: "provisioning not found"}
 NO_FINDING = {404: "finding not found"}
-RUNNING = {202: RunningCallAnswer}
+RUNNING = {202: RunningCallResponse}
 CALL_FAILED = {502: "vers: the platform does not answer"}
 
 Row = TypeVar("Row", bound=Model)
@@ -78,9 +78,9 @@ class Provision(APIView):
     @endpoint(
         query=ProvisionQuery,
         body=ProvisionBody,
-        answer=ProvisionedAnswer,
+        response=ProvisionedResponse,
         status=202,
-        more_answers={200: ExistingOrPreviewAnswer},
+        more_responses={200: ExistingOrPreviewResponse},
         errors={409: "name: 'builder' is queued as provisioning 01JD9Z3K8Q5V7W2X4Y6A8B0C1D"},
     )
     def post(self, request: Request) -> Response:
@@ -109,7 +109,7 @@ class Provisionings(APIView):
 
     @endpoint(
         query=ProvisioningsQuery,
-        answer=list_of("provisionings", ProvisioningAnswer, next_page=Text),
+        response=list_of("provisionings", ProvisioningResponse, next_page=Text),
     )
     def get(self, request: Request) -> Response:
         """List provisionings, newest first.
@@ -129,7 +129,7 @@ class Provisionings(APIView):
 class OneProvisioning(APIView):
     """`GET /bootloader/provisionings/<id>`"""
 
-    @endpoint(answer=OneProvisioningAnswer, errors=NOT_FOUND)
+    @endpoint(response=OneProvisioningResponse, errors=NOT_FOUND)
     def get(self, request: Request, provisioning_id: str) -> Response:
         """Return a provisioning with its steps."""
         row = services.find(provisioning_id)
@@ -141,7 +141,7 @@ class Log(APIView):
 
     @endpoint(
         query=ProvisioningLogQuery,
-        answer=ProvisioningLogAnswer,
+        response=ProvisioningLogResponse,
         errors={403: "rule: a node reads the machines of its own line", **NOT_FOUND},
     )
     def get(self, request: Request, provisioning_id: str) -> Response:
@@ -161,7 +161,7 @@ class Retry(APIView):
     checks_permission = True
 
     @endpoint(
-        answer=OneProvisioningAnswer, status=202, errors={**NOT_FOUND, 409: "'builder' is done"}
+        response=OneProvisioningResponse, status=202, errors={**NOT_FOUND, 409: "'builder' is done"}
     )
     def post(self, request: Request, provisioning_id: str) -> Response:
         """Continue from the failed step."""
@@ -176,7 +176,7 @@ class Cancel(APIView):
 
     @endpoint(
         body=CancelBody,
-        answer=OneProvisioningAnswer,
+        response=OneProvisioningResponse,
         status=202,
         errors={
             **NOT_FOUND,
@@ -194,7 +194,7 @@ class Cancel(APIView):
 class Machines(APIView):
     """`GET /bootloader/machines`"""
 
-    @endpoint(query=MachinesQuery, answer=list_of("machines", MachineAnswer, next_page=Cursor))
+    @endpoint(query=MachinesQuery, response=list_of("machines", MachineResponse, next_page=Cursor))
     def get(self, request: Request) -> Response:
         """List known machines of providers, newest first; for a node, those of its own line."""
         query = MachinesQuery.parse(request)
@@ -212,7 +212,7 @@ class Machines(APIView):
 class Findings(APIView):
     """`GET /bootloader/findings`"""
 
-    @endpoint(query=FindingsQuery, answer=list_of("findings", FindingAnswer, next_page=Cursor))
+    @endpoint(query=FindingsQuery, response=list_of("findings", FindingResponse, next_page=Cursor))
     def get(self, request: Request) -> Response:
         """List findings, newest first; without `state` the open ones."""
         query = FindingsQuery.parse(request)
@@ -228,7 +228,7 @@ class Reconcile(APIView):
 
     checks_permission = True
 
-    @endpoint(answer=ComparedAnswer, more_answers=RUNNING, errors=CALL_FAILED)
+    @endpoint(response=ComparedResponse, more_responses=RUNNING, errors=CALL_FAILED)
     def post(self, request: Request) -> Response:
         """Compare providers, tree and registry now."""
         permissions.check(request.user, "command", None)
@@ -242,8 +242,8 @@ class DecideMany(APIView):
 
     @endpoint(
         body=DecisionsBody,
-        answer=DecidedAnswer,
-        more_answers=RUNNING,
+        response=DecidedResponse,
+        more_responses=RUNNING,
         errors={**NO_FINDING, **CALL_FAILED},
     )
     def post(self, request: Request) -> Response:
@@ -270,8 +270,8 @@ class Decide(APIView):
 
     @endpoint(
         body=DecisionBody,
-        answer=OneFindingAnswer,
-        more_answers=RUNNING,
+        response=OneFindingResponse,
+        more_responses=RUNNING,
         errors={**NO_FINDING, 409: "finding 7 is dismissed", **CALL_FAILED},
     )
     def post(self, request: Request, finding_id: str, word: str) -> Response:
@@ -291,7 +291,7 @@ class Call(APIView):
     checks_permission = True
 
     @endpoint(
-        answer=CallAnswer,
+        response=CallResponse,
         errors={403: "rule: a node commands only its descendants", 404: "there is no such call"},
     )
     def get(self, request: Request, call_id: str) -> Response:

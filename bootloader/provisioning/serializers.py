@@ -34,7 +34,7 @@ from reef_site.common.api.fields import (
     Timestamp,
     WholeNumber,
 )
-from reef_site.common.api.serializers import Answer, Body, Query
+from reef_site.common.api.serializers import Body, Query, ResponseBody
 from reef_site.common.errors import BadInput
 from reef_site.common.models import CallState
 from reef_site.common.request_values import choice_of
@@ -52,7 +52,7 @@ ABSENT: Json = {"required": False, "allow_null": True}
 # -- responses -----------------------------------------------------------------------------------
 
 
-class StepAnswer(Answer):
+class StepResponse(ResponseBody):
     """A step of a provisioning; durations are in milliseconds."""
 
     name = Choice(StepName.values)
@@ -64,7 +64,7 @@ class StepAnswer(Answer):
     durationMs = WholeNumber(allow_null=True)
 
 
-class ProvisioningAnswer(Answer):
+class ProvisioningResponse(ResponseBody):
     """A provisioning with its steps."""
 
     id = Text()
@@ -84,36 +84,36 @@ class ProvisioningAnswer(Answer):
     actor = Text()
     createdAt = Timestamp(source="created_at")
     endedAt = Timestamp(source="ended_at", allow_null=True)
-    steps = StepAnswer(many=True)
+    steps = StepResponse(many=True)
 
 
-class OneProvisioningAnswer(Answer):
-    provisioning = ProvisioningAnswer()
+class OneProvisioningResponse(ResponseBody):
+    provisioning = ProvisioningResponse()
 
 
-class ProvisionedAnswer(Answer):
+class ProvisionedResponse(ResponseBody):
     """The provisionings of a request, in the order of their names."""
 
-    provisionings = ProvisioningAnswer(many=True)
+    provisionings = ProvisioningResponse(many=True)
     count = WholeNumber()
     continued = Flag(help_text="An earlier request made them.")
-    provisioning = ProvisioningAnswer(required=False, help_text="Without `count`: the only one.")
+    provisioning = ProvisioningResponse(required=False, help_text="Without `count`: the only one.")
 
 
-class DifferenceAnswer(Answer):
+class DifferenceResponse(ResponseBody):
     """A unified diff to the text that was used last."""
 
     against = Text(help_text="The id of a provisioning.")
     lines = ListOf(Text(), most=MAX_ROWS)
 
 
-class ExistingOrPreviewAnswer(Answer):
+class ExistingOrPreviewResponse(ResponseBody):
     """The provisionings that exist already, or the preview of a dry run."""
 
-    provisionings = ProvisioningAnswer(many=True, required=False)
+    provisionings = ProvisioningResponse(many=True, required=False)
     count = WholeNumber(required=False)
     continued = Flag(required=False)
-    provisioning = ProvisioningAnswer(required=False)
+    provisioning = ProvisioningResponse(required=False)
     dryRun = Flag(required=False)
     names = ListOf(Text(), most=requests.MAX_COUNT, required=False)  # type: ignore[assignment]
     provider = Text(required=False)
@@ -122,12 +122,12 @@ class ExistingOrPreviewAnswer(Answer):
     told = ListOf(Text(), most=MAX_ROWS, required=False, help_text="Where each value comes from.")
     script = Text(required=False, help_text="With secrets masked, as `userData`.")
     userData = Text(required=False)
-    diff = DifferenceAnswer(**ABSENT)
-    userDataDiff = DifferenceAnswer(**ABSENT)
+    diff = DifferenceResponse(**ABSENT)
+    userDataDiff = DifferenceResponse(**ABSENT)
     existing = ListOf(Text(), most=requests.MAX_COUNT, required=False)
 
 
-class LogLineAnswer(Answer):
+class LogLineResponse(ResponseBody):
     """A log entry; a `text` of the kind `output` may have many lines."""
 
     id = WholeNumber()
@@ -137,14 +137,14 @@ class LogLineAnswer(Answer):
     text = Text()
 
 
-class ProvisioningLogAnswer(Answer):
-    lines = LogLineAnswer(many=True)
+class ProvisioningLogResponse(ResponseBody):
+    lines = LogLineResponse(many=True)
     count = WholeNumber()
     next = Cursor(help_text="The `cursor` of the following lines.")
     state = Choice(State.values)
 
 
-class MachineAnswer(Answer):
+class MachineResponse(ResponseBody):
     """A machine as its provider reports it."""
 
     provider = Text()
@@ -159,7 +159,7 @@ class MachineAnswer(Answer):
     note = Text(allow_null=True)
 
 
-class FindingAnswer(Answer):
+class FindingResponse(ResponseBody):
     """A difference between provider, tree and registry, with its proposal."""
 
     id = WholeNumber()
@@ -178,30 +178,30 @@ class FindingAnswer(Answer):
     outcome = Text(allow_null=True)
 
 
-class FailedFindingAnswer(FindingAnswer):
+class FailedFindingResponse(FindingResponse):
     error = Text()
 
 
-class OneFindingAnswer(Answer):
-    finding = FindingAnswer()
+class OneFindingResponse(ResponseBody):
+    finding = FindingResponse()
 
 
-class ComparedAnswer(Answer):
+class ComparedResponse(ResponseBody):
     """Open findings, and machines that are too new to be compared."""
 
-    findings = FindingAnswer(many=True)
+    findings = FindingResponse(many=True)
     count = WholeNumber()
-    skipped = MachineAnswer(many=True)
+    skipped = MachineResponse(many=True)
     note = Text(required=False)
 
 
-class DecidedAnswer(Answer):
-    findings = FindingAnswer(many=True)
+class DecidedResponse(ResponseBody):
+    findings = FindingResponse(many=True)
     count = WholeNumber()
-    failed = FailedFindingAnswer(many=True)
+    failed = FailedFindingResponse(many=True)
 
 
-class RunningCallAnswer(Answer):
+class RunningCallResponse(ResponseBody):
     """A call that a worker still makes; ask for its result at `path`."""
 
     id = Text()
@@ -211,27 +211,27 @@ class RunningCallAnswer(Answer):
     example = {"id": "5f3a", "state": "running", "path": "/bootloader/calls/5f3a"}
 
 
-class CallAnswer(Answer):
+class CallResponse(ResponseBody):
     """The state of a call, and what the request would have been answered with."""
 
     id = Text()
     state = Choice([CallState.RUNNING, CallState.DONE, CallState.FAILED])
     error = Text(required=False)
-    finding = FindingAnswer(required=False)
-    findings = FindingAnswer(many=True, required=False)
+    finding = FindingResponse(required=False)
+    findings = FindingResponse(many=True, required=False)
     count = WholeNumber(required=False)
-    failed = FailedFindingAnswer(many=True, required=False)
-    skipped = MachineAnswer(many=True, required=False)
+    failed = FailedFindingResponse(many=True, required=False)
+    skipped = MachineResponse(many=True, required=False)
     note = Text(required=False)
 
     example = {"id": "5f3a", "state": "running"}
 
 
-_read_provisioning = row_reader(ProvisioningAnswer, "waitsFor", "machineId", "steps")
-_read_step = row_reader(StepAnswer, "durationMs")
-_read_finding = row_reader(FindingAnswer, "actions")
-line_json = row_reader(LogLineAnswer)
-machine_json = row_reader(MachineAnswer)
+_read_provisioning = row_reader(ProvisioningResponse, "waitsFor", "machineId", "steps")
+_read_step = row_reader(StepResponse, "durationMs")
+_read_finding = row_reader(FindingResponse, "actions")
+line_json = row_reader(LogLineResponse)
+machine_json = row_reader(MachineResponse)
 
 
 def provisionings_json(rows: Iterable[Provisioning]) -> list[Json]:

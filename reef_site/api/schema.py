@@ -20,7 +20,7 @@ from rest_framework.permissions import SAFE_METHODS
 from reef_site.api.authentication import NO_HEADER
 from reef_site.common.api.endpoints import Endpoint
 from reef_site.common.api.fields import ApiField
-from reef_site.common.api.serializers import ErrorAnswer
+from reef_site.common.api.serializers import ErrorResponse
 
 Json = dict[str, Any]
 JSON = "application/json"
@@ -89,7 +89,7 @@ class EndpointSchema(AutoSchema):
 
     def get_response_serializers(self) -> Any:
         found: dict[Any, Any] = {}
-        for status, content in self._declared.answers.items():
+        for status, content in self._declared.responses.items():
             if isinstance(content, str):
                 found[status, content] = OpenApiResponse(str, description="")
             else:
@@ -110,7 +110,7 @@ class EndpointSchema(AutoSchema):
         declared, found = self._declared, []
         if declared.body and declared.body.example:
             found.append(OpenApiExample("Request", declared.body.example, request_only=True))
-        for status, content in declared.answers.items():
+        for status, content in declared.responses.items():
             example = None if content is None or isinstance(content, str) else content.example
             if example:
                 found.append(
@@ -123,7 +123,7 @@ class EndpointSchema(AutoSchema):
 
 def _error(text: str) -> OpenApiResponse:
     return OpenApiResponse(
-        ErrorAnswer, description="", examples=[OpenApiExample("Error", {"error": text})]
+        ErrorResponse, description="", examples=[OpenApiExample("Error", {"error": text})]
     )
 
 

@@ -1,6 +1,6 @@
 """Endpoints of the API, each declared once: what it takes, what it returns, what can go wrong.
 
-    @endpoint(body=Registration, answer=VMAnswer, status=201, errors={403: FORBIDDEN})
+    @endpoint(body=Registration, response=VMResponse, status=201, errors={403: FORBIDDEN})
     def post(self, request: Request) -> Response:
         vm = services.register(Registration.parse(request))
 

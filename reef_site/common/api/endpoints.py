@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from reef_site.common.api.serializers import Answer, Body, Query
+from reef_site.common.api.serializers import Body, Query, ResponseBody
 from reef_site.common.request_names import Names
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 # A response: its fields, or the media type of what is not JSON; None for an empty one.
-Content = type[Answer] | str | None
+Content = type[ResponseBody] | str | None
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Endpoint:
 
     query: type[Query] | None = None
     body: type[Body] | None = None
-    answers: Mapping[int, Content] = field(default_factory=dict)
+    responses: Mapping[int, Content] = field(default_factory=dict)
     errors: Mapping[int, str] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
 
@@ -29,18 +29,18 @@ def endpoint(
     *,
     query: type[Query] | None = None,
     body: type[Body] | None = None,
-    answer: Content = None,
+    response: Content = None,
     status: int = 200,
-    more_answers: Mapping[int, Content] | None = None,
+    more_responses: Mapping[int, Content] | None = None,
     errors: Mapping[int, str] | None = None,
     lenient: bool = False,
     ignores_unknown: bool = False,
 ) -> Callable[[Handler], Handler]:
     """Declare a handler of the API.
 
-    Other names than those of `query` and `body` are refused; with `lenient` only those that are
-    nearly one of them, with `ignores_unknown` none. The handler calls `parse` of both when it is
-    their turn, so that the order of its checks is its own.
+    Names that neither `query` nor `body` has are refused. With `lenient`, only names that are
+    nearly one of theirs are refused; with `ignores_unknown`, no name is. The handler calls `parse`
+    of both when it is their turn, so that the order of its checks is its own.
     """
     names = Names(
         query.names() if query else (),
@@ -48,7 +48,9 @@ def endpoint(
         lenient,
         anything=ignores_unknown,
     )
-    declared = Endpoint(query, body, {status: answer, **(more_answers or {})}, errors or {}, names)
+    declared = Endpoint(
+        query, body, {status: response, **(more_responses or {})}, errors or {}, names
+    )
 
     def declare(handler: Handler) -> Handler:
         handler.takes = names  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ same fields read numbers and flags from that text.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, NoReturn
@@ -27,10 +28,12 @@ JSON_TYPES = ("object", "array", "string", "number", "boolean")
 SENTENCE = "sentence"
 
 Json = dict[str, Any]
+# An escaped NUL in JSON: its backslash is not itself escaped.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class ApiField(serializers.Field[Any, Any, Any, Any]):
-    """Base of all fields. A missing value, and null, is a wrong value like any other."""
+    """Base of all fields. Missing and null values are passed to `to_internal_value` as None."""
 
     def run_validation(self, data: Any = empty) -> Any:
         if (data is empty and self.required) or (data is None and not self.allow_null):
@@ -219,7 +222,7 @@ class StoredJson(JsonValue):
             self.refuse(f"cannot be kept ({error})")
         if len(raw) > MAX_JSON_BYTES:
             self.refuse(f"has {len(raw)} bytes, at most {MAX_JSON_BYTES} are kept")
-        if b"\\u0000" in raw:
+        if _NUL.search(raw):
             self.refuse("has characters that are no text")
         return orjson.loads(raw)
 

@@ -1,4 +1,4 @@
-"""Rows as JSON by the field list of an answer, fast: without a serializer at run time.
+"""Rows as JSON by the field list of an response, fast: without a serializer at run time.
 
 The `source` of a field names the model's attribute, which is also the column.
 """
@@ -10,34 +10,34 @@ from operator import attrgetter
 from typing import Any
 
 from reef_site.common.api.fields import JsonValue, Timestamp
-from reef_site.common.api.serializers import Answer
+from reef_site.common.api.serializers import ResponseBody
 
 Json = dict[str, Any]
 
 
-def sources_of(answer: type[Answer]) -> dict[str, str]:
+def sources_of(response: type[ResponseBody]) -> dict[str, str]:
     """Map the names of the fields to model attributes, in order."""
-    fields = answer().fields
+    fields = response().fields
     return {name: str(field.source) for name, field in fields.items()}
 
 
-def object_reader(answer: type[Answer]) -> Callable[[object], Json]:
-    """Return a function that reads the answer's fields from a model object."""
-    sources = sources_of(answer)
+def object_reader(response: type[ResponseBody]) -> Callable[[object], Json]:
+    """Return a function that reads the response's fields from a model object."""
+    sources = sources_of(response)
     names, read = tuple(sources), attrgetter(*sources.values())
     return lambda row: dict(zip(names, read(row), strict=True))
 
 
 class PositionalReader:
-    """Reads the answer's fields from database rows that begin with `columns`.
+    """Reads the response's fields from database rows that begin with `columns`.
 
     `others` names the column to read in place of a field that is no column.
     """
 
-    def __init__(self, answer: type[Answer], alias: str, others: dict[str, str]) -> None:
-        fields = dict(answer().fields.items())
+    def __init__(self, response: type[ResponseBody], alias: str, others: dict[str, str]) -> None:
+        fields = dict(response().fields.items())
         self.names = tuple(fields)
-        sources = {**sources_of(answer), **others}
+        sources = {**sources_of(response), **others}
         self.columns = [f"{alias}.{source}" for source in sources.values()]
         self._json = [name for name, field in fields.items() if isinstance(field, JsonValue)]
         self._dates = [name for name, field in fields.items() if isinstance(field, Timestamp)]

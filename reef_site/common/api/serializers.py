@@ -97,11 +97,11 @@ class Body(Serializer):
         return cls.parse_data(request.data)
 
 
-class Answer(Serializer):
+class ResponseBody(Serializer):
     """Fields of a response. Views return plain data: nothing is serialized at run time."""
 
 
-class ErrorAnswer(Answer):
+class ErrorResponse(ResponseBody):
     """The response to every request that failed."""
 
     error = Text(help_text="`<field>: <problem>` for invalid input, else a sentence.")
@@ -109,8 +109,8 @@ class ErrorAnswer(Answer):
 
 @functools.cache
 def list_of(
-    name: str, item: type[Answer], *, next_page: type[Text] | type[Cursor] | None = None
-) -> type[Answer]:
+    name: str, item: type[ResponseBody], *, next_page: type[Text] | type[Cursor] | None = None
+) -> type[ResponseBody]:
     """Return the response `{<name>: [item…], "count": n}`.
 
     With `next_page`, the kind of cursor, also `next`: null on the last page.
@@ -121,5 +121,5 @@ def list_of(
             allow_null=True, required=False, help_text="The next page's `cursor`."
         )
     kind = "Page" if next_page else "List"
-    title = item.__name__.removesuffix("Answer") + name.capitalize() + kind
-    return type(title, (Answer,), {**fields, "__doc__": "", "__module__": item.__module__})
+    title = item.__name__.removesuffix("ResponseBody") + name.capitalize() + kind
+    return type(title, (ResponseBody,), {**fields, "__doc__": "", "__module__": item.__module__})
