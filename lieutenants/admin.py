@@ -27,8 +27,6 @@ from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin
 from reef_site.common.errors import ReefError
 from reef_site.common.text import first_line, first_words
 
-# Django finds the admin classes of an app in its module `admin`.
-
 _PREVIEW_LENGTH = 100
 _MAX_REPORTED = 50
 EDITABLE_FIELDS = (

@@ -23,8 +23,6 @@ from reef_site.common.errors import IllegalMove, LostRace
 from reef_site.common.ids import new_ulid
 from reef_site.common.leases import LeaseQuerySet
 
-# Django finds the models of an app in its module `models`.
-
 MAX_RESTARTS = 5
 
 

@@ -80,7 +80,7 @@ def end_unreachable(session: Session, reason: str) -> None:
 def fail_and_stop(session: Session, reason: str, *, permanently: bool = False) -> None:
     """Set the lieutenant to error and ask its useless process to stop; the next settle ends it.
 
-    Unless `for_good`, the restart policy may start the lieutenant again.
+    Unless `permanently`, the restart policy may start the lieutenant again.
     """
     process = session.process
     process.stop_asked_at = timezone.now()

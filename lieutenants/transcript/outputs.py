@@ -222,7 +222,7 @@ def output_of(answer: Answer) -> Output:
 
 
 def output_of_entries(entries: QuerySet[Entry]) -> Output:
-    """Return the texts of one answer's entries, joined like `ledger.join_texts`."""
+    """Return the texts of one answer's entries, joined like `write_batch.join_texts`."""
     found = entries.order_by("id").annotate(size=Length("text")).defer("text")
     rows = [entry for entry in found if not is_retried(entry)]
     texts: dict[int, list[Piece]] = {}

@@ -1,6 +1,6 @@
 """Record one process's transcript: streamed text, content blocks, tools, usage, answers.
 
-`Transcript` turns the agent's events into entries of the running pass's ledger. Its state in memory
+`Transcript` turns the agent's events into entries of the pass's write batch. Its state in memory
 can be read back from rows that are not final.
 """
 
@@ -290,7 +290,7 @@ class Transcript:
         return join_texts((entry, entry.text) for entry in self._texts_of(answer))
 
     def _texts_of(self, answer: Answer) -> list[Entry]:
-        """Return the text entries of an answer, from earlier passes' rows and from the ledger."""
+        """Return the text entries of an answer, from rows of earlier passes and from the batch."""
         entries: dict[int, Entry] = {}
         if answer.pk:
             rows = answer.entries.filter(kind=Entry.Kind.TEXT).order_by("id")

@@ -17,7 +17,8 @@ from django.urls import URLResolver, include, path, re_path
 class ReefAppConfig(AppConfig):
     """An app of this project, and what of it the site wires."""
 
-    # Without this organ the app has tables, but no routes, tasks, ticks and admin. Empty: always.
+    # Without this organ the app has tables, but no routes, tasks, ticks and admin. An app with an
+    # empty one is always wired.
     organ: ClassVar[str] = ""
     # URL configurations of pages, by prefix, and of the API, by the beginning of a regex.
     page_urls: ClassVar[Mapping[str, str]] = {}
