@@ -141,7 +141,8 @@ def _lieutenant_json(
         facts["lastOutputLength"] = running.length
     if any(each.is_cut for each in history):
         facts["outputLengths"] = [each.length for each in history]
-    facts["contextUsage"] = row.context_usage
+    if row.context_usage is not None:
+        facts["contextUsage"] = row.context_usage
     return facts
 
 

@@ -18,7 +18,7 @@ AGENT = ROOT / "bootloader" / "fleet_agent.py"
 
 _ISSUE = """
 import json, sys
-from bootloader import join_tokens as join_tokens
+from bootloader.join import tokens as join_tokens
 print(join_tokens.issue(by="tests", **json.loads(sys.argv[1])))
 """
 

@@ -57,7 +57,7 @@ def test_it_answers_in_pieces_and_calls_a_tool(crew: Fleet, stub: StubLLM) -> No
     assert crew.get("ada")["outputHistory"] == ["echo: hello", "the tool has spoken"]
     assert crew.texts("ada", "user") == ["hello", "use your tool"]
     assert set(Message.objects.values_list("state", flat=True)) == {MessageState.ACCEPTED}
-    usage = until(lambda: crew.get("ada")["contextUsage"])
+    usage = until(lambda: crew.get("ada").get("contextUsage"))
     assert usage["window"] == 128_000
     assert usage["percent"] == round(usage["tokens"] / 1280, 1) > 0
     sums = Usage.objects.all().sums()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from datetime import timedelta
 from typing import Any
@@ -328,7 +329,7 @@ def test_pages_follow_each_other(operator: Client) -> None:
     query = "?actor=ada"
     while query:
         html = page(operator, query)
-        seen += [f"target-{n}" for n in range(249, -1, -1) if f">target-{n}</td>" in html]
+        seen += [f"target-{n}" for n in range(249, -1, -1) if re.search(rf"\btarget-{n}\b", html)]
         older = html.partition('rel="next"')[0].rpartition('href="')[2].partition('"')[0]
         query = older.replace("&amp;", "&") if 'rel="next"' in html else ""
 

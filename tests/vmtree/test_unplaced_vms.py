@@ -70,7 +70,7 @@ def test_they_stand_in_a_group_below_the_roof(operator: Client, api: Api) -> Non
     html = page(operator, "/fleet/")
     assert ">2<" in group(html)
     assert "is-silent" in group(html)
-    assert "1 VM, 2 not in the tree" in html
+    assert "1 VM, 2 not in the tree" in " ".join(html.split())
     for path in ("/", "/fleet/_children/0"):
         assert group(page(operator, path)), path
     for path in ("/fleet/?q=known", "/fleet/?under=known", "/fleet/_children/0?after=1&place=1"):
@@ -98,7 +98,7 @@ def test_a_search_finds_them_in_their_group(operator: Client, api: Api) -> None:
         assert re.findall(r'data-vm="([^"]+)"', html) == found, words
         loose = [vm_id for vm_id in found if vm_id != "known"]
         assert bool(group(html)) == bool(loose), words
-        assert f"{len(loose)} not in the tree" in html or not loose
+        assert f"{len(loose)} not in the tree" in " ".join(html.split()) or not loose
     assert "1 VM found" in operator.get("/fleet/?q=live").content.decode()
 
 
@@ -109,7 +109,7 @@ def test_many_found_ones_are_counted(
     for vm_id in ("a-1", "a-2", "a-3"):
         register(api, vm_id)
     html = page(operator, "/fleet/?q=a-")
-    assert "3 not in the tree, the first 2 of them shown" in html
+    assert "3 not in the tree, the first 2 of them shown" in " ".join(html.split())
     assert "a-3" not in html
 
 
@@ -138,9 +138,9 @@ def test_one_of_them_beside_the_tree(operator: Client, api: Api) -> None:
     plant("known")
     for path in ("/fleet/registered/_facts?vm=lonely", "/fleet/registered/?vm=lonely"):
         html = page(operator, path)
-        assert "not in the tree" in html
+        assert "not in the tree" in " ".join(html.split())
         assert 'name="under" value="known"' in html
-        assert '<option value="agent_vm" selected>' in html
+        assert '<option value="agent_vm" selected>' in " ".join(html.split())
         assert "port 22" in html
     assert operator.get("/fleet/vm?vm=lonely")["Location"] == "/fleet/registered/?vm=lonely"
     page(operator, "/fleet/registered/?vm=nobody", 404)
