@@ -148,6 +148,7 @@ def test_bash_reads_every_value_as_it_is(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("first", [0, *(pytest.param(n, marks=THOROUGH) for n in (1, 2))])
 def test_nothing_but_the_script_runs(tmp_path: Path, first: int) -> None:
     """Really run, in the places of a name, an id, an organ and a URL; every second value."""

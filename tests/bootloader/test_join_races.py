@@ -94,6 +94,7 @@ def test_reports_of_one_step_at_once_are_one_row(database: str) -> None:
     assert BootReport.objects.count() == ROUNDS
 
 
+@pytest.mark.rotated
 @pytest.mark.timeout(180)
 def test_slow_downloads_do_not_block_others(tmp_path: Path) -> None:
     """More of them than web has threads, and none reads what it asked for."""

@@ -90,6 +90,7 @@ def check_one_vm(stack: BootStack, found: dict[str, Any]) -> None:
     assert stack.client.get(f"/registry/vms/{found['vmId']}").json()["liveness"] == "live"
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("name", some(list(StepName), [StepName.RUN]))
 def test_a_worker_that_is_killed_in_a_step(
     stack: BootStack, emulator: Emulator, name: StepName

@@ -42,6 +42,7 @@ def stack(
         yield running
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize(
     "kind",
     [

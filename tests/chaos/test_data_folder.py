@@ -103,6 +103,7 @@ def test_renamed_host_keeps_its_lieutenants(stack: Stack) -> None:
     assert {vm["address"] for vm in registered} == {"box2"}
 
 
+@pytest.mark.rotated
 def test_moved_folder_continues_at_its_new_location(stack: Stack) -> None:
     stop(stack)
     moved = stack.data.with_name("moved")
@@ -124,6 +125,7 @@ def test_moved_folder_continues_at_its_new_location(stack: Stack) -> None:
     )
 
 
+@pytest.mark.rotated
 def test_copy_in_place_of_the_folder_starts_no_duplicates(stack: Stack) -> None:
     stop(stack)
     before = agents(stack)
@@ -187,6 +189,7 @@ def test_second_folder_of_the_same_identity_is_not_followed(stack: Stack, tmp_pa
     assert stack.health()["follower"]["ok"]
 
 
+@pytest.mark.rotated
 def test_restored_backup_under_running_agents_loses_nothing(stack: Stack) -> None:
     stack.client.post(f"{AT}/bob/pause")
     until(lambda: not agents(stack).get("bob"), 30)

@@ -121,6 +121,7 @@ def pids(stack: Stack) -> list[int]:
     return found
 
 
+@pytest.mark.rotated
 @pytest.mark.timeout(240)
 def test_running_lieutenants_are_restarted_after_a_reboot(stack: Stack) -> None:
     for name in CREW:

@@ -78,6 +78,7 @@ def test_redis_is_killed_and_emptied(stack: Stack) -> None:
     until(lambda: stack.health()["worker"]["ok"], 60)
 
 
+@pytest.mark.rotated
 @pytest.mark.timeout(180)
 def test_edge_and_web_are_killed_while_messages_are_posted(stack: Stack) -> None:
     chance = random.Random(99)

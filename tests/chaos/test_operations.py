@@ -56,6 +56,7 @@ def wait(stack: Stack, job_id: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.rotated
 @pytest.mark.timeout(240)
 def test_jobs_survive_a_killed_worker_and_an_emptied_redis(stack: Stack) -> None:
     grow(stack)

@@ -149,6 +149,7 @@ def worker(fleet: Fleet) -> Iterator[Worker]:
     made.close()
 
 
+@pytest.mark.rotated
 def test_twenty_worker_kills_lose_and_duplicate_nothing(fleet: Fleet, worker: Worker) -> None:
     chance = random.Random(2)
     names = [f"l{number}" for number in range(10)]

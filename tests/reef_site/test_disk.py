@@ -115,6 +115,7 @@ def test_up_on_a_full_disk_says_one_sentence(small_disk: Path, before: list[str]
     assert "full" in up.stderr.lower() or "no space left" in up.stderr.lower()
 
 
+@pytest.mark.rotated
 def test_full_disk_is_reported_until_it_has_room(small_disk: Path) -> None:
     with Stack(small_disk, REEF_TESTS="1") as stack:
         stack.create("ada")

@@ -84,6 +84,7 @@ def paths_of(page: str) -> set[str]:
     return {html.unescape(path) for path in found if not path.startswith(("/static/", "/signout"))}
 
 
+@pytest.mark.rotated
 def test_no_page_is_broken(person: Client, fleet: list[Node], named: tuple[str, ...]) -> None:
     has_tree = "vm-tree" in organs.enabled_modules(named)
     waiting = ["/", "/admin/", "/parts/"]

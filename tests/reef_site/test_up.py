@@ -545,6 +545,7 @@ def test_stopping_and_the_second_start(reef: Running, up: Up) -> None:
     print(f"answered after {min(took):.1f} s")
 
 
+@pytest.mark.rotated
 def test_start_succeeds_after_killed_up(up: Up) -> None:
     first = up.start()
     first.end(signal.SIGKILL)
@@ -580,6 +581,7 @@ def test_invalid_options_stop_the_start(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.rotated
 def test_demo_model_is_ready_and_outlives_up(tmp_path: Path) -> None:
     up = Up(tmp_path)
     running = up.start("--demo")

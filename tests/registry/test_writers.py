@@ -37,6 +37,7 @@ def result(process: subprocess.Popen[bytes], seconds: float) -> str:
     return out.decode()
 
 
+@pytest.mark.rotated
 @pytest.mark.timeout(180)
 def test_four_writers(tmp_path: Path) -> None:
     data = tmp_path / "data"

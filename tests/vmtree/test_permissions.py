@@ -236,6 +236,7 @@ ENTRANCES: dict[str, tuple[str, bool, Callable[[Api, str], Any]]] = {
 }
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("seed", [11, pytest.param(12, marks=pytest.mark.thorough)])
 def test_the_api_follows_the_model(
     seed: int, settings: Any, monkeypatch: pytest.MonkeyPatch

@@ -102,6 +102,7 @@ def test_agent_of_reefs_own_user_can_work(stack: Stack) -> None:
     assert done.split() == ["worker", "tmp", "tmp", "1"]
 
 
+@pytest.mark.rotated
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start another user's reef")
 def test_container_without_isolation_works_with_a_warning() -> None:
     with (
