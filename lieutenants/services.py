@@ -122,7 +122,7 @@ def create_once(
     permissions.check(actor, Action.START_BELOW, parent)
     folder = _folder(request, actor)
     dialect = agents.DIALECTS[request.agent]
-    dialect.find_program()
+    dialect.check_new_program(request.command)
     dialect.check_config()
     dialect.check_new_model(request.model.strip(), parent, folder)
     lieutenant = _new_row(request, name=name, role=role, folder=folder, parent=parent)

@@ -93,7 +93,11 @@ class Dialect(Protocol):
         ...
 
     def check_command(self, command: Sequence[str]) -> None:
-        """Validate the command line of a new lieutenant. Raises BadInput."""
+        """Validate the form of a new lieutenant's command line. Raises BadInput."""
+        ...
+
+    def check_new_program(self, command: Sequence[str]) -> None:
+        """Raise AgentMissing or BadInput if this host lacks the program of a new lieutenant."""
         ...
 
     def find_program(self, lieutenant: Lieutenant | None = None) -> Program:

@@ -266,7 +266,7 @@ class MessageReceipt:
 
 @dataclass(frozen=True, slots=True)
 class ContextUsage:
-    """How full the context is: `tokens`, `window` and `percent`; None if unknown."""
+    """Usage of the context: `tokens`, `window` and `percent`; None if unknown."""
 
     figures: Mapping[str, float] | None = None
 

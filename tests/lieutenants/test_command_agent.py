@@ -245,6 +245,24 @@ def test_invalid_request_is_refused(api: Api, fields: dict[str, Any], error: str
     assert not Lieutenant.objects.exists()
 
 
+@pytest.mark.django_db
+def test_repeated_request_finds_its_lieutenant_without_the_program(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "some-tool"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    body = {"name": "cmd", "role": "r", "local": True, "agent": "command"}
+    body["command"] = ["some-tool"]
+    first = api.post("/lieutenant/lieutenants", body, **{"Idempotency-Key": "one"})
+    program.unlink()
+    again = api.post("/lieutenant/lieutenants", body, **{"Idempotency-Key": "one"})
+
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.json()["id"] == first.json()["id"]
+
+
 def test_missing_file_is_an_error_at_the_start(fleet: Fleet) -> None:
     create(fleet, ["./nowhere"], ready=False)
     row = fleet.wait("cmd", "error")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -49,10 +50,7 @@ class CommandDialect:
         return ""
 
     def check_command(self, command: Sequence[str]) -> None:
-        """Validate program and arguments. A path is looked up at the start only.
-
-        The file may be one that only the agent's user can see, or that does not exist yet.
-        """
+        """Validate number, length and characters of program and arguments."""
         if not command or not command[0].strip():
             raise BadInput("command is required for the agent 'command'", "command")
         if len(command) > MAX_ARGUMENTS:
@@ -61,6 +59,13 @@ class CommandDialect:
             raise BadInput(f"command: at most {MAX_CHARACTERS} characters", "command")
         if not all(map(is_storable, command)):
             raise BadInput("command: has characters that are no text", "command")
+
+    def check_new_program(self, command: Sequence[str]) -> None:
+        """Raise BadInput if a program without a path is not on this host.
+
+        A path is looked up only at the start: the file may be one that only the agent's user can
+        see, or that does not exist yet.
+        """
         name = command[0]
         if "/" not in name and shutil.which(name) is None:
             raise BadInput(f"command: there is no program '{clip(name, 100)}' here", "command")
@@ -70,7 +75,7 @@ class CommandDialect:
         command = list(lieutenant.command) if lieutenant else []
         python = Path(os.path.realpath(sys.executable))
         return Program(
-            label=clip(" ".join(command), _MAX_LABEL),
+            label=clip(shlex.join(command), _MAX_LABEL),
             argv=[str(python), "-I", "-S", str(RUNNER), *command],
             files=[*prefix_of(python), RUNNER, *_files_of(command)],
             # It reports the end of each run, and has no queue.

@@ -1,4 +1,4 @@
-"""How full the agent's context is, asked when the agent has settled after a run."""
+"""Usage of the agent's context, queried when the agent has settled after a run."""
 
 from __future__ import annotations
 

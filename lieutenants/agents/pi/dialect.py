@@ -38,7 +38,7 @@ class PiDialect:
     withheld: frozenset[str] = frozenset()
 
     def register_hooks(self) -> None:
-        """Let config tell which agents run with an outdated value."""
+        """Register the finder of agents that a changed config key requires to restart."""
         impact.restart_finders.register(config.lieutenants_to_restart)
 
     def host_problem(self) -> str:
@@ -49,6 +49,10 @@ class PiDialect:
         """Reject a command line: pi has its own."""
         if command:
             raise BadInput("command: is for the agent 'command' only", "command")
+
+    def check_new_program(self, command: Sequence[str]) -> None:
+        """Raise AgentMissing if there is no pi on this host."""
+        program.find_agent()
 
     def find_program(self, lieutenant: Lieutenant | None = None) -> Program:
         """Return the pi of this host. Raises AgentMissing."""
