@@ -31,5 +31,7 @@ class MoveContentTypes(RunPython):
 
 def _move(models: tuple[str, ...], old: str, new: str, apps: Any, schema_editor: Any) -> None:
     rows = apps.get_model("contenttypes", "ContentType").objects
-    moving = rows.using(schema_editor.connection.alias).filter(app_label=old, model__in=models)
-    moving.update(app_label=new)
+    rows = rows.using(schema_editor.connection.alias)
+    # A type may have been made under the new label already, for instance by `loaddata`.
+    there = list(rows.filter(app_label=new, model__in=models).values_list("model", flat=True))
+    rows.filter(app_label=old, model__in=models).exclude(model__in=there).update(app_label=new)

@@ -119,3 +119,12 @@ def test_no_content_type_and_no_permission_is_doubled(old_models: Any) -> None:
     assert moved.count() == len(MOVED)
     rows = Permission.objects.filter(content_type__in=moved).select_related("content_type")
     assert {(row.content_type.model, row.codename): row.pk for row in rows} == before
+
+
+def test_content_types_that_are_there_already_do_not_stop_the_upgrade(old_models: Any) -> None:
+    ContentType.objects.create(app_label="operations", model="job")
+
+    upgrade()
+
+    labels = ContentType.objects.filter(model="job").values_list("app_label", flat=True)
+    assert "operations" in labels
