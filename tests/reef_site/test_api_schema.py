@@ -76,6 +76,7 @@ def test_the_page_needs_a_session_and_has_no_script_of_its_own(client: Client) -
     page = client.get("/api/docs")
     assert "script-src 'self';" in page.headers["Content-Security-Policy"]
     assert "<script>" not in page.content.decode()
+    assert "<style>" not in page.content.decode()
     assert "cdn" not in page.content.decode()
     script = client.get("/api/docs?script=")
     assert script.headers["Content-Type"].startswith("application/javascript")
