@@ -80,6 +80,27 @@ def _public_json(row: Lieutenant) -> Json:
     return {key: facts[key] for key in PUBLIC_KEYS if key in facts}
 
 
+def _optional_facts(row: Lieutenant) -> Iterable[tuple[str, Any]]:
+    """Return the keys that are absent when their value is empty, and never null."""
+    return (
+        ("model", row.model),
+        ("parentAgent", row.parent_agent),
+        ("modelInUse", row.model_in_use),
+        ("error", row.error),
+        ("trouble", row.trouble),
+        ("waitingFor", row.waiting_for),
+        ("waitingSince", row.waiting_since),
+        ("failing", failure_series.as_json(row)),
+        ("rewindingTo", row.rewind_to),
+        ("sessionProblem", row.session_problem),
+        ("modelWanted", row.model_wanted if row.model_problem else ""),
+        ("modelProblem", row.model_problem),
+        ("restartAt", row.restart_at),
+        ("idleLimitMinutes", row.idle_limit_minutes),
+        ("isolation", row.isolation),
+    )
+
+
 def _lieutenant_json(
     row: Lieutenant,
     history: list[outputs.Excerpt],
@@ -101,26 +122,7 @@ def _lieutenant_json(
         "lastActivityAt": max(row.last_activity_at, row.status_since),
         "systemPrompt": row.system_prompt,
     }
-    # Absent when empty, never null.
-    for key, value in (
-        ("model", row.model),
-        ("parentAgent", row.parent_agent),
-        ("modelInUse", row.model_in_use),
-        ("error", row.error),
-        ("trouble", row.trouble),
-        ("waitingFor", row.waiting_for),
-        ("waitingSince", row.waiting_since),
-        ("failing", failure_series.as_json(row)),
-        ("rewindingTo", row.rewind_to),
-        ("sessionProblem", row.session_problem),
-        ("modelWanted", row.model_wanted if row.model_problem else ""),
-        ("modelProblem", row.model_problem),
-        ("restartAt", row.restart_at),
-        ("idleLimitMinutes", row.idle_limit_minutes),
-        ("isolation", row.isolation),
-    ):
-        if value:
-            facts[key] = value
+    facts |= {key: value for key, value in _optional_facts(row) if value}
     facts |= {
         "statusSince": row.status_since,
         "stalled": row.stalled,
