@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.test import Client
+from django.utils import timezone
 
 from lieutenants.messages import rewinding
 from lieutenants.models import AgentModels, Answer, Entry, Lieutenant, Message, Process, Usage
@@ -716,10 +717,20 @@ def test_request_for_the_usage_survives_a_replaced_follower(played: Played) -> N
         {"contextUsage": {"tokens": -1, "contextWindow": 128000}},
     ],
 )
-def test_unknown_usage_of_the_context_is_null(played: Played, data: dict[str, Any]) -> None:
+def test_unknown_usage_of_the_context_is_absent(played: Played, data: dict[str, Any]) -> None:
     Lieutenant.objects.update(context_usage={"tokens": 1, "window": 2, "percent": 50.0})
     run(played, "hello", assistant("hi"))
     (command,) = stats_request(played)
     played.play(response(command, "get_session_stats", data=data))
+
+    assert "contextUsage" not in facts(played)
+
+
+def test_usage_of_a_stopping_process_is_not_stored(played: Played) -> None:
+    run(played, "hello", assistant("hi"))
+    (command,) = stats_request(played)
+    # As `session: new` does: its successor starts with an empty context.
+    played.session.process.stop_asked_at = timezone.now()
+    played.play(usage_reply(command, {"tokens": 5, "contextWindow": 50}))
 
     assert "contextUsage" not in facts(played)

@@ -110,6 +110,7 @@ def test_ids_with_slashes_are_found_below_every_route(api: Api, register: Regist
         ({"reefConfig": []}, "reefConfig: must be an object"),
         ({"reefConfig": {"organs": [1], "capabilities": []}}, "reefConfig.organs: must be"),
         ({"metadata": {"a": "\u0000"}}, "metadata: has characters that are no text"),
+        ({"metadata": {"a": "\\\u0000"}}, "metadata: has characters that are no text"),
         ({"metadata": {"a": 1 << 70}}, "metadata: cannot be kept"),
         ({"metadata": "x" * (300 << 10)}, "metadata: has 307202 bytes"),
     ],
@@ -153,3 +154,12 @@ def test_an_unknown_path_is_json(api: Api, database: str) -> None:
         api.client.get("/registry/vms", headers={"authorization": "Bearer no"}).status_code == 401
     )
     assert api.client.put("/registry/vms").status_code == 405
+
+
+def test_escaped_backslash_in_metadata_is_no_nul(api: Api, database: str) -> None:
+    """A pattern that names NUL has a backslash and digits, and no such character."""
+    pattern = {"allowed": r"[^\u0000-\u001f]"}
+    body = {"id": "x", "name": "n", "role": "worker", "address": "a", "registeredBy": "t"}
+    answer = api.post("/registry/vms", {**body, "metadata": pattern})
+    assert answer.status_code == 201
+    assert answer.json()["metadata"] == pattern
