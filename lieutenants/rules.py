@@ -1,4 +1,4 @@
-"""What lifecycle rules need to know about lieutenants: their conditions, and how to restart one."""
+"""Conditions of lifecycle rules about lieutenants, and the action that restarts one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which lieutenants belong to which VMs: a lieutenant and its VM have the same id."""
+"""Find the lieutenants of VMs: a lieutenant and its VM have the same id."""
 
 from __future__ import annotations
 

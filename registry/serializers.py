@@ -1,4 +1,4 @@
-"""What the registry's API takes and returns, in the wire format.
+"""Requests and responses of the registry's API, in the wire format.
 
 Order and names of fields are part of the contract with agents in the field; new ones come last.
 """

@@ -26,7 +26,7 @@ class Kind(StrEnum):
 
 
 class TakesEffect(StrEnum):
-    """When a change takes effect."""
+    """Moment at which a change takes effect."""
 
     AT_ONCE = "at once"
     NEXT_VM = "with the next VM"

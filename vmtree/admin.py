@@ -198,7 +198,7 @@ class RevisionAdmin(ReadOnlyAdmin):
 
 @admin.register(NodeToken)
 class NodeTokenAdmin(ReadOnlyAdmin):
-    """When tokens were issued and revoked; only their hashes are stored."""
+    """Times at which tokens were issued and revoked; only their hashes are stored."""
 
     list_display = ("node", "made_at", "made_by", "revoked_at")
     list_filter = (("revoked_at", admin.EmptyFieldListFilter), "made_at")

@@ -1,4 +1,4 @@
-"""Which caller may do what to which node: one table, checked at every entry point.
+"""Permissions of callers on nodes: one table, checked at every entry point.
 
 A right is a set of relations: what a kind of caller may do depends on how the target is related to
 it. `check` raises Forbidden with a text that names the rule, `may` returns a boolean, `readable`

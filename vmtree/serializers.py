@@ -1,4 +1,4 @@
-"""What the tree's API takes and returns, in the wire format."""
+"""Requests and responses of the tree's API, in the wire format."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class RevisionResponse(ResponseBody):
 
 
 class TokenResponse(ResponseBody):
-    """When a token was issued and revoked."""
+    """Times at which a token was issued and revoked."""
 
     madeAt = Timestamp(source="made_at")
     madeBy = Text(source="made_by")
@@ -105,7 +105,7 @@ class RemovedResponse(ResponseBody):
 
 
 class DiffResponse(ResponseBody):
-    """What the second VM has and the first one lacks, and the reverse."""
+    """Parts that only the second VM has (`added`), and only the first one (`removed`)."""
 
     added = Dna()
     removed = Dna()

@@ -1,4 +1,4 @@
-"""What lifecycle rules need to know about findings: their conditions, and how to do a proposal."""
+"""Conditions of lifecycle rules about findings, and the action that does a proposal."""
 
 from __future__ import annotations
 

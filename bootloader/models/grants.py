@@ -10,8 +10,7 @@ from vmtree.models import Node
 
 
 class ProvisionGrant(models.Model):
-    """How many more VMs a node may provision with its token, of which profiles, and how deep below
-    it.
+    """Grant of a node: number of VMs that its token may still provision, their profiles and depth.
 
     A node without a row may provision none. Each requested VM is deducted from `vms` and is not
     returned when the VM is destroyed.

@@ -1,4 +1,4 @@
-"""What the API of provisioning takes and returns, in the wire format."""
+"""Requests and responses of the provisioning API, in the wire format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which names a route of the API takes, in its query and in its body; others are refused.
+"""Accepted names in query and body of a route of the API; others are refused.
 
 A handler declares them by `@takes`; without it, it takes none. Where agents in the field may send
 more than older servers read, `lenient` refuses only what is nearly one of the known names.

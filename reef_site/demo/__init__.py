@@ -1,1 +1,1 @@
-"""What `up --demo` brings: a model that needs no key, and VMs of an emulated platform."""
+"""The parts of `up --demo`: a model that needs no key, and VMs of an emulated platform."""

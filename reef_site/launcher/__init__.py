@@ -1,1 +1,1 @@
-"""What `up` runs: the supervisor with its plan, the lock of a data folder, the embedded Redis."""
+"""The processes of `up`: supervisor and its plan, lock of a data folder, embedded Redis."""

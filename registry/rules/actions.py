@@ -33,7 +33,7 @@ class Postponed(Conflict):
 
 @dataclass(frozen=True)
 class ActionHandler:
-    """How to run one kind of action on the subject of a firing.
+    """Handler of one kind of action on the subject of a firing.
 
     `run` returns the outcome. An external action reaches beyond the database, so it runs outside of
     a transaction. `evidence` returns the evidence of death that a case needs; empty if none.

@@ -70,7 +70,7 @@ class RuleQuerySet(models.QuerySet["Rule"]):
 
 
 class Rule(models.Model):
-    """When `event` holds for `minutes` on a matching subject, run `action`."""
+    """Rule: if `event` holds for `minutes` on a matching subject, run `action`."""
 
     name = models.CharField(max_length=100, unique=True)
     about = models.TextField(blank=True, help_text="What it is for.")

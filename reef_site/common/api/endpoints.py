@@ -16,7 +16,7 @@ Content = type[ResponseBody] | str | None
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What a handler takes and returns. `errors` maps a status to an example of its sentence."""
+    """Declaration of a handler. `errors` maps a status to an example of its sentence."""
 
     query: type[Query] | None = None
     body: type[Body] | None = None

@@ -301,7 +301,7 @@ class Namespaces:
 
 
 def _zero_unsynced(layer: Path) -> None:
-    """What was written after the last `sync` comes back as zeros of the same length."""
+    """Replace what was written after the last `sync` by zeros of the same length."""
     marker = layer / "base/run/.synced"
     synced = marker.stat().st_mtime if marker.exists() else 0.0
     for folder, _, names in os.walk(layer):

@@ -1,4 +1,4 @@
-"""Where VMs are born: a small process with one thread that forks the first process of each.
+"""A small process with one thread that forks the first process of each VM.
 
 Started once by the emulator and told by JSON lines what to do; it answers with JSON lines. A VM is
 two processes: an outer one, which waits, and the VM's own process 1 in namespaces of its own, which

@@ -57,7 +57,7 @@ def end_all(tag: str) -> None:
 
 
 def started(pid: int) -> str:
-    """When it was started; empty if it does not run (any longer)."""
+    """Return its start time; empty if it does not run."""
     try:
         facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

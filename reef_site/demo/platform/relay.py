@@ -23,7 +23,7 @@ class Relay:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From PORT=HERE."""
+        """Parse `PORT=HERE`."""
         port, _, target = text.partition("=")
         if not port.isdecimal() or not target:
             raise argparse.ArgumentTypeError(f"{text}: it must be PORT=PORT or PORT=FILE")

@@ -35,7 +35,7 @@ class Order:
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> Order:
-        """From the body of a request."""
+        """Build from the body of a request."""
         return cls(
             facts["command"],
             facts.get("env") or {},
