@@ -171,10 +171,10 @@ class Session(Transcript):
         return Floods(self.memory.flood_buckets, self.memory.loud)
 
     @classmethod
-    def open(cls, process: Process) -> Session:
-        """Continue a process from its rows."""
+    def open(cls, process: Process, *, recheck_secrets: bool = True) -> Session:
+        """Continue a process from its rows; by default with all secrets that are committed now."""
         session = cls(process, process.lieutenant, memory=Memory.load(process.state))
-        session.refresh_screening(recheck=True)
+        session.refresh_screening(recheck=recheck_secrets)
         session.screening.recover(process, session.memory.held)
         session.message_id = session.memory.message
         session.load_open_entries(session.memory.answer)

@@ -32,6 +32,7 @@ from lieutenants.supervision.clock_jumps import ClockMonitor
 from lieutenants.supervision.transports import get_transport
 from lieutenants.supervision.watchdog import Watchdog
 from reef_site.common import events, locks
+from versconfig.screening import sources
 
 logger = logging.getLogger(__name__)
 
@@ -207,15 +208,17 @@ class Follower:
             del self.sessions[pk]
         for session in self.sessions.values():
             session.refresh_screening()
+        if rows.keys() - self.sessions.keys():
+            # An agent gets its secrets at its start, so a session that is opened now knows all of
+            # them.
+            sources.recheck()
         for pk, process in rows.items():
             is_skipped = now < self._skipped_until.get(pk, 0.0)
             if pk not in self.sessions and process.handle and not is_skipped:
                 if strays.runs_elsewhere(process):
                     self._skipped_until[pk] = now + strays.AGAIN_SECONDS
                     continue
-                # An agent gets its secrets at its start, so a session that is opened now knows all
-                # of them.
-                session = Session.open(process)
+                session = Session.open(process, recheck_secrets=False)
                 session.last_record_at = session.opened_at = now
                 session.was_ready = process.ready_at is not None
                 self.sessions[pk] = session
@@ -311,7 +314,8 @@ class Follower:
         clock: float,
     ) -> dict[str, int]:
         """Apply and write everything in one transaction; return the transcripts that changed."""
-        before = {id(session): _progress_values(session) for session in affected}
+        advanced = {id(session) for session, _, _ in news}
+        before = {id(each): _progress_values(each) for each in affected if id(each) not in advanced}
         batch = WriteBatch()
         with transaction.atomic():
             for session, records, size in news:
@@ -323,7 +327,11 @@ class Follower:
             batch.write()
             for session in affected:
                 session.store_state()
-            changed = [each for each in affected if _progress_values(each) != before[id(each)]]
+            changed = [
+                each
+                for each in affected
+                if id(each) in advanced or _progress_values(each) != before[id(each)]
+            ]
             save_progress(changed)
         return {each.lieutenant.pk: each.lieutenant.rev for each in changed}
 
@@ -387,7 +395,7 @@ def _release_space(session: Session) -> None:
 
 
 def _progress_values(session: Session) -> tuple[object, ...]:
-    """Return the values that `save_progress` writes, to detect changes."""
+    """Return the values that `save_progress` writes, to detect changes without new records."""
     row, lieutenant = session.process, session.lieutenant
     facts = (lieutenant.rev, lieutenant.waiting_for, lieutenant.waiting_since)
     return (row.offset, repr(session.memory), *facts, lieutenant.trouble)

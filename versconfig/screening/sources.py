@@ -78,6 +78,12 @@ def current(*, recheck: bool = False) -> Screen:
     return _current(recheck=recheck).screen
 
 
+def recheck() -> None:
+    """Look for changes now, once for the many screens that are asked for after it."""
+    _current(recheck=True)
+    stored.recheck()
+
+
 def for_node(
     vm_id: str, versions: Sequence[int] = (), *, is_agent: bool = False, recheck: bool = False
 ) -> Screen:

@@ -47,6 +47,13 @@ def everywhere() -> list[Secret]:
     return _opened(_rows(Q(stored_by=None)))
 
 
+def recheck() -> None:
+    """Look for secrets stored by nodes now, and read each node's ancestors again when asked."""
+    global _newest_by_nodes
+    _newest_by_nodes = (time.monotonic(), _newest(Q(stored_by__isnull=False)))
+    _lines.clear()
+
+
 def of_line(vm_id: str, *, recheck: bool = False) -> tuple[Secret, ...]:
     """Return the secrets that this node or an ancestor stored."""
     global _newest_by_nodes
