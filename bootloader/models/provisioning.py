@@ -54,7 +54,7 @@ class ProvisioningQuerySet(LeaseQuerySet["Provisioning"]):
 
 
 class Provisioning(models.Model):
-    """One run of steps that turns a request into a member of the fleet."""
+    """A run of steps that turns a request into a member of the fleet."""
 
     id = models.CharField(primary_key=True, max_length=26, default=new_ulid, editable=False)
     name = models.CharField(max_length=64)

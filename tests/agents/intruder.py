@@ -1,4 +1,4 @@
-"""What a hostile agent tries: prints a JSON object, for each try "refused: why" or what it got.
+"""A hostile agent: prints a JSON object with, for each try, "refused: why" or the result.
 
 Reads its targets from the JSON object in argv[1]: "files" to read, "folders" to list, "writes" to
 create or append to, "pids" to look into and signal, "sockets" to connect to (path to a request).

@@ -67,7 +67,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Load:
-    """One kind of request."""
+    """A kind of request."""
 
     name: str
     method: str

@@ -59,7 +59,7 @@ failed: list[str] = []
 
 
 class Wait(NamedTuple):
-    """One change: when it began, how many ms it took, and was held up."""
+    """A change: when it began, how many ms it took and how many of them it was held up."""
 
     at: float
     ms: float
@@ -67,7 +67,7 @@ class Wait(NamedTuple):
 
 
 def busy_ms(pids: list[int]) -> float:
-    """How long these processes have worked, or have stood in line for a processor."""
+    """Return how many ms these processes ran or waited for a processor."""
     found = 0
     for pid in pids:
         worked, in_line, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
@@ -88,19 +88,19 @@ def processes() -> list[int]:
 
 
 def beat(chance: random.Random, _began: float) -> None:
-    """What the edge writes at once."""
+    """Write heartbeats like the edge."""
     said = [heartbeats.Heartbeat(f"vm-{chance.randrange(VMS)}") for _ in range(32)]
     fast_path.write(lambda _: None, [fast_path.WriteRequest(None, [each], True) for each in said])
 
 
 def register(chance: random.Random, began: float) -> None:
-    """One VM again, under another name."""
+    """Register a VM again under another name."""
     vm_id = f"vm-{chance.randrange(VMS)}"
     registry.register(Registration(vm_id, f"{vm_id} {began}", "worker", "::1", "bench"))
 
 
 def rename(chance: random.Random, began: float) -> None:
-    """One VM of the tree; a revision."""
+    """Rename a VM of the tree, which writes a revision."""
     vm_id = f"v{chance.randrange(1, LARGE)}"
     services.change(vm_id, NodeChange(name=f"{vm_id} {began}"), by="bench")
 
@@ -149,7 +149,7 @@ class Writers:
         return [each for each in waits if each.at < end and each.at + each.ms / 1000 > begin]
 
     def during(self, what: str, act: Callable[[], Any]) -> tuple[Any, float]:
-        """What it gave, and for how many ms a change was held up at most; prints one line."""
+        """Print a line with the result, and how many ms a change was held up at most."""
         began = time.time()
         result = act()
         # What was held up to the end is noted a little later.
@@ -190,7 +190,7 @@ def limit(what: str, held: float, most: float) -> None:
 
 
 def run(name: str) -> None:
-    """One database."""
+    """Run the bench on a database."""
     print(f"-- {name}")
     plant()
     folder = Path(tempfile.mkdtemp(prefix="reef-bench-"))

@@ -150,7 +150,7 @@ def measure(
 
 
 def door(client: Client, path: str) -> Callable[[], object]:
-    """One request through Django."""
+    """Send a request through Django."""
 
     def ask() -> bytes:
         answer = client.get(f"/vm-tree/{path}")

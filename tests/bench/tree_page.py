@@ -61,7 +61,7 @@ def _once(client: Client, path: str, body: object) -> int:
 
 
 def pages() -> dict[str, tuple[str, object]]:
-    """What is asked for, by name."""
+    """Return the requested pages by name."""
     busy = Node.objects.filter(parent__isnull=True).values_list("pk", flat=True)[0]
     shown = [0, *Node.objects.values_list("pk", flat=True)[:60]]
     changed = list(Node.objects.order_by("-pk").values_list("vm_id", flat=True)[:50])

@@ -31,7 +31,7 @@ exec chroot "$1/root" bash -c 'touch /run/thrown; while :; do sleep 0.2; done'
 
 
 def possible() -> bool:
-    """Whether this machine lets us have one."""
+    """Return whether this machine allows such a machine."""
     asked = ["unshare", "--mount", "--pid", "--fork", "--propagation", "private", "true"]
     return os.geteuid() == 0 and subprocess.run(asked, capture_output=True).returncode == 0
 
@@ -89,7 +89,7 @@ class Machine:
         )
 
     def tell(self, script: str, **env: str) -> str:
-        """What a script that must go well prints."""
+        """Return the output of a script that must succeed."""
         done = self.run(script, 300, **env)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()

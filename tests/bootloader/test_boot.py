@@ -123,7 +123,7 @@ def test_vm_with_hostile_name_joins_without_side_effects(roof: Roof, machine: Ma
 
 
 def test_copied_vm_gets_its_own_identity(roof: Roof, machine: Machine) -> None:
-    """As after a restore or a branch: all that ran and lay there belonged to another VM."""
+    """After a restore or a branch, all files and processes there belong to another VM."""
     boot(machine, bare(roof, "parent"))
     parent = machine.tell("cat /opt/reef/run/reef-fleet-agent.pid")
     machine.put("/etc/profile.d/reef-agent.sh", "export VERS_VM_ID='parent'\nexport OTHER='x'")

@@ -1,4 +1,4 @@
-"""What VMs fetch from their roof, and that a reef really runs from it."""
+"""Files that VMs fetch from reef, and a reef that runs from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the emulated platform does wrong on demand, and that it leaves nothing behind."""
+"""Faults that the emulated platform makes on demand, and its cleaning up."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def tag(emulator: Emulator) -> str:
 
 
 def traces(emulator: Emulator, mark: str) -> list[str]:
-    """Whatever of this machine still belongs to an emulator."""
+    """Return the resources of this machine that still belong to an emulator."""
     commands = [
         "ip -o link",
         "iptables-save",

@@ -1,4 +1,4 @@
-"""How many VMs a node has made with its own token, of which kinds and how deep."""
+"""Limits on the VMs that a node makes with its own token: number, kinds and depth."""
 
 from __future__ import annotations
 

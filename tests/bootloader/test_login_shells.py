@@ -1,4 +1,4 @@
-"""What a login shell prints, and which one it is, makes no difference to what reef does there."""
+"""Scripts over SSH work the same with every login shell and whatever it prints."""
 
 from __future__ import annotations
 

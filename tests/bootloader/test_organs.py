@@ -137,7 +137,7 @@ print(json.dumps({"tasks": tasks, "ticks": sorted(app.conf.beat_schedule), "step
 
 
 def worker_of(folder: Path, named: str) -> dict[str, Any]:
-    """What a worker of such a reef would know."""
+    """Return the environment of a worker of such a reef."""
     env = {"PATH": os.environ["PATH"], "HOME": str(folder), "REEF_DATA_DIR": str(folder / "data")}
     done = subprocess.run(
         [sys.executable, "-c", _LOOK],

@@ -28,7 +28,7 @@ ADD = "/admin/bootloader/ownprofile/add/"
 
 
 def form(**fields: Any) -> dict[str, Any]:
-    """What the admin's page sends."""
+    """Return the fields that the admin's page sends."""
     return {
         "type": "builder",
         "description": "Builds things.",
@@ -197,7 +197,7 @@ def test_a_reef_of_its_own_has_the_organs_it_is_to_have_and_no_other(api: Api) -
 
 
 def test_scripts_in_the_field_are_still_understood(api: Api) -> None:
-    """What the boot scripts of old VMs send, in the shape in which they send it."""
+    """The reports of old VMs' boot scripts are accepted in their old form."""
     dna = {"organs": ["store", "cron"], "capabilities": ["vers-vm"]}
     in_tree = {"vmId": "old-1", "name": "old", "category": "swarm_vm", "parentVmId": None}
     registered = {

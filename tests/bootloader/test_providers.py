@@ -1,4 +1,4 @@
-"""What every kind of provider has in common, and how a new one comes in."""
+"""Rules for every kind of provider, and adding a new kind."""
 
 from __future__ import annotations
 

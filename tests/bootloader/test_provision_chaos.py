@@ -1,4 +1,4 @@
-"""Whatever is killed, cut or fails while VMs come up: in the end each is there, exactly once."""
+"""Kills, cuts and failures while VMs come up: in the end each VM exists exactly once."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def test_a_create_whose_answer_was_lost_is_cancelled_whole(
 
 
 def vms_of(emulator: Emulator, name: str) -> list[dict[str, Any]]:
-    """What was made under this name: others may still be coming up, or kept."""
+    """Return the VMs made under this name; others may still be starting or be kept."""
     return [vm for vm in emulator.vms() if vm["labels"].get("reef-name") == name]
 
 
@@ -141,7 +141,7 @@ def test_vms_below_vms_and_several_at_once(stack: BootStack, emulator: Emulator)
 
 
 def test_no_secret_is_left_anywhere(stack: BootStack, emulator: Emulator) -> None:
-    """What is grepped for: keys of the platform and of a model, tokens, private SSH keys."""
+    """Search for the keys of platform and model, tokens and private SSH keys."""
     put = stack.client.put("/vers-config/OPENAI_API_KEY", json={"value": MODEL_KEY})
     assert put.status_code == 200, put.text
     made = stack.provision("discreet", "bare")

@@ -210,7 +210,7 @@ def test_vanished_vm_is_removed(api: Api, emulator: Emulator) -> None:
 
 
 def test_several_vanished_vms_are_removed_together(api: Api, emulator: Emulator) -> None:
-    """Those below others first, in whatever order they are named."""
+    """Parents are removed before their children, in any order of the names."""
     parent = a_member(emulator)
     child = made_by_somebody(emulator)
     tree.create(tree.NewNode("two", "agent_vm", child, parent), by="tests")

@@ -1,4 +1,4 @@
-"""What may be asked of provisionings: rows are written once, rules hold."""
+"""Requests for provisionings: each row is written once, and the limits hold."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def rung(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the worker was rung for; no worker is there."""
+    """Return the ids that were sent to the worker; no worker runs."""
     heard: list[str] = []
 
     def note(task: str, args: list[str], _countdown: float) -> None:

@@ -390,7 +390,7 @@ def test_a_host_with_a_past_is_not_deleted(staff: Client) -> None:
 
 
 def told(answer: Any) -> str:
-    """What messages the page that was come to shows."""
+    """Return the messages on the page after the redirect."""
     return " ".join(str(each) for each in answer.context["messages"])
 
 

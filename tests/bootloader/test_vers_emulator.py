@@ -39,7 +39,7 @@ def configured(
 
 
 def create(spec: Spec = SMALL) -> Machine:
-    """One that runs."""
+    """Create a VM that runs."""
     machine = vers.create(spec)
     until(lambda: vers.state(machine.id).state is MachineState.RUNNING)
     return machine

@@ -153,7 +153,7 @@ def transcript(page: Page) -> str:
 
 
 def answer_is_whole(page: Page) -> None:
-    """What came bit by bit is what the server has, each piece once."""
+    """The streamed pieces equal the text that the server has, each piece once."""
     expect(page.locator("#blocks .close").last).to_contain_text("completed")
     live = transcript(page)
     page.reload()
@@ -290,7 +290,7 @@ def test_the_reader_is_left_where_they_read(house: House, page: Page) -> None:
 
 
 def look_away(page: Page, *, away: bool) -> None:
-    """What the browser tells a page when its tab goes to the back, or comes to the front."""
+    """Send the page the browser's event for a tab that goes to the background or comes back."""
     page.evaluate(
         """away => {
           Object.defineProperty(document, "hidden", {value: away, configurable: true});

@@ -1,4 +1,4 @@
-"""What configuration gives to agents at their start: model and provider keys, by scope."""
+"""Configuration that agents get at their start: model and provider keys, by scope."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which folders a lieutenant may be given, and what is looked at again when it starts."""
+"""Permitted folders of a lieutenant, and the checks that its start repeats."""
 
 from __future__ import annotations
 

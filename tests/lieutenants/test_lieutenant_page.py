@@ -1,4 +1,4 @@
-"""One lieutenant's page: its transcript, its facts, and what is asked of it."""
+"""A lieutenant's page: transcript, facts and actions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What agents write in Markdown can do no harm."""
+"""Markdown written by agents is harmless."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def run_tests(address: str, *arguments: str) -> str:
 
 
 def passed(line: str) -> int:
-    """How many tests a last line of pytest's says have passed, when none was left out."""
+    """Return the number of passed tests in pytest's last line, if none was skipped."""
     found = re.match(r"(\d+) passed", line)
     assert found, line
     assert "skipped" not in line

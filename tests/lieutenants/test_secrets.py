@@ -340,7 +340,7 @@ def _listen(stack: Stack, raw: list[bytes]) -> None:
 
 
 def _pages(stack: Stack) -> dict[str, bytes]:
-    """What people and agents may read."""
+    """Return the texts that people and agents may read."""
     printed = stack.manage("signin").strip().splitlines()[-1]
     # Not every resolver knows the name that browsers use.
     link = printed.replace("reef.localhost", "127.0.0.1")

@@ -1,4 +1,4 @@
-"""What tools print, and what models write, as the page shows it."""
+"""Output of tools and models as the page shows it."""
 
 from __future__ import annotations
 

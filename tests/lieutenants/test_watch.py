@@ -1,4 +1,4 @@
-"""What the clock asks for: silence, limits, dialogs, aborts."""
+"""Checks that depend on time: silence, limits, dialogs, aborts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What app configurations declare is what the site wires."""
+"""The site wires exactly the declarations of the app configurations."""
 
 from __future__ import annotations
 

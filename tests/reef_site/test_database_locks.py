@@ -41,7 +41,7 @@ class Holder:
 
 
 def waiting_for(name: DatabaseLock) -> int:
-    """How many sessions wait for this lock, by PostgreSQL's own account."""
+    """Return how many sessions wait for this lock, as PostgreSQL reports."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"

@@ -25,7 +25,7 @@ APPS = ("bootloader", "lieutenants", "reef_site", "registry", "versconfig", "vmt
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
-    """What was handed to the broker: task, arguments, countdown."""
+    """Return what was handed to the broker: task, arguments, countdown."""
     found: Sent = []
     intercept_tasks(monkeypatch, "", lambda *call: found.append(call))
     return found

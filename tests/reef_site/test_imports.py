@@ -1,4 +1,4 @@
-"""How modules import each other; `lint-imports` checks the layers of the apps."""
+"""Rules for imports between modules; `lint-imports` checks the layers of the apps."""
 
 from __future__ import annotations
 

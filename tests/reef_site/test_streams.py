@@ -365,7 +365,7 @@ def test_listener_collects_each_id_once() -> None:
 
 
 def test_a_client_that_stops_reading_is_dropped(stack: Stack) -> None:
-    """When buffers and queue are full, the client gets a reload and can start over."""
+    """Full buffers and a full queue: the client gets a reload and can start again."""
     stack.create("stuck")
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -416,7 +416,7 @@ def _is_socket(link: Path) -> bool:
 def test_channel_ends_with_its_last_client(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """When the last client leaves, reading the transcript stops."""
+    """Reading the transcript stops when the last client leaves."""
     rev = 0
     monkeypatch.setattr(streams, "_first_events", lambda _id, _after: (rev, b"", False))
     monkeypatch.setattr(streams, "_events_and_facts", lambda _id, after: (after, b"facts"))

@@ -1,4 +1,4 @@
-"""What the registry's tests share."""
+"""Fixtures of the registry's tests."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_a_revoked_token_is_refused_everywhere_within_a_second(
 
 
 def has_ended(answer: httpx.Response) -> bool:
-    """Whether the last chunk of this stream has come."""
+    """Return whether the stream's last chunk has come."""
     line: socket.socket = answer.extensions["network_stream"].get_extra_info("socket")
     readable, _, _ = select.select([line], [], [], 0)
     return bool(readable) and line.recv(1 << 16, socket.MSG_PEEK)[-5:] in (b"", b"0\r\n\r\n")

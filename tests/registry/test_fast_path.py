@@ -135,7 +135,7 @@ def fleet_tokens(register: Register) -> dict[str, str]:
 
 
 def ask_hot(case: Case, header: str) -> JSONResponse | None:
-    """What the hot routes answer, in this thread: the test's transaction is seen."""
+    """Return a fast route's answer, computed in this thread to see the test's transaction."""
     path = case.path.encode()
     route = fast_path.FastPath.route({"method": case.method, "raw_path": path})
     if route is None:

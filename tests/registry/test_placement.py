@@ -1,4 +1,4 @@
-"""Who registers below a VM of the tree has a place there; others are put there by hand."""
+"""A VM registered below a VM of the tree gets a place there; others are placed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one of the writing processes of `test_writers` does: `python -m tests.registry.writers …`.
+"""A writing process of `test_writers`: `python -m tests.registry.writers …`.
 
 Each writer notes the longest it waited and what must be found afterwards, as JSON on its output.
 """
@@ -53,7 +53,7 @@ def seed(count: int) -> None:
 
 
 def beat_on(noted: dict[str, Any]) -> Iterator[None]:
-    """As the edge writes them: dozens in one transaction, some with more to say."""
+    """Write heartbeats like the edge: dozens in one transaction, some with further fields."""
     ids = list(VM.objects.filter(pk__startswith="vm-").values_list("pk", flat=True))
     for number in itertools.count(1):
         some = [ids[(number * 37 + step) % len(ids)] for step in range(32)]

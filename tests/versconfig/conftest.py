@@ -1,4 +1,4 @@
-"""What the tests of versconfig share: a home folder of their own, an empty environment, a tree."""
+"""Fixtures of versconfig's tests: a home folder, an empty environment, a tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a value comes from: environment, store by scope, files, default; who shadows whom."""
+"""The order of the sources of a value: environment, store by scope, files, default."""
 
 from __future__ import annotations
 

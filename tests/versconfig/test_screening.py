@@ -32,7 +32,7 @@ OTHERS = Screen(SECRETS)
 
 
 def streamed(screen: Screen, parts: Iterable[str], unheld: int) -> str:
-    """What a stream shows in all, fed like this."""
+    """Return all that a stream shows when it is fed like this."""
     shown, held, done = [], "", 0
     for part in parts:
         given = held + part

@@ -1,4 +1,4 @@
-"""What the token of a node may store: which form it has, whom it reaches, how often."""
+"""Values stored by a node's token: their form, their reach and their limits."""
 
 from __future__ import annotations
 

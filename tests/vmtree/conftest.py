@@ -1,4 +1,4 @@
-"""What the tree's tests share: both databases, a quick way to make nodes."""
+"""Fixtures of the tree's tests: both databases, a quick way to make nodes."""
 
 from __future__ import annotations
 

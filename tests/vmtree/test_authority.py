@@ -24,7 +24,7 @@ READS = (
 
 
 def refused(answer: Any) -> bool:
-    """Whether it is a 403 that names the rule."""
+    """Return whether it is a 403 that names the rule."""
     return bool(answer.status_code == 403 and permissions.RULE in answer.json()["error"])
 
 

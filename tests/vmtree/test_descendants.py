@@ -1,4 +1,4 @@
-"""What the live tree asks of the database, on both databases."""
+"""Queries of the live tree, on both databases."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def patch(api: Api, path: str, **fields: object) -> Any:
 
 
 def named(answer: Any) -> bool:
-    """Whether it is a 400 that names the name."""
+    """Return whether it is a 400 that names the field "name"."""
     return bool(answer.status_code == 400 and answer.json()["error"].startswith("name: "))
 
 

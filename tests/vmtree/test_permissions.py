@@ -166,7 +166,7 @@ def test_a_refusal_names_the_rule_the_caller_the_action_and_the_target() -> None
 
 
 def test_a_vm_starts_no_code_in_an_agent_whose_data_folder_is_not_known_yet() -> None:
-    """As after the upgrade of a shared database, until the agent's own follower claims its row."""
+    """State after the upgrade of a shared database, until the agent's follower claims the row."""
     services.create(NewNode("vm", "agent_vm", "vm"), by="tests")
     for name, host in (("ada", "box1"), ("bob", "box2")):
         services.create(NewNode(name, "lieutenant", name, "vm"), by="tests")

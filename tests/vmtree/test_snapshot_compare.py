@@ -1,4 +1,4 @@
-"""What differs between two snapshots, or one and now: the tree, and the registry beside it."""
+"""Comparison of two snapshots, or of one and now: the tree, and the registry beside it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vmtree.snapshot_models import Snapshot
 
 @pytest.fixture(autouse=True)
 def folder(settings: Any, tmp_path: Path) -> Path:
-    """Where this test's snapshots lie."""
+    """Return the folder of this test's snapshots."""
     settings.DATA_DIR = tmp_path
     return tmp_path / "snapshots"
 

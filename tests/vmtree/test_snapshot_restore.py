@@ -30,7 +30,7 @@ States = dict[str, tuple[Any, ...]]
 
 @pytest.fixture(autouse=True)
 def folder(settings: Any, tmp_path: Path) -> Path:
-    """Where this test's snapshots lie."""
+    """Return the folder of this test's snapshots."""
     settings.DATA_DIR = tmp_path
     return tmp_path / "snapshots"
 
@@ -235,7 +235,7 @@ def test_tokens_of_those_that_came_later_are_revoked(
 def test_two_restores_and_writers_at_once_leave_one_of_the_trees(
     database: str, family: dict[str, Node], make: Make
 ) -> None:
-    """Whoever is later finds that its comparison is no longer true, or restores on top of it."""
+    """The later one finds its comparison outdated, or restores on top of the first."""
     first = take()
     change_a_lot()
     second = take()

@@ -30,7 +30,7 @@ NOW = datetime(2026, 11, 22, 10, 20, 30, 123000, tzinfo=UTC)
 
 @pytest.fixture(autouse=True)
 def folder(settings: Any, tmp_path: Path) -> Path:
-    """Where this test's snapshots lie."""
+    """Return the folder of this test's snapshots."""
     settings.DATA_DIR = tmp_path
     return tmp_path / "snapshots"
 
@@ -55,7 +55,7 @@ def take(api: Api) -> Snapshot:
 
 
 def rows(snapshot: Snapshot, sql: str) -> list[Any]:
-    """What anybody's sqlite3 reads from the file."""
+    """Return the rows that sqlite3 reads from the file."""
     file = sqlite3.connect(files.path_of(snapshot.file))
     try:
         return file.execute(sql).fetchall()
@@ -197,7 +197,7 @@ def cut_off(path: Path) -> None:
 
 
 def alter(path: Path) -> None:
-    """One byte in the middle, and no trace of it in the file's times."""
+    """Change a byte in the middle, and keep the file's times."""
     content, stat = bytearray(path.read_bytes()), path.stat()
     content[len(content) // 2] ^= 1
     path.chmod(0o600)

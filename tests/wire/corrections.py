@@ -1,4 +1,4 @@
-"""Where reef answers otherwise than `golden.json` records, and why.
+"""Responses of reef that differ from `golden.json`, and the reasons.
 
 `golden.json` holds exchanges with the server that agents in the field were built for, in replay
 order. Each difference of ours stands here by its case, with the reason; a difference without an

@@ -52,7 +52,7 @@ STEP_SECONDS = 15.0
 
 
 class Replay:
-    """One replay; maps recorded ids to ours."""
+    """A replay; maps recorded ids to ours."""
 
     def __init__(self) -> None:
         self.client = Client()

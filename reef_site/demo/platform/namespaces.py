@@ -80,7 +80,7 @@ class Namespaces:
         await self._try()
 
     async def _try(self) -> None:
-        """One VM for a moment: only that shows whether this machine lets us."""
+        """Create a VM for a moment: only that shows whether this machine allows it."""
         vm = Vm(new_id(), "", "", number=254)
         files = guest.first_boot(vm.vm_id, keys.ssh_pair("trial"))
         await self.boot(Boot(vm, files, guest.OURS))

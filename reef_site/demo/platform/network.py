@@ -210,7 +210,7 @@ class Network:
 
 @contextlib.contextmanager
 def _together() -> Iterator[None]:
-    """One emulator at a time."""
+    """Run one emulator at a time."""
     while True:
         COMMON.mkdir(mode=0o700, exist_ok=True)
         try:

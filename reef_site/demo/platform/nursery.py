@@ -204,7 +204,7 @@ def bear(order: dict[str, Any]) -> tuple[int, int]:
 
 
 def say(facts: dict[str, Any]) -> None:
-    """One line to the emulator."""
+    """Send a line to the emulator."""
     os.write(1, json.dumps(facts).encode() + b"\n")
 
 

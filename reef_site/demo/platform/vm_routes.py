@@ -255,7 +255,7 @@ def how_many(call: Call) -> int:
 
 @routes.on("POST", "/vm/{vm_or_commit_id}/branch", "branch")
 async def branch(call: Call) -> Answer:
-    """Whichever the id is of; a VM first."""
+    """Branch a VM or an image; the id is looked up as a VM first."""
     count, wanted = how_many(call), call.words["vm_or_commit_id"]
     vm = call.machines.store.vms.get(wanted)
     if vm is not None and vm.org == call.who.org:

@@ -118,7 +118,7 @@ def _check_open_files() -> None:
 
 
 class Start:
-    """One start of reef, at one address."""
+    """A start of reef at an address."""
 
     def __init__(self, host: str, port: int, *, demo: bool) -> None:
         self.host, self.port, self.demo = host, port, demo
