@@ -210,7 +210,7 @@ class Network:
 
 @contextlib.contextmanager
 def _together() -> Iterator[None]:
-    """Run one emulator at a time."""
+    """Let one emulator of this machine at a time run the block."""
     while True:
         COMMON.mkdir(mode=0o700, exist_ok=True)
         try:
