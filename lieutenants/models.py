@@ -23,7 +23,8 @@ from reef_site.common.errors import IllegalMove, LostRace
 from reef_site.common.ids import new_ulid
 from reef_site.common.leases import LeaseQuerySet
 
-MAX_RESTARTS = 5
+# Lists of models that are looked at, and names that a form offers.
+MAX_LISTS, MAX_OFFERED = 20, 500
 
 
 class LieutenantQuerySet(LeaseQuerySet["Lieutenant"]):
@@ -220,6 +221,16 @@ class Lieutenant(models.Model):
             setattr(self, field, value)
 
 
+class AgentModelsQuerySet(models.QuerySet["AgentModels"]):
+    def offered(self, lieutenant: Lieutenant | None = None) -> list[str]:
+        """Return the names of models for a form: those of this agent, else of all agents here."""
+        here = self.filter(lieutenant__data_folder=settings.DATA_FOLDER_ID)
+        own = here.filter(lieutenant=lieutenant)
+        listed = own if lieutenant is not None and own.exists() else here
+        newest = listed.order_by("-at").values_list("names", flat=True)[:MAX_LISTS]
+        return sorted({name for names in newest for name in names})[:MAX_OFFERED]
+
+
 class AgentModels(models.Model):
     """The models that the agent listed at its last start."""
 
@@ -230,6 +241,8 @@ class AgentModels(models.Model):
     labels = models.JSONField(default=list, help_text="Their names for people.")
     process = models.ForeignKey("Process", models.CASCADE, related_name="+")
     at = models.DateTimeField(default=timezone.now)
+
+    objects = AgentModelsQuerySet.as_manager()
 
     class Meta:
         verbose_name_plural = "agent models"

@@ -50,6 +50,8 @@ class RestartPolicy(TextChoices):
     ON_FAILURE = "on-failure", "on failure"
 
 
+MAX_RESTARTS = 5
+
 _GOES_ON = {Status.PAUSED, Status.ERROR, Status.DESTROYED}
 
 MOVES: dict[Status, frozenset[Status]] = {

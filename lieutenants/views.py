@@ -17,12 +17,11 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from lieutenants import services
 from lieutenants.actions import ACTIONS, LieutenantAction
 from lieutenants.agents import dialect_of
-from lieutenants.agents.pi import model_choice
 from lieutenants.forms import MODES, AdjustForm, CreateForm
 from lieutenants.hosts import liveness
 from lieutenants.isolation.homes import home_of
-from lieutenants.models import MAX_RESTARTS, Entry, Lieutenant, Usage
-from lieutenants.states import Mode, Status
+from lieutenants.models import AgentModels, Entry, Lieutenant, Usage
+from lieutenants.states import MAX_RESTARTS, Mode, Status
 from lieutenants.transcript import items, outputs, usage_summary
 from lieutenants.unknown_agents import views as unknown_agents
 from reef_site.common.error_responses import ErrorPage, is_script
@@ -96,7 +95,7 @@ def create(request: HttpRequest) -> HttpResponse:
             else:
                 return redirect("lieutenants:detail", lieutenant.name)
     form.describe_errors()
-    context = {"form": form, "models": model_choice.offered_models()}
+    context = {"form": form, "models": AgentModels.objects.offered()}
     return render(request, "lieutenants/create.html", context, status=status)
 
 
@@ -121,7 +120,7 @@ def adjust(request: HttpRequest, name: str) -> HttpResponse:
                 messages.success(request, f"{name}: settings saved.")
                 return redirect("lieutenants:detail", name)
     form.describe_errors()
-    models = model_choice.offered_models(lieutenant)
+    models = AgentModels.objects.offered(lieutenant)
     context = {"form": form, "lieutenant": lieutenant, "models": models}
     return render(request, "lieutenants/adjust.html", context, status=status)
 

@@ -41,6 +41,8 @@ class Features:
     session: bool = False
     # It works with a model that can be chosen, and needs the keys of model providers.
     models: bool = False
+    # It reports how much of its context is in use.
+    context: bool = False
     # It is defined by a command line of the lieutenant.
     command: bool = False
 
@@ -128,10 +130,26 @@ class Dialect(Protocol):
         """Raise BadInput if an agent that starts below this node cannot have this model."""
         ...
 
+    def matches_model(self, wanted: str, names: Sequence[str]) -> bool:
+        """Return whether a model name or pattern selects a model with one of these names."""
+        ...
+
     # -- journal --------------------------------------------------------------------------
 
     def decode(self, payload: dict[str, Any], screening: Screening) -> Event | None:
         """Return the event that the agent reported, with secrets covered; None if it is none."""
+        ...
+
+    def is_command(self, text: str) -> bool:
+        """Return whether an extension of the agent may handle this message without a run."""
+        ...
+
+    def is_info(self, note: str) -> bool:
+        """Return whether a note of `prepare` is only for information, not a problem."""
+        ...
+
+    def is_model_warning(self, note: str) -> bool:
+        """Return whether a warning of the agent is about the model with which it goes on."""
         ...
 
     # -- commands -------------------------------------------------------------------------

@@ -17,10 +17,9 @@ from lieutenants.hosts import paths
 from lieutenants.hosts.liveness import Host, list_hosts
 from lieutenants.isolation import homes
 from lieutenants.models import Lieutenant, Process
+from lieutenants.sessions.inputs import ProcessUnreachable
 from lieutenants.sessions.session import Session
-from lieutenants.sessions.write_batch import WriteBatch, save_progress
 from lieutenants.states import RUNNING, Status
-from lieutenants.supervision import exits
 from reef_site.common import events
 from reef_site.common.errors import IllegalMove, LostRace, NotFound
 from reef_site.common.errors import NotFound as NotRegistered
@@ -161,14 +160,7 @@ def _abandon(process: Process, reason: str) -> None:
     process.stop_asked_at = timezone.now()
     process.is_abandoned = True
     process.save(update_fields=["stop_asked_at", "is_abandoned"])
-    session = Session.open(process)
-    session.last_record_at = time.monotonic()
-    batch = WriteBatch()
-    session.apply([], batch, session.last_record_at)
-    exits.end_unreachable(session, reason)
-    batch.write()
-    session.store_state()
-    save_progress([session])
+    Session.open(process, time.monotonic()).commit(ProcessUnreachable(reason))
 
 
 def _local_folder(lieutenant: Lieutenant, host: Host) -> str:

@@ -20,6 +20,7 @@ from lieutenants.agents.base import Outgoing
 from lieutenants.exceptions import NotConnected, TransportError, Unreachable
 from lieutenants.messages import delivery
 from lieutenants.models import Message
+from lieutenants.sessions.inputs import WorkSeen
 from lieutenants.sessions.session import Session
 from lieutenants.states import MessageState, Mode
 from lieutenants.supervision.transports import get_transport
@@ -63,17 +64,16 @@ class Outbox:
         self._queued = set(queued.values_list("lieutenant_id", flat=True).distinct())
         for session in sessions.values():
             if session.lieutenant.pk in self._queued:
-                session.quiescent = False
+                session.handle(WorkSeen())
         for gone in self._mailboxes.keys() - sessions.keys():
             del self._mailboxes[gone]
 
     def collect(self, session: Session) -> None:
         """Take over the session's outgoing commands."""
-        if session.outgoing:
+        if commands := session.take_commands():
             mailbox = self._mailboxes.setdefault(session.process.pk, _Mailbox())
             with self._lock:
-                mailbox.waiting.extend(session.outgoing)
-            session.outgoing = []
+                mailbox.waiting.extend(commands)
 
     def send(self, sessions: Mapping[str, Session], clock: float) -> None:
         """Send the next queued message of each session, and all other pending commands."""
@@ -81,7 +81,7 @@ class Outbox:
             mailbox = self._mailboxes.get(pk)
             if mailbox and mailbox.unsent and not mailbox.sending:
                 self._unmark_unsent(mailbox)
-            if session.lieutenant.pk in self._queued and _may_send(session):
+            if session.lieutenant.pk in self._queued and session.state.accepts_message:
                 self._next_message(session, clock)
             mailbox = self._mailboxes.get(pk)
             if mailbox and mailbox.waiting and not mailbox.sending:
@@ -129,23 +129,8 @@ class Outbox:
             logger.warning("not sent to %s: %s", process.directory, error)
             if isinstance(error, NotConnected):
                 mailbox.unsent = {command.id for command in commands}
-            if not isinstance(error, Unreachable):
-                session.unsent_since = None
-            elif session.unsent_since is None:
-                session.unsent_since = began
+            session.note_sent(not isinstance(error, Unreachable), began)
         else:
-            session.unsent_since = None
+            session.note_sent(True, began)
         finally:
             mailbox.sending = False
-
-
-def _may_send(session: Session) -> bool:
-    """Return whether a message may be sent: one at a time, none into a retry or a compaction.
-
-    An agent without a queue gets it when it has finished the previous one.
-    """
-    memory = session.memory
-    ready = session.process.ready_at is not None and not session.ended
-    is_blocked = memory.inflight or memory.retrying or memory.compacting or memory.rewinding
-    waits = memory.running and not dialect_of(session.lieutenant).features.queue
-    return ready and not is_blocked and not waits

@@ -20,7 +20,7 @@ from reef_site.common import clock
 from reef_site.common.text import clip, one_line
 
 if TYPE_CHECKING:
-    from lieutenants.sessions.session import Session
+    from lieutenants.sessions.recorder import Recorder
 
 LEAST = 2
 _MAX_WORDS = 80
@@ -28,7 +28,7 @@ _MAX_WORDS = 80
 
 @dataclass
 class FailureSeries:
-    """Unsaved changes of a session's series: new rows get their ids only at the end of a pass."""
+    """Unsaved changes of a series: new rows get their ids only at the end of a pass."""
 
     changed: bool = False
     first: Entry | None = None
@@ -45,29 +45,29 @@ def is_known(lieutenant: Lieutenant, failure: str) -> bool:
     return bool(lieutenant.failures) and lieutenant.failures.get("key") == series_key(failure)
 
 
-def count(session: Session, outcome: Outcome, failure: str, at: datetime, answer: Answer) -> None:
+def count(recorder: Recorder, outcome: Outcome, failure: str, at: datetime, answer: Answer) -> None:
     """Update the series with the outcome of a run."""
-    lieutenant = session.lieutenant
+    lieutenant = recorder.lieutenant
     if outcome is Outcome.COMPLETED:
         if lieutenant.failures:
-            clear(session)
+            clear(recorder)
         return
     if outcome is not Outcome.ERROR or not failure:
         return
     if not is_known(lieutenant, failure):
-        _begin(session, failure, at, answer)
+        _begin(recorder, failure, at, answer)
         return
     series = {**lieutenant.failures, "count": int(lieutenant.failures["count"]) + 1}
-    lieutenant.failures, session.series.changed = series, True
+    lieutenant.failures, recorder.series.changed = series, True
     lieutenant.failing_since = lieutenant.failing_since or clock.parse_iso(series["since"])
     lieutenant.trouble = trouble(lieutenant)
-    _report(session, series, at)
+    _report(recorder, series, at)
 
 
-def clear(session: Session) -> None:
+def clear(recorder: Recorder) -> None:
     """End the series: a request succeeded, or the session starts again."""
-    session.lieutenant.failures, session.lieutenant.failing_since = {}, None
-    session.series = FailureSeries(changed=True)
+    recorder.lieutenant.failures, recorder.lieutenant.failing_since = {}, None
+    recorder.series = FailureSeries(changed=True)
 
 
 def trouble(lieutenant: Lieutenant) -> str:
@@ -103,13 +103,13 @@ def can_rewind(lieutenant: Lieutenant) -> bool:
     return known and is_able and provider_errors.is_about_request(series["text"])
 
 
-def save_series(session: Session) -> None:
+def save_series(recorder: Recorder) -> None:
     """Save the series. New rows must have their ids."""
-    mine = session.series
+    mine = recorder.series
     if not mine.changed:
         return
     mine.changed = False
-    lieutenant, series = session.lieutenant, session.lieutenant.failures
+    lieutenant, series = recorder.lieutenant, recorder.lieutenant.failures
     if series and mine.first:
         series["entry"], series["message"] = mine.first.pk, mine.first.message_id
     if series and mine.notice:
@@ -119,15 +119,15 @@ def save_series(session: Session) -> None:
     same_session.update(failures=series, failing_since=lieutenant.failing_since)
 
 
-def drop_earlier_session(session: Session) -> None:
+def drop_earlier_session(recorder: Recorder) -> None:
     """Drop the series of this process if a new session was started meanwhile."""
-    lieutenant = session.lieutenant
+    lieutenant = recorder.lieutenant
     columns = ("session_name", "failures", "failing_since")
     row = Lieutenant.objects.only(*columns).get(pk=lieutenant.pk)
     if row.session_name != lieutenant.session_name:
         for column in columns:
             setattr(lieutenant, column, getattr(row, column))
-        session.series = FailureSeries()
+        recorder.series = FailureSeries()
 
 
 def shifted(series: dict[str, Any], by: timedelta) -> dict[str, Any]:
@@ -137,18 +137,18 @@ def shifted(series: dict[str, Any], by: timedelta) -> dict[str, Any]:
     return {**series, "since": (clock.parse_iso(series["since"]) + by).isoformat()}
 
 
-def _begin(session: Session, failure: str, at: datetime, answer: Answer) -> None:
-    first = session.first_user or _first_user(answer)
-    words = one_line(session.screening.cover(first.text)) if first else ""
-    session.lieutenant.failures = {
+def _begin(recorder: Recorder, failure: str, at: datetime, answer: Answer) -> None:
+    first = recorder.first_user or _first_user(answer)
+    words = one_line(recorder.screening.cover(first.text)) if first else ""
+    recorder.lieutenant.failures = {
         "key": series_key(failure),
         "text": failure,
         "count": 1,
         "since": at.isoformat(),
         "words": clip(words, _MAX_WORDS),
     }
-    session.lieutenant.failing_since = None
-    session.series = FailureSeries(changed=True, first=first)
+    recorder.lieutenant.failing_since = None
+    recorder.series = FailureSeries(changed=True, first=first)
 
 
 def _first_user(answer: Answer) -> Entry | None:
@@ -158,20 +158,20 @@ def _first_user(answer: Answer) -> Entry | None:
     return Entry.objects.filter(answer=answer, kind=Entry.Kind.USER).order_by("id").first()
 
 
-def _report(session: Session, series: dict[str, Any], at: datetime) -> None:
+def _report(recorder: Recorder, series: dict[str, Any], at: datetime) -> None:
     """Report the whole series in one entry; later failures only change its count."""
     text = f"Each request fails since {_message(series)}: {series['count']} times so far."
-    can_go_back = dialect_of(session.lieutenant).features.rewind
+    can_go_back = dialect_of(recorder.lieutenant).features.rewind
     if can_go_back and provider_errors.is_about_request(series["text"]):
         text += " Go back to before this message to go on without it."
     data = {"failing": {"count": series["count"], "since": series["since"]}}
-    notice = session.series.notice
+    notice = recorder.series.notice
     if notice is None and series.get("notice"):
         notice = Entry.objects.filter(pk=series["notice"]).first()
     if notice:
-        session.revise(notice, text=text, data=data)
+        recorder.revise(notice, text=text, data=data)
     else:
-        session.series.notice = session.add(
+        recorder.series.notice = recorder.add(
             Entry.Kind.ERROR, at, text=text, data=data, is_error=True
         )
 

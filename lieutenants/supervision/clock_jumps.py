@@ -53,11 +53,7 @@ class ClockMonitor:
 def rebase(jump: timedelta, sessions: Iterable[Session] = ()) -> None:
     """Shift all timestamps of this host's lieutenants by the jump."""
     for session in sessions:
-        lieutenant = session.lieutenant
-        lieutenant.last_activity_at += jump
-        if lieutenant.failing_since is not None:
-            lieutenant.failing_since += jump
-        lieutenant.failures = failure_series.shifted(lieutenant.failures, jump)
+        session.shift_times(jump)
     with transaction.atomic():
         here = Lieutenant.objects.here().active()
         for row in here.only("pk", "status_since", "failing_since", "failures", "session_name"):

@@ -194,7 +194,7 @@ class Follower:
         self.outbox.send(self.sessions, began)
         if had_news:
             return max(0.0, PASS_SECONDS - (time.monotonic() - began))
-        working = any(not session.quiescent for session in self.sessions.values())
+        working = any(not session.state.is_at_rest for session in self.sessions.values())
         return READ_SECONDS if working else IDLE_READ_SECONDS
 
     def refresh(self) -> None:
@@ -207,7 +207,7 @@ class Follower:
         for pk in self.sessions.keys() - rows.keys():
             del self.sessions[pk]
         for session in self.sessions.values():
-            session.refresh_screening()
+            session.recorder.refresh_screening()
         if rows.keys() - self.sessions.keys():
             # An agent gets its secrets at its start, so a session that is opened now knows all of
             # them.
@@ -218,10 +218,7 @@ class Follower:
                 if strays.runs_elsewhere(process):
                     self._skipped_until[pk] = now + strays.AGAIN_SECONDS
                     continue
-                session = Session.open(process, recheck_secrets=False)
-                session.last_record_at = session.opened_at = now
-                session.was_ready = process.ready_at is not None
-                self.sessions[pk] = session
+                self.sessions[pk] = Session.open(process, now, recheck_secrets=False)
         self.watchdog.run_checks(rows, now)
         self.outbox.refresh(self.sessions)
 
@@ -230,7 +227,7 @@ class Follower:
         with_idle = clock - self._idle_read_at >= IDLE_READ_SECONDS
         if with_idle:
             self._idle_read_at = clock
-        due = [each for each in self.sessions.values() if with_idle or not each.quiescent]
+        due = [each for each in self.sessions.values() if with_idle or not each.state.is_at_rest]
         follow = self._follow_one_by_one if self._isolate_sessions else self._follow
         return follow(due, clock)
 
@@ -246,7 +243,7 @@ class Follower:
                 events.publish_transcripts(revs)
         if any(each.process.ready_at for each in starting):
             self._wakeup.set()  # a start slot is free now
-        for session in [each for each in affected if each.ended]:
+        for session in [each for each in affected if each.state.is_ended]:
             self.sessions.pop(session.process.pk, None)
             self.watchdog.after_end(session)
         for session in due:
@@ -322,7 +319,7 @@ class Follower:
                 session.apply(records, batch, clock)
                 session.process.offset += size
             for session in affected:
-                session.batch = batch
+                session.use(batch)
                 session.idle_if_settled(clock)
             batch.write()
             for session in affected:
@@ -383,11 +380,10 @@ def _release_space(session: Session) -> None:
     Some of it is kept for a database that was restored from a backup, or that lost its last commits
     in a power failure.
     """
-    process = session.process
-    end = session.screening.needed_from(process.offset) - KEPT_BYTES
-    if session.ended or end - session.shortened < SHORTEN_BYTES:
+    process, end = session.process, session.releasable_until(KEPT_BYTES, SHORTEN_BYTES)
+    if not end:
         return
-    session.shortened = end
+    session.mark_released(end)
     try:
         get_transport(process.transport).shorten(process.directory, end)
     except TransportError as error:
@@ -398,4 +394,4 @@ def _progress_values(session: Session) -> tuple[object, ...]:
     """Return the values that `save_progress` writes, to detect changes without new records."""
     row, lieutenant = session.process, session.lieutenant
     facts = (lieutenant.rev, lieutenant.waiting_for, lieutenant.waiting_since)
-    return (row.offset, repr(session.memory), *facts, lieutenant.trouble)
+    return (row.offset, row.state, *facts, lieutenant.trouble)

@@ -14,18 +14,17 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from lieutenants import membership_reconcile
-from lieutenants.agents import dialect_of
 from lieutenants.exceptions import TransportError
 from lieutenants.hosts import services as hosts
 from lieutenants.hosts import strays
 from lieutenants.messages import rewinding
 from lieutenants.models import Lieutenant, LifeSign, Process
-from lieutenants.sessions import failure_series
+from lieutenants.sessions import inputs
 from lieutenants.sessions.session import Session
 from lieutenants.sessions.tool_limits import ToolClock, describe_calls
 from lieutenants.sessions.write_batch import WriteBatch, save_progress
 from lieutenants.states import Status
-from lieutenants.supervision import exits, journal, runtime
+from lieutenants.supervision import journal, runtime
 from lieutenants.supervision.reachability import Reachability, is_reachability_trouble
 from lieutenants.supervision.transports import get_transport
 from lieutenants.unknown_agents import scan
@@ -104,7 +103,7 @@ class Watchdog:
     def _is_running(self, process: Process) -> bool:
         """Return whether the keeper was alive at the last check."""
         session = self._sessions.get(process.pk)
-        return session is not None and not session.ended
+        return session is not None and not session.state.is_ended
 
     def after_end(self, session: Session) -> None:
         """Clean up after an ended process and start the next waiting lieutenant."""
@@ -118,22 +117,24 @@ class Watchdog:
         self._in_background(runtime.reconcile)
 
     def _check_session(self, session: Session, row: Process, clock: float) -> None:
-        if not session.ended and not get_transport(row.transport).alive(row.handle, row.directory):
+        is_alive = get_transport(row.transport).alive(row.handle, row.directory)
+        if not is_alive and not session.state.is_ended:
             is_first_check = clock - session.opened_at < FIRST_CHECK_SECONDS
             self._end_lost(session, while_away=session.was_ready and is_first_check)
             return
         out_of_reach = self._reachability.check(session, row, clock)
         self._update_reachability(session, clock)
-        session.process.stop_asked_at = row.stop_asked_at
+        session.refresh_process(row)
         lieutenant = row.lieutenant
         if lieutenant.abort_asked_at:
             self._abort(session, lieutenant)
-        if lieutenant.rewind_to is not None or session.memory.rewinding:
+        if lieutenant.rewind_to is not None or session.state.rewinding:
             rewinding.advance(session, lieutenant, clock)
-        if lieutenant.status == Status.WORKING and row.ready_at and not session.memory.busy:
-            session.quiescent = False
-        if session.floods.is_due(timezone.now()):
-            self._report_omitted(session)
+        if lieutenant.status == Status.WORKING and row.ready_at and not session.state.is_busy:
+            session.handle(inputs.WorkSeen())
+        if session.recorder.floods.is_due(timezone.now()):
+            # Even when the agent prints nothing more.
+            self._commit(session, inputs.OmissionsDue())
         if strays.must_restart(row, lieutenant) and row.stop_asked_at is None:
             self._restart_moved(row, lieutenant)
         elif lieutenant.should_run and row.stop_asked_at is None:
@@ -153,10 +154,10 @@ class Watchdog:
         batch = WriteBatch()
         with transaction.atomic():
             records, size = journal.split(rest)
-            session.apply(records, batch, session.last_record_at)
+            session.apply(records, batch, session.state.last_record_at)
             process.offset += size
-            if not session.ended:
-                exits.end_lost(session, while_away=while_away)
+            if not session.state.is_ended:
+                session.handle(inputs.ProcessLost(while_away))
             batch.write()
             session.store_state()
             save_progress([session])
@@ -195,7 +196,7 @@ class Watchdog:
     def _limit_silence(
         self, session: Session, lieutenant: Lieutenant, clock: float, out_of_reach: float
     ) -> None:
-        silence = clock - session.last_record_at
+        silence = clock - session.state.last_record_at
         waiting_for = session.waiting_for()
         if session.process.ready_at is None:
             # Only its reply to the first query makes the agent ready, whatever it prints before.
@@ -208,7 +209,7 @@ class Watchdog:
             text = f"Its supervisor did not answer for {int(out_of_reach)} s; it was ended."
             self._fail_and_stop(session, text)
             return
-        awaited = waiting_for and not session.results
+        awaited = waiting_for and not session.recorder.results
         what = self._overlong_tool(session, lieutenant.tool_limit_seconds, clock)
         if not what and limit and awaited and silence >= limit:
             what = f"Silent for {int(silence)} s while waiting for {waiting_for}"
@@ -217,9 +218,9 @@ class Watchdog:
             return
         aborted_at = self._aborted_at.setdefault(session.process.pk, clock)
         if aborted_at == clock:
-            self._report_stalled(session, what)
-            session.outgoing.append(dialect_of(lieutenant).abort(f"~abort-stall-{int(clock)}"))
-            session.quiescent = False
+            text = f"{what}: reef aborts this answer."
+            logger.warning("%s: %s", lieutenant, text)
+            self._commit(session, inputs.Stalled(str(int(clock)), text))
         elif clock - aborted_at > ABORT_SECONDS:
             self._fail_and_stop(
                 session,
@@ -235,21 +236,17 @@ class Watchdog:
         logger.warning("%s: %s", session.lieutenant, trouble or "its supervisor answers again")
         if not is_reachability_trouble(shown):
             self._hidden_trouble[session.process.pk] = shown
-        session.lieutenant.trouble = trouble or self._restore_trouble(session)
+        if trouble:
+            session.handle(inputs.TroubleFound(trouble))
+        else:
+            # Unknown if it was hidden by an earlier follower.
+            hidden = self._hidden_trouble.pop(session.process.pk, None)
+            session.handle(inputs.TroubleOver(hidden))
         self._changed_trouble.append(session)
-
-    def _restore_trouble(self, session: Session) -> str:
-        """Return the trouble that was hidden while the keeper did not respond."""
-        hidden = self._hidden_trouble.pop(session.process.pk, None)
-        if hidden is not None:
-            return hidden
-        # It was hidden by an earlier follower.
-        failure = session.memory.failure if session.memory.stop_reason == "error" else ""
-        return failure_series.trouble(session.lieutenant) or failure
 
     def _save_reachability(self) -> None:
         """Save the collected changes of all sessions in one transaction."""
-        noted = [session for session in self._changed_trouble if not session.ended]
+        noted = [session for session in self._changed_trouble if not session.state.is_ended]
         self._changed_trouble.clear()
         if not noted:
             return
@@ -263,43 +260,24 @@ class Watchdog:
     def _overlong_tool(self, session: Session, limit: int, clock: float) -> str:
         """Return a text about tool calls past their limit; empty if there are none."""
         tools = self._tool_clocks.setdefault(session.process.pk, ToolClock())
-        running = [each for each in session.results.values() if each.pk is not None]
+        running = [each for each in session.recorder.results.values() if each.pk is not None]
         tools.keep_only(each.pk for each in running)
         took = {each.pk: tools.seconds(each, clock) for each in running}
-        if not limit or not session.memory.running:
+        if not limit or not session.state.running:
             return ""
         overdue = [each for each in running if took[each.pk] >= limit]
         if not overdue:
             return ""
         return f"Tool {describe_calls(overdue)} ran longer than its limit of {limit} s"
 
-    def _report_stalled(self, session: Session, what: str) -> None:
-        """Add a notice that reef aborts the answer, with the reason."""
-        text = f"{what}: reef aborts this answer."
-        logger.warning("%s: %s", session.lieutenant, text)
-
-        def say() -> None:
-            session.notice(timezone.now(), text, is_error=True)
-            session.lieutenant.trouble = text
-
-        self._write(session, say)
-
-    def _report_omitted(self, session: Session) -> None:
-        """Report omitted rows even when the agent prints nothing more."""
-        self._write(session, lambda: session.report_omitted(timezone.now()))
-
-    def _write(self, session: Session, work: Callable[[], None]) -> None:
-        session.batch = batch = WriteBatch()
-        with transaction.atomic():
-            work()
-            batch.write()
-            session.store_state()
-            save_progress([session])
+    @staticmethod
+    def _commit(session: Session, given: inputs.Request) -> None:
+        session.commit(given)
         events.publish_transcripts({session.lieutenant.pk: session.lieutenant.rev})
 
     def _fail_and_stop(self, session: Session, reason: str) -> None:
         with transaction.atomic():
-            exits.fail_and_stop(session, reason)
+            session.handle(inputs.ProcessUseless(reason))
         pk = session.lieutenant.pk
         self._in_background(lambda: runtime.converge(pk))
 
@@ -307,11 +285,7 @@ class Watchdog:
         mine = Lieutenant.objects.filter(pk=lieutenant.pk, abort_asked_at=lieutenant.abort_asked_at)
         if not mine.update(abort_asked_at=None):
             return
-        mark, dialect = str(int(time.time() * 1000)), dialect_of(lieutenant)
-        if session.memory.clears_queue:
-            session.outgoing.append(dialect.clear_queue(f"~clear-{mark}"))
-        session.outgoing.append(dialect.abort(f"~abort-{mark}"))
-        session.quiescent = False
+        session.handle(inputs.AbortAsked(str(int(time.time() * 1000))))
 
     def _restart_due(self) -> None:
         for lieutenant in Lieutenant.objects.here().due_for_restart(timezone.now()):

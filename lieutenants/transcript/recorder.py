@@ -251,6 +251,12 @@ class Transcript:
             self.revise(entry, final=True, text=entry.text or "No result was reported.")
         self.results.clear()
 
+    def fail_calls(self) -> None:
+        """Finish running calls as failed, because the process has ended."""
+        for entry in self.results.values():
+            self.revise(entry, final=True, is_error=True)
+        self.results.clear()
+
     # -- answers ---------------------------------------------------------------------------
 
     def open_answer(self, at: datetime) -> None:

@@ -88,16 +88,21 @@ class Unscreened:
 
 def take_in(records: list[list[Any]], screen: Screen | None) -> None:
     """Feed an answer to a session piece by piece, as the follower does."""
+    from lieutenants.agents import dialect_of
     from lieutenants.models import Lieutenant, Process
+    from lieutenants.sessions.recorder import Bookmarks, Recorder
     from lieutenants.sessions.session import Session
+    from lieutenants.sessions.state import State
     from lieutenants.sessions.write_batch import WriteBatch
 
     lieutenant = Lieutenant(name="ada", role="bench")
-    session = Session(Process(lieutenant=lieutenant), lieutenant)
+    process, dialect = Process(lieutenant=lieutenant), dialect_of(lieutenant)
+    recorder = Recorder(process, lieutenant, dialect=dialect, bookmarks=Bookmarks())
     if screen is None:
-        session.screening = Unscreened()  # type: ignore[assignment]
+        recorder.screening = Unscreened()  # type: ignore[assignment]
     else:
-        session.screening.screen = screen
+        recorder.screening.screen = screen
+    session = Session(recorder, State(is_ready=True))
     for record in records:
         session.apply([record], WriteBatch(), 0.0)
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from lieutenants.models import MAX_RESTARTS, Answer, Lieutenant, Message, Process
-from lieutenants.states import MessageState, Outcome
-from lieutenants.supervision import exits
+from lieutenants.models import Answer, Lieutenant, Message, Process
+from lieutenants.sessions.rules import endings
+from lieutenants.states import MAX_RESTARTS, MessageState, Outcome
 from lieutenants.supervision.transports import get_transport
 from tests.conftest import Fleet
 from tests.waiting import until
@@ -39,7 +39,7 @@ def mode(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exits, "FIRST_RESTART_DELAY", 0.05)
+    monkeypatch.setattr(endings, "FIRST_RESTART_DELAY", 0.05)
 
 
 def test_exit_during_an_answer_is_reported_with_stderr(fleet: Fleet) -> None:
@@ -131,7 +131,7 @@ def test_restarts_end_after_five_attempts(fleet: Fleet, mode: Any, short_pauses:
 def test_delay_before_a_restart_doubles(
     fleet: Fleet, mode: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exits, "FIRST_RESTART_DELAY", 1000.0)
+    monkeypatch.setattr(endings, "FIRST_RESTART_DELAY", 1000.0)
     mode("exit:7")
     fleet.create("ada", ready=False, restartPolicy="on-failure")
 

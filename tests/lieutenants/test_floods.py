@@ -14,6 +14,8 @@ from django.utils import timezone
 
 from lieutenants.models import Entry, Lieutenant, Message
 from lieutenants.sessions import floods
+from lieutenants.sessions.inputs import OmissionsDue
+from lieutenants.sessions.write_batch import WriteBatch
 from lieutenants.states import Status
 from lieutenants.supervision import follower
 from lieutenants.supervision.transports import get_transport
@@ -67,8 +69,9 @@ def test_rows_of_one_cause_are_limited_and_the_rest_is_counted(
     for _ in range(20):
         played.play(*[event(kind, **fields) for _ in range(100)])
         played.session = played.reopened()
-    played.session.report_omitted(timezone.now() + MINUTE)
-    played.session.batch.write()
+    played.session.use(batch := WriteBatch())
+    played.session.handle(OmissionsDue(), timezone.now() + MINUTE)
+    batch.write()
 
     rows = list(Entry.objects.order_by("id")[before:])
     assert len(rows) <= floods.ROWS_PER_MINUTE + 20
@@ -86,7 +89,7 @@ def test_flood_is_shown_as_trouble_until_it_is_over() -> None:
     played.session = played.reopened()
     played.play(["m", now_ms(), "extension_error", 5000, 400_000])
     assert played.row().trouble == loud
-    assert played.session.memory.loud == {"extension_error": 10_000}
+    assert played.session.recorder.floods.loud == {"extension_error": 10_000}
     played.play(["q", now_ms(), "extension_error"])
     assert played.row().trouble == ""
 

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.utils import timezone
 
 from lieutenants.agents.events import ToolEnded
 from lieutenants.models import Lieutenant
+from lieutenants.sessions.inputs import ProcessEnded
 from lieutenants.sessions.session import Session
 from lieutenants.sessions.write_batch import WriteBatch
-from lieutenants.supervision import exits
 from lieutenants.supervision.keeper import keeper
 from tests.lieutenants.rows import enlist, process_of
 from tests.lieutenants.test_keeper import KEEPER, PYTHON, Kept, lives, python, wait
@@ -99,11 +98,11 @@ def test_other_kills_are_not_reported_as_memory_kills(tmp_path: Path) -> None:
 def test_reason_is_in_error_and_transcript(db: None) -> None:
     lieutenant = enlist()
     session = Session.open(process_of(lieutenant))
-    session.batch = batch = WriteBatch()
+    session.use(batch := WriteBatch())
     text = "Command exited with code 137"
     event = ToolEnded("c", "bash", text, is_error=True, killed_for_memory=True)
-    session.tool_end(event, timezone.now())
-    exits.end(session, {"signal": 9, "killed_for_memory": True}, timezone.now())
+    session.handle(event)
+    session.handle(ProcessEnded(signal=9, killed_for_memory=True))
     batch.write()
     told = Lieutenant.objects.get(pk=lieutenant.pk)
     assert told.error.startswith("The agent was killed by the kernel for memory.")

@@ -398,7 +398,7 @@ LATE = "s3cr3t-Zq81Lm0pXv77"
 
 def store_secret(played: Played) -> None:
     """Store a secret after the message with it was sent."""
-    played.session.screening.use(Screen(own=[Secret("KEY", LATE)]))
+    played.session.recorder.screening.use(Screen(own=[Secret("KEY", LATE)]))
 
 
 @pytest.mark.parametrize("is_shown", [False, True])
@@ -544,7 +544,7 @@ def test_rewind_failure_is_reported_with_its_reason(
 
     assert words in played.kinds()[-1][1]
     assert played.row().rewind_to is None
-    assert played.session.memory.rewinding == ""
+    assert played.session.state.rewinding == ""
 
 
 def test_lost_reply_is_replaced_by_a_session_query(played: Played) -> None:

@@ -105,9 +105,25 @@ class CommandDialect:
     def check_new_model(self, model: str, parent: Node | None, folder: str) -> None:
         """Accept: services refuse any model before."""
 
+    def matches_model(self, wanted: str, names: Sequence[str]) -> bool:
+        """Accept: it uses no model."""
+        return True
+
     def decode(self, payload: dict[str, Any], screening: Screening) -> Event | None:
         """Decode a report, see `decode.py`."""
         return decode.decode(payload, screening)
+
+    def is_command(self, text: str) -> bool:
+        """Return False: the program gets every message."""
+        return False
+
+    def is_info(self, note: str) -> bool:
+        """Return False: `prepare` has no notes."""
+        return False
+
+    def is_model_warning(self, note: str) -> bool:
+        """Return False: it uses no model."""
+        return False
 
     def send_message(self, message_id: str, text: str, *, steer: bool) -> Outgoing:
         """Build the command that runs the program."""

@@ -34,7 +34,9 @@ class PiDialect:
 
     name = "pi"
     label = "pi: a coding agent"
-    features = Features(steering=True, queue=True, rewind=True, session=True, models=True)
+    features = Features(
+        steering=True, queue=True, rewind=True, session=True, models=True, context=True
+    )
     withheld: frozenset[str] = frozenset()
 
     def register_hooks(self) -> None:
@@ -112,9 +114,25 @@ class PiDialect:
         """Raise BadInput if agents of this node's configuration do not have this model."""
         model_choice.check_new_model(model, parent, folder)
 
+    def matches_model(self, wanted: str, names: Sequence[str]) -> bool:
+        """Return whether pi would choose a model with one of these names."""
+        return model_choice.matches(wanted, names)
+
     def decode(self, payload: dict[str, Any], screening: Screening) -> Event | None:
         """Decode a report, see `decode.py`."""
         return decode.decode(payload, screening)
+
+    def is_command(self, text: str) -> bool:
+        """Return whether the text begins with a slash, as commands and templates do."""
+        return text.startswith("/")
+
+    def is_info(self, note: str) -> bool:
+        """Return whether the note is only about a new session."""
+        return note == session_files.NEW_SESSION_NOTE
+
+    def is_model_warning(self, note: str) -> bool:
+        """Return whether pi warns that the session's model is gone; it names both models."""
+        return model_choice.RESTORE_WARNING in note
 
     def send_message(self, message_id: str, text: str, *, steer: bool) -> Outgoing:
         """Build `prompt`."""

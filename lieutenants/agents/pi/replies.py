@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from lieutenants.agents import events
 from lieutenants.agents.events import Event, ReplyContent
 from lieutenants.agents.payloads import Payload, dicts, text
-from lieutenants.agents.pi import context_usage
 
 # A prompt's disposition, from 0.99.0 on.
 DISPOSITIONS = frozenset({events.HANDLED, "queued", "started"})
@@ -32,7 +32,27 @@ def _receipt(data: Payload) -> ReplyContent:
 
 
 def _context_usage(data: Payload) -> ReplyContent:
-    return events.ContextUsage(context_usage.parse(data))
+    return events.ContextUsage(_figures(data))
+
+
+def _figures(data: Payload) -> dict[str, float] | None:
+    """Return `tokens`, `window` and `percent`; None if the agent does not know them.
+
+    That is so right after a compaction, and in versions without this figure.
+    """
+    found = data.get("contextUsage")
+    if not isinstance(found, dict):
+        return None
+    tokens, window = _tokens(found.get("tokens")), _tokens(found.get("contextWindow"))
+    if tokens is None or not window:
+        return None
+    return {"tokens": tokens, "window": window, "percent": round(100 * tokens / window, 1)}
+
+
+def _tokens(value: Any) -> int | None:
+    """Return a count of tokens; None for anything invalid."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if is_number and 0 <= value < 1 << 53 else None
 
 
 def _state(data: Payload) -> ReplyContent:

@@ -1,0 +1,133 @@
+"""Effects on the lieutenant: its status, trouble, models, context, and its session."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from django.db import connection
+from django.utils import timezone
+
+from lieutenants.models import AgentModels, Entry, Lieutenant, LieutenantQuerySet
+from lieutenants.sessions import effects, failure_series, rewind_rows
+from reef_site.common import events
+from reef_site.common.errors import IllegalMove, LostRace
+
+if TYPE_CHECKING:
+    from lieutenants.sessions.recorder import Recorder
+
+logger = logging.getLogger(__name__)
+
+_STATUS = f"SELECT status FROM {Lieutenant._meta.db_table} WHERE id = %s"  # noqa: S608 - a name
+_MAX_WORDS = 80
+
+
+# -- status and trouble ------------------------------------------------------------------------
+
+
+def _move_status(recorder: Recorder, effect: effects.MoveStatus) -> None:
+    # Each run checks twice, mostly in vain, and a QuerySet takes many times as long as its query.
+    with connection.cursor() as cursor:
+        cursor.execute(_STATUS, [recorder.lieutenant.pk])
+        found = cursor.fetchone()
+    if found is None or found[0] not in effect.origins:
+        return
+    row = Lieutenant.objects.only("name", "status").get(pk=recorder.lieutenant.pk)
+    if row.status not in effect.origins:
+        return
+    try:
+        row.move(effect.to, reason=effect.reason, **effect.columns)
+    except (LostRace, IllegalMove) as error:
+        logger.info("%s", error)
+        return
+    for each in effect.then:
+        recorder.perform(each)
+
+
+def _set_trouble(recorder: Recorder, effect: effects.SetTrouble) -> None:
+    recorder.lieutenant.trouble = effect.text
+
+
+def _restore_trouble(recorder: Recorder, effect: effects.RestoreTrouble) -> None:
+    lieutenant = recorder.lieutenant
+    lieutenant.trouble = failure_series.trouble(lieutenant) or effect.failure
+
+
+def _drop_earlier_series(recorder: Recorder, _effect: effects.DropEarlierSeries) -> None:
+    failure_series.drop_earlier_session(recorder)
+
+
+# -- models and context ------------------------------------------------------------------------
+
+
+def _store_model_in_use(recorder: Recorder, effect: effects.StoreModelInUse) -> None:
+    recorder.lieutenant.model_in_use = effect.name
+    _row(recorder).update(model_in_use=effect.name, model_problem=effect.problem)
+
+
+def _store_model_problem(recorder: Recorder, effect: effects.StoreModelProblem) -> None:
+    _row(recorder).update(model_problem=effect.problem)
+
+
+def _store_models(recorder: Recorder, effect: effects.StoreModels) -> None:
+    AgentModels.objects.update_or_create(
+        lieutenant=recorder.lieutenant,
+        defaults={
+            "names": [each.name for each in effect.models],
+            "labels": [each.label for each in effect.models],
+            "process": recorder.process,
+            "at": timezone.now(),
+        },
+    )
+
+
+def _store_context_usage(recorder: Recorder, effect: effects.StoreContextUsage) -> None:
+    row = _row(recorder)
+    if effect.figures != row.values_list("context_usage", flat=True).get():
+        row.update(context_usage=effect.figures)
+        events.publish_lieutenant(recorder.lieutenant.pk)
+
+
+# -- the session -------------------------------------------------------------------------------
+
+
+def _go_back(recorder: Recorder, effect: effects.GoBack) -> None:
+    lieutenant = recorder.lieutenant
+    target = Entry.objects.filter(pk=effect.entry).first()
+    words = " ".join(recorder.screening.cover(target.text).split()) if target else ""
+    for entry in rewind_rows.in_session(lieutenant, effect.entry):
+        recorder.revise(entry, data={**entry.data, "rewound": True})
+    _row(recorder).update(session_name=effect.to, session_since=effect.at)
+    lieutenant.session_name = effect.to
+    _clear_rewind(recorder, effects.ClearRewind())
+    failure_series.clear(recorder)
+    lieutenant.trouble = ""
+    text = (
+        f"Went back to before message “{words[:_MAX_WORDS]}”. The earlier session stays in "
+        f"{effect.origin}."
+    )
+    data = {"rewind": {"from": effect.origin, "to": effect.to}}
+    recorder.notice(effect.at, text, data=data)
+
+
+def _clear_rewind(recorder: Recorder, _effect: effects.ClearRewind) -> None:
+    _row(recorder).update(rewind_to=None, rewind_asked_at=None)
+
+
+def _row(recorder: Recorder) -> LieutenantQuerySet:
+    return Lieutenant.objects.filter(pk=recorder.lieutenant.pk)
+
+
+WRITERS: dict[type, Callable[[Recorder, Any], None]] = {
+    effects.MoveStatus: _move_status,
+    effects.SetTrouble: _set_trouble,
+    effects.RestoreTrouble: _restore_trouble,
+    effects.DropEarlierSeries: _drop_earlier_series,
+    effects.StoreModelInUse: _store_model_in_use,
+    effects.StoreModelProblem: _store_model_problem,
+    effects.StoreModels: _store_models,
+    effects.StoreContextUsage: _store_context_usage,
+    effects.GoBack: _go_back,
+    effects.ClearRewind: _clear_rewind,
+}
