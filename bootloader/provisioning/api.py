@@ -36,8 +36,6 @@ from bootloader.provisioning.serializers import (
     ProvisioningLogResponse,
     ProvisioningResponse,
     ProvisioningsQuery,
-    ProvisionQuery,
-    RunningCallResponse,
     finding_json,
     line_json,
     machine_json,
@@ -50,10 +48,10 @@ from bootloader.states import Proposal
 from reef_site.common import outside
 from reef_site.common.api.endpoints import endpoint
 from reef_site.common.api.fields import Cursor, Text
-from reef_site.common.api.serializers import list_of
+from reef_site.common.api.serializers import DryRunQuery, list_of
 from reef_site.common.errors import BadInput, NotFound
 from reef_site.common.models import OutsideCall
-from reef_site.common.outside_answers import api_answer, api_state
+from reef_site.common.outside_answers import RunningCallResponse, api_answer, api_state
 from reef_site.common.paging import take_page_by_key
 from reef_site.common.request_values import is_dry_run
 from vmtree import permissions
@@ -76,7 +74,7 @@ class Provision(APIView):
     checks_permission = True
 
     @endpoint(
-        query=ProvisionQuery,
+        query=DryRunQuery,
         body=ProvisionBody,
         response=ProvisionedResponse,
         status=202,

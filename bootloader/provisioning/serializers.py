@@ -11,7 +11,7 @@ from bootloader.models import Finding, LogLine, Provisioning
 from bootloader.provisioning import quota, requests
 from bootloader.provisioning.preview import Difference, Preview
 from bootloader.provisioning.requests import ProvisionRequest
-from bootloader.serializers import FalsyIsAbsent, OrderedFields, row_reader
+from bootloader.serializers import FalsyIsAbsent
 from bootloader.states import (
     CleanupPolicy,
     FindingKind,
@@ -34,7 +34,8 @@ from reef_site.common.api.fields import (
     Timestamp,
     WholeNumber,
 )
-from reef_site.common.api.serializers import Body, Query, ResponseBody
+from reef_site.common.api.rows import row_reader
+from reef_site.common.api.serializers import Body, OrderedFields, Query, ResponseBody
 from reef_site.common.errors import BadInput
 from reef_site.common.models import CallState
 from reef_site.common.request_values import choice_of
@@ -201,16 +202,6 @@ class DecidedResponse(ResponseBody):
     failed = FailedFindingResponse(many=True)
 
 
-class RunningCallResponse(ResponseBody):
-    """A call that a worker still makes; ask for its result at `path`."""
-
-    id = Text()
-    state = Choice([CallState.RUNNING])
-    path = Text()
-
-    example = {"id": "5f3a", "state": "running", "path": "/bootloader/calls/5f3a"}
-
-
 class CallResponse(ResponseBody):
     """The state of a call, and what the request would have been answered with."""
 
@@ -361,10 +352,6 @@ class KnownProvider(OneLine):
 class KnownProfile(OneLine):
     def to_internal_value(self, data: Any) -> str:
         return requests.parse_profile(super().to_internal_value(data))
-
-
-class ProvisionQuery(Query):
-    dryRun = Flag(help_text="As in the body; one of both is enough.")
 
 
 class ProvisionBody(OrderedFields, Body):

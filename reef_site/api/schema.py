@@ -14,11 +14,12 @@ from drf_spectacular.extensions import (
     OpenApiSerializerFieldExtension,
 )
 from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
 from rest_framework.permissions import SAFE_METHODS
 
 from reef_site.api.authentication import NO_HEADER
-from reef_site.common.api.endpoints import Endpoint
+from reef_site.common.api.endpoints import Content, Endpoint
 from reef_site.common.api.fields import ApiField
 from reef_site.common.api.serializers import ErrorResponse
 
@@ -90,9 +91,11 @@ class EndpointSchema(AutoSchema):
     def get_response_serializers(self) -> Any:
         found: dict[Any, Any] = {}
         for status, content in self._declared.responses.items():
-            if isinstance(content, str):
-                found[status, content] = OpenApiResponse(str, description="")
-            else:
+            for kind in media_types(content):
+                is_text = kind.startswith(("text/", "multipart/"))
+                data = OpenApiTypes.STR if is_text else OpenApiTypes.BINARY
+                found[status, kind] = OpenApiResponse(data, description="")
+            if not media_types(content):
                 found[status] = OpenApiResponse(content, description="")
         return {**found, **{status: _error(text) for status, text in self._errors().items()}}
 
@@ -100,8 +103,11 @@ class EndpointSchema(AutoSchema):
         """Return an example of each error, by its status."""
         declared = self._declared
         takes = ", ".join(declared.query.names()) if declared.query else "nothing"
-        unknown = f"colour: not known; this route takes {takes} in its query"
-        errors = {400: unknown, 401: NO_HEADER}
+        errors = {}
+        if declared.query or declared.body or not declared.names.anything:
+            errors[400] = f"colour: not known; this route takes {takes} in its query"
+        if self.view.authentication_classes:
+            errors[401] = NO_HEADER
         if self.method not in SAFE_METHODS:
             errors[403] = FORBIDDEN
         return dict(sorted({**errors, **declared.errors}.items()))
@@ -111,14 +117,21 @@ class EndpointSchema(AutoSchema):
         if declared.body and declared.body.example:
             found.append(OpenApiExample("Request", declared.body.example, request_only=True))
         for status, content in declared.responses.items():
-            example = None if content is None or isinstance(content, str) else content.example
-            if example:
+            example = getattr(content, "example", None)
+            if example and status not in declared.errors:
                 found.append(
                     OpenApiExample(
                         "Response", example, response_only=True, status_codes=[str(status)]
                     )
                 )
         return found
+
+
+def media_types(content: Content) -> tuple[str, ...]:
+    """Return the media types of a response that is not JSON; empty for other responses."""
+    if isinstance(content, str):
+        return (content,)
+    return content if isinstance(content, tuple) else ()
 
 
 def _error(text: str) -> OpenApiResponse:
@@ -141,6 +154,21 @@ class ApiFieldExtension(OpenApiSerializerFieldExtension):  # type: ignore[no-unt
 class BearerExtension(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = "reef_site.api.authentication.BearerAuthentication"
     name = "token"
+
+    def get_security_definition(self, auto_schema: AutoSchema) -> Json:
+        return {"type": "http", "scheme": "bearer"}
+
+
+class JoinTokenExtension(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """A token that lets one VM join; most routes refuse it."""
+
+    target_class = "bootloader.join.api.JoinTokenAuthentication"
+    name = "joinToken"
+
+    def get_security_requirement(self, auto_schema: AutoSchema) -> Any:
+        if not auto_schema.view.allows_join_tokens:
+            return None
+        return super().get_security_requirement(auto_schema)
 
     def get_security_definition(self, auto_schema: AutoSchema) -> Json:
         return {"type": "http", "scheme": "bearer"}

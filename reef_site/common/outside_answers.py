@@ -13,10 +13,22 @@ from django.urls import reverse
 from rest_framework.response import Response
 
 from reef_site.common import outside
+from reef_site.common.api.fields import Choice, Text
+from reef_site.common.api.serializers import ResponseBody
 from reef_site.common.models import CallState, OutsideCall
 
 Body = dict[str, Any]
 _TELL = {True: messages.success, False: messages.error, None: messages.warning}
+
+
+class RunningCallResponse(ResponseBody):
+    """A call that a worker still makes; ask for its result at `path`."""
+
+    id = Text()
+    state = Choice([CallState.RUNNING])
+    path = Text()
+
+    example = {"id": "5f3a", "state": "running", "path": "/bootloader/calls/5f3a"}
 
 
 def api_answer(row: OutsideCall, path: str, body: Callable[[OutsideCall], Body]) -> Response:

@@ -10,8 +10,8 @@ from reef_site.common.api.serializers import Body, Query, ResponseBody
 from reef_site.common.request_names import Names
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
-# A response: its fields, or the media type of what is not JSON; None for an empty one.
-Content = type[ResponseBody] | str | None
+# A response: its fields, or the media types of what is not JSON; None for an empty one.
+Content = type[ResponseBody] | str | tuple[str, ...] | None
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,16 @@ class Text(ApiField):
         return {"type": "string", **least, **({"maxLength": self.length} if self.length else {})}
 
 
+class NullableText(Text):
+    """Text for which null is an empty text."""
+
+    def to_internal_value(self, data: Any) -> str:
+        return "" if data is None else super().to_internal_value(data)
+
+    def schema(self) -> Json:
+        return {**super().schema(), "type": ["string", "null"]}
+
+
 class AnyText(Text):
     """Text that is only compared with what is stored: never refused, and not trimmed."""
 

@@ -28,6 +28,24 @@ def object_reader(response: type[ResponseBody]) -> Callable[[object], Json]:
     return lambda row: dict(zip(names, read(row), strict=True))
 
 
+def row_reader(response: type[ResponseBody], *computed: str) -> Callable[[object], Json]:
+    """Return a function that reads the response's fields from a model object.
+
+    Empty texts of nullable fields become null. So are the `computed` fields, which the caller sets.
+    """
+    sources = [
+        (name, None if name in computed else attrgetter(str(field.source)), field.allow_null)
+        for name, field in response().fields.items()
+    ]
+
+    def read(row: object) -> Json:
+        values = {name: source and source(row) for name, source, _ in sources}
+        blank = (name for name, _, nullable in sources if nullable and values[name] == "")
+        return values | dict.fromkeys(blank)
+
+    return read
+
+
 class PositionalReader:
     """Reads the response's fields from database rows that begin with `columns`.
 

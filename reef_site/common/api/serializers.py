@@ -10,13 +10,16 @@ from rest_framework import serializers
 from rest_framework.fields import SkipField, empty
 from rest_framework.request import Request
 
-from reef_site.common.api.fields import Cursor, Text, WholeNumber
+from reef_site.common.api.fields import Cursor, Flag, ListOf, Text, WholeNumber
 
 Json = dict[str, Any]
 
 
 class Serializer(serializers.Serializer[Any]):
-    """Base of the three kinds below. `example` is shown in the API's documentation."""
+    """Base of the three kinds below. `example` is shown in the API's documentation.
+
+    The name of a field that is a keyword of Python has an underscore behind it, as in `from_`.
+    """
 
     example: Json | None = None
     # Names that a request may have although nothing reads them.
@@ -26,6 +29,9 @@ class Serializer(serializers.Serializer[Any]):
         super().__init_subclass__(**kwargs)
         # The schema would take that of the base class.
         cls.__doc__ = cls.__doc__ or ""
+        cls._declared_fields = {
+            name.rstrip("_"): field for name, field in cls._declared_fields.items()
+        }
 
     def to_internal_value(self, data: Mapping[str, Any]) -> Json:
         """Return the valid values by `source`, in the order of the fields.
@@ -63,10 +69,23 @@ class Serializer(serializers.Serializer[Any]):
         return values
 
 
+class OrderedFields(Serializer):
+    """Checks the fields of `checked_first` before the others, which keep their order.
+
+    The errors for unknown names list the fields as they are declared.
+    """
+
+    checked_first: tuple[str, ...] = ()
+
+    def get_fields(self) -> Json:
+        fields: Json = super().get_fields()
+        return {**{name: fields[name] for name in self.checked_first}, **fields}
+
+
 class Query(Serializer):
     """Parameters of a query. All are optional; an empty value counts as an absent one.
 
-    A parameter without a default is None if absent.
+    A parameter without a default is None if absent. Those of lists may be repeated.
     """
 
     is_query = True
@@ -81,8 +100,14 @@ class Query(Serializer):
     @classmethod
     def parse(cls, request: Request) -> Json:
         """Return the request's parameters. Raises ValidationError."""
-        given = request.query_params
-        return cls.parse_data({name: given[name] for name in given if given[name] != ""})
+        given, fields = request.query_params, cls._declared_fields
+        values = {
+            name: list(filter(None, given.getlist(name)))
+            if isinstance(fields.get(name), ListOf)
+            else given[name]
+            for name in given
+        }
+        return cls.parse_data({name: value for name, value in values.items() if value})
 
 
 class Body(Serializer):
@@ -95,6 +120,12 @@ class Body(Serializer):
         Raises ValidationError.
         """
         return cls.parse_data(request.data)
+
+
+class DryRunQuery(Query):
+    """`request_values.is_dry_run` reads it."""
+
+    dryRun = Flag(help_text="As in the body; one of both is enough.")
 
 
 class ResponseBody(Serializer):
