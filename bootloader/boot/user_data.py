@@ -60,9 +60,7 @@ def kind_of(own: str) -> str:
 
 
 def check_fits(size: int, cloud: str) -> None:
-    """Raise BadInput if the cloud is unknown or its limit is below `size` bytes."""
-    if cloud not in LIMITS:
-        raise BadInput(f"for: must be one of {', '.join(LIMITS)}", "for")
+    """Raise BadInput if the limit of the cloud, one of `LIMITS`, is below `size` bytes."""
     limit = LIMITS[cloud]
     if limit is not None and size > limit:
         text = f"for: {cloud} takes {limit} bytes of user-data, and this is {size}"

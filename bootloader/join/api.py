@@ -19,17 +19,32 @@ from rest_framework.views import APIView
 from bootloader.exceptions import JoinRefused
 from bootloader.join import downloads, reports
 from bootloader.join import tokens as join_tokens
+from bootloader.join.serializers import (
+    ConfirmedTokenResponse,
+    DownloadsResponse,
+    JoinBody,
+    JoinedResponse,
+    RenewedTokenResponse,
+    ReportBody,
+    ReportedResponse,
+    ReportResponse,
+    ReportsQuery,
+    report_json,
+)
 from bootloader.models.joining import BootReport, JoinToken
+from reef_site.common.api.endpoints import endpoint
+from reef_site.common.api.serializers import list_of
 from reef_site.common.errors import Forbidden
 from reef_site.common.json_format import RepairingJSONParser
-from reef_site.common.request_names import takes, takes_anything
-from reef_site.common.request_values import body_of, query_limit, text_of
 from reef_site.common.text import to_storable
 from registry import heartbeats, liveness
 from vmtree import permissions, tokens
 from vmtree.models import Node
 
-MAX_ROWS = 500
+UNAUTHORIZED = {401: "Unauthorized — this join token was used at 2026-11-22T06:21:09.098Z"}
+ONLY_JOIN = "a join token opens join, report and dist, and nothing else"
+NODES_ONLY = "token: only a node changes its own token, and shows it"
+NOT_PACKAGED = {503: "this reef cannot be packed for VMs: hatchling says: no space left"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +83,7 @@ class MemberView(APIView):
         """Also reject join tokens where `for_joiners` is not set. Raise Forbidden."""
         super().check_permissions(request)
         if isinstance(request.user, JoinTokenCaller) and not self.allows_join_tokens:
-            raise Forbidden("a join token opens join, report and dist, and nothing else")
+            raise Forbidden(ONLY_JOIN)
 
     def handle_exception(self, error: Exception) -> Response:
         """Render an invalid join token as a 401 with the reason."""
@@ -82,13 +97,23 @@ class Join(MemberView):
 
     allows_join_tokens = True
 
-    @takes(body=("hostname", "address", "agentVersion", "nonce", "vmId"), lenient=True)
+    @endpoint(
+        body=JoinBody,
+        response=JoinedResponse,
+        errors={
+            **UNAUTHORIZED,
+            403: "this join token is for another VM than 'vm-8'",
+            409: "'vm-7' cannot join: parentVmId: there is no VM 'vm-1'",
+        },
+        lenient=True,
+    )
     def post(self, request: Request) -> Response:
         """Exchange a join token for a node token."""
         caller = request.user
         if not isinstance(caller, JoinTokenCaller):
             raise Forbidden("join: needs a join token; the one that was shown is of another kind")
-        node, token = join_tokens.redeem(caller.text, _join_facts(request))
+        facts = join_tokens.JoinFacts(**JoinBody.parse(request), remote=_client_address(request))
+        node, token = join_tokens.redeem(caller.text, facts)
         row = JoinToken.objects.get(digest=tokens.digest_of(caller.text))
         interval = heartbeats.fleet.interval_ms()
         response = {
@@ -113,11 +138,15 @@ class Report(MemberView):
     allows_join_tokens = True
     parser_classes = (RepairingJSONParser,)
 
-    @takes(body=reports.FIELDS)
+    @endpoint(
+        body=ReportBody,
+        response=ReportedResponse,
+        errors={**UNAUTHORIZED, 403: "report: needs the token of the VM that it is about"},
+    )
     def post(self, request: Request) -> Response:
         """Store a report about one step of a boot, for the VM that the token belongs to."""
         vm_id = _vm_of(request)
-        row = reports.record(vm_id, reports.parse_report(request.data))
+        row = reports.record(vm_id, reports.StepReport(**ReportBody.parse(request)))
         response = {"vmId": vm_id, "run": row.run, "step": row.step, "status": row.status}
         return Response(response)
 
@@ -125,17 +154,21 @@ class Report(MemberView):
 class Reports(MemberView):
     """`GET /bootloader/reports/<vm id>`"""
 
-    @takes(query=("run", "limit"))
+    @endpoint(
+        query=ReportsQuery,
+        response=list_of("reports", ReportResponse),
+        errors={403: ONLY_JOIN},
+    )
     def get(self, request: Request, vm_id: str) -> Response:
         """Return the steps of the VM's latest boot in order, or of `?run=`; at most `?limit=`."""
-        limit = query_limit(request, most=MAX_ROWS, default=MAX_ROWS)
+        query = ReportsQuery.parse(request)
         vm_id = to_storable(vm_id)
         permissions.check(request.user, permissions.Action.READ_MACHINES, vm_id)
-        if run := to_storable(request.query_params.get("run", "")):
+        if run := query["run"]:
             rows = BootReport.objects.filter(vm_id=vm_id, run=run).order_by("began_at", "id")
         else:
             rows = BootReport.objects.newest_run(vm_id)
-        found = [row.as_json() for row in rows[:limit]]
+        found = [report_json(row) for row in rows[: query["limit"]]]
         return Response({"reports": found, "count": len(found)})
 
 
@@ -144,6 +177,7 @@ class DownloadList(MemberView):
 
     allows_join_tokens = True
 
+    @endpoint(response=DownloadsResponse, errors={**UNAUTHORIZED, **NOT_PACKAGED})
     def get(self, request: Request) -> Response:
         """List the files with sizes and SHA-256."""
         _check_download(request)
@@ -166,6 +200,14 @@ class Download(MemberView):
 
     allows_join_tokens = True
 
+    @endpoint(
+        response="application/octet-stream",
+        errors={
+            **UNAUTHORIZED,
+            404: "there is no file 'reef.whl' here; the list is at /bootloader/dist/",
+            **NOT_PACKAGED,
+        },
+    )
     def get(self, request: Request, name: str) -> FileResponse:
         """Return one file."""
         _check_download(request)
@@ -177,23 +219,29 @@ class Download(MemberView):
 
 
 class OwnToken(MemberView):
-    """`POST /bootloader/token`: a node renews its token in two requests, so that none is lost.
+    """`POST /bootloader/token`: a node renews its token in two requests, so that none is lost."""
 
-    The first returns a new token while the current one stays valid. The second, `confirm`, is sent
-    with the new token and revokes all others. A node that loses a response starts again.
-    """
+    @endpoint(response=RenewedTokenResponse, errors={403: NODES_ONLY}, ignores_unknown=True)
+    def post(self, request: Request) -> Response:
+        """Return a new token of the calling node, while the current one stays valid.
 
-    @takes_anything
-    def post(self, request: Request, confirm: str = "") -> Response:
-        """Return the new token, or how many tokens were revoked."""
-        node = permissions.node_of(request.user)
-        if node is None:
-            raise Forbidden("token: only a node changes its own token, and shows it")
-        if confirm:
-            return Response({"vmId": node.vm_id, "revoked": tokens.confirm(node, _bearer(request))})
+        Send `/bootloader/token/confirm` with the new one. A node that loses a response starts
+        again.
+        """
+        node = _calling_node(request)
         new_token = tokens.renew(node, _bearer(request), made_by=str(request.user))
         response = {"vmId": node.vm_id, "token": new_token}
         return Response(response, headers={"Cache-Control": "no-store"})
+
+
+class ConfirmToken(MemberView):
+    """`POST /bootloader/token/confirm`: the second request of a renewal."""
+
+    @endpoint(response=ConfirmedTokenResponse, errors={403: NODES_ONLY}, ignores_unknown=True)
+    def post(self, request: Request) -> Response:
+        """Revoke all tokens of the calling node except the one of this request."""
+        node = _calling_node(request)
+        return Response({"vmId": node.vm_id, "revoked": tokens.confirm(node, _bearer(request))})
 
 
 # -- requests ------------------------------------------------------------------------------------
@@ -224,27 +272,18 @@ def _vm_of(request: Request) -> str:
     return node.vm_id
 
 
+def _calling_node(request: Request) -> Node:
+    """Return the node that the token belongs to. Raise Forbidden."""
+    node = permissions.node_of(request.user)
+    if node is None:
+        raise Forbidden(NODES_ONLY)
+    return node
+
+
 def _check_download(request: Request) -> None:
     """Raise JoinRefused for an invalid join token. All other callers may download."""
     if isinstance(request.user, JoinTokenCaller):
         join_tokens.find_valid(request.user.text, remote=_client_address(request))
-
-
-def _join_facts(request: Request) -> join_tokens.JoinFacts:
-    """Read the VM's description of itself from the body. Raise BadInput."""
-    body = body_of(request)
-
-    def text(name: str, length: int) -> str:
-        return text_of(body.get(name), name, length=length, optional=True, accepts=str.isprintable)
-
-    return join_tokens.JoinFacts(
-        hostname=text("hostname", 255),
-        address=text("address", 1000),
-        agent_version=text("agentVersion", 100),
-        nonce=text("nonce", 200),
-        vm_id=text("vmId", 255),
-        remote=_client_address(request),
-    )
 
 
 urlpatterns = [
@@ -254,5 +293,5 @@ urlpatterns = [
     re_path(r"^dist/?$", DownloadList.as_view(), name="bootloader-dist"),
     re_path(r"^dist/(?P<name>[^/]+)$", Download.as_view(), name="bootloader-download"),
     re_path(r"^token/?$", OwnToken.as_view(), name="bootloader-token"),
-    re_path(r"^token/confirm/?$", OwnToken.as_view(), {"confirm": "yes"}),
+    re_path(r"^token/confirm/?$", ConfirmToken.as_view()),
 ]

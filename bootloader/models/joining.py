@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Self
+from typing import Self
 
 from django.db import models
 from django.db.models import F, Q
@@ -167,17 +167,3 @@ class BootReport(models.Model):
 
     def __str__(self) -> str:
         return f"{self.step} {self.status} on {self.vm_id}"
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report in the API's form."""
-        return {
-            "vmId": self.vm_id,
-            "run": self.run,
-            "step": self.step,
-            "status": self.status,
-            "durationMs": self.duration_ms,
-            "exitStatus": self.exit_status,
-            "output": self.output,
-            "beganAt": self.began_at,
-            "reportedAt": self.at,
-        }

@@ -77,7 +77,7 @@ class EndpointSchema(AutoSchema):
                 type=field.schema(),
                 location=OpenApiParameter.QUERY,
                 description=str(field.help_text or ""),
-                default=field.default if field.default else None,
+                default=None if callable(field.default) else field.default or None,
             )
             for name, field in fields.items()
         ]
@@ -166,7 +166,7 @@ class JoinTokenExtension(OpenApiAuthenticationExtension):  # type: ignore[no-unt
     name = "joinToken"
 
     def get_security_requirement(self, auto_schema: AutoSchema) -> Any:
-        if not auto_schema.view.allows_join_tokens:
+        if not getattr(auto_schema.view, "allows_join_tokens", False):
             return None
         return super().get_security_requirement(auto_schema)
 

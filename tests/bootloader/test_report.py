@@ -119,6 +119,8 @@ def test_our_secrets_are_not_stored() -> None:
         ({"durationMs": -1}, "durationMs: must be"),
         ({"durationMs": 1.5}, "durationMs: must be"),
         ({"exitStatus": True}, "exitStatus: must be"),
+        ({"exitStatus": 1 << 31}, f"exitStatus: must be a whole number from {-1 << 31} to "),
+        ({"exitStatus": (-1 << 31) - 1}, "exitStatus: must be"),
         ({"output": ["x"]}, "output: must be a string"),
     ],
 )
@@ -127,6 +129,14 @@ def test_invalid_values_are_rejected_with_their_field(body: dict[str, Any], erro
 
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(error)
+
+
+@pytest.mark.parametrize("status", [(1 << 31) - 1, -1 << 31])
+def test_every_exit_status_of_32_bits_is_stored(api: Api, status: int) -> None:
+    assert Door(invite()).report(status="failed", exitStatus=status).status_code == 200
+
+    [report] = api.get("/bootloader/reports/vm-1").json()["reports"]
+    assert report["exitStatus"] == status
 
 
 def test_latest_boot_is_returned_in_order(api: Api) -> None:
