@@ -11,14 +11,34 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from reef_site.common import outside
+from reef_site.common.api.endpoints import endpoint
+from reef_site.common.api.fields import Cursor
+from reef_site.common.api.serializers import ErrorResponse, list_of
 from reef_site.common.errors import NotFound
 from reef_site.common.outside_answers import api_answer, api_state
-from reef_site.common.paging import take_page
-from reef_site.common.request_names import takes, takes_anything
-from reef_site.common.request_values import is_dry_run, query_cursor, query_limit
+from reef_site.common.paging import take_page_by_key
+from reef_site.common.request_names import takes_anything
+from reef_site.common.request_values import is_dry_run
 from versconfig import checks, config, history, impact, keys, scopes, services
+from versconfig.exceptions import TooManyChanges
 from versconfig.models import Setting, What
 from versconfig.serializers import (
+    ChangeQuery,
+    ExplainedResponse,
+    HistoryQuery,
+    KeyResponse,
+    KeyTestResponse,
+    KeyTestStateResponse,
+    OverviewResponse,
+    RemovalBody,
+    ResolvedResponse,
+    RunningTestResponse,
+    SettingBody,
+    SettingRemovedResponse,
+    SettingResponse,
+    StoredResponse,
+    VersionResponse,
+    VmQuery,
     explain_json,
     find_key,
     impact_json,
@@ -37,9 +57,14 @@ from vmtree import permissions
 from vmtree.models import Node
 from vmtree.permissions import Action
 
-MAX_VERSIONS = 1000
-# Fields of a change in body or query, besides the value.
-CHANGE_FIELDS = ("scope", "vm", "seen", "dryRun")
+FORBIDDEN = {403: f"rule: {permissions.RULE}. vm-7 may not read the config of vm-8"}
+OPERATORS_ONLY = {403: f"rule: {permissions.RULE}. vm-7 may not read secrets of the fleet"}
+NO_VM = {404: "VM not found"}
+NO_VERSION = {404: "There is no such version"}
+NOT_CHANGED = {
+    409: "REEF_VM_VCPUS was changed by ada meanwhile",
+    429: str(TooManyChanges(services.MAX_CHANGES_PER_MINUTE, 7)),
+}
 
 Row = TypeVar("Row", bound=Model)
 
@@ -67,20 +92,18 @@ class OperatorView(ConfigView):
         return [*super().get_permissions(), RefuseNodeTokens()]
 
 
-def _node_of(request: Request) -> Node | None:
-    """Return the node of `?vm=`, else the caller's own; None is the fleet.
+def _node_of(request: Request, vm_id: str) -> Node | None:
+    """Return the node of this VM, else the caller's own; None is the fleet.
 
     Raises Forbidden unless the caller may read its config, inherited values included.
     """
-    vm_id = request.query_params.get("vm", "")
     node = scopes.find(vm_id) if vm_id else permissions.node_of(request.user)
     permissions.check(request.user, Action.READ_CONFIG, node)
     return node
 
 
-def _filter_node(request: Request) -> Node | None:
-    """Return the node (perhaps removed) that `?vm=` narrows a list to. Raises Forbidden."""
-    vm_id = request.query_params.get("vm", "")
+def _filter_node(request: Request, vm_id: str) -> Node | None:
+    """Return the node (perhaps removed) that `vm_id` narrows a list to. Raises Forbidden."""
     if not vm_id:
         return None
     node = scopes.find(vm_id, removed=True)
@@ -97,17 +120,23 @@ def _readable_rows(rows: QuerySet[Row], request: Request) -> QuerySet[Row]:
 class Overview(ConfigView):
     """`/vers-config/`"""
 
-    @takes(query=("vm",))
+    @endpoint(query=VmQuery, response=OverviewResponse, errors=FORBIDDEN | NO_VM)
     def get(self, request: Request) -> Response:
         """Return the contract's seven values, with secrets masked; `?vm=` for one VM."""
-        found = config.resolve_all([key.name for key in keys.WIRE], _node_of(request))
+        node = _node_of(request, VmQuery.parse(request)["vm"])
+        found = config.resolve_all([key.name for key in keys.WIRE], node)
         return Response(overview_json(found, mask_for(request.user)))
 
 
 class KeyDetail(ConfigView):
     """`/vers-config/<key>`"""
 
-    @takes(query=CHANGE_FIELDS, body=("value", *CHANGE_FIELDS))
+    @endpoint(
+        query=ChangeQuery,
+        body=SettingBody,
+        response=StoredResponse,
+        errors=NO_VM | NOT_CHANGED,
+    )
     def put(self, request: Request, name: str) -> Response:
         """Store a value; `scope`, `vm` and `seen` narrow it, `dryRun` only previews it."""
         key, target = find_key(name), parse_target(request)
@@ -124,7 +153,12 @@ class KeyDetail(ConfigView):
         version = services.put(change, by=request.user)
         return Response(put_json(change, preview, version, had=was_stored))
 
-    @takes(query=CHANGE_FIELDS, body=CHANGE_FIELDS)
+    @endpoint(
+        query=ChangeQuery,
+        body=RemovalBody,
+        response=SettingRemovedResponse,
+        errors={404: services.NOT_STORED, **NOT_CHANGED},
+    )
     def delete(self, request: Request, name: str) -> Response:
         """Remove a stored value; `scope`, `vm`, `seen` and `dryRun` in body or query."""
         target, seen, dry_run = parse_target(request), parse_seen(request), is_dry_run(request)
@@ -136,7 +170,7 @@ class KeyDetail(ConfigView):
         version = services.put(removal, by=request.user, what=What.REMOVED)
         return Response(removed_json(removal, preview, version))
 
-    @takes_anything
+    @endpoint(response=ErrorResponse, status=404, errors={404: "not found"}, ignores_unknown=True)
     def get(self, request: Request, name: str) -> Response:
         """Return 404: use `resolve` or `explain`."""
         raise NotFound("not found")
@@ -145,10 +179,11 @@ class KeyDetail(ConfigView):
 class Resolve(OperatorView):
     """`/vers-config/resolve/<key>`"""
 
-    @takes(query=("vm",))
+    @endpoint(query=VmQuery, response=ResolvedResponse, errors=OPERATORS_ONLY | NO_VM)
     def get(self, request: Request, name: str) -> Response:
         """Return the value in clear text, for the root token and operators; `?vm=` for one VM."""
-        found = config.resolve(name.upper(), _node_of(request))
+        node = _node_of(request, VmQuery.parse(request)["vm"])
+        found = config.resolve(name.upper(), node)
         source = {"key": found.key, "value": found.value, "source": found.source.value}
         return Response({**source, "problem": found.problem} if found.problem else source)
 
@@ -156,16 +191,18 @@ class Resolve(OperatorView):
 class Explain(ConfigView):
     """`/vers-config/explain/<key>`"""
 
-    @takes(query=("vm",))
+    @endpoint(query=VmQuery, response=ExplainedResponse, errors=FORBIDDEN | NO_VM)
     def get(self, request: Request, name: str) -> Response:
         """Return every layer in order and which one overrides which; `?vm=` for one VM."""
-        found = config.explain(name.upper(), _node_of(request))
+        node = _node_of(request, VmQuery.parse(request)["vm"])
+        found = config.explain(name.upper(), node)
         return Response(explain_json(found, mask_for(request.user)))
 
 
 class Keys(ConfigView):
     """`/vers-config/keys`"""
 
+    @endpoint(response=list_of("keys", KeyResponse))
     def get(self, request: Request) -> Response:
         """List all known keys."""
         found = [key_json(key, mask_for(request.user)) for key in keys.ALL.values()]
@@ -175,11 +212,13 @@ class Keys(ConfigView):
 class Settings(ConfigView):
     """`/vers-config/settings`"""
 
-    @takes(query=("vm",))
+    @endpoint(
+        query=VmQuery, response=list_of("settings", SettingResponse), errors=FORBIDDEN | NO_VM
+    )
     def get(self, request: Request) -> Response:
         """List the stored settings that the caller may read; `?vm=` limits them to one VM."""
         rows = _readable_rows(Setting.objects.select_related("node"), request)
-        if node := _filter_node(request):
+        if node := _filter_node(request, VmQuery.parse(request)["vm"]):
             rows = rows.filter(node=node)
         found = [setting_json(row) for row in rows]
         return Response({"settings": found, "count": len(found)})
@@ -188,25 +227,27 @@ class Settings(ConfigView):
 class History(ConfigView):
     """`/vers-config/history`"""
 
-    @takes(query=("key", "vm", "limit", "cursor", "before"))
+    @endpoint(
+        query=HistoryQuery,
+        response=list_of("history", VersionResponse, next_page=Cursor),
+        errors=FORBIDDEN | NO_VM,
+    )
     def get(self, request: Request) -> Response:
-        """List versions, newest first; `?key= vm=` filter, `?limit=` (200) and `?before=` page."""
-        limit = query_limit(request, most=MAX_VERSIONS, default=200)
-        params = request.query_params
-        rows = history.versions(
-            key=find_key(params["key"]).name if params.get("key") else "",
-            node=_filter_node(request),
-            before=query_cursor(request, "before"),
+        """List versions, newest first."""
+        query = HistoryQuery.parse(request)
+        key = find_key(query["key"]).name if query["key"] else ""
+        rows = history.versions(key=key, node=_filter_node(request, query["vm"]))
+        page, following = take_page_by_key(
+            _readable_rows(rows, request), query["limit"], query["cursor"], newest_first=True
         )
-        page, more = take_page(_readable_rows(rows, request), limit)
         found = [version_json(each) for each in page]
-        last = found[-1]["id"] if more else None
-        return Response({"history": found, "count": len(found), "next": last})
+        return Response({"history": found, "count": len(found), "next": following})
 
 
 class Undo(ConfigView):
     """`/vers-config/history/<id>/undo`"""
 
+    @endpoint(response=VersionResponse, errors=NO_VERSION | NOT_CHANGED)
     def post(self, request: Request, version_id: int) -> Response:
         """Undo this version; 409 if the setting was changed since."""
         return Response(version_json(services.undo(version_id, by=request.user)))
@@ -215,6 +256,7 @@ class Undo(ConfigView):
 class PutBack(ConfigView):
     """`/vers-config/history/<id>/put-back`"""
 
+    @endpoint(response=VersionResponse, errors=NO_VERSION | NOT_CHANGED)
     def post(self, request: Request, version_id: int) -> Response:
         """Restore the value after this version."""
         return Response(version_json(services.revert_to(version_id, by=request.user)))
@@ -223,10 +265,16 @@ class PutBack(ConfigView):
 class Test(OperatorView):
     """`/vers-config/test/<key>`"""
 
-    @takes(query=("vm",))
+    @endpoint(
+        query=VmQuery,
+        response=KeyTestResponse,
+        more_responses={202: RunningTestResponse},
+        errors={404: "REEF_VM_VCPUS cannot be tried out", 504: "no answer within 10 s"},
+    )
     def post(self, request: Request, name: str) -> Response:
         """Test whether the value works; `good` is null when that is not known."""
-        key, node = find_key(name).name, _node_of(request)
+        key = find_key(name).name
+        node = _node_of(request, VmQuery.parse(request)["vm"])
         if (found := checks.quick_finding(key, node)) is not None:
             return Response({"key": key, "good": found.good, "text": found.text})
         row = checks.start(key, node, by=request.user)
@@ -236,6 +284,10 @@ class Test(OperatorView):
 class TestResult(OperatorView):
     """`/vers-config/tests/<id>`"""
 
+    @endpoint(
+        response=KeyTestStateResponse,
+        errors={**OPERATORS_ONLY, 404: "there is no such test"},
+    )
     def get(self, request: Request, call_id: str) -> Response:
         """Return the result of a test that was answered with 202; `state` says if it is done."""
         row = outside.find(call_id, checks.KIND)

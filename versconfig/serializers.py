@@ -1,4 +1,4 @@
-"""Configuration as JSON, and requests as changes. Secrets are masked."""
+"""Requests and responses of configuration, in the wire format. Secrets are masked."""
 
 from __future__ import annotations
 
@@ -6,18 +6,282 @@ from typing import Any
 
 from rest_framework.request import Request
 
+from reef_site.common.api.fields import (
+    SENTENCE,
+    AnyText,
+    Choice,
+    Cursor,
+    Flag,
+    JsonValue,
+    ListOf,
+    Text,
+    Timestamp,
+    WholeNumber,
+)
+from reef_site.common.api.rows import row_reader
+from reef_site.common.api.serializers import Body, DryRunQuery, Query, ResponseBody
 from reef_site.common.errors import BadInput
-from reef_site.common.request_values import body_of, query_number
+from reef_site.common.models import CallState
+from reef_site.common.outside_answers import RunningCallResponse
+from reef_site.common.request_values import body_of
 from versconfig import checks, config, keys, scopes, services, values
 from versconfig.impact import Impact
-from versconfig.keys import Key
-from versconfig.models import Setting, Version
-from versconfig.resolve import Layer, Resolved
+from versconfig.keys import Group, Key, Kind, TakesEffect
+from versconfig.models import Scope, Setting, Version, What
+from versconfig.resolve import Resolved, Source
 from versconfig.scopes import Target
 from versconfig.services import ANY, SettingChange
 from vmtree import permissions
 
 Json = dict[str, Any]
+MAX_VERSIONS = 1000
+MAX_ROWS = 1000
+
+# -- responses -----------------------------------------------------------------------------------
+
+
+class OverviewResponse(ResponseBody):
+    """The values of the wire contract, with secrets masked; null is unset."""
+
+    apiKey = Text(allow_null=True)
+    infraUrl = Text(allow_null=True)
+    authToken = Text(allow_null=True)
+    baseUrl = Text(allow_null=True)
+    agentName = Text(allow_null=True)
+    vmId = Text(allow_null=True)
+    agentRole = Text(allow_null=True)
+    sources = JsonValue("object", help_text="`env`, `store`, `file`, `default` or `unset` of each.")
+    problems = ListOf(Text(), most=MAX_ROWS)
+
+    example = {
+        "apiKey": "vers_abc...",
+        "infraUrl": "https://reef.example",
+        "authToken": None,
+        "baseUrl": None,
+        "agentName": None,
+        "vmId": None,
+        "agentRole": None,
+        "sources": {"apiKey": "store", "infraUrl": "env"},
+        "problems": [],
+    }
+
+
+class KeyResponse(ResponseBody):
+    """A configuration key."""
+
+    key = Text()
+    group = Choice([each.value for each in Group])
+    about = Text()
+    type = Choice([each.value for each in Kind])
+    secret = Flag()
+    default = Text(allow_null=True)
+    files = ListOf(Text(), most=MAX_ROWS)
+    scoped = Flag(help_text="Parts of the fleet may have values of their own.")
+    takesEffect = Choice([each.value for each in TakesEffect])
+    canBeTested = Flag()
+    byNodes = Flag(help_text="Node tokens may set it.")
+
+
+class LayerResponse(ResponseBody):
+    """One place where a value may be."""
+
+    source = Choice([each.value for each in Source])  # type: ignore[assignment]
+    where = Text()
+    scope = Choice(Scope.values, allow_null=True)
+    vmId = Text(source="vm_id", allow_null=True)
+    value = Text(allow_null=True)
+    effective = Flag(source="is_effective")
+    shadowedBy = Text(source="overridden_by", allow_null=True)
+    skipped = Text(allow_null=True, help_text="Why a stored value does not count here.")
+    problem = Text(allow_null=True)
+
+
+class ExplainedResponse(ResponseBody):
+    """The value of a key, and every layer in order."""
+
+    key = Text()
+    value = Text(allow_null=True)
+    source = Choice([each.value for each in Source])  # type: ignore[assignment]
+    scope = Choice(Scope.values, allow_null=True)
+    vmId = Text(allow_null=True, source="vm_id")
+    effective = Flag(help_text="False: a stored value does not win, or it cannot be used.")
+    chain = LayerResponse(many=True)
+    problems = ListOf(Text(), most=MAX_ROWS)
+
+    example = {
+        "key": "REEF_VM_VCPUS",
+        "value": "2",
+        "source": "default",
+        "scope": None,
+        "vmId": None,
+        "effective": True,
+        "chain": [],
+        "problems": [],
+    }
+
+
+class ResolvedResponse(ResponseBody):
+    """The value in clear text."""
+
+    key = Text()
+    value = Text(allow_null=True)
+    source = Choice([each.value for each in Source])  # type: ignore[assignment]
+    problem = Text(required=False)
+
+    example = {"key": "REEF_VM_VCPUS", "value": "2", "source": "default"}
+
+
+class SettingResponse(ResponseBody):
+    """A stored setting; the value of a secret is null."""
+
+    key = Text()
+    scope = Choice(Scope.values)
+    vmId = Text(source="vm_id", allow_null=True)
+    value = Text(source="clear", allow_null=True)
+    secret = Flag(source="sealed")
+    version = WholeNumber(source="version_id")
+    at = Timestamp()
+    actor = Text()
+
+
+class VersionResponse(ResponseBody):
+    """A change of a setting, with the value after it; null if it was removed, or is secret."""
+
+    id = WholeNumber()
+    at = Timestamp()
+    actor = Text()
+    what = Choice(What.values)
+    key = Text()
+    scope = Choice(Scope.values)
+    vmId = Text(source="vm_id", allow_null=True)
+    value = Text(source="clear", allow_null=True)
+    secret = Flag(source="sealed")
+    previous = WholeNumber(source="previous_id", allow_null=True)
+
+    example = {
+        "id": 7,
+        "at": "2026-11-22T06:21:09.098Z",
+        "actor": "ada",
+        "what": "set",
+        "key": "REEF_VM_VCPUS",
+        "scope": "vm",
+        "vmId": "vm-7",
+        "value": "4",
+        "secret": False,
+        "previous": None,
+    }
+
+
+class ImpactResponse(ResponseBody):
+    """The effects of a change."""
+
+    changes = Flag(help_text="Whether any node gets another value.")
+    before = Text(allow_null=True)
+    after = Text(allow_null=True)
+    count = WholeNumber(help_text="How many nodes get another value.")
+    names = ListOf(Text(), most=MAX_ROWS)  # type: ignore[assignment]
+    keepTheirOwn = WholeNumber()
+    shadowedBy = Text(allow_null=True, help_text="What overrides the whole store.")
+    takesEffect = Choice([each.value for each in TakesEffect])
+    restart = ListOf(Text(), most=MAX_ROWS, help_text="Names of what must be restarted.")
+
+    example = {
+        "changes": True,
+        "before": "2",
+        "after": "4",
+        "count": 1,
+        "names": ["builder"],
+        "keepTheirOwn": 0,
+        "shadowedBy": None,
+        "takesEffect": "with the next VM",
+        "restart": [],
+    }
+
+
+class StoredResponse(ResponseBody):
+    """What was stored, or with `dryRun` only the impact."""
+
+    key = Text()
+    dryRun = Flag(required=False)
+    set = Flag(required=False)
+    source = Choice([Source.STORE.value], required=False)  # type: ignore[assignment]
+    effective = Flag(required=False)
+    did = Choice(["stored", "removed", "nothing"], required=False)
+    note = Text(required=False)
+    scope = Choice(Scope.values, required=False)
+    vmId = Text(required=False, allow_null=True)
+    version = WholeNumber(required=False, allow_null=True)
+    impact = ImpactResponse()
+
+    example = {
+        "key": "REEF_VM_VCPUS",
+        "set": True,
+        "source": "store",
+        "effective": True,
+        "did": "stored",
+        "scope": "vm",
+        "vmId": "vm-7",
+        "version": 7,
+        "impact": ImpactResponse.example,
+    }
+
+
+class SettingRemovedResponse(ResponseBody):
+    """What was removed, or with `dryRun` only the impact."""
+
+    key = Text()
+    dryRun = Flag(required=False)
+    deleted = Flag(required=False)
+    did = Choice(["removed"], required=False)
+    scope = Choice(Scope.values, required=False)
+    vmId = Text(required=False, allow_null=True)
+    version = WholeNumber(required=False, allow_null=True)
+    impact = ImpactResponse()
+
+    example = {
+        "key": "REEF_VM_VCPUS",
+        "deleted": True,
+        "did": "removed",
+        "scope": "vm",
+        "vmId": "vm-7",
+        "version": 8,
+        "impact": {**ImpactResponse.example, "before": "4", "after": "2"},
+    }
+
+
+class KeyTestResponse(ResponseBody):
+    """The result of a test; `good` is null if that could not be determined."""
+
+    key = Text()
+    good = Flag(allow_null=True)
+    text = Text()
+
+    example = {"key": "VERS_API_KEY", "good": True, "text": "The platform accepts it."}
+
+
+class RunningTestResponse(RunningCallResponse):
+    """A test that a worker still makes; ask for its result at `path`."""
+
+    example = {"id": "5f3a", "state": "running", "path": "/vers-config/tests/5f3a"}
+
+
+class KeyTestStateResponse(ResponseBody):
+    """The state of a test, and its result when it is done."""
+
+    id = Text()
+    state = Choice([CallState.RUNNING, CallState.DONE, CallState.FAILED])
+    error = Text(required=False)
+    key = Text(required=False)
+    good = Flag(required=False, allow_null=True)
+    text = Text(required=False)
+
+    example = {"id": "5f3a", "state": "running"}
+
+
+_read_layer = row_reader(LayerResponse, "value")
+_read_explained = row_reader(ExplainedResponse, "value", "chain", "problems")
+_read_setting = row_reader(SettingResponse)
+_read_version = row_reader(VersionResponse)
 
 
 def mask_for(user: object) -> int:
@@ -63,60 +327,26 @@ def key_json(key: Key, mask: int = values.MASK_OPERATOR) -> Json:
 def explain_json(found: Resolved, mask: int = values.MASK_OPERATOR) -> Json:
     """Return all layers in order."""
     key = keys.get(found.key)
-    return {
-        "key": key.name,
+    return _read_explained(found) | {
         "value": values.shown(key, found.value, mask),
         "source": found.source.value,
-        "scope": found.scope or None,
-        "vmId": found.vm_id or None,
-        "effective": found.effective,
-        "chain": [_layer_json(key, layer, mask) for layer in found.layers],
+        "chain": [
+            _read_layer(layer)
+            | {"source": layer.source.value, "value": values.shown(key, layer.value, mask)}
+            for layer in found.layers
+        ],
         "problems": collect_problems({key.name: found}),
-    }
-
-
-def _layer_json(key: Key, layer: Layer, mask: int) -> Json:
-    return {
-        "source": layer.source.value,
-        "where": layer.where,
-        "scope": layer.scope or None,
-        "vmId": layer.vm_id or None,
-        "value": values.shown(key, layer.value, mask),
-        "effective": layer.is_effective,
-        "shadowedBy": layer.overridden_by or None,
-        "skipped": layer.skipped or None,
-        "problem": layer.problem or None,
     }
 
 
 def setting_json(row: Setting) -> Json:
     """Return a stored setting; a secret is not even decrypted."""
-    return {
-        "key": row.key,
-        "scope": row.scope,
-        "vmId": row.vm_id or None,
-        "value": None if row.sealed else row.clear,
-        "secret": bool(row.sealed),
-        "version": row.version_id,
-        "at": row.at,
-        "actor": row.actor,
-    }
+    return _read_setting(row) | {"secret": bool(row.sealed)}
 
 
 def version_json(version: Version) -> Json:
     """Return a version, without a secret's value."""
-    return {
-        "id": version.pk,
-        "at": version.at,
-        "actor": version.actor,
-        "what": version.what,
-        "key": version.key,
-        "scope": version.scope,
-        "vmId": version.vm_id or None,
-        "value": None if version.sealed else version.clear or None,
-        "secret": bool(version.sealed),
-        "previous": version.previous_id,
-    }
+    return _read_version(version) | {"secret": bool(version.sealed)}
 
 
 def impact_json(impact: Impact) -> Json:
@@ -166,7 +396,91 @@ def removed_json(change: SettingChange, impact: Impact, version: Version | None)
     }
 
 
-# -- parsing requests ----------------------------------------------------------------------------
+# -- requests ------------------------------------------------------------------------------------
+
+
+class VmQuery(Query):
+    vm = AnyText(default="", help_text="The id or name of a VM. Absent: the caller, or the fleet.")
+
+
+class HistoryQuery(Query):
+    key = AnyText(default="")
+    vm = AnyText(default="", help_text="The id or name of a VM.")
+    limit = WholeNumber(least=1, most=MAX_VERSIONS, default=200)
+    cursor = Cursor()
+    before = Cursor(older_name=True)
+
+
+class ScopeText(Text):
+    """Scope or VM; what is empty counts as absent."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data or "", str):
+            self.refuse("scope: scope and vm must be strings", SENTENCE)
+        return data or ""
+
+
+SCOPE: Json = {"default": "", "help_text": f"One of {', '.join(Scope.values)}."}
+VM: Json = {"default": "", "help_text": "The id or name of a VM."}
+
+
+class ScopeBody(Body):
+    scope = ScopeText(**SCOPE)
+    vm = ScopeText(**VM)
+
+
+class ScopeQuery(Query):
+    scope = ScopeText(**SCOPE)
+    vm = ScopeText(**VM)
+
+
+class SeenVersion(WholeNumber):
+    """The newest version that the caller knows; null if there was none."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if self.is_in_query:
+            return None if data == "null" else super().to_internal_value(data)
+        if not isinstance(data, int) or isinstance(data, bool) or data < 0:
+            self.refuse("must be the number of a version, or null")
+        return data
+
+
+SEEN = "Refuse if another version is the newest one; null: if there is any."
+
+
+class SeenBody(Body):
+    seen = SeenVersion(required=False, allow_null=True, help_text=SEEN)
+
+
+class SeenQuery(Query):
+    seen = SeenVersion(help_text=SEEN)
+
+
+class ChangeQuery(ScopeQuery, SeenQuery, DryRunQuery):
+    pass
+
+
+class RemovalBody(ScopeBody, SeenBody):
+    dryRun = Flag(required=False, help_text="Return the impact and change nothing.")
+
+
+class SettingValue(Text):
+    """The text of a value; its key has the rules."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.refuse("value must be a string", SENTENCE)
+        return data
+
+
+class ValueBody(Body):
+    value = SettingValue(help_text="An empty text removes what is stored.")
+
+
+class SettingBody(ValueBody, RemovalBody):
+    """Each field but `value` may be in the query instead."""
+
+    example = {"value": "4", "scope": "vm", "vm": "vm-7"}
 
 
 def find_key(name: str) -> Key:
@@ -180,31 +494,20 @@ def find_key(name: str) -> Key:
 
 def parse_change(key: Key, request: Request, target: Target) -> SettingChange:
     """Parse a PUT; `seen` may name the version that it is based on. Raises BadInput."""
-    value = body_of(request).get("value")
-    if not isinstance(value, str):
-        raise BadInput("value must be a string", "value")
+    value = ValueBody.parse(request)["value"]
     return services.build_change(key.name, value, target, parse_seen(request))
 
 
 def parse_target(request: Request) -> Target:
     """Return the scope in body or query. Raises BadInput, NotFound."""
-    body = body_of(request)
-    scope, vm_id = (
-        body.get(name, request.query_params.get(name, "")) or "" for name in ("scope", "vm")
-    )
-    if not isinstance(scope, str) or not isinstance(vm_id, str):
-        raise BadInput("scope: scope and vm must be strings", "scope")
-    return scopes.target_of(scope, vm_id)
+    given = {**request.query_params.dict(), **body_of(request)}
+    values = ScopeBody.parse_data(given)
+    return scopes.target_of(values["scope"], values["vm"])
 
 
 def parse_seen(request: Request) -> int | None:
     """Return the version that body or query are based on; ANY if absent. Raises BadInput."""
-    body, given = body_of(request), request.query_params.get("seen", "")
-    if "seen" not in body and not given:
-        return ANY
-    if "seen" not in body and given == "null":
-        return None
-    seen = body["seen"] if "seen" in body else query_number(request, "seen")
-    if seen is not None and (isinstance(seen, bool) or not isinstance(seen, int) or seen < 0):
-        raise BadInput("seen: must be the number of a version, or null", "seen")
-    return seen
+    if "seen" in body_of(request):
+        seen: int | None = SeenBody.parse(request)["seen"]
+        return seen
+    return SeenQuery.parse(request)["seen"] if request.query_params.get("seen") else ANY

@@ -167,7 +167,8 @@ class Choice(ApiField):
         return self.refuse(f"must be one of {', '.join(self.choices)}")
 
     def schema(self) -> Json:
-        return {"type": "string", "enum": list(self.choices)}
+        null = [None] if self.allow_null else []
+        return {"type": "string", "enum": [*self.choices, *null]}
 
 
 class NamedChoice(Choice):
