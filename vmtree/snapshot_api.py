@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.http.response import HttpResponseBase
 from django.urls import re_path
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from reef_site.common.errors import BadInput
-from reef_site.common.request_names import takes
-from reef_site.common.request_values import body_of, flag_of, query_number
-from reef_site.common.text import parse_number
+from reef_site.common.api.endpoints import endpoint
+from reef_site.common.api.serializers import list_of
 from vmtree import permissions, snapshot_downloads, snapshots
 from vmtree.snapshot_models import Snapshot
 from vmtree.snapshots import files
+from vmtree.snapshots.serializers import (
+    NOW,
+    CompareQuery,
+    ComparisonResponse,
+    PinBody,
+    RestoreBody,
+    RestoreQuery,
+    RestoreResponse,
+    SnapshotResponse,
+    TakenResponse,
+    snapshot_json,
+)
 
-Json = dict[str, Any]
-MAX_ITEMS = 100_000
-DEFAULT_ITEMS = 1000
-
-
-def snapshot_json(snapshot: Snapshot) -> Json:
-    """Return a snapshot as JSON; `at` is the time of its data, `trouble` what is wrong with it."""
-    return {
-        "id": snapshot.pk,
-        "file": snapshot.file,
-        "snapshot": files.shown_path(snapshot.file),
-        "why": snapshot.why,
-        "madeBy": snapshot.made_by,
-        "state": snapshot.state,
-        "trouble": snapshot.trouble or None,
-        "at": snapshot.at,
-        "beganAt": snapshot.began_at,
-        "size": snapshot.size,
-        "sha256": snapshot.sha256 or None,
-        "counts": snapshot.counts,
-        "pinned": snapshot.pinned,
-        "checkedAt": snapshot.checked_at,
-        "host": snapshot.host,
-    }
+FORBIDDEN = {403: f"rule: {permissions.RULE}. vm-7 may not read snapshots of the fleet"}
+NOT_FOUND = {404: "snapshot not found"}
+NOT_WRITTEN = {409: "vms-20261122T062109.sqlite is being written, there is no file"}
+DAMAGED = {409: "vms-20261122T062109.sqlite is damaged: its SHA-256 is another one"}
+FAILED = {503: "no snapshot was made: No space left on device"}
 
 
 class SnapshotView(APIView):
@@ -61,6 +50,7 @@ class SnapshotView(APIView):
 class Take(SnapshotView):
     """`/vm-tree/snapshot`"""
 
+    @endpoint(response=TakenResponse, errors=FAILED)
     def post(self, request: Request) -> Response:
         """Take a snapshot now."""
         taken = snapshots.take(by=request.user)
@@ -72,6 +62,7 @@ class Take(SnapshotView):
 class Snapshots(SnapshotView):
     """`/vm-tree/snapshots`"""
 
+    @endpoint(response=list_of("snapshots", SnapshotResponse), errors=FORBIDDEN)
     def get(self, request: Request) -> Response:
         """List snapshots, newest first; missing, truncated or altered files are reported."""
         found = [snapshot_json(each) for each in snapshots.listing()]
@@ -81,13 +72,16 @@ class Snapshots(SnapshotView):
 class SnapshotDetail(SnapshotView):
     """`/vm-tree/snapshots/<id>`"""
 
+    @endpoint(response=SnapshotResponse, errors=FORBIDDEN | NOT_FOUND)
     def get(self, request: Request, snapshot_id: str) -> Response:
+        """Return one snapshot, after a quick check of its file."""
         return Response(snapshot_json(snapshots.quick_check(_find(snapshot_id))))
 
 
 class Download(SnapshotView):
     """`/vm-tree/snapshots/<id>/download`"""
 
+    @endpoint(response=snapshot_downloads.CONTENT_TYPE, errors=FORBIDDEN | NOT_FOUND | DAMAGED)
     def get(self, request: Request, snapshot_id: str) -> HttpResponseBase:
         """Send the file, after verifying it."""
         return snapshot_downloads.download(request._request, _find(snapshot_id))
@@ -96,6 +90,7 @@ class Download(SnapshotView):
 class Verify(SnapshotView):
     """`/vm-tree/snapshots/<id>/verify`"""
 
+    @endpoint(response=SnapshotResponse, errors=NOT_FOUND | NOT_WRITTEN)
     def post(self, request: Request, snapshot_id: str) -> Response:
         """Read every byte; `state` and `trouble` report the result."""
         return Response(snapshot_json(snapshots.verify(_find(snapshot_id), by=request.user)))
@@ -104,12 +99,12 @@ class Verify(SnapshotView):
 class Pin(SnapshotView):
     """`/vm-tree/snapshots/<id>/pin`"""
 
-    @takes(body=("pinned",))
+    @endpoint(body=PinBody, response=SnapshotResponse, errors=NOT_FOUND)
     def post(self, request: Request, snapshot_id: str) -> Response:
         """Keep it for ever, or with `{"pinned": false}` no longer."""
-        pinned = flag_of(body_of(request).get("pinned", True), "pinned")
-        return self._pin(request, snapshot_id, pinned)
+        return self._pin(request, snapshot_id, PinBody.parse(request)["pinned"])
 
+    @endpoint(response=SnapshotResponse, errors=NOT_FOUND)
     def delete(self, request: Request, snapshot_id: str) -> Response:
         """Unpin it: keep it as long as others."""
         return self._pin(request, snapshot_id, False)
@@ -122,55 +117,47 @@ class Pin(SnapshotView):
 class Compare(SnapshotView):
     """`/vm-tree/snapshots/<id>/compare`"""
 
-    @takes(query=("to", "with", "limit"))
+    @endpoint(
+        query=CompareQuery, response=ComparisonResponse, errors=FORBIDDEN | NOT_FOUND | DAMAGED
+    )
     def get(self, request: Request, snapshot_id: str) -> Response:
         """Compare with `?to=<id>` (or `?with=`), or with `now`. Lists the first `?limit=` of each
         kind.
         """
-        params = request.query_params
-        other = params.get("to") or params.get("with") or "now"
-        if other != (params.get("with") or other):
-            raise BadInput("to: is another one than with", "to")
-        field = "to" if params.get("to") else "with"
-        comparison = snapshots.compare(
-            _find(snapshot_id), None if other == "now" else _find(other, field)
-        )
-        named = {"from": int(snapshot_id), "to": other if other == "now" else int(other)}
-        return Response({**named, **comparison.as_json(_limit(request))})
+        query = CompareQuery.parse(request)
+        other = query["to"]
+        comparison = snapshots.compare(_find(snapshot_id), None if other == NOW else _find(other))
+        named = {"from": int(snapshot_id), "to": other}
+        return Response({**named, **comparison.as_json(query["limit"])})
 
 
 class Restore(SnapshotView):
     """`/vm-tree/snapshots/<id>/restore`"""
 
-    @takes(query=("limit",), body=("confirm",))
+    @endpoint(
+        query=RestoreQuery,
+        body=RestoreBody,
+        response=RestoreResponse,
+        errors={**NOT_FOUND, 409: "confirm: the tree has changed since", **FAILED},
+    )
     def post(self, request: Request, snapshot_id: str) -> Response:
         """Return a plan with its `confirm`; a second call with `{"confirm": …}` carries it out."""
-        snapshot, limit = _find(snapshot_id), _limit(request)
-        confirm = body_of(request).get("confirm")
+        snapshot = _find(snapshot_id)
+        limit, confirm = RestoreQuery.parse(request)["limit"], RestoreBody.parse(request)["confirm"]
         if confirm is None:
             plan = snapshots.plan(snapshot, by=request.user)
             data = plan.comparison.as_json(limit)
             others = {name: data.pop(name) for name in plan.comparison.beside}
             result = {"restored": False, "confirm": plan.confirm}
             return Response({**result, **data, "notRestored": others})
-        if not isinstance(confirm, str):
-            raise BadInput("confirm: must be the text that the comparison came with", "confirm")
         restored = snapshots.restore(snapshot, confirm=confirm, by=request.user)
         before = {"restored": True, "before": snapshot_json(restored.before)}
         return Response({**before, **restored.comparison.as_json(limit)})
 
 
-def _find(snapshot_id: str, field: str = "id") -> Snapshot:
-    key = parse_number(snapshot_id)
-    if key is None:
-        raise BadInput(f"{field}: must be the id of a snapshot, or 'now'", field)
-    return snapshots.find(key)
-
-
-def _limit(request: Request) -> int:
-    """Return how many items of each kind to list; 0 lists none, only counts."""
-    limit = query_number(request, "limit", most=MAX_ITEMS)
-    return DEFAULT_ITEMS if limit is None else limit
+def _find(snapshot_id: int | str) -> Snapshot:
+    """Return the snapshot with the id of a path or a query. Raises NotFound."""
+    return snapshots.find(int(snapshot_id))
 
 
 _ONE = r"^vm-tree/snapshots/(?P<snapshot_id>[0-9]{1,18})"

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.urls import re_path
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from reef_site.common.api.endpoints import endpoint
+from reef_site.common.api.fields import Text
+from reef_site.common.api.serializers import DryRunQuery, list_of
 from reef_site.common.errors import BadInput
-from reef_site.common.paging import take_page
-from reef_site.common.request_names import takes
-from reef_site.common.request_values import is_dry_run, query_choice, query_cursor, query_limit
-from reef_site.common.text import to_storable
-from vmtree import aliases, permissions
+from reef_site.common.paging import take_page_by_key
+from reef_site.common.request_values import is_dry_run
+from vmtree import permissions
 from vmtree.operations import services
 from vmtree.operations.models import Job, Operation
-from vmtree.operations.serializers import JOB_STATES, job_json, plan_json, steps_json
+from vmtree.operations.serializers import (
+    JobResponse,
+    JobsQuery,
+    JobStepsQuery,
+    JobStepsResponse,
+    OneJobResponse,
+    OperationBody,
+    PlannedResponse,
+    StartedJobResponse,
+    job_json,
+    plan_json,
+    steps_json,
+)
 
-MAX_ROWS = 1000
-DEFAULT_ROWS = 100
-# Fields of the request body that starts a job.
-OPTIONS = ("dryRun", "confirm")
+NOT_FOUND = {404: "job not found"}
 
 
 class StartOperation(APIView):
@@ -30,18 +38,24 @@ class StartOperation(APIView):
 
     checks_permission = True
 
-    @takes(query=("dryRun",), body=OPTIONS)
+    @endpoint(
+        query=DryRunQuery,
+        body=OperationBody,
+        response=StartedJobResponse,
+        status=202,
+        more_responses={200: PlannedResponse},
+        errors={404: "VM not found", 409: "confirm: 3 VMs would be touched, not 2"},
+    )
     def post(self, request: Request, vm_id: str, verb: str) -> Response:
         """Start or continue a job; `{"dryRun": true}` returns its plan and changes nothing.
 
         `{"confirm": <count>}` is rejected if the plan touches another number of VMs by now. Unknown
         fields are rejected, so that a misspelt `dryRun` destroys nothing.
         """
-        body = _options(request)
+        confirm = OperationBody.parse(request).get("confirm")
         if is_dry_run(request):
             found = services.plan(Operation(verb), vm_id, by=request.user)
             return Response({"dryRun": True, "plan": plan_json(found)})
-        confirm = _count(body.get("confirm"), "confirm")
         job, continued = services.start(Operation(verb), vm_id, by=request.user, confirm=confirm)
         return Response({"job": job_json(job), "continued": continued}, status=202)
 
@@ -49,35 +63,28 @@ class StartOperation(APIView):
 class JobList(APIView):
     """`GET /vm-tree/jobs`"""
 
-    @takes(query=("state", "verb", "vmId", "limit", "cursor"))
+    @endpoint(query=JobsQuery, response=list_of("jobs", JobResponse, next_page=Text))
     def get(self, request: Request) -> Response:
-        """Return jobs, newest first; filters: `?state= verb= vmId=`, paging: `?limit= cursor=`."""
-        params, rows = request.query_params, Job.objects.with_counts()
-        if state := query_choice(request, "state", JOB_STATES):
-            rows = rows.filter(state=state)
-        if verb := query_choice(request, "verb", Operation.values):
-            rows = rows.filter(verb=verb)
-        if vm_id := params.get("vmId", ""):
-            rows = rows.filter(vm_id=aliases.resolve(to_storable(vm_id)))
-        if cursor := params.get("cursor", ""):
-            if not Job.objects.filter(pk=to_storable(cursor)).exists():
-                raise BadInput("cursor: must be the `next` of an earlier page", "cursor")
-            rows = rows.filter(pk__lt=cursor)
-        limit = query_limit(request, most=MAX_ROWS, default=DEFAULT_ROWS)
-        found, more = take_page(rows, limit)
+        """List jobs, newest first."""
+        query = JobsQuery.parse(request)
+        limit, cursor = query.pop("limit"), query.pop("cursor")
+        if cursor and not Job.objects.filter(pk=cursor).exists():
+            raise BadInput("cursor: must be the `next` of an earlier page", "cursor")
+        rows = Job.objects.with_counts().filter(**{k: v for k, v in query.items() if v})
+        found, following = take_page_by_key(rows, limit, cursor, newest_first=True)
         jobs = [job_json(job) for job in found]
-        return Response({"jobs": jobs, "count": len(jobs), "next": found[-1].pk if more else None})
+        return Response({"jobs": jobs, "count": len(jobs), "next": following})
 
 
 class JobDetail(APIView):
     """`GET /vm-tree/jobs/<id>`"""
 
-    @takes(query=("from", "cursor", "limit"))
+    @endpoint(query=JobStepsQuery, response=JobStepsResponse, errors=NOT_FOUND)
     def get(self, request: Request, job_id: str) -> Response:
-        """Return a job with at most `?limit=` (1000) steps from position `?from=` on."""
+        """Return a job with its steps from the position `?cursor=` on."""
         job = services.find(job_id)
-        first = query_cursor(request, "from") or 0
-        limit = query_limit(request, most=MAX_ROWS, default=MAX_ROWS)
+        query = JobStepsQuery.parse(request)
+        first, limit = query["cursor"] or 0, query["limit"]
         rows = list(job.steps.filter(position__gte=first).order_by("position", "id")[: limit + 1])
         more = rows[limit].position if len(rows) > limit else None
         plan = steps_json(rows[:limit])
@@ -94,25 +101,13 @@ class CancelJob(APIView):
 
     checks_permission = True
 
+    @endpoint(
+        response=OneJobResponse,
+        errors={**NOT_FOUND, 409: "job 01JD (pause builder) is done; there is nothing to cancel"},
+    )
     def post(self, request: Request, job_id: str) -> Response:
         """Cancel a job; steps that are running finish."""
         return Response({"job": job_json(services.cancel(job_id, by=request.user))})
-
-
-def _options(request: Request) -> dict[str, Any]:
-    """Return the request body. Raises BadInput if it is not an object."""
-    body = request.data
-    if not isinstance(body, dict):
-        raise BadInput(f"body: must be an object with {' or '.join(OPTIONS)}, or absent", "body")
-    return body
-
-
-def _count(value: object, field: str) -> int | None:
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise BadInput(f"{field}: must be a whole number, 0 or more", field)
-    return value
 
 
 urlpatterns = [
