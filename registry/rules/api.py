@@ -10,24 +10,32 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from reef_site.common.api.endpoints import endpoint
+from reef_site.common.api.fields import Cursor
+from reef_site.common.api.serializers import list_of
 from reef_site.common.errors import NotFound
-from reef_site.common.paging import take_page
-from reef_site.common.request_names import takes, takes_anything
-from reef_site.common.request_values import (
-    body_of,
-    query_choice,
-    query_cursor,
-    query_limit,
-    query_number,
-)
-from reef_site.common.text import to_storable
+from reef_site.common.paging import take_page_by_key
+from reef_site.common.request_names import takes_anything
 from registry.rules import engine, services
-from registry.rules.models import Firing, FiringState, Rule
-from registry.rules.serializers import FIELDS, dry_run_json, firing_json, parse_rule, rule_json
-from vmtree import aliases, permissions
+from registry.rules.models import Firing, Rule
+from registry.rules.serializers import (
+    FiringResponse,
+    FiringsQuery,
+    RuleBody,
+    RuleChangeBody,
+    RuleDryRunResponse,
+    RuleResponse,
+    WrittenRuleResponse,
+    dry_run_json,
+    firing_json,
+    rule_json,
+)
+from registry.serializers import DeletedResponse
+from vmtree import permissions
 
-MAX_ROWS = 1000
-DEFAULT_ROWS = 100
+FORBIDDEN = {403: f"rule: {permissions.RULE}. vm-7 may not manage the rules of the fleet"}
+NOT_FOUND = {404: "rule not found"}
+TAKEN = {409: "name: there is a rule 'note silent VMs' already"}
 
 
 class NoNodes(BasePermission):
@@ -52,15 +60,17 @@ class RuleView(APIView):
 class RuleList(RuleView):
     """`/registry/rules`"""
 
+    @endpoint(response=list_of("rules", RuleResponse), errors=FORBIDDEN)
     def get(self, request: Request) -> Response:
         """Return all rules, by name."""
         found = [rule_json(rule) for rule in Rule.objects.all()]
         return Response({"rules": found, "count": len(found)})
 
-    @takes(body=FIELDS)
+    @endpoint(body=RuleBody, response=WrittenRuleResponse, status=201, errors=TAKEN)
     def post(self, request: Request) -> Response:
         """Create a rule; a generated webhook secret is returned this once."""
-        fields, key = parse_rule(body_of(request), new=True)
+        fields = RuleBody.parse(request)
+        key = fields.pop("key", None)
         rule, made = services.create(fields, by=request.user, key=key)
         return Response(_with_secret(rule, made), status=201)
 
@@ -68,17 +78,20 @@ class RuleList(RuleView):
 class RuleDetail(RuleView):
     """`/registry/rules/<id>`"""
 
+    @endpoint(response=RuleResponse, errors=FORBIDDEN | NOT_FOUND)
     def get(self, request: Request, rule_id: str) -> Response:
         """Return a rule."""
         return Response(rule_json(services.find(int(rule_id), by=request.user)))
 
-    @takes(body=FIELDS)
+    @endpoint(body=RuleChangeBody, response=WrittenRuleResponse, errors=NOT_FOUND | TAKEN)
     def patch(self, request: Request, rule_id: str) -> Response:
         """Update the given fields of a rule."""
-        fields, key = parse_rule(body_of(request))
+        fields = RuleChangeBody.parse(request)
+        key = fields.pop("key", None)
         rule, made = services.change(int(rule_id), fields, by=request.user, key=key)
         return Response(_with_secret(rule, made))
 
+    @endpoint(response=DeletedResponse, errors=NOT_FOUND)
     def delete(self, request: Request, rule_id: str) -> Response:
         """Delete a rule; its firings are kept."""
         services.delete(int(rule_id), by=request.user)
@@ -88,6 +101,7 @@ class RuleDetail(RuleView):
 class RuleDryRun(RuleView):
     """`/registry/rules/<id>/dry-run`"""
 
+    @endpoint(response=RuleDryRunResponse, errors=FORBIDDEN | NOT_FOUND)
     def get(self, request: Request, rule_id: str) -> Response:
         """Return what the rule would do now; changes nothing."""
         rule = services.find(int(rule_id), by=request.user)
@@ -99,23 +113,19 @@ class RuleDryRun(RuleView):
 class FiringList(RuleView):
     """`GET /registry/firings`"""
 
-    @takes(query=("rule", "vmId", "state", "limit", "cursor", "before"))
+    @endpoint(
+        query=FiringsQuery,
+        response=list_of("firings", FiringResponse, next_page=Cursor),
+        errors=FORBIDDEN,
+    )
     def get(self, request: Request) -> Response:
-        """Return firings, newest first. Filters: `?rule= vmId= state=`."""
-        params, rows = request.query_params, Firing.objects.all()
-        if rule := query_number(request, "rule"):
-            rows = rows.filter(rule=rule)
-        if vm_id := params.get("vmId", ""):
-            rows = rows.filter(subject=aliases.resolve(to_storable(vm_id)))
-        if state := query_choice(request, "state", FiringState.values):
-            rows = rows.filter(state=state)
-        if before := query_cursor(request, "before"):
-            rows = rows.filter(pk__lt=before)
-        limit = query_limit(request, most=MAX_ROWS, default=DEFAULT_ROWS)
-        found, more = take_page(rows, limit)
+        """List firings, newest first."""
+        query = FiringsQuery.parse(request)
+        limit, cursor = query.pop("limit"), query.pop("cursor")
+        rows = Firing.objects.filter(**{k: v for k, v in query.items() if v})
+        found, following = take_page_by_key(rows, limit, cursor, newest_first=True)
         firings = [firing_json(each) for each in found]
-        last = found[-1].pk if more else None
-        return Response({"firings": firings, "count": len(firings), "next": last})
+        return Response({"firings": firings, "count": len(firings), "next": following})
 
 
 class UnknownPath(RuleView):

@@ -1,84 +1,155 @@
-"""JSON of rules and firings, and validation of request bodies."""
+"""Requests and responses of rules and firings, in the wire format."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from reef_site.common.errors import BadInput
-from reef_site.common.request_values import choice_of, flag_of, number_of, text_of
+from reef_site.common.api.fields import (
+    Choice,
+    Cursor,
+    Flag,
+    JsonValue,
+    NullableText,
+    Text,
+    Timestamp,
+    WholeNumber,
+)
+from reef_site.common.api.rows import row_reader
+from reef_site.common.api.serializers import Body, OrderedFields, Query, ResponseBody
 from registry.models import Role
 from registry.rules.engine import DryRun, DryRunCase
-from registry.rules.models import Action, Event, Firing, Rule
+from registry.rules.models import Action, Event, Firing, FiringState, Rule
+from vmtree.fields import AnyVM
 from vmtree.models import Category
 
 Json = dict[str, Any]
 MAX_MINUTES = 366 * 24 * 60
+MAX_AN_HOUR = 100_000
+MAX_ROWS = 1000
+DEFAULT_ROWS = 100
+REQUIRED = ("name", "event", "action")
 
-_TEXTS = {
-    "name": ("name", 100),
-    "about": ("about", 4000),
-    "namePattern": ("name_pattern", 100),
-    "text": ("text", 4000),
-    "webhookUrl": ("webhook_url", 500),
-}
-_CHOICES = {
-    "event": ("event", tuple(Event.values)),
-    "action": ("action", tuple(Action.values)),
-    "role": ("role", ("", *Role.values)),
-    "category": ("category", ("", *Category.values)),
-}
-_NUMBERS = {
-    "minutes": ("minutes", MAX_MINUTES),
-    "graceMinutes": ("grace_minutes", MAX_MINUTES),
-    "mostAnHour": ("most_an_hour", 100_000),
-}
-SECRET = "webhookSecret"  # noqa: S105
-FIELDS = (*_TEXTS, *_CHOICES, *_NUMBERS, "enabled", SECRET)
+# -- responses -----------------------------------------------------------------------------------
+
+
+class RuleResponse(ResponseBody):
+    """A rule, without its webhook secret."""
+
+    id = WholeNumber()
+    name = Text()
+    about = Text()
+    enabled = Flag()
+    event = Choice(Event.values)
+    minutes = WholeNumber(help_text="For how long the event must have held.")
+    role = Choice(Role.values, allow_null=True)
+    category = Choice(Category.values, allow_null=True)
+    namePattern = Text(source="name_pattern", allow_null=True)
+    action = Choice(Action.values)
+    graceMinutes = WholeNumber(source="grace_minutes")
+    mostAnHour = WholeNumber(source="most_an_hour")
+    text = Text()
+    webhookUrl = Text(source="webhook_url", allow_null=True)
+    hasWebhookSecret = Flag()
+    sentence = Text(help_text="The rule in words.")
+    createdAt = Timestamp(source="created_at")
+    updatedAt = Timestamp(source="updated_at")
+
+    example = {
+        "id": 7,
+        "name": "note silent builders",
+        "about": "",
+        "enabled": True,
+        "event": "vm-silent",
+        "minutes": 10,
+        "role": "worker",
+        "category": None,
+        "namePattern": "builder*",
+        "action": "note",
+        "graceMinutes": 0,
+        "mostAnHour": 100,
+        "text": "",
+        "webhookUrl": None,
+        "hasWebhookSecret": False,
+        "sentence": "When VM is silent for 10 min (worker, builder*), write it down.",
+        "createdAt": "2026-11-22T06:21:09.098Z",
+        "updatedAt": "2026-11-22T06:21:09.098Z",
+    }
+
+
+class WrittenRuleResponse(RuleResponse):
+    webhookSecret = Text(required=False, help_text="A generated one, shown this once.")
+
+
+class FiringResponse(ResponseBody):
+    """One time that a rule applied, with evidence and outcome."""
+
+    id = WholeNumber()
+    ruleId = WholeNumber(source="rule_id", allow_null=True)
+    rule = Text(source="rule_name")
+    event = Choice(Event.values)
+    action = Choice(Action.values)
+    vmId = Text(source="subject")
+    name = Text(source="subject_name")
+    causeAt = Timestamp(source="cause_at")
+    evidence = JsonValue("object")
+    state = Choice(FiringState.values)
+    outcome = Text(allow_null=True)
+    attempts = WholeNumber()
+    at = Timestamp()
+    dueAt = Timestamp(source="due_at", allow_null=True, help_text="Null when it has ended.")
+    endedAt = Timestamp(source="ended_at", allow_null=True)
+
+
+class ProofResponse(ResponseBody):
+    """The statement of one source: `holds` if it says that the VM is dead."""
+
+    source = Text()  # type: ignore[assignment]
+    holds = Flag()
+    text = Text()
+
+
+class DryRunCaseResponse(ResponseBody):
+    vmId = Text()
+    name = Text()
+    causeAt = Timestamp()
+    evidence = JsonValue("object")
+    acts = Flag(help_text="False: the proofs are not sufficient.")
+    proofs = ProofResponse(many=True, required=False)
+
+
+class RuleDryRunResponse(ResponseBody):
+    """What the rule would do now, if it were enabled."""
+
+    rule = RuleResponse()
+    at = Timestamp()
+    grace = Flag(help_text="Reef was away, so no VM counts as late or silent.")
+    would = DryRunCaseResponse(many=True)
+    count = WholeNumber()
+    more = Flag()
+
+    example = {
+        "rule": RuleResponse.example,
+        "at": "2026-11-22T06:21:09.098Z",
+        "grace": False,
+        "would": [],
+        "count": 0,
+        "more": False,
+    }
+
+
+_read_rule = row_reader(RuleResponse, "hasWebhookSecret")
+_read_firing = row_reader(FiringResponse)
 
 
 def rule_json(rule: Rule) -> Json:
     """Return a rule, without its webhook secret."""
-    return {
-        "id": rule.pk,
-        "name": rule.name,
-        "about": rule.about,
-        "enabled": rule.enabled,
-        "event": rule.event,
-        "minutes": rule.minutes,
-        "role": rule.role or None,
-        "category": rule.category or None,
-        "namePattern": rule.name_pattern or None,
-        "action": rule.action,
-        "graceMinutes": rule.grace_minutes,
-        "mostAnHour": rule.most_an_hour,
-        "text": rule.text,
-        "webhookUrl": rule.webhook_url or None,
-        "hasWebhookSecret": bool(rule.sealed_secret),
-        "sentence": rule.sentence,
-        "createdAt": rule.created_at,
-        "updatedAt": rule.updated_at,
-    }
+    return _read_rule(rule) | {"hasWebhookSecret": bool(rule.sealed_secret)}
 
 
 def firing_json(firing: Firing) -> Json:
     """Return a firing with its evidence and outcome."""
-    return {
-        "id": firing.pk,
-        "ruleId": firing.rule_id,
-        "rule": firing.rule_name,
-        "event": firing.event,
-        "action": firing.action,
-        "vmId": firing.subject,
-        "name": firing.subject_name,
-        "causeAt": firing.cause_at,
-        "evidence": firing.evidence,
-        "state": firing.state,
-        "outcome": firing.outcome or None,
-        "attempts": firing.attempts,
-        "at": firing.at,
-        "dueAt": firing.due_at if firing.ended_at is None else None,
-        "endedAt": firing.ended_at,
-    }
+    data = _read_firing(firing)
+    return data if firing.ended_at is None else data | {"dueAt": None}
 
 
 def dry_run_json(found: DryRun) -> Json:
@@ -104,36 +175,70 @@ def _dry_run_case_json(each: DryRunCase) -> Json:
     return {**facts, "proofs": [vars(one) for one in each.evidence]} if each.evidence else facts
 
 
-# -- request bodies --------------------------------------------------------------------------------
+# -- requests ------------------------------------------------------------------------------------
 
 
-def parse_rule(body: Json, *, new: bool = False) -> tuple[Json, str | None]:
-    """Return the values by column, and the webhook secret or None. Raises BadInput.
-
-    A new rule needs name, event and action.
-    """
-    for key in ("name", "event", "action"):
-        if (new or key in body) and body.get(key) in (None, ""):
-            raise BadInput(f"{key} is required", key)
-    fields: Json = {}
-    for key, value in body.items():
-        if key != SECRET:
-            column, read = _field(key, value)
-            fields[column] = read
-    key_text = body.get(SECRET)
-    return fields, None if key_text is None else text_of(key_text, SECRET, length=500)
+class RequiredChoice(Choice):
+    def to_internal_value(self, data: Any) -> str:
+        if data in (None, ""):
+            self.refuse("is required", "required")
+        return super().to_internal_value(data)
 
 
-def _field(key: str, value: object) -> tuple[str, Any]:
-    if key in _TEXTS:
-        column, max_length = _TEXTS[key]
-        return column, text_of(value, key, length=max_length, optional=True)
-    if key in _CHOICES:
-        column, valid = _CHOICES[key]
-        if "" in valid and value in (None, ""):
-            return column, ""
-        return column, choice_of(value, key, filter(None, valid))
-    if key in _NUMBERS:
-        column, maximum = _NUMBERS[key]
-        return column, number_of(value, key, most=maximum)
-    return key, flag_of(value, key)
+class OptionalChoice(Choice):
+    """A choice, or none: null or an empty text."""
+
+    def to_internal_value(self, data: Any) -> str:
+        return "" if data in (None, "") else super().to_internal_value(data)
+
+    def schema(self) -> Json:
+        return {"type": ["string", "null"], "enum": [*self.choices, "", None]}
+
+
+class RuleChangeBody(OrderedFields, Body):
+    """Fields of a rule; the rule keeps the values of absent ones."""
+
+    name = Text(length=100, blank=False, required=False)
+    about = NullableText(length=4000, required=False)
+    namePattern = NullableText(
+        length=100, source="name_pattern", required=False, help_text="With `*` and `?`."
+    )
+    text = NullableText(length=4000, required=False, help_text="Of a note or a webhook.")
+    webhookUrl = NullableText(length=500, source="webhook_url", required=False)
+    event = RequiredChoice(Event.values, required=False)
+    action = RequiredChoice(Action.values, required=False)
+    role = OptionalChoice(Role.values, required=False)
+    category = OptionalChoice(Category.values, required=False)
+    minutes = WholeNumber(most=MAX_MINUTES, required=False)
+    graceMinutes = WholeNumber(most=MAX_MINUTES, source="grace_minutes", required=False)
+    mostAnHour = WholeNumber(most=MAX_AN_HOUR, source="most_an_hour", required=False)
+    enabled = Flag(required=False)
+    webhookSecret = Text(
+        length=500,
+        source="key",
+        required=False,
+        allow_null=True,
+        help_text="Absent: one is generated if the rule needs one.",
+    )
+
+    checked_first = REQUIRED
+    example = {"enabled": True}
+
+
+class RuleBody(RuleChangeBody):
+    """A new rule."""
+
+    name = Text(length=100, blank=False)
+    event = RequiredChoice(Event.values)
+    action = RequiredChoice(Action.values)
+
+    example = {"name": "note silent VMs", "event": "vm-silent", "action": "note", "minutes": 10}
+
+
+class FiringsQuery(Query):
+    rule = WholeNumber(help_text="The id of a rule.")
+    vmId = AnyVM(source="subject")
+    state = Choice(FiringState.values)
+    limit = WholeNumber(least=1, most=MAX_ROWS, default=DEFAULT_ROWS)
+    cursor = Cursor()
+    before = Cursor(older_name=True)
