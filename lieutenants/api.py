@@ -34,7 +34,6 @@ from lieutenants.serializers import (
     sent_json,
     usage_json,
 )
-from lieutenants.states import Status
 from lieutenants.transcript import outputs
 from lieutenants.transcript.recorder import texts_of_open
 from reef_site.common.errors import NotFound
@@ -354,14 +353,6 @@ class Panel(APIView):
     def get(self, request: Request) -> HttpResponse:
         """Return an HTML table for other pages."""
         return HttpResponse(views.panel_html(request._request))
-
-
-class ListingEvents(APIView):
-    """`GET /events`: check permission for the stream; the edge calls this before it streams."""
-
-    def get(self, request: Request) -> Response:
-        """Return the known statuses, so that the response is not empty."""
-        return Response({"statuses": Status.values})
 
 
 class UnknownPath(APIView):

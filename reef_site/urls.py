@@ -13,17 +13,16 @@ from django.shortcuts import render
 from django.urls import URLPattern, URLResolver, include, path, re_path
 from django.views.generic import RedirectView
 
-from lieutenants.api import ListingEvents
 from reef_site import middleware
-from reef_site.api.views import Schema, browser
+from reef_site.api.views import FleetEvents, Schema, browser
 from reef_site.common import disk
 from reef_site.common.apps import api_routes, page_routes
 from reef_site.common.json_format import json_response
 from reef_site.dashboard import outside_call_views, overview
-from reef_site.health.views import SERVICES, health
+from reef_site.health.views import SERVICES, Health
 
 urlpatterns: list[URLPattern | URLResolver] = [
-    re_path(r"^health/?$", health, name="health"),
+    re_path(r"^health/?$", Health.as_view(), name="health"),
     # Existing clients link to this page.
     re_path(
         r"^ui(?:/.*)?$",
@@ -38,7 +37,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     # -- agents
     re_path(r"^api/schema/?$", Schema.as_view(), name="api-schema"),
     re_path(r"^api/docs/?$", browser, name="api-docs"),
-    re_path(r"^events/?$", ListingEvents.as_view(), name="events"),
+    re_path(r"^events/?$", FleetEvents.as_view(), name="events"),
     *api_routes(),
 ]
 

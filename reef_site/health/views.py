@@ -7,13 +7,15 @@ import time
 from pathlib import Path
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
-from django.views.decorators.csrf import csrf_exempt
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
 
 from lieutenants.exceptions import IsolationUnavailable
 from lieutenants.isolation import modes
-from reef_site.common.json_format import json_response
+from reef_site.common.api.endpoints import endpoint
 from reef_site.health import components
+from reef_site.health.serializers import UNAVAILABLE, HealthResponse
 from vmtree import organs
 
 SERVICES = ["ui", *(organ for organ in organs.MODULES if organ in settings.ORGANS)]
@@ -33,26 +35,32 @@ def _started_at() -> float:
 _started = _started_at()
 
 
-@csrf_exempt  # so that a POST gets a 405
-def health(request: HttpRequest) -> HttpResponse:
-    """Respond 200 while requests can be served; `status` is `degraded` if a component fails."""
-    if request.method not in ("GET", "HEAD"):
-        refusal = json_response({"error": "method not allowed"}, 405)
-        refusal["Allow"] = "GET, HEAD"
-        return refusal
-    found = components.look()
-    there = all(part.ok for part in found if part.name == "database")
-    return json_response(
-        {
-            "status": "ok" if all(part.ok for part in found) else "degraded",
-            "uptime": round(time.time() - _started, 3),
-            "services": SERVICES,
-            "parts": {part.name: part.json for part in found},
-            "isolation": _isolation(),
-            "unknownAgents": components.count_unknown_agents(),
-        },
-        status=200 if there else 503,
-    )
+class Health(APIView):
+    """`GET /health`: open to everybody, and it needs no database."""
+
+    authentication_classes = ()
+    permission_classes = ()
+    http_method_names = ("get", "head")
+
+    @endpoint(response=HealthResponse, more_responses={503: HealthResponse}, ignores_unknown=True)
+    def get(self, request: Request) -> Response:
+        """Return the state of all components; 503 without the database.
+
+        `status` is `degraded` if a component fails.
+        """
+        found = components.look()
+        there = all(part.ok for part in found if part.name == "database")
+        return Response(
+            {
+                "status": "ok" if all(part.ok for part in found) else "degraded",
+                "uptime": round(time.time() - _started, 3),
+                "services": SERVICES,
+                "parts": {part.name: part.json for part in found},
+                "isolation": _isolation(),
+                "unknownAgents": components.count_unknown_agents(),
+            },
+            status=200 if there else 503,
+        )
 
 
 def _isolation() -> dict[str, str]:
@@ -60,5 +68,5 @@ def _isolation() -> dict[str, str]:
     try:
         mode = modes.configured().value
     except IsolationUnavailable:
-        mode = "unavailable"
+        mode = UNAVAILABLE
     return {"mode": mode, "warning": modes.warning()}
