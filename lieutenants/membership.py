@@ -18,7 +18,7 @@ from reef_site.common.errors import BadInput, NotFound
 from registry import services as registry
 from registry.models import Role
 from registry.models import Status as VMStatus
-from registry.serializers import Registration
+from registry.services import Registration
 from vmtree import services as tree
 from vmtree import tokens
 from vmtree.models import Category, Node

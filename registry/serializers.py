@@ -6,7 +6,6 @@ Order and names of fields are part of the contract with agents in the field; new
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -28,6 +27,7 @@ from reef_site.common.api.rows import object_reader
 from reef_site.common.api.serializers import Body, Query, ResponseBody
 from registry.liveness import Liveness
 from registry.models import VM, Role, Status, Watch
+from registry.services import Registration
 from vmtree.fields import AnyVM, Dna, NewVMId, SearchTerms, VMAlias
 from vmtree.models import Category
 from vmtree.serializers import NodeResponse
@@ -237,23 +237,6 @@ class PlacementBody(Body):
     category = Choice(Category.values, default="", allow_null=True)
 
     example = {"ids": ["vm-7"], "parentVmId": "vm-1"}
-
-
-@dataclass(frozen=True)
-class Registration:
-    """A registration. Fields that are None were absent; an update keeps their old values."""
-
-    id: str
-    name: str
-    role: str
-    address: str
-    registered_by: str
-    parent_vm_id: str | None = None
-    # `parentVmId: null` removes the parent; absent or empty keeps it.
-    clears_parent: bool = False
-    services: list[Any] | None = None
-    reef_config: Json | None = None
-    metadata: Any = None
 
 
 def to_registration(values: Json) -> Registration:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,7 +19,6 @@ from registry import heartbeats as beats
 from registry import liveness, placement
 from registry.heartbeats import Heartbeat
 from registry.models import LINKS, VM, Gap, Status, VMQuerySet, Watch
-from registry.serializers import Registration
 from vmtree import dna, lineage, permissions
 from vmtree import names as vm_names
 from vmtree.models import LINKS as TREE
@@ -28,6 +28,23 @@ VM_NOT_FOUND = "VM not found"
 BOTH_NOT_FOUND = "One or both VMs not found"
 GAP_RETENTION = timedelta(days=7)
 _CLAMP_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A registration. Fields that are None were absent; an update keeps their old values."""
+
+    id: str
+    name: str
+    role: str
+    address: str
+    registered_by: str
+    parent_vm_id: str | None = None
+    # `parentVmId: null` removes the parent; absent or empty keeps it.
+    clears_parent: bool = False
+    services: list[Any] | None = None
+    reef_config: dict[str, Any] | None = None
+    metadata: Any = None
 
 
 def find(vm_id: str) -> VM:

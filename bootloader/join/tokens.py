@@ -23,7 +23,7 @@ from reef_site.common import clock, events
 from reef_site.common.errors import BadInput, Conflict
 from reef_site.common.ids import new_secret
 from registry import services as registry
-from registry.serializers import Registration
+from registry.services import Registration
 from vmtree import services as tree
 from vmtree import tokens
 from vmtree.dna import Dna, empty

@@ -41,7 +41,7 @@ from reef_site.common import broker
 from registry import fast_path, heartbeats
 from registry import services as registry
 from registry.models import VM
-from registry.serializers import Registration
+from registry.services import Registration
 from tests.bench.tree import LARGE, fill, fleet_parent, postgresql, sqlite
 from vmtree import services, snapshots
 from vmtree.services import NodeChange

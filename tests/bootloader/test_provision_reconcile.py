@@ -19,7 +19,7 @@ from reef_site.accounts.signin_links import make_operator
 from reef_site.common import clock
 from registry import services as registry
 from registry.models import VM, Watch
-from registry.serializers import Registration
+from registry.services import Registration
 from tests.conftest import Api
 from tests.dispatching import drop_tasks
 from tests.emulator.fixture import emulator, emulator_of_the_run

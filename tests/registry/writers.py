@@ -27,7 +27,6 @@ from registry import (  # noqa: E402
 )
 from registry.models import VM  # noqa: E402
 from registry.serializers import (  # noqa: E402
-    Registration,
     RegistrationBody,
     to_registration,
 )
@@ -42,7 +41,7 @@ def vm(vm_id: str, name: str = "n") -> dict[str, str]:
     return {"id": vm_id, "name": name, "role": "worker", "address": "x", "registeredBy": "t"}
 
 
-def command(vm_id: str, name: str = "n") -> Registration:
+def command(vm_id: str, name: str = "n") -> services.Registration:
     return to_registration(RegistrationBody.parse_data(vm(vm_id, name)))
 
 

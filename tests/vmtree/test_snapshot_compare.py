@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from registry import services as registry
-from registry.serializers import Registration
+from registry.services import Registration
 from tests.conftest import Api
 from vmtree import services
 from vmtree.models import Node

@@ -16,7 +16,7 @@ from django.db import connection, connections
 from lieutenants.models import Lieutenant
 from reef_site.common.errors import Conflict, NotFound
 from registry import services as registry
-from registry.serializers import Registration
+from registry.services import Registration
 from tests.conftest import Api
 from tests.vmtree.conftest import Make, NodeApi
 from vmtree import services, snapshots
