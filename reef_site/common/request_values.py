@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from typing import Any
 
 from rest_framework.request import Request
 
-from reef_site.common import clock
 from reef_site.common.errors import BadInput
 from reef_site.common.text import is_storable, parse_number
 
@@ -40,12 +38,6 @@ def query_flag(request: Request, name: str) -> bool:
     return given in ("true", "1")
 
 
-def query_choice(request: Request, name: str, choices: Iterable[str]) -> str:
-    """Return the query's value, one of `choices`; empty if absent. Raises BadInput."""
-    given = request.query_params.get(name, "")
-    return choice_of(given, name, choices) if given else ""
-
-
 def query_number(request: Request, name: str, *, most: int = MAX_NUMBER) -> int | None:
     """Return a whole number from the query; None if absent or empty. Raises BadInput."""
     given = request.query_params.get(name, "")
@@ -72,12 +64,6 @@ def query_cursor(request: Request, *older_names: str) -> int | None:
     """Return `?cursor=`, which is the `next` of an earlier page. Raises BadInput."""
     names = ("cursor", *older_names)
     return next((found for name in names if (found := query_number(request, name))), None)
-
-
-def query_moment(request: Request, name: str) -> datetime | None:
-    """Return a timestamp from the query; None if absent or empty. Raises BadInput."""
-    given = request.query_params.get(name, "")
-    return clock.parse_timestamp(given, name) if given else None
 
 
 # -- values of a JSON body -----------------------------------------------------------------------
