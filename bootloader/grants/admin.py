@@ -12,8 +12,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from bootloader.boot import profiles
+from bootloader.grants.serializers import GrantBody
 from bootloader.models import ProvisionGrant
-from reef_site.common.admin import ModelAdmin, ModelForm, add_actions
+from reef_site.common.admin import BodyForm, ModelAdmin, add_actions
 from vmtree.models import Node
 
 
@@ -21,8 +22,10 @@ def _choices() -> list[tuple[str, str]]:
     return [(kind, kind) for kind in profiles.types()]
 
 
-class GrantForm(ModelForm[ProvisionGrant]):
+class GrantForm(BodyForm[ProvisionGrant]):
     """A grant with checkboxes for the profiles."""
+
+    body = GrantBody
 
     profiles = forms.MultipleChoiceField(
         required=False,

@@ -11,7 +11,10 @@ from django.contrib import admin, messages
 from django.contrib.admin.exceptions import NotRegistered
 from django.db.models import Model
 from django.http import HttpRequest
+from rest_framework.exceptions import ValidationError
 
+from reef_site.common.api.fields import problem_of
+from reef_site.common.api.serializers import Body
 from reef_site.common.errors import ReefError
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ else:
 
 
 __all__ = [
+    "BodyForm",
     "ModelAdmin",
     "ModelForm",
     "ReadOnlyAdmin",
@@ -44,6 +48,27 @@ __all__ = [
 
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Model)
+
+
+class BodyForm(ModelForm[M]):
+    """A form with the limits of an API body: a field of the form is checked by the body's field
+    whose `source` it is.
+    """
+
+    body: type[Body]
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or self.cleaned_data
+        for name, field in self.body().fields.items():
+            source = str(field.source)
+            if source not in data:
+                continue
+            try:
+                field.run_validation(data[source])
+            except ValidationError as error:
+                self.add_error(source, problem_of({name: error.detail}))
+        return data
 
 
 class ReadOnlyAdmin(ModelAdmin[Any]):

@@ -14,14 +14,17 @@ from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 
 from reef_site.common import clock
-from reef_site.common.admin import ModelAdmin, ModelForm, ReadOnlyAdmin, apply_to_each
+from reef_site.common.admin import BodyForm, ModelAdmin, ReadOnlyAdmin, apply_to_each
 from reef_site.common.text import clip
 from registry.rules import engine, services
 from registry.rules.models import Action, Firing, Rule
+from registry.rules.serializers import RuleChangeBody
 
 
-class RuleForm(ModelForm[Rule]):
+class RuleForm(BodyForm[Rule]):
     """Form of a rule with a write-only field for the webhook secret."""
+
+    body = RuleChangeBody
 
     webhook_secret = forms.CharField(
         required=False,

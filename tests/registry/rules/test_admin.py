@@ -13,6 +13,7 @@ from reef_site.common import clock
 from registry.models import VM
 from registry.rules import webhook_secret
 from registry.rules.models import Firing, Rule
+from registry.rules.serializers import MAX_MINUTES
 from tests.fleets import plant
 from tests.lieutenants.rows import page
 
@@ -57,6 +58,13 @@ def test_webhook_secret_is_never_shown(operator: Client) -> None:
 def test_form_rejects_what_the_api_rejects(operator: Client) -> None:
     html = operator.post(f"{RULES}add/", form_of(action="destroy")).content.decode()
     assert "waits 5 minutes or more" in html
+    assert not Rule.objects.filter(name="r").exists()
+
+
+def test_form_has_the_limits_of_the_api(operator: Client) -> None:
+    form = form_of(minutes=str(MAX_MINUTES + 1))
+    html = operator.post(f"{RULES}add/", form).content.decode()
+    assert f"minutes: must be a whole number from 0 to {MAX_MINUTES}" in html
     assert not Rule.objects.filter(name="r").exists()
 
 
