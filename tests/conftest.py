@@ -34,6 +34,7 @@ from reef_site.common.models import Tick
 from reef_site.launcher import redis_server as own_redis
 from tests.dispatching import intercept_tasks
 from tests.emulator.fixture import emulator, emulator_of_the_run  # noqa: F401
+from tests.postgres import postgres, postgres_cluster  # noqa: F401
 from tests.stack import MIGRATED, STATIC_ROOT
 from tests.stub_llm import StubLLM
 from tests.waiting import until

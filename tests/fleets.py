@@ -10,13 +10,10 @@ import pytest
 
 from registry.models import VM
 from tests.dispatching import intercept_tasks
-from tests.postgres import postgres, postgres_cluster
 from vmtree import services as tree
 from vmtree.operations import runner
 from vmtree.operations.models import Job
 from vmtree.services import NewNode
-
-__all__ = ["database", "postgres", "postgres_cluster", "pump"]
 
 
 class Pump:

@@ -18,13 +18,13 @@ from bootloader.provisioning import create_step
 from bootloader.states import State, StepName, StepState
 from tests.conftest import Api
 from tests.dispatching import drop_tasks
-from tests.vmtree.conftest import NodeApi, database, postgres, postgres_cluster
+from tests.vmtree.conftest import NodeApi, database
 from vmtree import services as tree
 from vmtree import tokens
 from vmtree.models import Node
 from vmtree.services import NewNode
 
-__all__ = ["database", "postgres", "postgres_cluster"]
+__all__ = ["database"]
 
 WISH = {"name": "one", "type": "swarm"}
 PATH = "/bootloader/provision"

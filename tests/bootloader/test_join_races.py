@@ -17,12 +17,12 @@ from registry.models import VM
 from tests.bootloader.join_clients import invite
 from tests.bootloader.root_stack import Roof
 from tests.stack import TOKEN
-from tests.vmtree.conftest import database, postgres, postgres_cluster
+from tests.vmtree.conftest import database
 from tests.vmtree.test_races import together
 from vmtree import tokens
 from vmtree.models import Node, NodeToken
 
-__all__ = ["database", "postgres", "postgres_cluster"]
+__all__ = ["database"]
 ROUNDS = 10
 AT_ONCE = 6
 

@@ -19,9 +19,6 @@ from bootloader.states import CleanupPolicy, State, StepName, StepState
 from reef_site.common import clock
 from reef_site.common.errors import ReefError
 from tests.dispatching import drop_tasks
-from tests.postgres import postgres, postgres_cluster
-
-__all__ = ["postgres", "postgres_cluster"]
 
 ROUNDS = 15
 LEASE = timedelta(seconds=30)

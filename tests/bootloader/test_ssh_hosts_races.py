@@ -11,9 +11,6 @@ from bootloader import providers
 from bootloader.exceptions import NoHostFree
 from bootloader.models import HostClaim, SshHost
 from bootloader.providers.base import Spec
-from tests.postgres import postgres, postgres_cluster
-
-__all__ = ["postgres", "postgres_cluster"]
 
 pytestmark = pytest.mark.postgres
 ROUNDS = 20

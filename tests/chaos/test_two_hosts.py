@@ -11,11 +11,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.postgres import Cluster, postgres_cluster
+from tests.postgres import Cluster
 from tests.stack import Stack
 from tests.waiting import until
-
-__all__ = ["postgres_cluster"]
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(300)]
 

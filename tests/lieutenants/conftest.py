@@ -11,9 +11,9 @@ from reef_site import context_processors
 from reef_site.accounts import signin_links
 from tests.conftest import STANDIN
 from tests.dispatching import drop_tasks
-from tests.fleets import database, postgres, postgres_cluster, pump
+from tests.fleets import database, pump
 
-__all__ = ["database", "postgres", "postgres_cluster", "pump"]
+__all__ = ["database", "pump"]
 
 
 @pytest.fixture

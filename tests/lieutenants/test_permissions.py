@@ -12,7 +12,7 @@ from lieutenants.serializers import PUBLIC_KEYS
 from registry.models import VM
 from tests.conftest import STANDIN, Api
 from tests.dispatching import drop_tasks
-from tests.fleets import database, postgres, postgres_cluster
+from tests.fleets import database
 from tests.vmtree.conftest import NodeApi
 from vmtree import permissions, tokens
 from vmtree import services as tree
@@ -20,7 +20,7 @@ from vmtree.models import Node, NodeToken
 from vmtree.operations.models import Job, Step
 from vmtree.services import NewNode
 
-__all__ = ["database", "postgres", "postgres_cluster"]
+__all__ = ["database"]
 
 AT = "/lieutenant/lieutenants"
 VERBS = ("send", "pause", "resume", "restart", "abort")

@@ -10,12 +10,9 @@ from django.db import connection, connections, transaction
 
 from reef_site.common.database_locks import DatabaseLock, lock
 from tests.fleets import plant
-from tests.postgres import postgres, postgres_cluster
 from tests.waiting import until
 from vmtree.operations import services as operations
 from vmtree.operations.models import Operation
-
-__all__ = ["postgres", "postgres_cluster"]
 
 
 class Holder:

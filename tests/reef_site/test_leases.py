@@ -15,12 +15,12 @@ from lieutenants.models import Lieutenant
 from reef_site.common import clock
 from reef_site.common.leases import LeaseQuerySet, is_leased
 from registry.rules.models import Action, Event, Firing, Rule
-from tests.fleets import database, postgres, postgres_cluster
+from tests.fleets import database
 from tests.waiting import until
 from vmtree.operations.models import Job, JobState, Operation, Step, StepState
 from vmtree.snapshot_models import Snapshot, Why
 
-__all__ = ["database", "postgres", "postgres_cluster"]
+__all__ = ["database"]
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("database")]
 
 LEASE = timedelta(seconds=30)

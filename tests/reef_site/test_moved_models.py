@@ -15,10 +15,10 @@ from django.db.migrations.executor import MigrationExecutor
 from django.test import Client
 
 from registry.rules.models import Firing, Rule
-from tests.fleets import database, postgres, postgres_cluster
+from tests.fleets import database
 from vmtree.operations.models import Job, Step
 
-__all__ = ["database", "postgres", "postgres_cluster"]
+__all__ = ["database"]
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("database")]
 

@@ -12,9 +12,6 @@ from reef_site.common import clock
 from registry import heartbeats, liveness
 from registry.models import VM
 from tests.conftest import Api
-from tests.postgres import postgres, postgres_cluster
-
-__all__ = ["postgres", "postgres_cluster"]
 
 Register = Callable[..., dict[str, Any]]
 

@@ -9,12 +9,9 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
-from tests.postgres import postgres, postgres_cluster
 from versconfig import keys
 from vmtree import services as tree
 from vmtree.models import Category, Node
-
-__all__ = ["postgres", "postgres_cluster"]
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,9 @@ import pytest
 
 from reef_site.accounts.signin_links import make_operator
 from tests.conftest import Api
-from tests.postgres import postgres, postgres_cluster
 from vmtree import services, tokens
 from vmtree.models import Node
 from vmtree.services import NewNode
-
-__all__ = ["postgres", "postgres_cluster"]
 
 Make = Callable[..., Node]
 

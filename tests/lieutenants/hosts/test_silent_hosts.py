@@ -23,10 +23,10 @@ from lieutenants.states import Status
 from lieutenants.supervision import runtime
 from reef_site.accounts import signin_links
 from tests.conftest import Api
-from tests.fleets import database, postgres, postgres_cluster
+from tests.fleets import database
 from tests.lieutenants.rows import enlist, process_of
 
-__all__ = ["database", "postgres", "postgres_cluster"]
+__all__ = ["database"]
 
 pytestmark = pytest.mark.django_db
 
