@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -51,6 +52,10 @@ PART = "REEF_TEST_PART"
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the run's part, and what its stacks share: tables and static files (`Stack`)."""
     if not hasattr(config, "workerinput"):
+        # Many containers set this. Each worker would rewrite the assertions of all tests, and each
+        # process that a test starts compile changed modules.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        sys.dont_write_bytecode = False
         is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
         if is_whole and config.option.markexpr == "not thorough":
             os.environ.setdefault(PART, str(int(time.time() // 86400) % PARTS))
