@@ -14,6 +14,7 @@ from django.test import override_settings
 
 from reef_site import static_files
 
+TEMPLATES = Path(settings.BASE_DIR) / "templates"
 REFERENCE = re.compile(
     r"""\b(?:from|import|import\()\s*["'](\./|\.\./)([^"']+)["']|new URL\("(\./)([^"]+)", import"""
 )
@@ -92,6 +93,23 @@ def test_unchanged_files_are_not_collected_again(root: Path, sources: Path) -> N
     (sources / "leaf.js").write_text("export const b = 2;\n")
     static_files.collect()
     assert not marker.exists()
+
+
+def test_files_of_all_pages_are_collected_and_few_others(root: Path) -> None:
+    static_files.collect()
+
+    names = names_in(root)
+    templates = [path.read_text() for path in TEMPLATES.rglob("*.html")]
+    used = {name for text in templates for name in re.findall(r"{% static '([^']+)' %}", text)}
+    assert len(used) > 10
+    swagger = "drf_spectacular_sidecar/swagger-ui-dist/"
+    used |= {f"{swagger}swagger-ui.css", f"{swagger}favicon-32x32.png"}
+    used |= {f"{swagger}swagger-ui-bundle.js", f"{swagger}swagger-ui-standalone-preset.js"}
+    used |= {"admin/css/base.css", "admin/js/core.js"}
+    assert used <= set(names)
+    for name in used:
+        assert (root / names[name]).exists()
+    assert not [name for name in names if "redoc" in name or name.endswith(".js.map")]
 
 
 def test_interrupted_collection_is_repeated(root: Path, sources: Path) -> None:
