@@ -1,4 +1,4 @@
-"""Middleware: content security policy, disk problems, aliases of VM ids, read-only accounts."""
+"""Middleware: content security policy, disk problems, names in paths, read-only accounts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rest_framework.permissions import SAFE_METHODS
 
 from reef_site.common import disk
 from reef_site.common.json_format import json_response
+from reef_site.common.text import to_storable
 from vmtree import aliases, permissions
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,27 @@ class DiskProblemMiddleware:
             return None
         logger.error("%s %s: %s (%s)", request.method, request.path, problem, error)
         return answer_disk_problem(request, problem)
+
+
+class StorableNamesMiddleware:
+    """Replace what no database can store in the parts of a path, so that they can be looked up.
+
+    Nothing has such a name: PostgreSQL would refuse a NUL as an error.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_view(
+        self, _request: HttpRequest, _view: object, _args: object, named: dict[str, Any]
+    ) -> None:
+        """Called by Django before each view."""
+        for part, value in named.items():
+            if isinstance(value, str):
+                named[part] = to_storable(value)
 
 
 class AliasesMiddleware:

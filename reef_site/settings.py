@@ -271,6 +271,7 @@ MIDDLEWARE = [
     "reef_site.accounts.middleware.OwnHostMiddleware",
     "reef_site.middleware.OperatorsMiddleware",
     "reef_site.middleware.DiskProblemMiddleware",
+    "reef_site.middleware.StorableNamesMiddleware",
     "reef_site.middleware.AliasesMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "reef_site.accounts.middleware.RecentProofMiddleware",
