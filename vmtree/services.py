@@ -18,6 +18,7 @@ from reef_site.common.batches import batched
 from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import BadInput, Conflict, NotFound
 from reef_site.common.ids import new_ulid
+from reef_site.common.text import clip
 from vmtree import names as vm_names
 from vmtree import permissions, removal, tokens
 from vmtree.dna import Dna, empty
@@ -41,6 +42,7 @@ class _Unchanged:
 
 
 UNCHANGED = _Unchanged()
+MAX_SHOWN = 255
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def change(vm_id: str, changes: NodeChange, *, by: object) -> Node:
     moves = not isinstance(changes.parent_vm_id, _Unchanged)
     if moves:
         database_locks.lock(DatabaseLock.TREE_STRUCTURE)
-    node = _locked(vm_id, missing=f"VM '{vm_id}' not found")
+    node = _locked(vm_id, missing=f"VM '{clip(vm_id, MAX_SHOWN)}' not found")
     permissions.check(by, "write", node)
     before = _state(node)
     if not isinstance(changes.name, _Unchanged):
