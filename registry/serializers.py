@@ -64,7 +64,7 @@ class VMResponse(ResponseBody):
     registeredBy = Text(source="registered_by")
     registeredAt = Timestamp(source="registered_at")
     lastSeen = Timestamp(source="last_seen")
-    metadata = JsonValue(required=False)
+    metadata = JsonValue(required=False, allow_null=True)
     liveness = Choice(Liveness.values)
     vitals = JsonValue("object", required=False, help_text="Facts of the latest heartbeats.")
 

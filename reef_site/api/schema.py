@@ -30,7 +30,11 @@ FORBIDDEN = (
     " itself and its descendants; it writes about itself and its descendants, and commands its"
     " descendants. vm-7 may not write vm-8"
 )
+NOT_FOUND = "not found"
 _PARAMETER = re.compile(r"\(\?P<(\w+)>(?:[^()]|\([^()]*\))*\)")
+
+# A parameter of a path that is one of some words.
+_WORDS = re.compile(r"\(\?P<(\w+)>(\w+(?:\|\w+)+)\)")
 
 
 class EndpointSchema(AutoSchema):
@@ -71,7 +75,11 @@ class EndpointSchema(AutoSchema):
     def get_override_parameters(self) -> list[Any]:
         query = self._declared.query
         fields: Json = dict(query().fields.items()) if query else {}
-        return [
+        words = [
+            OpenApiParameter(name, enum=each.split("|"), location=OpenApiParameter.PATH)
+            for name, each in _WORDS.findall(self.path_regex)
+        ]
+        return words + [
             OpenApiParameter(
                 name=name,
                 type=field.schema(),
@@ -108,6 +116,9 @@ class EndpointSchema(AutoSchema):
             errors[400] = f"colour: not known; this route takes {takes} in its query"
         if self.view.authentication_classes:
             errors[401] = NO_HEADER
+        if "{" in self.path:
+            # No route matches, or nothing has this name.
+            errors[404] = NOT_FOUND
         if self.method not in SAFE_METHODS:
             errors[403] = FORBIDDEN
         return dict(sorted({**errors, **declared.errors}.items()))
