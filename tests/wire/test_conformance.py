@@ -1,0 +1,103 @@
+"""Generated requests to every call of the schema: responses are those that the schema declares.
+
+schemathesis makes the requests: limits of each field, and a fixed number of random ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import request_finished, request_started
+from django.core.wsgi import get_wsgi_application
+from django.db import close_old_connections
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis import Case
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi import checks
+
+from tests.stack import ROOT
+from tests.wire.populated import Populated, postgres_cluster, reef, undone
+
+pytestmark = pytest.mark.django_db
+__all__ = ["postgres_cluster", "reef"]
+
+# Budget of an ordinary run, for each operation: random requests; of those at the limits of fields
+# the first ones, and then one of some. The node sends one of some, too.
+EXAMPLES, FIRST_CASES, ONE_OF, ONE_OF_NODE = 8, 60, 4, 4
+_numbers: dict[str, Iterator[int]] = defaultdict(itertools.count)
+SCHEMA = schemathesis.openapi.from_path(ROOT / "reef_site" / "api" / "schema.yaml")
+# The callers' credentials replace any others; tests/wire/test_hostile_requests.py has wrong ones.
+SCHEMA.config.generation.update(with_security_parameters=False)
+CHECKS = [
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.unsupported_method,
+]
+
+
+@pytest.fixture(scope="module")
+def application() -> Iterator[WSGIHandler]:
+    """Return the web process's application; as with Django's client, connections stay open."""
+    for signal in (request_started, request_finished):
+        signal.disconnect(close_old_connections)
+    yield get_wsgi_application()
+    for signal in (request_started, request_finished):
+        signal.connect(close_old_connections)
+
+
+COMMON = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@SCHEMA.parametrize()
+@settings(COMMON, max_examples=EXAMPLES)
+def test_responses_are_declared(case: Case, reef: Populated, application: WSGIHandler) -> None:
+    number = next(_numbers[case.operation.label])
+    if number < FIRST_CASES or number % ONE_OF == 0:
+        callers = ["root", "node"] if number % ONE_OF_NODE == 0 else ["root"]
+        check(case, reef, application, callers)
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(1200)
+@SCHEMA.parametrize()
+@settings(COMMON, max_examples=200)
+def test_more_responses_are_declared(case: Case, reef: Populated, application: WSGIHandler) -> None:
+    check(case, reef, application, ["root", "node"])
+
+
+def check(case: Case, reef: Populated, application: WSGIHandler, callers: list[str]) -> None:
+    """Send it as these callers; fails if a response is not one that its operation declares."""
+    use_known_values(case, reef)
+    for caller in callers:
+        with undone():
+            response = case.call(headers=reef.callers[caller], app=application)
+        case.validate_response(response, checks=CHECKS)
+        if response.status_code == 405:
+            assert response.json() == {"error": "method not allowed"}
+
+
+def use_known_values(case: Case, reef: Populated) -> None:
+    """Replace three of four values by those that have rows, where such are known."""
+    chance = random.Random(zlib.crc32(repr(case).encode("utf-8", "replace")))
+    for part in (case.path_parameters, case.query, case.body):
+        for name in list(part) if isinstance(part, dict) else ():
+            values = reef.values_for(case.path, name)
+            if values and chance.random() < 0.75:
+                value = chance.choice(values)
+                part[name] = [value] if isinstance(part[name], list) else value
