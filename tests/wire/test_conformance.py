@@ -10,6 +10,7 @@ import random
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import schemathesis
@@ -66,7 +67,7 @@ COMMON = settings(
 
 @SCHEMA.parametrize()
 @settings(COMMON, max_examples=EXAMPLES)
-def test_responses_are_declared(case: Case, reef: Populated, application: WSGIHandler) -> None:
+def test_responses_are_declared(case: Case[Any], reef: Populated, application: WSGIHandler) -> None:
     number = next(_numbers[case.operation.label])
     if number < FIRST_CASES or number % ONE_OF == 0:
         callers = ["root", "node"] if number % ONE_OF_NODE == 0 else ["root"]
@@ -77,11 +78,13 @@ def test_responses_are_declared(case: Case, reef: Populated, application: WSGIHa
 @pytest.mark.timeout(1200)
 @SCHEMA.parametrize()
 @settings(COMMON, max_examples=200)
-def test_more_responses_are_declared(case: Case, reef: Populated, application: WSGIHandler) -> None:
+def test_more_responses_are_declared(
+    case: Case[Any], reef: Populated, application: WSGIHandler
+) -> None:
     check(case, reef, application, ["root", "node"])
 
 
-def check(case: Case, reef: Populated, application: WSGIHandler, callers: list[str]) -> None:
+def check(case: Case[Any], reef: Populated, application: WSGIHandler, callers: list[str]) -> None:
     """Send it as these callers; fails if a response is not one that its operation declares."""
     use_known_values(case, reef)
     for caller in callers:
@@ -92,10 +95,11 @@ def check(case: Case, reef: Populated, application: WSGIHandler, callers: list[s
             assert response.json() == {"error": "method not allowed"}
 
 
-def use_known_values(case: Case, reef: Populated) -> None:
+def use_known_values(case: Case[Any], reef: Populated) -> None:
     """Replace three of four values by those that have rows, where such are known."""
     chance = random.Random(zlib.crc32(repr(case).encode("utf-8", "replace")))
-    for part in (case.path_parameters, case.query, case.body):
+    parts: list[Any] = [case.path_parameters, case.query, case.body]
+    for part in parts:
         for name in list(part) if isinstance(part, dict) else ():
             values = reef.values_for(case.path, name)
             if values and chance.random() < 0.75:
