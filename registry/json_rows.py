@@ -18,7 +18,7 @@ from registry import liveness
 from registry.heartbeats import wire_date
 from registry.models import LINKS, Watch
 from registry.queries import DriverTime, fetch_rows, in_list, to_driver_time
-from registry.serializers import VMResponse, without_unset
+from registry.serializers import OPTIONAL, VMResponse
 from vmtree import lineage
 
 Json = dict[str, Any]
@@ -63,12 +63,9 @@ class RegistryReader:
         return fetch_rows(_COLUMNS, f"FROM registry_vm v {rest}", values, head)
 
     def _json(self, row: Sequence[Any]) -> Json:
-        facts = _READER.read(row, self._parse, wire_date)
-        has_metadata, late_after, silent_after, vitals = row[-4:]
-        facts["liveness"] = liveness.liveness_at(
-            late_after, silent_after, self._at, grace=self._grace
-        ).value
-        return without_unset(facts, has_metadata=has_metadata, has_vitals=vitals != "{}")
+        late_after, silent_after = row[-2:]
+        state = liveness.liveness_at(late_after, silent_after, self._at, grace=self._grace)
+        return _READER.read(row, self._parse, wire_date, state.value)
 
 
 def _fragment(text: str) -> orjson.Fragment:
@@ -76,8 +73,6 @@ def _fragment(text: str) -> orjson.Fragment:
     return orjson.Fragment(text)
 
 
-# The last four are read by their position; liveness is calculated from them.
-_READER = PositionalReader(VMResponse, "v", others={"liveness": "late_after"})
-_COLUMNS = ", ".join(
-    [*_READER.columns, "v.has_metadata", "v.late_after", "v.silent_after", "v.vitals"]
-)
+_READER = PositionalReader(VMResponse, "v", given=["liveness"], present=OPTIONAL)
+# The last two are read by their position: liveness is calculated from them.
+_COLUMNS = ", ".join([*_READER.columns, "v.late_after", "v.silent_after"])

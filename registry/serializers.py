@@ -122,7 +122,9 @@ class PlacedResponse(ResponseBody):
     refused = RefusedResponse(many=True)
 
 
-_read_vm = object_reader(VMResponse)
+# What a VM has not is absent.
+OPTIONAL = {"metadata": "has_metadata", "vitals": "vitals"}
+_read_vm = object_reader(VMResponse, given=["liveness"], present=OPTIONAL)
 gap_json = object_reader(GapResponse)
 
 
@@ -134,18 +136,7 @@ def vms_json(vms: Iterable[VM], at: datetime | None = None) -> list[Json]:
 
 
 def vm_json(vm: VM, at: datetime, *, grace: bool) -> Json:
-    facts = _read_vm(vm)
-    facts["liveness"] = vm.liveness(at, grace=grace).value
-    return without_unset(facts, has_metadata=vm.has_metadata, has_vitals=bool(vm.vitals))
-
-
-def without_unset(facts: Json, *, has_metadata: bool, has_vitals: bool) -> Json:
-    """Remove the optional fields that a VM does not have."""
-    if not has_metadata:
-        del facts["metadata"]
-    if not has_vitals:
-        del facts["vitals"]
-    return facts
+    return _read_vm(vm, vm.liveness(at, grace=grace).value)
 
 
 # -- requests ------------------------------------------------------------------------------------

@@ -54,18 +54,21 @@ class NodeResponse(ResponseBody):
     }
 
 
-_read_node = object_reader(NodeResponse)
+_read_node = object_reader(
+    NodeResponse,
+    present={
+        "removedAt": "removed_at",
+        "destroyed": "destroyed_at",
+        "destroyedAt": "destroyed_at",
+    },
+)
 
 
 def node_json(node: Node) -> Json:
     """Return a node as JSON, in the same form as the pieces of `rows`."""
     data = _read_node(node)
-    if not node.removed_at:
-        del data["removedAt"]
     if node.destroyed_at:
         data["destroyed"] = True
-    else:
-        del data["destroyed"], data["destroyedAt"]
     return data
 
 
