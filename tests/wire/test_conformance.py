@@ -5,11 +5,12 @@ schemathesis makes the requests: limits of each field, and a fixed number of ran
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -21,9 +22,15 @@ from django.db import close_old_connections
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis import Case
 from schemathesis.checks import not_a_server_error
+from schemathesis.generation.hypothesis.builder import (
+    HypothesisTestConfig,
+    HypothesisTestMode,
+    create_test,
+)
+from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi import checks
 
-from tests.stack import ROOT
+from tests.wire.declared import SCHEMA
 from tests.wire.populated import Populated, postgres_cluster, reef, undone
 
 pytestmark = pytest.mark.django_db
@@ -32,10 +39,7 @@ __all__ = ["postgres_cluster", "reef"]
 # Budget of an ordinary run, for each operation: random requests; of those at the limits of fields
 # the first ones, and then one of some. The node sends one of some, too.
 EXAMPLES, FIRST_CASES, ONE_OF, ONE_OF_NODE = 8, 60, 4, 4
-_numbers: dict[str, Iterator[int]] = defaultdict(itertools.count)
-SCHEMA = schemathesis.openapi.from_path(ROOT / "reef_site" / "api" / "schema.yaml")
-# The callers' credentials replace any others; tests/wire/test_hostile_requests.py has wrong ones.
-SCHEMA.config.generation.update(with_security_parameters=False)
+MODES = [HypothesisTestMode.EXAMPLES, HypothesisTestMode.COVERAGE, HypothesisTestMode.FUZZING]
 CHECKS = [
     not_a_server_error,
     checks.status_code_conformance,
@@ -56,32 +60,52 @@ def application() -> Iterator[WSGIHandler]:
         signal.connect(close_old_connections)
 
 
-COMMON = settings(
-    derandomize=True,
-    database=None,
-    deadline=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+@functools.cache
+def schema() -> BaseSchema:
+    found = schemathesis.openapi.from_dict(SCHEMA)
+    # The callers' credentials replace any others; test_hostile_requests has wrong ones.
+    found.config.generation.update(with_security_parameters=False)
+    return found
 
 
-@SCHEMA.parametrize()
-@settings(COMMON, max_examples=EXAMPLES)
-def test_responses_are_declared(case: Case[Any], reef: Populated, application: WSGIHandler) -> None:
-    number = next(_numbers[case.operation.label])
-    if number < FIRST_CASES or number % ONE_OF == 0:
-        callers = ["root", "node"] if number % ONE_OF_NODE == 0 else ["root"]
-        check(case, reef, application, callers)
+@pytest.mark.parametrize("path", SCHEMA["paths"])
+def test_responses_are_declared(path: str, reef: Populated, application: WSGIHandler) -> None:
+    numbers: dict[str, Iterator[int]] = defaultdict(itertools.count)
+
+    def send(case: Case[Any]) -> None:
+        number = next(numbers[case.operation.label])
+        if number < FIRST_CASES or number % ONE_OF == 0:
+            callers = ["root", "node"] if number % ONE_OF_NODE == 0 else ["root"]
+            check(case, reef, application, callers)
+
+    generate(path, send, EXAMPLES)
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(1200)
-@SCHEMA.parametrize()
-@settings(COMMON, max_examples=200)
-def test_more_responses_are_declared(
-    case: Case[Any], reef: Populated, application: WSGIHandler
-) -> None:
-    check(case, reef, application, ["root", "node"])
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("path", SCHEMA["paths"])
+def test_more_responses_are_declared(path: str, reef: Populated, application: WSGIHandler) -> None:
+    generate(path, lambda case: check(case, reef, application, ["root", "node"]), 200)
+
+
+def generate(path: str, send: Callable[[Case[Any]], None], examples: int) -> None:
+    """Send cases for all operations of a path: always the same ones."""
+    options = settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    # Not `schema().parametrize()`: that makes all cases when tests are collected.
+    for operation in schema()[path].values():
+
+        def test(case: Case[Any]) -> None:
+            send(case)
+
+        config = HypothesisTestConfig(schema().config, MODES, explicit_settings=options)
+        create_test(operation=operation, test_func=test, config=config)()
 
 
 def check(case: Case[Any], reef: Populated, application: WSGIHandler, callers: list[str]) -> None:

@@ -10,18 +10,14 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
-import yaml
 from django.test import Client
 
-from tests.stack import ROOT
+from tests.wire.declared import SCHEMA
 from tests.wire.populated import Populated, postgres_cluster, reef, undone
 
 pytestmark = pytest.mark.django_db
 __all__ = ["postgres_cluster", "reef"]
 
-SCHEMA: dict[str, Any] = yaml.load(
-    (ROOT / "reef_site" / "api" / "schema.yaml").read_text(), yaml.CBaseLoader
-)
 METHODS = ("get", "post", "put", "patch", "delete")
 JSON = "application/json"
 CLIENT = Client(raise_request_exception=False)
