@@ -111,7 +111,7 @@ class EndpointSchema(AutoSchema):
         """Return an example of each error, by its status."""
         declared = self._declared
         takes = ", ".join(declared.query.names()) if declared.query else "nothing"
-        errors = {}
+        errors: dict[int, str] = {}
         if declared.query or declared.body or not declared.names.anything:
             errors[400] = f"colour: not known; this route takes {takes} in its query"
         if self.view.authentication_classes:
