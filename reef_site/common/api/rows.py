@@ -56,17 +56,15 @@ def row_reader(response: type[ResponseBody], *computed: str) -> Callable[[object
 
     Empty texts of nullable fields become null. So are the `computed` fields, which the caller sets.
     """
-    sources = [
-        (name, None if name in computed else attrgetter(str(field.source)), field.allow_null)
-        for name, field in response().fields.items()
-    ]
-
-    def read(row: object) -> Json:
-        values = {name: source and source(row) for name, source, _ in sources}
-        blank = (name for name, _, nullable in sources if nullable and values[name] == "")
-        return values | dict.fromkeys(blank)
-
-    return read
+    values = {}
+    for name, field in response().fields.items():
+        value = f"row.{field.source}"
+        if name in computed:
+            value = "None"
+        elif field.allow_null:
+            value = f"None if {value} == '' else {value}"
+        values[name] = value
+    return _compile(response, ["row"], values, {})
 
 
 class PositionalReader:
