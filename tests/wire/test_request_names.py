@@ -26,6 +26,7 @@ PASSED_OVER = {
     ("post", "bootloader/token"),
     ("post", "bootloader/token/confirm"),
     ("get", "vers-config/<name>"),
+    ("get", "health"),
 }
 LENIENT = {
     ("get", "registry/vms"),
