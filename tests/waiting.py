@@ -6,12 +6,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+FIRST_PAUSE = 0.02
+LONGEST_PAUSE = 0.1
+
 
 def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
-    """Return the value of `condition` once it is true. Raises AssertionError after a time limit."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    """Return the value of `condition` once it is true. Raises AssertionError after a time limit.
+
+    The longer it takes, the longer are the pauses: requests in a tight loop would take the
+    processors from what is waited for.
+    """
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < seconds:
         if value := condition():
             return value
-        time.sleep(0.02)
+        time.sleep(min(max(FIRST_PAUSE, waited / 20), LONGEST_PAUSE))
     raise AssertionError(f"not within {seconds} s: {condition}")

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from reef_site.common import locks
 from reef_site.common.log_lines import MAX_LINE_BYTES
 from reef_site.launcher import lockfile, supervisor, watchdog
 from reef_site.launcher.plan import Demo, Plan, Service
+from tests.waiting import until
 
 CHECKOUT = Path(supervisor.__file__).parents[2]
 FOREVER = "import time; print('here', flush=True); time.sleep(600)"
@@ -40,13 +41,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
-
-
-def eventually(condition: Callable[[], object], seconds: float = 15.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never became true"
-        time.sleep(0.02)
 
 
 def free_port() -> int:
@@ -89,7 +83,7 @@ class Running:
             return found >= times
 
         try:
-            eventually(seen, 90)
+            until(seen, 90)
         except AssertionError:
             raise AssertionError(f"no {pattern!r} in:\n" + "\n".join(self.lines)) from None
 
@@ -223,7 +217,7 @@ def test_children_of_dead_service_are_killed(toys: Toys) -> None:
 
     os.kill(parent, signal.SIGKILL)
 
-    eventually(lambda: child not in lockfile.tagged(toys.data) or not alive(child))
+    until(lambda: child not in lockfile.tagged(toys.data) or not alive(child))
 
 
 SOCKET = """
@@ -245,7 +239,7 @@ def test_service_is_restarted_when_socket_is_removed(toys: Toys) -> None:
 
     running.wait_for(r"web: its socket .*web.sock was removed; restarting it")
     running.wait_for("web .* here", times=2)
-    eventually(path.exists, 5)
+    until(path.exists, 5)
 
 
 ORPHANS = """
@@ -268,7 +262,7 @@ def test_orphans_are_reaped_and_exit_codes_stay_right(toys: Toys) -> None:
         states = [state_of(int(pid)) for pid in mine.read_text().split()]
         return [state for state in states if state == "Z"]
 
-    eventually(lambda: not dead(), 5)
+    until(lambda: not dead(), 5)
 
 
 def state_of(pid: int) -> str:
@@ -296,7 +290,7 @@ def test_unresponsive_web_is_restarted(
     watch = watchdog.HealthWatch(lambda _: None)
 
     assert not watch.take(502, {})
-    eventually(lambda: watch.take(0, {}), 5)
+    until(lambda: watch.take(0, {}), 5)
     assert not watch.take(200, {})
 
 
@@ -338,11 +332,11 @@ def test_a_killed_supervisor_takes_its_children_along(toys: Toys) -> None:
 
     running.end(signal.SIGKILL)
 
-    eventually(lambda: pids(toys.data, "toy-web") == [])
+    until(lambda: pids(toys.data, "toy-web") == [])
     # The deaf one stays, until the next start clears it away.
     assert lockfile.take_lock(toys.data / "up.lock", patience=0) is not None
     assert lockfile.clear(toys.data, patience=0.3) >= 1
-    eventually(lambda: lockfile.tagged(toys.data) == [])
+    until(lambda: lockfile.tagged(toys.data) == [])
 
 
 def test_a_lock_is_taken_once(tmp_path: Path) -> None:
@@ -358,7 +352,7 @@ def test_a_removed_lock_is_taken_anew(toys: Toys) -> None:
     running.wait_for("here")
     path = toys.data / "up.lock"
     path.unlink()
-    eventually(lambda: locks.is_held(path))
+    until(lambda: locks.is_held(path))
     assert lockfile.take_lock(path, patience=0) is None
 
 
@@ -476,7 +470,7 @@ def test_all_components_become_healthy(up: Up) -> None:
         with urllib.request.urlopen(f"http://127.0.0.1:{up.port}/health", timeout=5) as answer:
             return bool(json.load(answer)["status"] == "ok")
 
-    eventually(parts, 40)
+    until(parts, 40)
 
 
 def test_a_second_up_is_refused(reef: Running, up: Up) -> None:
@@ -513,19 +507,19 @@ def test_the_web_process_comes_back(reef: Running, up: Up) -> None:
     os.kill(leader, signal.SIGKILL)
 
     reef.wait_for(r"web ended \(killed by SIGKILL\); restarting it")
-    eventually(lambda: up.health() == 200)
+    until(lambda: up.health() == 200)
 
 
 @pytest.mark.parametrize("name", ["web", "redis"])
 def test_a_removed_socket_heals_by_itself(reef: Running, up: Up, name: str) -> None:
     path = up.data / "run" / f"{name}.sock"
-    eventually(path.exists)
-    eventually(lambda: up.parts()["broker"]["ok"])
+    until(path.exists)
+    until(lambda: up.parts()["broker"]["ok"])
 
     path.unlink()
 
-    eventually(path.exists, 10)
-    eventually(lambda: up.health() == 200 and up.parts()["broker"]["ok"], 10)
+    until(path.exists, 10)
+    until(lambda: up.health() == 200 and up.parts()["broker"]["ok"], 10)
     reef.wait_for(rf"{name}: its socket .*{name}.sock was removed")
 
 
@@ -537,7 +531,7 @@ def test_stopping_and_the_second_start(reef: Running, up: Up) -> None:
     took = []
     for _ in range(2):
         again = up.start()
-        eventually(lambda: up.health() == 200)
+        until(lambda: up.health() == 200)
         took.append(time.monotonic() - up.began)
         assert "setting up" not in "\n".join(again.lines)
         again.end()
@@ -588,7 +582,7 @@ def test_demo_model_is_ready_and_outlives_up(tmp_path: Path) -> None:
     try:
         assert "demo model" in "\n".join(running.lines)
         models = tmp_path / "pi" / "models.json"
-        eventually(models.exists)
+        until(models.exists)
         address = json.loads(models.read_text())["providers"]["reef-demo"]["baseUrl"]
         with urllib.request.urlopen(f"{address}/models", timeout=5) as answer:
             assert json.load(answer)["data"][0]["id"] == "demo"

@@ -18,7 +18,8 @@ from bootloader.models import Finding
 from reef_site.demo import vms
 from reef_site.demo.platform import processes
 from reef_site.demo.vms import NoDemoVms
-from tests.reef_site.test_up import Up, eventually
+from tests.reef_site.test_up import Up
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_demo_vms_reach_the_root(short: Path) -> None:
         assert ask(emulator, vm_id, f"{config['VERS_INFRA_URL']}/health") == "200"
         assert ask(emulator, vm_id, f"{config['VERS_INFRA_URL']}/registry/vms") == "401"
         model = config["VERS_INFRA_URL"].rpartition(":")[0]
-        eventually(lambda: ask(emulator, vm_id, f"{model}:{vms.MODEL_PORT}/v1/models") == "200")
+        until(lambda: ask(emulator, vm_id, f"{model}:{vms.MODEL_PORT}/v1/models") == "200")
 
         mark = (short / "emulator" / "tag").read_text()
         assert mark in links()
@@ -151,4 +152,4 @@ def test_leftover_disks_do_not_delay_the_start(tmp_path: Path) -> None:
     processes.put_away(disks)
 
     assert not disks.exists()
-    eventually(lambda: not list(tmp_path.iterdir()))
+    until(lambda: not list(tmp_path.iterdir()))
