@@ -23,12 +23,10 @@ from tests.bootloader.join_clients import invite
 from tests.conftest import Api
 from tests.emulator.handle import Emulator
 from tests.lieutenants.rows import Told, use
-from tests.postgres import TEMPLATE, connected_to, postgres_cluster
+from tests.postgres import TEMPLATE, connected_to
 from vmtree import services as tree
 from vmtree.models import Category, Node
 from vmtree.services import NewNode
-
-__all__ = ["Populated", "postgres_cluster", "reef", "undone"]
 
 LIEUTENANTS = "/lieutenant/lieutenants"
 VM_IDS = ["roof", "ada-1", "far-1", "local-ada"]

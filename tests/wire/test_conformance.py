@@ -31,10 +31,10 @@ from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi import checks
 
 from tests.wire.declared import SCHEMA
-from tests.wire.populated import Populated, postgres_cluster, reef, undone
+from tests.wire.populated import Populated, reef, undone
 
 pytestmark = pytest.mark.django_db
-__all__ = ["postgres_cluster", "reef"]
+__all__ = ["reef"]
 
 # Budget of an ordinary run, for each operation: random requests; of those at the limits of fields
 # the first ones, and then one of some. The node sends one of some, too.

@@ -13,10 +13,10 @@ import pytest
 from django.test import Client
 
 from tests.wire.declared import SCHEMA
-from tests.wire.populated import Populated, postgres_cluster, reef, undone
+from tests.wire.populated import Populated, reef, undone
 
 pytestmark = pytest.mark.django_db
-__all__ = ["postgres_cluster", "reef"]
+__all__ = ["reef"]
 
 METHODS = ("get", "post", "put", "patch", "delete")
 JSON = "application/json"
