@@ -14,10 +14,11 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from lieutenants.hosts import adoption, strays
+from lieutenants.hosts import strays
 from lieutenants.hosts import services as hosts
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Lieutenant, Process
+from lieutenants.sessions import session
 from lieutenants.sessions.write_batch import save_progress
 from lieutenants.states import Status
 from lieutenants.supervision import runtime
@@ -287,7 +288,7 @@ def test_lieutenant_with_a_live_follower_is_not_adopted(
         Lieutenant.objects.filter(pk=busy.pk).update(rev=7)
         save_progress(sessions)
 
-    monkeypatch.setattr(adoption, "save_progress", save)
+    monkeypatch.setattr(session, "save_progress", save)
     answer = api.post("/lieutenant/hosts/box1/adopt", {"force": True})
     assert answer.status_code == 200
     lines = {line.partition(":")[0]: line for line in answer.json()["results"]}
