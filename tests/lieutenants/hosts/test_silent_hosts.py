@@ -14,8 +14,8 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from lieutenants.hosts import strays
 from lieutenants.hosts import services as hosts
+from lieutenants.hosts import strays
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Lieutenant, Process
 from lieutenants.sessions import session
