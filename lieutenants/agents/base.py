@@ -63,6 +63,18 @@ class Program:
 
 
 @dataclass(frozen=True)
+class HostCheck:
+    """Result of checking the program that a host offers."""
+
+    # Why it is useless; empty if it is usable, or if reef can do without it.
+    problem: str = ""
+    # Lines for the operator.
+    notes: Sequence[str] = ()
+    # Variables of reef's processes, to use another program.
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Preparation:
     """Launch parameters of one start, in addition to those that all agents have."""
 
@@ -94,6 +106,10 @@ class Dialect(Protocol):
         """Return why no lieutenant with this agent can start here; empty if one can."""
         ...
 
+    def check_host(self) -> HostCheck:
+        """Check the program that this host offers, by running it, when reef is started."""
+        ...
+
     def check_command(self, command: Sequence[str]) -> None:
         """Validate the form of a new lieutenant's command line. Raises BadInput."""
         ...
@@ -116,6 +132,10 @@ class Dialect(Protocol):
 
     def config_folder(self) -> Path | None:
         """Return the configuration of which each agent gets a copy; None without one."""
+        ...
+
+    def complete_config(self, folder: Path) -> None:
+        """Complete the copy of the configuration, and protect its keys. Raises OSError."""
         ...
 
     def prepare(self, lieutenant: Lieutenant, home: Home) -> Preparation:

@@ -9,14 +9,13 @@ import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from django.conf import settings
 
-from lieutenants.agents.pi import settings_file
-from lieutenants.exceptions import AgentMisconfigured
+if TYPE_CHECKING:
+    from lieutenants.agents.base import Dialect
 
-# Files of the agent's configuration with keys of model providers.
-CREDENTIALS = ("auth.json", "models.json")
 _GIT_CONFIG = """\
 [user]
 \tname = {name}
@@ -83,18 +82,6 @@ def home_of(lieutenant_id: str) -> Home:
     return Home(settings.LIEUTENANTS_DIR / lieutenant_id)
 
 
-def check_config() -> None:
-    """Raise AgentMisconfigured if the configuration would prevent every agent's start."""
-    for name in (*CREDENTIALS, settings_file.NAME):
-        path = settings.AGENT_CONFIG_DIR / name
-        try:
-            settings_file.read_json(path)
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            raise AgentMisconfigured(f"{path} cannot be read: {error}. Correct it first.") from None
-
-
 def prepare(
     home: Home,
     *,
@@ -102,13 +89,13 @@ def prepare(
     prompt: str,
     owner: int | None,
     shared: bool,
-    config: Path | None,
+    dialect: Dialect,
 ) -> None:
     """Create all folders for a start of the agent. Raises OSError.
 
-    `config` is the folder with the configuration to copy, None for an agent without one.
-    `owner` is the system user that the agent runs as, None for reef's own user. `shared` lets other
-    users traverse to the folder, where agents have no private view of the file system.
+    The dialect says which configuration is copied, and completes the copy. `owner` is the system
+    user that the agent runs as, None for reef's own user. `shared` lets other users traverse to the
+    folder, where agents have no private view of the file system.
     """
     settings.LIEUTENANTS_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
     home.root.mkdir(mode=0o700, exist_ok=True)
@@ -121,12 +108,8 @@ def prepare(
         folder.mkdir(mode=0o700, exist_ok=True)
     _move_old_session(home)
     _replace_tree(home.tmp, None)
-    _replace_tree(home.config, config)
-    if config is not None:
-        settings_file.add_defaults(home.config)
-    for credential in CREDENTIALS:
-        with contextlib.suppress(FileNotFoundError):
-            (home.config / credential).chmod(0o400)
+    _replace_tree(home.config, dialect.config_folder())
+    dialect.complete_config(home.config)
     _write_once(home.user / ".gitconfig", _GIT_CONFIG.format(name=name), owner)
     home.prompt.write_text(prompt, encoding="utf-8")
     home.prompt.chmod(0o640)

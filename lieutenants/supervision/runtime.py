@@ -261,7 +261,7 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, program: Program) -> 
         prompt=lieutenant.system_prompt,
         owner=isolation_plan.uid,
         shared=isolation_plan.uid is not None and "view" not in isolation_plan.rules,
-        config=dialect.config_folder(),
+        dialect=dialect,
     )
     # The steps so far, and the check of a large file, may each take many seconds.
     _renew_start(process)

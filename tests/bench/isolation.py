@@ -25,6 +25,7 @@ django.setup()
 from django.conf import settings  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 
+from lieutenants.agents import DIALECTS  # noqa: E402
 from lieutenants.agents.base import Program  # noqa: E402
 from lieutenants.isolation import homes, modes, plan  # noqa: E402
 from lieutenants.supervision.transports import get_transport  # noqa: E402
@@ -39,8 +40,8 @@ def start(mode: str, number: int) -> tuple[float, float]:
     began = time.perf_counter()
     home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     way = plan.make_plan(home, home.workspace, program)
-    config = settings.AGENT_CONFIG_DIR
-    homes.prepare(home, name="bench", prompt="", owner=way.uid, shared=False, config=config)
+    dialect = DIALECTS["pi"]
+    homes.prepare(home, name="bench", prompt="", owner=way.uid, shared=False, dialect=dialect)
     prepared = time.perf_counter()
     directory = str(home.runs / "run")
     transport = get_transport("local")

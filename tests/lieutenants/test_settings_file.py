@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lieutenants.agents import DIALECTS
 from lieutenants.agents.pi.program import Agent
 from lieutenants.agents.pi.settings_file import DEFAULTS
 from lieutenants.isolation import homes
@@ -20,9 +21,7 @@ def written(settings: Any, tmp_path: Path, text: str | None) -> str:
     if text is not None:
         (settings.AGENT_CONFIG_DIR / "settings.json").write_text(text)
     home = homes.home_of("01HZZZZZZZZZZZZZZZZZZZZZZZ")
-    homes.prepare(
-        home, name="ada", prompt="", owner=None, shared=False, config=settings.AGENT_CONFIG_DIR
-    )
+    homes.prepare(home, name="ada", prompt="", owner=None, shared=False, dialect=DIALECTS["pi"])
     if text is not None:
         assert (settings.AGENT_CONFIG_DIR / "settings.json").read_text() == text
     return (home.config / "settings.json").read_text()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lieutenants.agents.base import (
     Features,
+    HostCheck,
     Outgoing,
     Preparation,
     Program,
@@ -48,6 +49,10 @@ class CommandDialect:
     def host_problem(self) -> str:
         """Return nothing: the runner needs only Python."""
         return ""
+
+    def check_host(self) -> HostCheck:
+        """Return nothing: the runner needs only Python."""
+        return HostCheck()
 
     def check_command(self, command: Sequence[str]) -> None:
         """Validate number, length and characters of program and arguments."""
@@ -92,6 +97,9 @@ class CommandDialect:
     def config_folder(self) -> Path | None:
         """Return None: programs get no logins and keys of models."""
         return None
+
+    def complete_config(self, folder: Path) -> None:
+        """Do nothing: there is no configuration."""
 
     def prepare(self, lieutenant: Lieutenant, home: Home) -> Preparation:
         """Return nothing: a new process remembers nothing of earlier ones."""

@@ -21,7 +21,9 @@ from pathlib import Path
 
 from django.conf import settings
 
-from lieutenants.agents.pi.program import Agent
+from lieutenants.agents.base import HostCheck
+from lieutenants.agents.pi.program import Agent, find_agent
+from lieutenants.exceptions import AgentMissing
 
 TIMEOUT_SECONDS = 10.0
 MAX_OUTPUT_BYTES = 16 << 10
@@ -79,6 +81,29 @@ def check(path: Path, environment: Mapping[str, str], *, is_packaged: bool = Fal
 def agent_environment() -> dict[str, str]:
     """Return the variables of our environment that agents get."""
     return {name: os.environ[name] for name in settings.AGENT_ENV if name in os.environ}
+
+
+def check_host() -> HostCheck:
+    """Check the `pi` that would be used, and reject one that is not an agent.
+
+    A version manager's shim that needs variables agents do not get is replaced by its target.
+    """
+    if not (settings.PI_PATH or shutil.which("pi")):
+        return HostCheck()
+    try:
+        agent = find_agent()
+    except AgentMissing:
+        return HostCheck()
+    problem = problem_of(agent)
+    if not problem:
+        return HostCheck()
+    if real := resolve_shim(agent.path):
+        note = f"{agent.path} is a shim; agents are started as {real}"
+        return HostCheck(notes=[note], environment={"PI_PATH": str(real)})
+    if settings.PI_PATH:
+        return HostCheck(problem)
+    note = f"warning: {problem} reef uses an agent of its own instead."
+    return HostCheck(notes=[note], environment={"REEF_OWN_AGENT": "1"})
 
 
 def resolve_shim(path: Path) -> Path | None:

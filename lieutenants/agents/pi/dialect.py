@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +11,23 @@ from django.conf import settings
 
 from lieutenants.agents.base import (
     Features,
+    HostCheck,
     Outgoing,
     Preparation,
     Program,
     interpreter_of,
     prefix_of,
 )
-from lieutenants.agents.pi import check, config, decode, model_choice, program, rpc, session_files
-from lieutenants.isolation import homes
+from lieutenants.agents.pi import (
+    check,
+    config,
+    decode,
+    model_choice,
+    program,
+    rpc,
+    session_files,
+    settings_file,
+)
 from lieutenants.models import Lieutenant
 from reef_site.common.errors import BadInput
 from versconfig import impact
@@ -46,6 +56,10 @@ class PiDialect:
     def host_problem(self) -> str:
         """Return why no pi can start here; empty if one can."""
         return program.agent_problem()
+
+    def check_host(self) -> HostCheck:
+        """Check the `pi` of PI_PATH, or else on PATH."""
+        return check.check_host()
 
     def check_command(self, command: Sequence[str]) -> None:
         """Reject a command line: pi has its own."""
@@ -77,11 +91,18 @@ class PiDialect:
 
     def check_config(self) -> None:
         """Raise AgentMisconfigured if one of pi's JSON files cannot be read."""
-        homes.check_config()
+        settings_file.check_all()
 
     def config_folder(self) -> Path | None:
         """Return the folder with pi's settings, models and logins."""
         return settings.AGENT_CONFIG_DIR
+
+    def complete_config(self, folder: Path) -> None:
+        """Add defaults to `settings.json`; only the agent may read the files with keys."""
+        settings_file.add_defaults(folder)
+        for name in settings_file.CREDENTIALS:
+            with contextlib.suppress(FileNotFoundError):
+                (folder / name).chmod(0o400)
 
     def prepare(self, lieutenant: Lieutenant, home: Home) -> Preparation:
         """Check the session file, and choose the model. Raises SessionDamaged, OSError."""

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 
 from lieutenants.agents.model_lists import summary
-from lieutenants.agents.pi import config
-from lieutenants.isolation.homes import CREDENTIALS
+from lieutenants.agents.pi import config, settings_file
 from lieutenants.models import MAX_LISTS, AgentModels, Lieutenant
 from reef_site.common.errors import BadInput
 
@@ -82,7 +81,7 @@ def _is_stale(lieutenant: Lieutenant, known: AgentModels) -> bool:
 def _is_outdated(known: AgentModels) -> bool:
     """Return whether the configuration has changed since the agent began."""
     started = known.process.started_at.timestamp()
-    for name in (*CREDENTIALS, "settings.json"):
+    for name in settings_file.ALL:
         with suppress(FileNotFoundError):
             if (settings.AGENT_CONFIG_DIR / name).stat().st_mtime > started:
                 return True

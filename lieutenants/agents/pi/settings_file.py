@@ -1,4 +1,4 @@
-"""The agent's `settings.json` in a lieutenant's own configuration folder."""
+"""Files of pi's configuration, and `settings.json` in a lieutenant's own copy of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
+
+from lieutenants.exceptions import AgentMisconfigured
+
 NAME = "settings.json"
+# Files with keys of model providers.
+CREDENTIALS = ("auth.json", "models.json")
+ALL = (*CREDENTIALS, NAME)
 # The operator's own values win. Warm caches cost money while nothing runs, and nobody is there to
 # answer the question whether to trust a project.
 DEFAULTS = {"cacheWarming": "off", "defaultProjectTrust": "never"}
@@ -19,6 +26,18 @@ _JSON_EXTENSIONS = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/|,(?=\s*[}\]
 def read_json(path: Path) -> Any:
     """Return the JSON in a file of the agent's configuration. Raises OSError, ValueError."""
     return json.loads(_JSON_EXTENSIONS.sub(_keep_strings, path.read_text(encoding="utf-8-sig")))
+
+
+def check_all() -> None:
+    """Raise AgentMisconfigured if one of the files cannot be read: no agent could start."""
+    for name in ALL:
+        path = settings.AGENT_CONFIG_DIR / name
+        try:
+            read_json(path)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise AgentMisconfigured(f"{path} cannot be read: {error}. Correct it first.") from None
 
 
 def add_defaults(folder: Path) -> None:

@@ -25,9 +25,8 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from bootloader.boot import npm_agent
-from lieutenants.agents.pi import check
-from lieutenants.agents.pi import program as agent_program
-from lieutenants.exceptions import AgentMissing, NotTheFollower
+from lieutenants.agents import DEFAULT, DIALECTS
+from lieutenants.exceptions import NotTheFollower
 from lieutenants.hosts import liveness, lock
 from lieutenants.hosts import services as hosts
 from lieutenants.isolation import modes
@@ -209,28 +208,13 @@ class Start:
             self.vms = vms.prepare(self.data, self.port, on_loopback=on_loopback, report=say)
 
     def prepare_agent(self) -> None:
-        """Check the `pi` that would be used, and reject one that is not an agent.
-
-        A version manager's shim that needs variables agents do not get is replaced by its target.
-        """
-        named = settings.PI_PATH or shutil.which("pi")
-        if not named or "lieutenant" not in settings.ORGANS:
+        """Check the agent that this host offers, and choose another one if it is none."""
+        if "lieutenant" not in settings.ORGANS:
             return
-        try:
-            agent = agent_program.find_agent()
-        except AgentMissing:
-            return
-        problem = check.problem_of(agent)
-        if not problem:
-            return
-        if real := check.resolve_shim(agent.path):
-            say(f"{agent.path} is a shim; agents are started as {real}")
-            self.agent = {"PI_PATH": str(real)}
-        elif settings.PI_PATH:
-            self.agent_problem = problem
-        else:
-            say(f"warning: {problem} reef uses an agent of its own instead.")
-            self.agent = {"REEF_OWN_AGENT": "1"}
+        found = DIALECTS[DEFAULT].check_host()
+        for note in found.notes:
+            say(note)
+        self.agent, self.agent_problem = dict(found.environment), found.problem
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the processes: ours, with all resolved settings written out."""
@@ -381,7 +365,7 @@ class Start:
     def _agent_warning(self, *, no_agent: bool) -> list[str]:
         """Return a warning if no lieutenant can start and no agent is about to be installed."""
         settings.OWN_AGENT = "REEF_OWN_AGENT" in self.agent
-        missing = agent_program.agent_problem() if settings.PI_PATH or no_agent else ""
+        missing = DIALECTS[DEFAULT].host_problem() if settings.PI_PATH or no_agent else ""
         problem = self.agent_problem or missing
         return [f"warning: no lieutenant can start. {problem}"] if problem else []
 
