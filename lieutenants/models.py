@@ -239,6 +239,9 @@ class AgentModels(models.Model):
     )
     names = models.JSONField(default=list, help_text="provider/id of each.")
     labels = models.JSONField(default=list, help_text="Their names for people.")
+    image_names = models.JSONField(
+        null=True, blank=True, help_text="Those that take images, if the agent said so."
+    )
     process = models.ForeignKey("Process", models.CASCADE, related_name="+")
     at = models.DateTimeField(default=timezone.now)
 
@@ -377,6 +380,26 @@ class Message(models.Model):
 
     def __str__(self) -> str:
         return self.text[:60]
+
+
+class MessageImage(models.Model):
+    """An image that was sent with a message."""
+
+    message = models.ForeignKey(Message, models.CASCADE, related_name="images")
+    number = models.PositiveSmallIntegerField(help_text="Its position in the message, from 0.")
+    media_type = models.CharField(max_length=40)
+    size = models.PositiveIntegerField(help_text="In bytes.")
+    digest = models.CharField(max_length=64, help_text="SHA-256 of the data.")
+    data = models.BinaryField()
+
+    class Meta:
+        ordering = ["message", "number"]
+        constraints = [
+            models.UniqueConstraint(fields=["message", "number"], name="one_image_a_number")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.media_type}, {self.size} bytes"
 
 
 class Answer(models.Model):

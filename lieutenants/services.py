@@ -31,6 +31,8 @@ from lieutenants.hosts import destroyed_marks, liveness
 from lieutenants.idempotency import key_of
 from lieutenants.isolation import folders
 from lieutenants.messages import delivery
+from lieutenants.messages import images as message_images
+from lieutenants.messages.images import NewImage
 from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.states import Mode, RestartPolicy, Status
 from lieutenants.supervision import discovery, runtime
@@ -218,15 +220,22 @@ def find_any(name_or_id: str) -> Lieutenant:
 
 
 def send(
-    name: str, text: object, *, mode: object = None, key: str = "", actor: object = ""
+    name: str,
+    text: object,
+    *,
+    mode: object = None,
+    key: str = "",
+    actor: object = "",
+    images: Sequence[NewImage] = (),
 ) -> tuple[Message, bool]:
     """Queue a message; return it and whether it is new.
 
-    The same idempotency key returns the same message if text and mode are equal; otherwise
+    The same idempotency key returns the same message if text, mode and images are equal; otherwise
     KeyReused is raised. Secrets in the text are covered; the agent gets the covered text, and a
     note says so. Raises BadInput, TooLarge, NotFound, Forbidden, NotNow.
     """
     text, requested = _message_text(text), _message_mode(mode)
+    message_images.check(images)
     screen, names = sources.for_node(_vm_id_of(name), recheck=True), set[str]()
     text = screen.cover(text, names)
     if len(key) > 200 or not is_storable(key):
@@ -234,9 +243,12 @@ def send(
     with transaction.atomic():
         lieutenant = _locked(name, actor)
         if key and (known := lieutenant.messages.filter(idempotency_key=key).first()):
-            if screen.cover(known.text) != text or known.mode_asked != requested:
+            is_same = screen.cover(known.text) == text and known.mode_asked == requested
+            if not is_same or not message_images.are_equal(known, images):
                 raise KeyReused("Idempotency-Key: was used for another message")
             return known, False
+        if images:
+            message_images.check_accepted(lieutenant)
         actual, note = _effective_mode(lieutenant, requested)
         silent = liveness.silent_host_of(lieutenant)
         if silent:
@@ -250,17 +262,9 @@ def send(
             actor=_actor_name(actor),
             idempotency_key=key or None,
         )
-        counted = {"task_count": lieutenant.task_count + (actual == Mode.PROMPT)}
+        message_images.store(message, images)
         # Nothing works on it yet on a host that does not respond: the follower moves it later.
-        if lieutenant.status == Status.IDLE and not silent:
-            lieutenant.move(
-                Status.WORKING,
-                reason="a message was sent",
-                actor=_actor_name(actor) or "reef",
-                **counted,
-            )
-        elif actual == Mode.PROMPT:
-            Lieutenant.objects.filter(pk=lieutenant.pk).update(**counted)
+        _count_and_move(lieutenant, actual, actor, may_move=not silent)
         events.wake_follower(lieutenant.pk)
     return message, True
 
@@ -600,6 +604,20 @@ def _without_secrets(request: CreateLieutenant) -> CreateLieutenant:
         if cover(text) != text:
             raise BadInput(f"{label}: must not hold a secret", label)
     return replace(request, role=cover(request.role), directive=cover(request.directive))
+
+
+def _count_and_move(lieutenant: Lieutenant, mode: Mode, actor: object, *, may_move: bool) -> None:
+    """Count a sent message as a task, and make an idle lieutenant work."""
+    counted = {"task_count": lieutenant.task_count + (mode == Mode.PROMPT)}
+    if lieutenant.status == Status.IDLE and may_move:
+        lieutenant.move(
+            Status.WORKING,
+            reason="a message was sent",
+            actor=_actor_name(actor) or "reef",
+            **counted,
+        )
+    elif mode == Mode.PROMPT:
+        Lieutenant.objects.filter(pk=lieutenant.pk).update(**counted)
 
 
 def _message_mode(mode: object) -> Mode:

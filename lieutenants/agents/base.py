@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 Command = dict[str, Any]
 
 
+class Image(Protocol):
+    """An image of a message."""
+
+    @property
+    def media_type(self) -> str: ...
+
+    @property
+    def data(self) -> bytes: ...
+
+
 class Outgoing(NamedTuple):
     """A command for a keeper; its id makes sure that it is sent once."""
 
@@ -43,6 +53,8 @@ class Features:
     models: bool = False
     # It reports how much of its context is in use.
     context: bool = False
+    # It takes images with a message.
+    images: bool = False
     # It is defined by a command line of the lieutenant.
     command: bool = False
 
@@ -154,6 +166,10 @@ class Dialect(Protocol):
         """Return whether a model name or pattern selects a model with one of these names."""
         ...
 
+    def check_images(self, lieutenant: Lieutenant) -> None:
+        """Raise BadInput if the model in use is known to take no images."""
+        ...
+
     # -- journal --------------------------------------------------------------------------
 
     def decode(self, payload: dict[str, Any], screening: Screening) -> Event | None:
@@ -174,8 +190,10 @@ class Dialect(Protocol):
 
     # -- commands -------------------------------------------------------------------------
 
-    def send_message(self, message_id: str, text: str, *, steer: bool) -> Outgoing:
-        """Build the command that delivers a message."""
+    def send_message(
+        self, message_id: str, text: str, *, steer: bool, images: Sequence[Image] = ()
+    ) -> Outgoing:
+        """Build the command that delivers a message. Images need the feature `images`."""
         ...
 
     def abort(self, command_id: str) -> Outgoing:

@@ -244,6 +244,8 @@ class Model:
     label: str = ""
     # The agent has a model. False: it started without one.
     is_known: bool = True
+    # None: the agent did not tell.
+    takes_images: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

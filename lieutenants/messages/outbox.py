@@ -18,7 +18,7 @@ from django.conf import settings
 from lieutenants.agents import dialect_of
 from lieutenants.agents.base import Outgoing
 from lieutenants.exceptions import NotConnected, TransportError, Unreachable
-from lieutenants.messages import delivery
+from lieutenants.messages import delivery, images
 from lieutenants.models import Message
 from lieutenants.sessions.inputs import WorkSeen
 from lieutenants.sessions.session import Session
@@ -112,8 +112,12 @@ class Outbox:
         mailbox.message, mailbox.sent_at = message.pk, clock
         mailbox.is_first_try = message.evidence is None
         dialect = dialect_of(session.lieutenant)
-        steer = message.mode == Mode.STEER
-        command = dialect.send_message(message.pk, message.text, steer=steer)
+        command = dialect.send_message(
+            message.pk,
+            message.text,
+            steer=message.mode == Mode.STEER,
+            images=images.load(message.pk),
+        )
         with self._lock:
             mailbox.waiting.append(command)
 

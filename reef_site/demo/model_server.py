@@ -148,7 +148,7 @@ def models_json(
     """
     common: Body = {
         "reasoning": False,
-        "input": ["text"],
+        "input": ["text", "image"],
         "contextWindow": 128000,
         "maxTokens": 16384,
         "cost": {"input": 1.0, "output": 2.0, "cacheRead": 0.1, "cacheWrite": 1.25},

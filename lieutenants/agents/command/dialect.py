@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lieutenants.agents.base import (
     Features,
     HostCheck,
+    Image,
     Outgoing,
     Preparation,
     Program,
@@ -133,7 +134,12 @@ class CommandDialect:
         """Return False: it uses no model."""
         return False
 
-    def send_message(self, message_id: str, text: str, *, steer: bool) -> Outgoing:
+    def check_images(self, lieutenant: Lieutenant) -> None:
+        """Accept: services refuse any image before."""
+
+    def send_message(
+        self, message_id: str, text: str, *, steer: bool, images: Sequence[Image] = ()
+    ) -> Outgoing:
         """Build the command that runs the program."""
         return Outgoing(message_id, {"id": message_id, "type": "prompt", "message": text})
 

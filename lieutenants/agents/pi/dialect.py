@@ -12,6 +12,7 @@ from django.conf import settings
 from lieutenants.agents.base import (
     Features,
     HostCheck,
+    Image,
     Outgoing,
     Preparation,
     Program,
@@ -45,7 +46,13 @@ class PiDialect:
     name = "pi"
     label = "pi: a coding agent"
     features = Features(
-        steering=True, queue=True, rewind=True, session=True, models=True, context=True
+        steering=True,
+        queue=True,
+        rewind=True,
+        session=True,
+        models=True,
+        context=True,
+        images=True,
     )
     withheld: frozenset[str] = frozenset()
 
@@ -155,9 +162,15 @@ class PiDialect:
         """Return whether pi warns that the session's model is gone; it names both models."""
         return model_choice.RESTORE_WARNING in note
 
-    def send_message(self, message_id: str, text: str, *, steer: bool) -> Outgoing:
+    def check_images(self, lieutenant: Lieutenant) -> None:
+        """Raise BadInput if the model in use takes text only, by the agent's own list."""
+        model_choice.check_images(lieutenant)
+
+    def send_message(
+        self, message_id: str, text: str, *, steer: bool, images: Sequence[Image] = ()
+    ) -> Outgoing:
         """Build `prompt`."""
-        return rpc.prompt(message_id, text, steer=steer)
+        return rpc.prompt(message_id, text, steer=steer, images=images)
 
     def abort(self, command_id: str) -> Outgoing:
         """Build `abort`."""

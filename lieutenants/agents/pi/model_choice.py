@@ -52,6 +52,16 @@ def check_new_model(model: str, parent: Node | None, folder: str) -> None:
             return
 
 
+def check_images(lieutenant: Lieutenant) -> None:
+    """Raise BadInput if the running agent's model takes no images, by the agent's own list."""
+    known = AgentModels.objects.filter(lieutenant=lieutenant, process__ended_at=None).first()
+    model = lieutenant.model_in_use
+    if known is None or known.image_names is None or model not in known.names:
+        return
+    if model not in known.image_names:
+        raise BadInput(f"images: the model {model} takes no images", "images")
+
+
 def _check_listed(model: str, known: AgentModels) -> None:
     """Raise BadInput if the agent would not start with this model.
 

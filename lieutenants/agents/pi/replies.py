@@ -66,10 +66,12 @@ def _state(data: Payload) -> ReplyContent:
 
 
 def _model(model: Payload) -> events.Model:
+    inputs = model.get("input")
     return events.Model(
         name=f"{model.get('provider')}/{model.get('id')}",
         label=text(model, "name"),
         is_known="unknown" not in (model.get("id"), model.get("provider")),
+        takes_images="image" in inputs if isinstance(inputs, list) else None,
     )
 
 

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from lieutenants.agents.base import Outgoing
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+from lieutenants.agents.base import Image, Outgoing
 
 
-def prompt(message_id: str, text: str, *, steer: bool) -> Outgoing:
+def prompt(message_id: str, text: str, *, steer: bool, images: Sequence[Image] = ()) -> Outgoing:
     """Build a message command.
 
     The agent's own `steer` and `follow_up` are never used: an idle agent loses those.
     """
     behaviour = "steer" if steer else "followUp"
-    line = {"id": message_id, "type": "prompt", "message": text, "streamingBehavior": behaviour}
+    line: dict[str, Any] = {
+        "id": message_id,
+        "type": "prompt",
+        "message": text,
+        "streamingBehavior": behaviour,
+    }
+    if images:
+        line["images"] = [_content(image) for image in images]
     return Outgoing(message_id, line)
+
+
+def _content(image: Image) -> dict[str, str]:
+    data = base64.b64encode(image.data).decode("ascii")
+    return {"type": "image", "data": data, "mimeType": image.media_type}
 
 
 def simple(kind: str, command_id: str) -> Outgoing:

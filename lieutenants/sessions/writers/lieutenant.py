@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import connection
 from django.utils import timezone
 
+from lieutenants.agents.model_lists import image_names
 from lieutenants.models import AgentModels, Entry, Lieutenant, LieutenantQuerySet
 from lieutenants.sessions import effects, failure_series, rewind_rows
 from reef_site.common import events
@@ -76,6 +77,7 @@ def _store_models(recorder: Recorder, effect: effects.StoreModels) -> None:
         defaults={
             "names": [each.name for each in effect.models],
             "labels": [each.label for each in effect.models],
+            "image_names": image_names(effect.models),
             "process": recorder.process,
             "at": timezone.now(),
         },
