@@ -10,6 +10,12 @@ from django.conf import settings
 
 from lieutenants import agents
 from lieutenants.models import Lieutenant
+from lieutenants.requests import (
+    IDLE_LIMIT_MINUTES,
+    STALL_LIMIT_SECONDS,
+    TOOL_LIMIT_SECONDS,
+    to_changes,
+)
 from lieutenants.services import CreateLieutenant
 from lieutenants.states import Mode, RestartPolicy
 from reef_site.common.forms import ServiceForm
@@ -33,22 +39,22 @@ class RunForm(ServiceForm):
     )
     idle_limit_minutes = forms.IntegerField(
         required=False,
-        min_value=1,
-        max_value=525_600,
+        min_value=IDLE_LIMIT_MINUTES["least"],
+        max_value=IDLE_LIMIT_MINUTES["most"],
         label="Pause when idle after (minutes)",
         help_text="The session is kept. Leave empty for never.",
     )
     stall_limit_seconds = forms.IntegerField(
         required=False,
-        min_value=0,
-        max_value=604_800,
+        min_value=STALL_LIMIT_SECONDS["least"],
+        max_value=STALL_LIMIT_SECONDS["most"],
         label="Abort after silence (seconds)",
         help_text="Abort the answer if the model is silent this long. 0 = never.",
     )
     tool_limit_seconds = forms.IntegerField(
         required=False,
-        min_value=0,
-        max_value=2_592_000,
+        min_value=TOOL_LIMIT_SECONDS["least"],
+        max_value=TOOL_LIMIT_SECONDS["most"],
         label="Abort a tool after (seconds)",
         help_text="Abort the answer if one tool call runs this long. 0 = never.",
     )
@@ -81,15 +87,7 @@ class AdjustForm(RunForm):
 
     def changes(self) -> dict[str, object]:
         """Return the values by column; call it on a valid form."""
-        given = {**self.cleaned_data}
-        del given["restart"]
-        if "model" in given:
-            given["model"] = given["model"] or settings.DEFAULT_MODEL
-        if given["stall_limit_seconds"] is None:
-            given["stall_limit_seconds"] = settings.STALL_SECONDS
-        if given["tool_limit_seconds"] is None:
-            given["tool_limit_seconds"] = settings.TOOL_SECONDS
-        return given
+        return to_changes(self.cleaned_data)
 
 
 class CreateForm(RunForm):

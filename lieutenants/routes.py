@@ -7,6 +7,7 @@ from rest_framework.routers import SimpleRouter
 
 from lieutenants import api
 from lieutenants.hosts import api as hosts_api
+from lieutenants.transcript import api as transcript_api
 from lieutenants.unknown_agents import api as unknown_agents_api
 
 router = SimpleRouter()
@@ -16,7 +17,7 @@ router.register("lieutenant/lieutenants", api.LieutenantViewSet, basename="lieut
 
 urlpatterns: list[URLPattern | URLResolver] = [
     re_path(r"^lieutenant/_panel/?$", api.Panel.as_view(), name="lieutenant-panel"),
-    re_path(r"^lieutenant/usage/?$", api.FleetUsage.as_view()),
+    re_path(r"^lieutenant/usage/?$", transcript_api.FleetUsage.as_view()),
     re_path(r"^lieutenant/lieutenants/destroy-all/?$", api.DestroyAll.as_view()),
     re_path(r"^lieutenant/lieutenants/discover/?$", api.Discover.as_view()),
     re_path(r"^lieutenant/hosts/?$", hosts_api.Hosts.as_view()),

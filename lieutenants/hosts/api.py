@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from lieutenants.hosts.adoption import adopt
-from lieutenants.hosts.liveness import Host, list_hosts
-from reef_site.common.request_names import takes
-from reef_site.common.request_values import body_of, flag_of
+from lieutenants.hosts.liveness import list_hosts
+from lieutenants.hosts.serializers import HostResponse, host_json
+from lieutenants.requests import ForceBody
+from lieutenants.serializers import ResultsResponse
+from reef_site.common.api.endpoints import endpoint
+from reef_site.common.api.serializers import list_of
 from vmtree import permissions
 from vmtree.permissions import Action
-
-
-def host_json(host: Host) -> dict[str, Any]:
-    """Return a host as JSON."""
-    facts: dict[str, Any] = {
-        "id": host.id,
-        "host": host.name,
-        "here": host.is_here,
-        "answers": host.answers,
-        "seenAt": host.seen_at,
-        "lieutenants": host.lieutenants,
-        "agentsToEnd": host.leftovers,
-    }
-    more = {"path": host.path, "why": host.trouble, "rival": host.rival}
-    return facts | {key: value for key, value in more.items() if value}
 
 
 class Hosts(APIView):
     """`GET /lieutenant/hosts`"""
 
+    @endpoint(
+        response=list_of("hosts", HostResponse),
+        errors={403: "rule: a node reads the machines of its own line"},
+    )
     def get(self, request: Request) -> Response:
         """Return all known data folders and their hosts. Not for nodes."""
         permissions.check(request.user, Action.READ_MACHINES, None)
@@ -46,8 +36,12 @@ class Adopt(APIView):
 
     checks_permission = True
 
-    @takes(body=("force",))
+    @endpoint(
+        body=ForceBody,
+        response=ResultsResponse,
+        errors={404: "There is no other host 'reef-2'"},
+    )
     def post(self, request: Request, name: str) -> Response:
         """Take over the lieutenants of a host; `{"force": true}` does so even if it responds."""
-        force = flag_of(body_of(request).get("force", False), "force")
-        return Response({"results": adopt(name, actor=request.user, force=force)})
+        body = ForceBody.parse(request)
+        return Response({"results": adopt(name, actor=request.user, force=body["force"])})

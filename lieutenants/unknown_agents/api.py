@@ -9,6 +9,9 @@ from rest_framework.views import APIView
 
 from lieutenants.unknown_agents import services
 from lieutenants.unknown_agents.models import Request, UnknownAgent
+from lieutenants.unknown_agents.serializers import UnknownAgentResponse, unknown_agent_json
+from reef_site.common.api.endpoints import endpoint
+from reef_site.common.api.serializers import list_of
 from vmtree import permissions
 from vmtree.permissions import Action
 
@@ -18,10 +21,14 @@ class UnknownAgents(APIView):
 
     checks_permission = True
 
+    @endpoint(
+        response=list_of("unknownAgents", UnknownAgentResponse),
+        errors={403: "rule: a node commands only its descendants"},
+    )
     def get(self, request: rest.Request) -> Response:
         """Return the unknown agents of all hosts, newest first."""
         permissions.check(request.user, Action.COMMAND, None)
-        found = [row.json for row in UnknownAgent.objects.all()[:1000]]
+        found = [unknown_agent_json(row) for row in UnknownAgent.objects.all()[:1000]]
         return Response({"unknownAgents": found, "count": UnknownAgent.objects.count()})
 
 
@@ -30,10 +37,15 @@ class RequestAction(APIView):
 
     checks_permission = True
 
+    @endpoint(
+        response=UnknownAgentResponse,
+        status=202,
+        errors={404: "No such agent runs, or it is followed again"},
+    )
     def post(self, request: rest.Request, run: str, verb: str) -> Response:
         """Request that the agent is followed again or ended; its host does so within seconds."""
         row = services.request_action(run, Request(verb), actor=request.user)
-        return Response(row.json, status=202)
+        return Response(unknown_agent_json(row), status=202)
 
 
 urlpatterns = [

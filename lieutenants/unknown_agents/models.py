@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.db import models
 from django.utils import timezone
 
@@ -42,19 +40,3 @@ class UnknownAgent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name or self.lieutenant_id} ({self.run})"
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """Return the row as JSON."""
-        return {
-            "run": self.run,
-            "host": self.host,
-            "lieutenantId": self.lieutenant_id,
-            "name": self.name or None,
-            "agentPid": self.handle.get("agent_pid"),
-            "why": self.why,
-            "canBeTakenUp": self.can_be_taken_up,
-            "foundAt": self.found_at,
-            "request": self.request or None,
-            "problem": self.problem or None,
-        }

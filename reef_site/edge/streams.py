@@ -26,8 +26,8 @@ from redis.exceptions import RedisError
 from lieutenants.messages import waits
 from lieutenants.messages.waits import Wait
 from lieutenants.models import Chunk, Entry, Lieutenant
-from lieutenants.serializers import entry_json
 from lieutenants.states import Status
+from lieutenants.transcript.serializers import entries_json
 from reef_site.common import events
 from reef_site.common.events import Topic
 from reef_site.common.json_format import dumps
@@ -436,7 +436,7 @@ def _changes(lieutenant_id: str, after: int) -> tuple[int, list[bytes], bool]:
         entries = entries[:BATCH_SIZE]
         rev = new["rev__lte"] = entries[-1].rev
     # The text of an unfinished block is in chunks, all newer than the block.
-    found = [(entry.rev, _event("entry", entry_json(entry), entry.rev)) for entry in entries]
+    found = [(row["rev"], _event("entry", row, row["rev"])) for row in entries_json(entries)]
     chunks = Chunk.objects.filter(**new).values_list("rev", "entry_id", "text")
     for number, entry_id, text in chunks:
         found.append((number, _event("delta", {"entry": entry_id, "text": text}, number)))

@@ -11,11 +11,12 @@ from django.utils import timezone
 
 from lieutenants.messages import rewinding
 from lieutenants.models import AgentModels, Answer, Entry, Lieutenant, Message, Process, Usage
-from lieutenants.serializers import lieutenants_json, read_json
+from lieutenants.serializers import lieutenants_json
 from lieutenants.sessions import failure_series
 from lieutenants.sessions.write_batch import open_text
 from lieutenants.states import MessageState, Outcome, Status
 from lieutenants.supervision import reachability, watchdog
+from lieutenants.transcript.serializers import read_json
 from tests.conftest import Api
 from tests.lieutenants.test_session import (
     AT,

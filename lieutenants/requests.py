@@ -1,0 +1,321 @@
+"""Queries and bodies of the lieutenants' API, in the wire format.
+
+`services` checks the characters and lengths of texts, since pages send them too.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from django.conf import settings
+
+from lieutenants import agents
+from lieutenants.messages.images import MAX_BYTES, MAX_IMAGES, MEDIA_TYPES, NewImage
+from lieutenants.services import CreateLieutenant
+from lieutenants.states import Mode, RestartPolicy
+from reef_site.common.api.fields import (
+    SENTENCE,
+    AnyText,
+    Choice,
+    Cursor,
+    Flag,
+    JsonValue,
+    ListOf,
+    NullableText,
+    Text,
+    WholeNumber,
+)
+from reef_site.common.api.serializers import Body, Query
+from reef_site.common.errors import BadInput
+from vmtree import aliases
+
+Json = dict[str, Any]
+
+MAX_WAIT_SECONDS = 60
+# Default of pause and destroy; all others return at once.
+DEFAULT_WAIT_SECONDS = 10
+MAX_ENTRIES = 1000
+MAX_ID = 1 << 53
+# Limits of a lieutenant's settings, for the API and for forms.
+IDLE_LIMIT_MINUTES: Json = {"least": 1, "most": 525_600}
+STALL_LIMIT_SECONDS: Json = {"least": 0, "most": 604_800}
+TOOL_LIMIT_SECONDS: Json = {"least": 0, "most": 2_592_000}
+MAX_ARGUMENTS = 256
+OPTIONAL: Json = {"required": False, "allow_null": True}
+
+# -- fields --------------------------------------------------------------------------------------
+
+
+class GivenText(NullableText):
+    """Text as it was sent; null is an empty one."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        if "default" not in kwargs:
+            kwargs["required"] = False
+        super().__init__(strip=False, accepts=lambda _text: True, **kwargs)
+
+
+class RequiredText(Text):
+    """Text as it was sent; anything else counts as a missing one."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(strip=False, blank=False, accepts=lambda _text: True, **kwargs)
+
+    def to_internal_value(self, data: Any) -> str:
+        return super().to_internal_value(data if isinstance(data, str) else None)
+
+
+class Policy(GivenText):
+    """A restart policy; empty is the default one. `services` rejects unknown ones."""
+
+    def to_internal_value(self, data: Any) -> str:
+        return super().to_internal_value(data) or RestartPolicy.NEVER
+
+    def schema(self) -> Json:
+        return {**super().schema(), "enum": [*RestartPolicy.values, "", None]}
+
+
+class AgentKind(GivenText):
+    """A kind of agent; empty is the default one. `services` rejects unknown ones."""
+
+    def to_internal_value(self, data: Any) -> str:
+        return super().to_internal_value(data) or agents.DEFAULT
+
+    def schema(self) -> Json:
+        return {**super().schema(), "enum": [*agents.DIALECTS, "", None]}
+
+
+class CommandLine(ListOf):
+    """Program and arguments; null is none."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(GivenText(), most=MAX_ARGUMENTS, required=False, **kwargs)
+
+    def to_internal_value(self, data: Any) -> list[str]:
+        if data is None:
+            return []
+        if not isinstance(data, list) or not all(isinstance(each, str) for each in data):
+            self.refuse("must be a list of texts")
+        return list(data)
+
+    def schema(self) -> Json:
+        return {"type": ["array", "null"], "items": {"type": "string"}, "maxItems": self.most}
+
+
+class ParentVM(GivenText):
+    """The VM below which a lieutenant starts; empty for the caller's own."""
+
+    def to_internal_value(self, data: Any) -> str:
+        return aliases.resolve(super().to_internal_value(data).strip())
+
+
+class SessionChoice(Choice):
+    """The session to start in; null and empty are the kept one."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(("kept", "new"), default="kept", **kwargs)
+
+    def to_internal_value(self, data: Any) -> str:
+        if data is not None and not isinstance(data, str):
+            self.refuse("must be a string")
+        return super().to_internal_value(data or "kept")
+
+    def schema(self) -> Json:
+        return {"type": ["string", "null"], "enum": [*self.choices, "", None]}
+
+
+class Images(ListOf):
+    """Images of a message; null is none. `messages.images` checks their sizes and contents."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(JsonValue("object"), most=MAX_IMAGES, of="images", **kwargs)
+
+    def to_internal_value(self, data: Any) -> list[NewImage]:
+        found = super().to_internal_value([] if data is None else data)
+        return [self._parse(number, each) for number, each in enumerate(found)]
+
+    def _parse(self, number: int, given: Json) -> NewImage:
+        media_type, data = given.get("mediaType"), given.get("data")
+        for name in given:
+            if name not in ("mediaType", "data"):
+                self.refuse(f"images[{number}]: must have mediaType and data only", SENTENCE)
+        if media_type not in MEDIA_TYPES:
+            types = ", ".join(MEDIA_TYPES)
+            self.refuse(f"images[{number}].mediaType: must be one of {types}", SENTENCE)
+        try:
+            decoded = base64.b64decode(data if isinstance(data, str) else "", validate=True)
+        except ValueError:
+            decoded = b""
+        if not decoded:
+            self.refuse(f"images[{number}].data: must be base64", SENTENCE)
+        return NewImage(media_type, decoded)
+
+    def schema(self) -> Json:
+        image = {
+            "type": "object",
+            "properties": {
+                "mediaType": {"type": "string", "enum": list(MEDIA_TYPES)},
+                "data": {"type": "string", "contentEncoding": "base64", "minLength": 4},
+            },
+            "required": ["mediaType", "data"],
+            "additionalProperties": False,
+        }
+        return {"type": "array", "items": image, "maxItems": self.most}
+
+
+# -- queries -------------------------------------------------------------------------------------
+
+
+class WaitQuery(Query):
+    wait = WholeNumber(
+        most=MAX_WAIT_SECONDS, default=0, help_text="Seconds to wait for the outcome."
+    )
+
+
+class StopQuery(Query):
+    wait = WholeNumber(
+        most=MAX_WAIT_SECONDS,
+        default=DEFAULT_WAIT_SECONDS,
+        help_text="Seconds to wait for the agent's end.",
+    )
+
+
+class BriefQuery(Query):
+    brief = Flag(default=False, help_text="Omit long texts.")
+
+
+class LieutenantsQuery(Query):
+    status = AnyText(default="")
+    brief = Flag(default=False, help_text="Omit long texts.")
+
+
+class ReadQuery(Query):
+    tail = WholeNumber(default=0, help_text="Number of characters at the end.")
+    history = WholeNumber(default=0, help_text="Number of earlier answers to return as well.")
+    after = WholeNumber(default=0, help_text="With `limit`: the position to begin after.")
+    limit = WholeNumber(default=0, help_text="Number of characters.")
+
+
+class TranscriptQuery(Query):
+    cursor = Cursor()
+    after = Cursor(older_name=True)
+    limit = WholeNumber(least=1, most=MAX_ENTRIES, default=200)
+    textLimit = WholeNumber(
+        source="text_limit", default=0, help_text="Shorten longer texts to both ends."
+    )
+
+
+class MessagesQuery(Query):
+    cursor = AnyText(help_text="`next` of an earlier page.")
+    limit = WholeNumber(least=1, most=MAX_ENTRIES, default=100)
+
+
+class StreamQuery(Query):
+    cursor = Cursor(help_text="The revision after which the stream continues.")
+    after = Cursor(older_name=True)
+
+
+# -- bodies --------------------------------------------------------------------------------------
+
+
+class CreateBody(Body):
+    """A new lieutenant."""
+
+    name = RequiredText(help_text="1 to 64 letters, digits, dots, dashes and underscores.")
+    role = RequiredText(help_text="Its job in a sentence.")
+    local = Flag(**OPTIONAL)
+    model = GivenText(help_text="`provider/model`; empty for the default.")
+    directive = GivenText(help_text="More for its system prompt.")
+    folder = GivenText(help_text="Its working folder; empty for a new one.")
+    restartPolicy = Policy(source="restart_policy")
+    parentVmId = ParentVM(source="parent_vm_id")
+    idleLimitMinutes = WholeNumber(**IDLE_LIMIT_MINUTES, **OPTIONAL, source="idle_limit_minutes")
+    stallLimitSeconds = WholeNumber(**STALL_LIMIT_SECONDS, **OPTIONAL, source="stall_limit_seconds")
+    toolLimitSeconds = WholeNumber(**TOOL_LIMIT_SECONDS, **OPTIONAL, source="tool_limit_seconds")
+    vmId = JsonValue(**OPTIONAL, help_text="Lieutenants start on this host only.")
+    commitId = JsonValue(**OPTIONAL, help_text="Lieutenants start on this host only.")
+    provider = JsonValue(**OPTIONAL, help_text="Lieutenants start on this host only.")
+    agent = AgentKind(help_text="Its kind of agent.")
+    command = CommandLine(help_text="Program and arguments, for the agent `command`.")
+
+    example = {"name": "ada", "role": "Keep the tests of the shop green."}
+
+
+def to_creation(values: Json) -> CreateLieutenant:
+    """Return the command of a valid CreateBody."""
+    elsewhere = [values.pop(name, None) for name in ("vmId", "commitId", "provider")]
+    local = values.pop("local", None)
+    return CreateLieutenant(**values, remote=any(elsewhere) if local is None else not local)
+
+
+class ChangesBody(Body):
+    """New settings of a lieutenant. At least one of them is required."""
+
+    model = GivenText(help_text="`provider/model`; empty for the default.")
+    restartPolicy = Policy(source="restart_policy")
+    idleLimitMinutes = WholeNumber(**IDLE_LIMIT_MINUTES, **OPTIONAL, source="idle_limit_minutes")
+    stallLimitSeconds = WholeNumber(**STALL_LIMIT_SECONDS, **OPTIONAL, source="stall_limit_seconds")
+    toolLimitSeconds = WholeNumber(**TOOL_LIMIT_SECONDS, **OPTIONAL, source="tool_limit_seconds")
+    restart = Flag(default=False, help_text="Start the agent again at once.")
+
+    example = {"model": "anthropic/claude-opus-4-5", "restart": True}
+
+    def to_internal_value(self, data: Mapping[str, Any]) -> Json:
+        settable = [name for name in self.names() if name != "restart"]
+        if not any(name in data for name in settable):
+            also = "; POST …/restart starts the agent again as it is" if "restart" in data else ""
+            raise BadInput(f"body: must have one of {', '.join(settable)}{also}")
+        return super().to_internal_value(data)
+
+
+def to_changes(values: Json) -> Json:
+    """Return columns and values of a valid ChangesBody or form; empty ones get their defaults."""
+    defaults = {
+        "model": settings.DEFAULT_MODEL,
+        "stall_limit_seconds": settings.STALL_SECONDS,
+        "tool_limit_seconds": settings.TOOL_SECONDS,
+    }
+    changes = {name: values[name] for name in values if name != "restart"}
+    if "model" in changes:
+        changes["model"] = changes["model"].strip()
+    empty = [name for name in defaults if name in changes and changes[name] in ("", None)]
+    return changes | {name: defaults[name] for name in empty}
+
+
+class SendBody(Body):
+    """A message to a lieutenant."""
+
+    message = RequiredText()
+    mode = Choice(Mode.values, **OPTIONAL, help_text="How it is sent while the agent works.")
+    images = Images(
+        default=[], help_text=f"Together at most {MAX_BYTES} bytes, without the base64."
+    )
+
+    example = {
+        "message": "Why is this page empty?",
+        "mode": "followUp",
+        "images": [{"mediaType": "image/gif", "data": "R0lGODlhAQABAAAAACwAAAAAAQABAAAC"}],
+    }
+
+
+class ForceBody(Body):
+    force = Flag(default=False)
+
+    example = {"force": True}
+
+
+class SessionBody(Body):
+    session = SessionChoice()
+
+    example = {"session": "new"}
+
+
+class RewindBody(Body):
+    """The message to go back to before; without one, the first that fails."""
+
+    messageId = GivenText(source="message_id", default="")
+    entryId = WholeNumber(least=1, most=MAX_ID, source="entry_id", allow_null=True, default=None)
+
+    example = {"messageId": "01JD9Z3K8Q5V7W2X4Y6A8B0C1D"}

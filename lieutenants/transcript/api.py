@@ -1,0 +1,98 @@
+"""API of transcripts and usage."""
+
+from __future__ import annotations
+
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+from rest_framework.viewsets import ViewSet
+
+from lieutenants import services
+from lieutenants.api_base import EVENT_STREAM, UNREADABLE, check_readable
+from lieutenants.models import Usage
+from lieutenants.requests import ReadQuery, StreamQuery, TranscriptQuery
+from lieutenants.transcript import outputs
+from lieutenants.transcript.recorder import texts_of_open
+from lieutenants.transcript.serializers import (
+    ReadResponse,
+    TranscriptResponse,
+    UsagesResponse,
+    entries_json,
+    read_json,
+    usage_json,
+)
+from reef_site.common.api.endpoints import endpoint
+from vmtree import permissions
+from vmtree.permissions import Action
+
+
+class TranscriptActions(ViewSet):
+    """Routes of a lieutenant's transcript."""
+
+    @action(detail=True, methods=["get"])
+    @endpoint(query=ReadQuery, response=ReadResponse, errors=UNREADABLE)
+    def read(self, request: Request, name: str) -> Response:
+        """Return the end of the running or newest answer (`?tail=` characters).
+
+        With `?history=`, also return that many earlier answers. With `?limit=`,
+        return that many characters after position `?after=`.
+        """
+        query = ReadQuery.parse(request)
+        lieutenant = check_readable(services.find(name), request)
+        return Response(read_json(lieutenant, **query))
+
+    @action(detail=True, methods=["get"])
+    @endpoint(query=TranscriptQuery, response=TranscriptResponse, errors=UNREADABLE)
+    def transcript(self, request: Request, name: str) -> Response:
+        """Return up to `?limit=` (200) transcript entries with ids above `?cursor=`.
+
+        `next` is the next cursor. Very long entries make a page shorter; `?textLimit=` shortens
+        long texts to both ends.
+        """
+        lieutenant = check_readable(services.find_any(name), request)
+        query = TranscriptQuery.parse(request)
+        rows, more = outputs.page_of_entries(
+            lieutenant,
+            after=query["cursor"] or 0,
+            limit=query["limit"],
+            text_limit=query["text_limit"],
+        )
+        texts = texts_of_open(rows)
+        entries = entries_json(rows, texts)
+        last = entries[-1]["id"] if more else None
+        return Response(
+            {"entries": entries, "count": len(entries), "next": last, "rev": lieutenant.rev}
+        )
+
+    @action(detail=True, methods=["get"])
+    @endpoint(response=UsagesResponse, errors=UNREADABLE)
+    def usage(self, request: Request, name: str) -> Response:
+        """Return tokens and cost by day (UTC), newest first, and in total."""
+        mine = Usage.objects.filter(lieutenant=check_readable(services.find_any(name), request))
+        days = [{"day": str(row["day"]), **usage_json(row)} for row in mine.sums_by_day()]
+        return Response({"days": days, "total": usage_json(mine.sums())})
+
+    @action(detail=True, methods=["get"])
+    @endpoint(query=StreamQuery, response=EVENT_STREAM, errors=UNREADABLE)
+    def stream(self, request: Request, name: str) -> Response:
+        """Follow the transcript as server-sent events.
+
+        The edge streams; here it only asks for permission.
+        """
+        lieutenant = check_readable(services.find_any(name), request)
+        return Response({"id": lieutenant.pk, "rev": lieutenant.rev})
+
+
+class FleetUsage(APIView):
+    """`GET /lieutenant/usage`"""
+
+    @endpoint(response=UsagesResponse)
+    def get(self, request: Request) -> Response:
+        """Return tokens and cost by day (UTC), of all lieutenants that the caller may read."""
+        rows = Usage.objects.all()
+        line = permissions.readable(request.user, Action.READ_TRANSCRIPT)
+        if line is not None:
+            rows = rows.filter(lieutenant__in=line.values("vm_id"))
+        days = [{"day": str(row["day"]), **usage_json(row)} for row in rows.sums_by_day()]
+        return Response({"days": days, "total": usage_json(rows.sums())})
