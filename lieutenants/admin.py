@@ -19,7 +19,17 @@ from django.utils.html import format_html, format_html_join
 
 from lieutenants.actions import ACTIONS, LieutenantAction
 from lieutenants.hosts.models import DataFolder
-from lieutenants.models import Answer, Entry, Lieutenant, LifeSign, Message, Move, Process, Usage
+from lieutenants.models import (
+    Answer,
+    Entry,
+    Lieutenant,
+    LifeSign,
+    Message,
+    MessageImage,
+    Move,
+    Process,
+    Usage,
+)
 from lieutenants.states import Status
 from lieutenants.transcript import usage_summary
 from lieutenants.unknown_agents.admin import UnknownAgentAdmin as UnknownAgentAdmin
@@ -204,6 +214,27 @@ class MessageAdmin(LieutenantRowAdmin):
     search_fields = ("text", "=id", "=lieutenant__name", "=actor")
     date_hierarchy = "created_at"
     ordering = ("-created_at", "-id")
+
+
+@admin.register(MessageImage)
+class MessageImageAdmin(ReadOnlyAdmin):
+    """Images that were sent with messages."""
+
+    list_display = ("message", "number", "media_type", "size", "shown")
+    list_select_related = ("message",)
+    list_filter = ("media_type",)
+    search_fields = ("=message__id", "=message__lieutenant__name")
+    exclude = ("data",)
+    ordering = ("-message", "number")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[MessageImage]:
+        return super().get_queryset(request).defer("data")
+
+    @admin.display(description="image")
+    def shown(self, row: MessageImage) -> str:
+        """Return a link to the image."""
+        parts = [row.message.lieutenant_id, row.message_id, row.number]
+        return format_html('<a href="{}">Show</a>', reverse("lieutenants:image", args=parts))
 
 
 @admin.register(Entry)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from django.urls import path
 
 from lieutenants import views
+from lieutenants.messages import views as image_views
 from lieutenants.unknown_agents import views as unknown_views
 
 app_name = "lieutenants"
@@ -23,6 +24,7 @@ urlpatterns = [
     path("by-id/<str:pk>/_transcript", views.transcript, name="transcript"),
     path("by-id/<str:pk>/_entries", views.entries, name="entries"),
     path("by-id/<str:pk>/_text/<int:entry_id>", views.text, name="text"),
+    path("by-id/<str:pk>/images/<str:message_id>/<int:number>", image_views.image, name="image"),
     path("<str:name>/", views.detail, name="detail"),
     path("<str:name>/send", views.send, name="send"),
     path("<str:name>/settings", views.adjust, name="adjust"),

@@ -20,6 +20,8 @@ from lieutenants.agents import dialect_of
 from lieutenants.forms import MODES, AdjustForm, CreateForm
 from lieutenants.hosts import liveness
 from lieutenants.isolation.homes import home_of
+from lieutenants.messages.images import MEDIA_TYPES
+from lieutenants.messages.views import uploaded_images
 from lieutenants.models import AgentModels, Entry, Lieutenant, Usage
 from lieutenants.states import MAX_RESTARTS, Mode, Status
 from lieutenants.transcript import items, outputs, usage_summary
@@ -177,6 +179,7 @@ def _composer(lieutenant: Lieutenant) -> dict[str, Any]:
         "modes": [each for each in MODES if each[0] != Mode.STEER or features.steering],
         "mode": Mode.PROMPT,
         "key": new_ulid(),
+        "image_types": ",".join(MEDIA_TYPES) if features.images else "",
         "moulds": [items.template_item(kind) for kind in kinds],
     }
 
@@ -255,7 +258,8 @@ def send(request: HttpRequest, name: str) -> HttpResponse:
     text = request.POST.get("message", "").replace("\r\n", "\n")
     mode, key = request.POST.get("mode") or None, request.POST.get("key", "")
     try:
-        services.send(name, text, mode=mode, key=key, actor=str(request.user))
+        images = uploaded_images(request)
+        services.send(name, text, mode=mode, key=key, actor=str(request.user), images=images)
     except ReefError as error:
         lieutenant = Lieutenant.objects.active().filter(name=name).first()
         if lieutenant is None or is_script(request):

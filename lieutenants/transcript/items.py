@@ -14,6 +14,7 @@ from decimal import Decimal
 from django.db.models import Max, Q, QuerySet
 from django.utils import timezone
 
+from lieutenants.messages.images import ImageFacts, facts_by_message
 from lieutenants.models import Answer, Entry, Lieutenant, Usage
 from lieutenants.states import Outcome
 from lieutenants.transcript import outputs, terminal
@@ -52,6 +53,7 @@ class TranscriptItem:
     text: str = ""
     result: Entry | None = None
     close: TurnFooter | None = None
+    pictures: Sequence[ImageFacts] = ()
 
     @property
     def last_id(self) -> int:
@@ -122,7 +124,7 @@ class TranscriptItem:
 
     @property
     def images(self) -> int:
-        """Return the number of images, which are not stored."""
+        """Return the number of its images."""
         entry = self.outcome or self.entry
         return int(entry.data.get("images") or 0) if entry.data else 0
 
@@ -186,6 +188,7 @@ def _blocks(lieutenant: Lieutenant, entries: list[Entry]) -> list[TranscriptItem
     found = list(blocks.values())
     _fill_in_texts(lieutenant, found)
     _close_answers(found)
+    _add_pictures(found)
     return found
 
 
@@ -221,6 +224,16 @@ def _fill_in_texts(lieutenant: Lieutenant, blocks: list[TranscriptItem]) -> None
     for block in blocks:
         block.rev = lieutenant.rev
         block.text = texts.get(block.entry.pk) or block.entry.text
+
+
+def _add_pictures(blocks: list[TranscriptItem]) -> None:
+    """Add the images that were sent with messages; those of tools are not stored."""
+    with_images = [
+        block for block in blocks if block.entry.kind == Entry.Kind.USER and block.images
+    ]
+    found = facts_by_message(block.entry.message_id for block in with_images)
+    for block in with_images:
+        block.pictures = found.get(block.entry.message_id or "", ())
 
 
 def _close_answers(blocks: list[TranscriptItem]) -> None:

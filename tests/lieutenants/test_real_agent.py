@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,19 @@ def crew(
     return fleet
 
 
+def square_png(size: int = 8) -> bytes:
+    """Return a valid red image."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + check
+
+    header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
+    rows = (b"\0" + b"\xff\0\0" * size) * size
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
 def test_it_answers_in_pieces_and_calls_a_tool(crew: Fleet, stub: StubLLM) -> None:
     crew.create("ada")
     assert crew.ask("ada", "hello") == "echo: hello"
@@ -64,6 +80,27 @@ def test_it_answers_in_pieces_and_calls_a_tool(crew: Fleet, stub: StubLLM) -> No
     assert sums["calls"] == 3
     assert sums["total_output"] > 0
     assert sums["total_cost"] > 0
+
+
+def test_model_gets_the_images_of_a_message_and_the_journal_does_not(
+    crew: Fleet, stub: StubLLM
+) -> None:
+    crew.create("ada")
+    # A real image: newer versions decode and check it.
+    data = base64.b64encode(square_png()).decode()
+    body = {"message": "look", "images": [{"mediaType": "image/png", "data": data}]}
+    sent = crew.api.post("/lieutenant/lieutenants/ada/send", body)
+    assert sent.status_code == 200, sent.content
+    process = crew.process("ada")
+    crew.wait("ada", "idle")
+
+    parts = stub.requests[-1]["body"]["messages"][-1]["content"]
+    [image] = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+    assert image == f"data:image/png;base64,{data}"
+    entry = Entry.objects.get(kind=Entry.Kind.USER)
+    assert entry.message_id == sent.json()["messageId"]
+    assert entry.data == {"images": 1}
+    assert data not in Path(process.directory, "journal.jsonl").read_text()
 
 
 def test_steer_and_follow_up_join_the_running_work(crew: Fleet, stub: StubLLM) -> None:

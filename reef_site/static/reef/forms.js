@@ -3,7 +3,8 @@ import { byId, failure, parse, request, showFailure, showProblem } from "./core.
 import { badge } from "./live.js";
 
 export async function postForm(form) {
-  const body = new URLSearchParams(new FormData(form));
+  const data = new FormData(form);
+  const body = form.enctype === "multipart/form-data" ? data : new URLSearchParams(data);
   const done = badge.fetching("form");
   const response = await request(form.action, { method: "POST", body }).finally(() => done(true));
   if (!response.ok) throw await failure(response);

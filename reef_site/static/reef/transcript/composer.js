@@ -1,6 +1,7 @@
 // The composer: a message is sent exactly once, and drafts are kept.
 import { byId, RequestFailed, showProblem } from "../core.js";
 import { postForm } from "../forms.js";
+import { clearImages, describeImages, initImages } from "./images.js";
 import { follow } from "./scrolling.js";
 
 const SLOW_AFTER = 1000;
@@ -18,8 +19,8 @@ async function send() {
   const text = composer.message;
   const button = byId("send");
   if (!text.value.trim() || button.disabled) return;
-  // Sending the same text again repeats the message; another text is a new message.
-  const current = `${composer.mode.value}\n${text.value}`;
+  // Sending the same again repeats the message; another text or image is a new message.
+  const current = `${composer.mode.value}\n${describeImages()}\n${text.value}`;
   if (lastTried && lastTried !== current) composer.key.value = newKey();
   lastTried = current;
   button.disabled = true;
@@ -27,6 +28,7 @@ async function send() {
   try {
     const { fragment, key } = await postForm(composer);
     text.value = "";
+    clearImages();
     saveDraft();
     lastTried = "";
     composer.key.value = key;
@@ -85,6 +87,7 @@ export function initComposer(act) {
     saveDraft();
   });
   restoreDraft();
+  initImages(composer);
   composer.message.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) {
       event.preventDefault();
