@@ -15,6 +15,7 @@ from lieutenants import agents
 from lieutenants.messages.images import MAX_BYTES, MAX_IMAGES, MEDIA_TYPES, NewImage
 from lieutenants.services import CreateLieutenant
 from lieutenants.states import Mode, RestartPolicy
+from lieutenants.transcript.export import ExportFormat
 from reef_site.common.api.fields import (
     SENTENCE,
     AnyText,
@@ -210,6 +211,10 @@ class TranscriptQuery(Query):
 class MessagesQuery(Query):
     cursor = AnyText(help_text="`next` of an earlier page.")
     limit = WholeNumber(least=1, most=MAX_ENTRIES, default=100)
+
+
+class ExportQuery(Query):
+    format = Choice(ExportFormat, default=ExportFormat.HTML)
 
 
 class StreamQuery(Query):

@@ -23,6 +23,7 @@ urlpatterns = [
     path("by-id/<str:pk>/_now", views.now, name="now"),
     path("by-id/<str:pk>/_transcript", views.transcript, name="transcript"),
     path("by-id/<str:pk>/_entries", views.entries, name="entries"),
+    path("by-id/<str:pk>/export", views.export, name="export"),
     path("by-id/<str:pk>/_text/<int:entry_id>", views.text, name="text"),
     path("by-id/<str:pk>/images/<str:message_id>/<int:number>", image_views.image, name="image"),
     path("<str:name>/", views.detail, name="detail"),

@@ -25,9 +25,10 @@ from lieutenants.messages.views import uploaded_images
 from lieutenants.models import AgentModels, Entry, Lieutenant, Usage
 from lieutenants.states import MAX_RESTARTS, Mode, Status
 from lieutenants.transcript import items, outputs, usage_summary
+from lieutenants.transcript.export import ExportFormat, export_response
 from lieutenants.unknown_agents import views as unknown_agents
 from reef_site.common.error_responses import ErrorPage, is_script
-from reef_site.common.errors import NotFound, ReefError
+from reef_site.common.errors import BadInput, NotFound, ReefError
 from reef_site.common.ids import new_ulid
 from reef_site.common.page_values import text_value
 from reef_site.common.text import parse_number
@@ -245,6 +246,18 @@ def text(_request: HttpRequest, pk: str, entry_id: int) -> StreamingHttpResponse
     get_object_or_404(Entry.objects.only("pk"), lieutenant=pk, pk=entry_id)
     pieces = outputs.text_of_entry(entry_id).in_pieces()
     return StreamingHttpResponse(pieces, content_type="text/plain; charset=utf-8")
+
+
+@login_required
+@require_GET
+@render_errors
+def export(request: HttpRequest, pk: str) -> StreamingHttpResponse:
+    """Download the whole transcript; `?format=` is html, markdown or json."""
+    lieutenant = get_object_or_404(Lieutenant, pk=pk)
+    kind = text_value(request.GET, "format") or ExportFormat.HTML
+    if kind not in list(ExportFormat):
+        raise BadInput(f"format: must be one of {', '.join(ExportFormat)}", "format")
+    return export_response(lieutenant, ExportFormat(kind))
 
 
 # -- actions on a lieutenant ---------------------------------------------------------------------

@@ -23,6 +23,7 @@ from lieutenants.api_base import (
 )
 from lieutenants.messages import rewinding
 from lieutenants.messages.image_response import image_response
+from lieutenants.messages.images import MEDIA_TYPES
 from lieutenants.messages.serializers import (
     MessageResponse,
     OneMessageResponse,
@@ -141,7 +142,7 @@ class MessageActions(ViewSet):
         methods=["get"],
         url_path="messages/(?P<message_id>[^/]+)/images/(?P<number>[0-9]{1,4})",
     )
-    @endpoint(response="image/*", errors={**UNREADABLE, 404: "Image not found"})
+    @endpoint(response=MEDIA_TYPES, errors={**UNREADABLE, 404: "Image not found"})
     def image(self, request: Request, name: str, message_id: str, number: str) -> HttpResponse:
         """Return an image that was sent with a message."""
         lieutenant = check_readable(services.find_any(name), request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.http import StreamingHttpResponse
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -11,10 +12,12 @@ from rest_framework.viewsets import ViewSet
 from lieutenants import services
 from lieutenants.api_base import EVENT_STREAM, UNREADABLE, check_readable
 from lieutenants.models import Usage
-from lieutenants.requests import ReadQuery, StreamQuery, TranscriptQuery
+from lieutenants.requests import ExportQuery, ReadQuery, StreamQuery, TranscriptQuery
 from lieutenants.transcript import outputs
+from lieutenants.transcript.export import ExportFormat, export_response
 from lieutenants.transcript.recorder import texts_of_open
 from lieutenants.transcript.serializers import (
+    ExportResponse,
     ReadResponse,
     TranscriptResponse,
     UsagesResponse,
@@ -64,6 +67,20 @@ class TranscriptActions(ViewSet):
         return Response(
             {"entries": entries, "count": len(entries), "next": last, "rev": lieutenant.rev}
         )
+
+    @action(detail=True, methods=["get"])
+    @endpoint(
+        query=ExportQuery,
+        response=("text/html", "text/markdown", ExportResponse),
+        errors=UNREADABLE,
+    )
+    def export(self, request: Request, name: str) -> StreamingHttpResponse:
+        """Return the whole transcript as one file: HTML, Markdown or JSON (`?format=`).
+
+        Also of a destroyed lieutenant, by its id.
+        """
+        lieutenant = check_readable(services.find_any(name), request)
+        return export_response(lieutenant, ExportFormat(ExportQuery.parse(request)["format"]))
 
     @action(detail=True, methods=["get"])
     @endpoint(response=UsagesResponse, errors=UNREADABLE)

@@ -21,6 +21,7 @@ from reef_site.common.api.fields import (
     Timestamp,
     WholeNumber,
 )
+from reef_site.common.api.rows import object_reader
 from reef_site.common.api.serializers import ResponseBody
 
 Json = dict[str, Any]
@@ -144,6 +145,25 @@ class TranscriptResponse(ResponseBody):
         "next": None,
         "rev": 12,
     }
+
+
+class ExportedResponse(ResponseBody):
+    """The lieutenant whose transcript is exported."""
+
+    id = Text(source="pk")
+    name = Text()
+    role = Text()
+    agent = Text()
+    model = Text(source="model_in_use")
+    createdAt = Timestamp(source="created_at")
+
+
+class ExportResponse(ResponseBody):
+    lieutenant = ExportedResponse()
+    entries = EntryResponse(many=True)
+
+
+exported_json = object_reader(ExportedResponse)
 
 
 def read_json(row: Lieutenant, *, tail: int, history: int, after: int, limit: int) -> Json:

@@ -99,12 +99,14 @@ class EndpointSchema(AutoSchema):
     def get_response_serializers(self) -> Any:
         found: dict[Any, Any] = {}
         for status, content in self._declared.responses.items():
-            for kind in media_types(content):
-                is_text = kind.startswith(("text/", "multipart/"))
-                data = OpenApiTypes.STR if is_text else OpenApiTypes.BINARY
-                found[status, kind] = OpenApiResponse(data, description="")
-            if not media_types(content):
-                found[status] = OpenApiResponse(content, description="")
+            for each in content if isinstance(content, tuple) else (content,):
+                if isinstance(each, str):
+                    is_text = each.startswith(("text/", "multipart/"))
+                    data = OpenApiTypes.STR if is_text else OpenApiTypes.BINARY
+                    found[status, each] = OpenApiResponse(data, description="")
+                else:
+                    key = (status, JSON) if isinstance(content, tuple) else status
+                    found[key] = OpenApiResponse(each, description="")
         return {**found, **{status: _error(text) for status, text in self._errors().items()}}
 
     def _errors(self) -> dict[int, str]:
@@ -140,9 +142,8 @@ class EndpointSchema(AutoSchema):
 
 def media_types(content: Content) -> tuple[str, ...]:
     """Return the media types of a response that is not JSON; empty for other responses."""
-    if isinstance(content, str):
-        return (content,)
-    return content if isinstance(content, tuple) else ()
+    kinds = content if isinstance(content, tuple) else (content,)
+    return tuple(kind for kind in kinds if isinstance(kind, str))
 
 
 def _error(text: str) -> OpenApiResponse:

@@ -10,8 +10,9 @@ from reef_site.common.api.serializers import Body, Query, ResponseBody
 from reef_site.common.request_names import Names
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
-# A response: its fields, or the media types of what is not JSON; None for an empty one.
-Content = type[ResponseBody] | str | tuple[str, ...] | None
+# A response: its fields, or the media type of what is not JSON; several of these if the request
+# selects one; None for an empty response.
+Content = type[ResponseBody] | str | tuple[type[ResponseBody] | str, ...] | None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,208 @@
+"""A whole transcript as one file: HTML, Markdown or JSON.
+
+It is made from the rows, page by page, so that it works for every agent, also when none runs, and
+secrets are covered in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from django.http import StreamingHttpResponse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.http import content_disposition_header
+
+from lieutenants.messages import images
+from lieutenants.models import Entry, Lieutenant
+from lieutenants.transcript import markdown, outputs, terminal
+from lieutenants.transcript.recorder import texts_of_open
+from lieutenants.transcript.serializers import entries_json, exported_json
+from reef_site.common.json_format import dumps
+
+_PAGE_SIZE = 500
+_FENCE = re.compile(r"`{3,}")
+# The file runs nothing and loads nothing, wherever it is opened.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; padding: 0 1rem }
+pre { background: #f3f4f6; padding: .6rem; overflow-x: auto; white-space: pre-wrap }
+article { border-top: 1px solid #ddd; padding: .4rem 0 }
+h2 { font-size: .85rem; color: #555; margin: .2rem 0 }
+.user .said { white-space: pre-wrap; background: #eef4ff; padding: .6rem; border-radius: 6px }
+.thinking, .notice { color: #666; white-space: pre-wrap }
+.error { color: #a40000; white-space: pre-wrap }
+img { max-width: 100% }
+"""
+
+
+class ExportFormat(StrEnum):
+    """Format of an exported transcript."""
+
+    HTML = "html"
+    MARKDOWN = "markdown"
+    JSON = "json"
+
+
+_CONTENT_TYPES = {
+    ExportFormat.HTML: "text/html; charset=utf-8",
+    ExportFormat.MARKDOWN: "text/markdown; charset=utf-8",
+    ExportFormat.JSON: "application/json",
+}
+_EXTENSIONS = {ExportFormat.HTML: "html", ExportFormat.MARKDOWN: "md", ExportFormat.JSON: "json"}
+
+
+def export_response(lieutenant: Lieutenant, kind: ExportFormat) -> StreamingHttpResponse:
+    """Return the transcript as a download. The caller has checked that it may be read."""
+    write = {
+        ExportFormat.HTML: _html,
+        ExportFormat.MARKDOWN: _markdown,
+        ExportFormat.JSON: _json,
+    }[kind]
+    name = f"{lieutenant.name}-{timezone.now():%Y-%m-%d}.{_EXTENSIONS[kind]}"
+    headers = {
+        "Content-Disposition": content_disposition_header(True, name) or "attachment",
+        "Content-Security-Policy": f"{_POLICY}; sandbox",
+        "X-Content-Type-Options": "nosniff",
+    }
+    pieces = write(lieutenant)
+    return StreamingHttpResponse(pieces, content_type=_CONTENT_TYPES[kind], headers=headers)
+
+
+def _pages(lieutenant: Lieutenant) -> Iterator[list[Entry]]:
+    """Yield the entries in pages, with the texts of open ones so far."""
+    after, more = 0, True
+    while more:
+        rows, more = outputs.page_of_entries(
+            lieutenant, after=after, limit=_PAGE_SIZE, text_limit=0
+        )
+        for pk, text in texts_of_open(rows).items():
+            next(row for row in rows if row.pk == pk).text = text
+        if rows:
+            after = rows[-1].pk
+            yield rows
+
+
+def _entries(lieutenant: Lieutenant) -> Iterator[Entry]:
+    for rows in _pages(lieutenant):
+        yield from rows
+
+
+# -- JSON ----------------------------------------------------------------------------------------
+
+
+def _json(lieutenant: Lieutenant) -> Iterator[bytes]:
+    yield b'{"lieutenant":' + dumps(exported_json(lieutenant)) + b',"entries":['
+    comma = b""
+    for rows in _pages(lieutenant):
+        for entry in entries_json(rows):
+            yield comma + dumps(entry)
+            comma = b",\n"
+    yield b"]}\n"
+
+
+# -- Markdown ------------------------------------------------------------------------------------
+
+
+def _markdown(lieutenant: Lieutenant) -> Iterator[str]:
+    yield f"# {lieutenant.name}\n\n{lieutenant.role}\n\n"
+    for entry in _entries(lieutenant):
+        yield from _markdown_of(entry)
+
+
+def _markdown_of(entry: Entry) -> Iterator[str]:
+    kind, text = entry.kind, terminal.plain_text(entry.text)
+    if kind == Entry.Kind.USER:
+        yield f"## {_heading(entry)}\n\n{text}\n\n"
+        for image in images.facts_by_message(_message_with_images(entry)).values():
+            kinds = ", ".join(each.media_type for each in image)
+            yield f"*With images: {kinds}*\n\n"
+    elif kind == Entry.Kind.TEXT:
+        yield f"{text}\n\n"
+    elif kind == Entry.Kind.THINKING:
+        yield "".join(f"> {line}\n" for line in text.splitlines()) + "\n"
+    elif kind == Entry.Kind.TOOL_CALL:
+        yield f"**{entry.tool or 'tool call'}**\n\n{_fenced(_arguments(entry), 'json')}\n\n"
+    elif kind == Entry.Kind.TOOL_RESULT:
+        yield f"{_fenced(text)}\n\n"
+    elif kind != Entry.Kind.USAGE:
+        yield f"*{entry.get_kind_display()}: {' '.join(text.split())}*\n\n"
+
+
+def _fenced(text: str, language: str = "") -> str:
+    """Return a code block whose fence is longer than any in the text."""
+    longest = max(map(len, _FENCE.findall(text)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+# -- HTML ----------------------------------------------------------------------------------------
+
+
+def _html(lieutenant: Lieutenant) -> Iterator[str]:
+    yield format_html(
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        '<meta http-equiv="Content-Security-Policy" content="{}">\n'
+        "<title>{}</title>\n<style>{}</style>\n<h1>{}</h1>\n<p>{}</p>\n",
+        _POLICY,
+        lieutenant.name,
+        _STYLE,
+        lieutenant.name,
+        lieutenant.role,
+    )
+    for entry in _entries(lieutenant):
+        if entry.kind != Entry.Kind.USAGE:
+            yield format_html('<article class="{}">\n', entry.kind)
+            yield from _html_of(entry)
+            yield "</article>\n"
+    yield "</html>\n"
+
+
+def _html_of(entry: Entry) -> Iterator[str]:
+    kind, text = entry.kind, terminal.plain_text(entry.text)
+    if kind == Entry.Kind.USER:
+        yield format_html('<h2>{}</h2>\n<div class="said">{}</div>\n', _heading(entry), text)
+        for message_id in _message_with_images(entry):
+            yield from map(_html_image, images.load(message_id))
+    elif kind == Entry.Kind.TEXT:
+        yield f"{markdown.render(text)}\n"
+    elif kind == Entry.Kind.TOOL_CALL:
+        name = entry.tool or "tool call"
+        yield format_html("<h2>{}</h2>\n<pre>{}</pre>\n", name, _arguments(entry))
+    elif kind == Entry.Kind.TOOL_RESULT:
+        yield format_html("<pre>{}</pre>\n", text)
+    else:
+        yield format_html("<p>{}</p>\n", text)
+
+
+def _html_image(image: images.NewImage) -> str:
+    data = base64.b64encode(image.data).decode("ascii")
+    return format_html('<img alt="" src="data:{};base64,{}">\n', image.media_type, data)
+
+
+# -- both ----------------------------------------------------------------------------------------
+
+
+def _heading(entry: Entry) -> str:
+    actor = (entry.message.actor if entry.message else "") or "somebody"
+    return f"{actor}, {_moment(entry.at)}"
+
+
+def _moment(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC"
+
+
+def _message_with_images(entry: Entry) -> list[str]:
+    has_images = bool(entry.data and entry.data.get("images"))
+    return [entry.message_id] if has_images and entry.message_id else []
+
+
+def _arguments(entry: Entry) -> str:
+    arguments: Any = (entry.data or {}).get("arguments")
+    return json.dumps(arguments, ensure_ascii=False, indent=2) if arguments is not None else ""
