@@ -33,6 +33,13 @@ class NotSupported(Conflict):
     """The lieutenant's kind of agent cannot do this."""
 
 
+class ExportFailed(ReefError):
+    """The agent's program could not export a session now."""
+
+    status = 503
+    retry_seconds = 5
+
+
 class AgentMissing(ReefError):
     """There is no agent program on this host; the text says how to install it."""
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lieutenants.agents.events import Event, Screening
     from lieutenants.isolation.homes import Home
     from lieutenants.models import Lieutenant
+    from versconfig.screening.screen import Screen
     from vmtree.models import Node
 
 Command = dict[str, Any]
@@ -55,6 +56,8 @@ class Features:
     context: bool = False
     # It takes images with a message.
     images: bool = False
+    # Its program can make a page of a session.
+    export: bool = False
     # It is defined by a command line of the lieutenant.
     command: bool = False
 
@@ -168,6 +171,13 @@ class Dialect(Protocol):
 
     def check_images(self, lieutenant: Lieutenant) -> None:
         """Raise BadInput if the model in use is known to take no images."""
+        ...
+
+    def export_html(self, lieutenant: Lieutenant, screen: Screen) -> bytes:
+        """Return a page of the session, with secrets covered. Needs the feature `export`.
+
+        Raises NotSupported, ExportFailed, AgentMissing.
+        """
         ...
 
     # -- journal --------------------------------------------------------------------------

@@ -72,12 +72,17 @@ class TranscriptActions(ViewSet):
     @endpoint(
         query=ExportQuery,
         response=("text/html", "text/markdown", ExportResponse),
-        errors=UNREADABLE,
+        errors={
+            **UNREADABLE,
+            409: "The agent 'command' exports no session",
+            503: "Another session is being exported; try again soon",
+        },
     )
     def export(self, request: Request, name: str) -> StreamingHttpResponse:
         """Return the whole transcript as one file: HTML, Markdown or JSON (`?format=`).
 
-        Also of a destroyed lieutenant, by its id.
+        Also of a destroyed lieutenant, by its id. `?format=agent` returns the HTML page that the
+        agent's own program makes of its present session.
         """
         lieutenant = check_readable(services.find_any(name), request)
         return export_response(lieutenant, ExportFormat(ExportQuery.parse(request)["format"]))

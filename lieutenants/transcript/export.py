@@ -1,7 +1,7 @@
 """A whole transcript as one file: HTML, Markdown or JSON.
 
 It is made from the rows, page by page, so that it works for every agent, also when none runs, and
-secrets are covered in it.
+secrets are covered in it. Some agents' programs can make a page of their own (`AGENT`).
 """
 
 from __future__ import annotations
@@ -9,22 +9,26 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.http import StreamingHttpResponse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.http import content_disposition_header
 
+from lieutenants.agents import dialect_of
+from lieutenants.exceptions import NotSupported
+from lieutenants.membership import vm_id_of
 from lieutenants.messages import images
 from lieutenants.models import Entry, Lieutenant
 from lieutenants.transcript import markdown, outputs, terminal
 from lieutenants.transcript.recorder import texts_of_open
 from lieutenants.transcript.serializers import entries_json, exported_json
 from reef_site.common.json_format import dumps
+from versconfig.screening import sources
 
 _PAGE_SIZE = 500
 _FENCE = re.compile(r"`{3,}")
@@ -43,36 +47,34 @@ img { max-width: 100% }
 
 
 class ExportFormat(StrEnum):
-    """Format of an exported transcript."""
+    """Format of an exported transcript. `AGENT` is the page that the agent's program makes."""
 
     HTML = "html"
     MARKDOWN = "markdown"
     JSON = "json"
+    AGENT = "agent"
 
 
-_CONTENT_TYPES = {
-    ExportFormat.HTML: "text/html; charset=utf-8",
-    ExportFormat.MARKDOWN: "text/markdown; charset=utf-8",
-    ExportFormat.JSON: "application/json",
-}
-_EXTENSIONS = {ExportFormat.HTML: "html", ExportFormat.MARKDOWN: "md", ExportFormat.JSON: "json"}
+class _Kind(NamedTuple):
+    write: Callable[[Lieutenant], Iterator[str | bytes]]
+    content_type: str
+    extension: str
 
 
-def export_response(lieutenant: Lieutenant, kind: ExportFormat) -> StreamingHttpResponse:
-    """Return the transcript as a download. The caller has checked that it may be read."""
-    write = {
-        ExportFormat.HTML: _html,
-        ExportFormat.MARKDOWN: _markdown,
-        ExportFormat.JSON: _json,
-    }[kind]
-    name = f"{lieutenant.name}-{timezone.now():%Y-%m-%d}.{_EXTENSIONS[kind]}"
+def export_response(lieutenant: Lieutenant, format_: ExportFormat) -> StreamingHttpResponse:
+    """Return the transcript as a download. The caller has checked that it may be read.
+
+    Raises NotSupported, ExportFailed, AgentMissing for a page by the agent's program.
+    """
+    kind = _KINDS[format_]
+    name = f"{lieutenant.name}-{timezone.now():%Y-%m-%d}.{kind.extension}"
     headers = {
         "Content-Disposition": content_disposition_header(True, name) or "attachment",
         "Content-Security-Policy": f"{_POLICY}; sandbox",
         "X-Content-Type-Options": "nosniff",
     }
-    pieces = write(lieutenant)
-    return StreamingHttpResponse(pieces, content_type=_CONTENT_TYPES[kind], headers=headers)
+    pieces = kind.write(lieutenant)
+    return StreamingHttpResponse(pieces, content_type=kind.content_type, headers=headers)
 
 
 def _pages(lieutenant: Lieutenant) -> Iterator[list[Entry]]:
@@ -92,6 +94,15 @@ def _pages(lieutenant: Lieutenant) -> Iterator[list[Entry]]:
 def _entries(lieutenant: Lieutenant) -> Iterator[Entry]:
     for rows in _pages(lieutenant):
         yield from rows
+
+
+def _by_agent(lieutenant: Lieutenant) -> Iterator[bytes]:
+    """Return the page of the present session that the agent's program makes."""
+    dialect = dialect_of(lieutenant)
+    if not dialect.features.export:
+        raise NotSupported(f"The agent '{lieutenant.agent}' exports no session")
+    screen = sources.for_node(vm_id_of(lieutenant), recheck=True)
+    return iter([dialect.export_html(lieutenant, screen)])
 
 
 # -- JSON ----------------------------------------------------------------------------------------
@@ -206,3 +217,12 @@ def _message_with_images(entry: Entry) -> list[str]:
 def _arguments(entry: Entry) -> str:
     arguments: Any = (entry.data or {}).get("arguments")
     return json.dumps(arguments, ensure_ascii=False, indent=2) if arguments is not None else ""
+
+
+_HTML_TYPE = "text/html; charset=utf-8"
+_KINDS = {
+    ExportFormat.HTML: _Kind(_html, _HTML_TYPE, "html"),
+    ExportFormat.MARKDOWN: _Kind(_markdown, "text/markdown; charset=utf-8", "md"),
+    ExportFormat.JSON: _Kind(_json, "application/json", "json"),
+    ExportFormat.AGENT: _Kind(_by_agent, _HTML_TYPE, "html"),
+}

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.test import Client
 
+from lieutenants.agents.pi import export as pi_export
+from lieutenants.isolation.homes import home_of
 from lieutenants.messages import images
 from lieutenants.models import Lieutenant, Message
 from lieutenants.states import Mode, Status
 from lieutenants.transcript import export
-from tests.conftest import Api
+from tests.conftest import STANDIN, Api
 from tests.lieutenants.rows import Told, enlist
 
 pytestmark = pytest.mark.django_db
@@ -91,7 +95,7 @@ def test_empty_transcript_is_exported(api: Api) -> None:
 
 @pytest.mark.usefixtures("told")
 def test_unknown_format_is_refused(api: Api, operator: Client) -> None:
-    said = "format: must be one of html, markdown, json"
+    said = "format: must be one of html, markdown, json, agent"
     answer = api.get(f"{ROUTE}/ada/export?format=pdf")
     assert (answer.status_code, answer.json()) == (400, {"error": said})
     pk = Lieutenant.objects.get().pk
@@ -108,3 +112,35 @@ def test_page_offers_the_export_also_of_a_destroyed_lieutenant(
     assert shown in operator.get(f"/lieutenants/by-id/{pk}/").content.decode()
     assert "cat x" in read(operator.get(shown))
     assert Client().get(shown).status_code == 302
+
+
+def test_agent_without_sessions_makes_no_page(api: Api) -> None:
+    enlist(agent="command", command=["cat"])
+    answer = api.get(f"{ROUTE}/ada/export?format=agent")
+    assert answer.status_code == 409
+    assert answer.json()["error"] == "The agent 'command' exports no session"
+
+
+@pytest.mark.parametrize("kind", ["missing", "link", "hard link", "pipe", "large"])
+def test_agent_page_is_made_of_its_own_session_file_only(
+    api: Api, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    settings.LIEUTENANTS_DIR, settings.PI_PATH = tmp_path / "lieutenants", str(STANDIN)
+    session = home_of(enlist().pk).session
+    session.mkdir(parents=True)
+    path, other = session / "session.jsonl", tmp_path / "other.jsonl"
+    other.write_text("{}")
+    monkeypatch.setattr(pi_export, "MAX_BYTES", 1)
+    if kind == "link":
+        path.symlink_to(other)
+    elif kind == "hard link":
+        path.hardlink_to(other)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "large":
+        path.write_text("{}")
+    said = {"missing": "no session yet", "link": "no session yet", "large": "has 2 bytes"}
+
+    answer = api.get(f"{ROUTE}/ada/export?format=agent")
+    assert answer.status_code == 409
+    assert said.get(kind, "not a file of its own") in answer.json()["error"]

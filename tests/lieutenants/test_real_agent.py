@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -16,6 +17,8 @@ from lieutenants.states import MessageState, Outcome
 from tests.conftest import REAL_AGENTS, Fleet, real_agent
 from tests.stub_llm import StubLLM
 from tests.waiting import until
+from versconfig.screening import sources
+from versconfig.screening.screen import Screen, Secret
 
 pytestmark = pytest.mark.agent
 
@@ -101,6 +104,27 @@ def test_model_gets_the_images_of_a_message_and_the_journal_does_not(
     assert entry.message_id == sent.json()["messageId"]
     assert entry.data == {"images": 1}
     assert data not in Path(process.directory, "journal.jsonl").read_text()
+
+
+def test_agent_makes_a_page_of_its_session_with_secrets_covered(
+    crew: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    word = "jihgfedcba-3210"
+    crew.create("ada")
+    crew.ask("ada", f"remember the word {word}")
+    # It becomes a secret only now, when the session file has it already.
+    screen = Screen([Secret("KEY", word)])
+    monkeypatch.setattr(sources, "for_node", lambda *_, **__: screen)
+
+    answer = crew.api.get("/lieutenant/lieutenants/ada/export?format=agent")
+    assert answer.status_code == 200
+    html = b"".join(answer.streaming_content).decode()
+    assert html.index("Content-Security-Policy") < html.index("<script")
+    data = re.search(r'id="session-data"[^>]*>([^<]*)<', html)
+    assert data is not None
+    session = base64.b64decode(data[1]).decode()
+    assert "remember the word" in session
+    assert word not in session
 
 
 def test_steer_and_follow_up_join_the_running_work(crew: Fleet, stub: StubLLM) -> None:

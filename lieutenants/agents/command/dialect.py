@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lieutenants.agents.events import Event, Screening
     from lieutenants.isolation.homes import Home
     from lieutenants.models import Lieutenant
+    from versconfig.screening.screen import Screen
     from vmtree.models import Node
 
 RUNNER = Path(__file__).with_name("runner.py")
@@ -136,6 +137,10 @@ class CommandDialect:
 
     def check_images(self, lieutenant: Lieutenant) -> None:
         """Accept: services refuse any image before."""
+
+    def export_html(self, lieutenant: Lieutenant, screen: Screen) -> bytes:
+        """Raise NotImplementedError: services refuse to export."""
+        raise NotImplementedError("the runner has no session")
 
     def send_message(
         self, message_id: str, text: str, *, steer: bool, images: Sequence[Image] = ()

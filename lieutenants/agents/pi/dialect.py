@@ -23,6 +23,7 @@ from lieutenants.agents.pi import (
     check,
     config,
     decode,
+    export,
     model_choice,
     program,
     rpc,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from lieutenants.agents.events import Event, Screening
     from lieutenants.agents.pi.program import Agent
     from lieutenants.isolation.homes import Home
+    from versconfig.screening.screen import Screen
     from vmtree.models import Node
 
 
@@ -53,6 +55,8 @@ class PiDialect:
         models=True,
         context=True,
         images=True,
+        images=True,
+        export=True,
     )
     withheld: frozenset[str] = frozenset()
 
@@ -165,6 +169,10 @@ class PiDialect:
     def check_images(self, lieutenant: Lieutenant) -> None:
         """Raise BadInput if the model in use takes text only, by the agent's own list."""
         model_choice.check_images(lieutenant)
+
+    def export_html(self, lieutenant: Lieutenant, screen: Screen) -> bytes:
+        """Return the page that `pi --export` makes."""
+        return export.export_html(lieutenant, screen)
 
     def send_message(
         self, message_id: str, text: str, *, steer: bool, images: Sequence[Image] = ()
