@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import signal
@@ -14,10 +15,18 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    FilePayload,
+    Page,
+    expect,
+    sync_playwright,
+)
 
 from reef_site.launcher import lockfile
 from tests.conftest import real_agent
+from tests.pictures import square_png
 from tests.stack import free_port
 from tests.waiting import until
 
@@ -159,6 +168,41 @@ def answer_is_whole(page: Page) -> None:
     page.reload()
     assert transcript(page) == live
     assert page.locator("#blocks").inner_text().count(END_OF_HELLO) == 1
+
+
+def hand_over(page: Page, kind: str, event: str, key: str) -> None:
+    """Paste or drop an image onto the composer, as a browser reports it."""
+    page.evaluate(
+        """([kind, event, key, data]) => {
+            const bytes = Uint8Array.from(atob(data), (sign) => sign.charCodeAt(0));
+            const files = new DataTransfer();
+            files.items.add(new File([bytes], `${event}.png`, { type: "image/png" }));
+            const options = { [key]: files, bubbles: true, cancelable: true };
+            document.getElementById("message").dispatchEvent(new window[kind](event, options));
+        }""",
+        [kind, event, key, base64.b64encode(square_png()).decode()],
+    )
+
+
+def test_images_are_chosen_pasted_and_dropped(page: Page, house: House) -> None:
+    house.enlist("eye")
+    page.goto(f"{house.url}/lieutenants/eye/")
+    chosen = page.locator("#chosen img")
+    file: FilePayload = {"name": "a.png", "mimeType": "image/png", "buffer": square_png()}
+    page.set_input_files("#images", file)
+    expect(chosen).to_have_count(1)
+    hand_over(page, "ClipboardEvent", "paste", "clipboardData")
+    hand_over(page, "DragEvent", "drop", "dataTransfer")
+    expect(chosen).to_have_count(3)
+    page.get_by_role("button", name="Remove a.png").click()
+    expect(chosen).to_have_count(2)
+
+    send(page, "What is on these?")
+    expect(page.locator("#chosen")).to_be_hidden()
+    shown = page.locator(".is-user .pictures img")
+    expect(shown).to_have_count(2)
+    until(lambda: shown.last.evaluate("image => image.naturalWidth"))
+    status(page, "idle")
 
 
 def test_a_newcomers_first_visit(browser: Browser, house: House) -> None:

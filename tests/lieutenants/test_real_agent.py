@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 from lieutenants.models import Answer, Entry, Message, Usage
 from lieutenants.states import MessageState, Outcome
 from tests.conftest import REAL_AGENTS, Fleet, real_agent
+from tests.pictures import square_png
 from tests.stub_llm import StubLLM
 from tests.waiting import until
 from versconfig.screening import sources
@@ -42,19 +41,6 @@ def crew(
     settings.DEFAULT_MODEL = "stub/echo"
     stub.reset()
     return fleet
-
-
-def square_png(size: int = 8) -> bytes:
-    """Return a valid red image."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        check = zlib.crc32(kind + data).to_bytes(4, "big")
-        return len(data).to_bytes(4, "big") + kind + data + check
-
-    header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
-    rows = (b"\0" + b"\xff\0\0" * size) * size
-    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
 def test_it_answers_in_pieces_and_calls_a_tool(crew: Fleet, stub: StubLLM) -> None:

@@ -55,7 +55,6 @@ class PiDialect:
         models=True,
         context=True,
         images=True,
-        images=True,
         export=True,
     )
     withheld: frozenset[str] = frozenset()
