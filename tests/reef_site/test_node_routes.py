@@ -6,6 +6,7 @@ was told is in any answer.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -84,9 +85,9 @@ class World:
         self.lieutenant = Lieutenant.objects.get()
         self.id = self.lieutenant.pk
         self.token = tokens.issue(Node.objects.get(vm_id="vm"), made_by="tests")
-        self.message = api.post("/lieutenant/lieutenants/bystander/send", {"message": MARK}).json()[
-            "messageId"
-        ]
+        picture = base64.b64encode(b"GIF89a" + MARK.encode()).decode()
+        body = {"message": MARK, "images": [{"mediaType": "image/gif", "data": picture}]}
+        self.message = api.post("/lieutenant/lieutenants/bystander/send", body).json()["messageId"]
         self._speak()
         self._belong(api)
 
@@ -143,6 +144,7 @@ class World:
             "run": "01BX5ZZKBKACTAV9WEVGEMMVRZ",
             "call_id": self.call,
             "message_id": self.message,
+            "number": "0",
             "rule_id": str(self.rule),
             "finding_id": str(self.finding),
             "snapshot_id": str(self.snapshot),
@@ -318,7 +320,8 @@ def test_unlisted_routes_refuse_nodes(world: World) -> None:
         *(f"/vers-config/{each}?vm={{id}}" for each in ("", "settings", "history")),
         "/vers-config/explain/REEF_AGENT_MODEL?vm={id}",
         *(f"/lieutenant/lieutenants/{{id}}/{each}" for each in ("transcript", "messages", "usage")),
-        "/lieutenant/lieutenants/{id}/stream",
+        *(f"/lieutenant/lieutenants/{{id}}/{each}" for each in ("stream", "export")),
+        "/lieutenant/lieutenants/{id}/messages/{message_id}/images/0",
         "/bootloader/cloud-init?vmId={id}&name=evil&type=swarm",
     ],
 )
