@@ -20,7 +20,6 @@ by `object_reader(VMResponse, given=["liveness"], present={"metadata": "has_meta
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import attrgetter
 from typing import Any
 
 from reef_site.common.api.fields import JsonValue, Timestamp
