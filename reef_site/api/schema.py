@@ -34,7 +34,7 @@ NOT_FOUND = "not found"
 _PARAMETER = re.compile(r"\(\?P<(\w+)>(?:[^()]|\([^()]*\))*\)")
 
 # A parameter of a path that is one of some words.
-_WORDS = re.compile(r"\(\?P<(\w+)>(\w+(?:\|\w+)+)\)")
+_WORDS = re.compile(r"\(\?P<(\w+)>([\w-]+(?:\|[\w-]+)+)\)")
 
 
 class EndpointSchema(AutoSchema):
@@ -53,6 +53,10 @@ class EndpointSchema(AutoSchema):
         declared = self._endpoint
         assert declared is not None, "excluded"
         return declared
+
+    def _is_list_view(self, serializer: Any = None) -> bool:
+        # The declared response is the whole one, also that of a viewset's `list`.
+        return False
 
     def get_tags(self) -> list[str]:
         return [self.path.strip("/").split("/")[0]]

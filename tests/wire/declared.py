@@ -11,3 +11,5 @@ from tests.stack import ROOT
 SCHEMA: dict[str, Any] = yaml.load(
     (ROOT / "reef_site" / "api" / "schema.yaml").read_text(), yaml.CSafeLoader
 )
+# The media type of responses that the edge makes.
+STREAM = "text/event-stream"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -121,6 +122,8 @@ def _populate(api: Api) -> Populated:
         "type": ["swarm", "lieutenant", "own"],
         "dist/name": ["reef.pyz", "fleet_agent.py"],
         "message_id": [ada.messages.order_by("id").values_list("id", flat=True)[0]],
+        "images/number": ["0"],
+        "unknown-agents/run": ["01BX5ZZKBKACTAV9WEVGEMMVRZ"],
         "at": [clock.format_timestamp(clock.now())],
         "since": ["2026-01-01T00:00:00.000Z"],
         "provider": ["vers", "ssh"],
@@ -157,7 +160,9 @@ def _tree(api: Api) -> dict[str, Node]:
 def _lieutenants(api: Api) -> Lieutenant:
     for name in ("ada", "bob"):
         _done(api.post(LIEUTENANTS, {"name": name, "role": "tests", "local": True}))
-    _done(api.post(f"{LIEUTENANTS}/ada/send", {"message": "hello"}))
+    png = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"p" * 20).decode()
+    image = {"mediaType": "image/png", "data": png}
+    _done(api.post(f"{LIEUTENANTS}/ada/send", {"message": "hello", "images": [image]}))
     ada = Lieutenant.objects.get(name="ada")
     Lieutenant.objects.filter(pk=ada.pk).update(status="idle")
     told = Told(ada)
