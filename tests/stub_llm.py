@@ -50,20 +50,20 @@ from typing import Any, Self, TypeVar
 from reef_site.demo.model_server import (
     Body,
     Call,
-    Cut,
+    Disconnect,
     ModelServer,
+    Pause,
     Raw,
     Reply,
     Request,
-    Say,
     Step,
+    Text,
     Usage,
-    Wait,
     after_tool,
-    cut,
     last_user,
     messages_of,
     models_json,
+    split_text,
     text_of,
 )
 
@@ -149,8 +149,8 @@ def pieces(step: Plain) -> list[str]:
     if "bytes" in step:
         wanted = int(step["bytes"])
         filler = FILLER * (wanted // len(FILLER) + 1)
-        return cut(filler[:wanted], int(step.get("chunk", 4096)))
-    return cut(str(step.get("text", step.get("thinking", ""))), int(step.get("chunk", 8)))
+        return split_text(filler[:wanted], int(step.get("chunk", 4096)))
+    return split_text(str(step.get("text", step.get("thinking", ""))), int(step.get("chunk", 8)))
 
 
 def plain_steps(reply: Plain) -> list[Plain]:
@@ -323,11 +323,11 @@ class StubLLM(ModelServer):
 
     def _step(self, step: Plain) -> Step:
         if "sleep" in step:
-            return Wait(functools.partial(asyncio.sleep, float(step["sleep"])))
+            return Pause(functools.partial(asyncio.sleep, float(step["sleep"])))
         if "gate" in step:
-            return Wait(lambda: self._gates[step["gate"]].wait())
+            return Pause(lambda: self._gates[step["gate"]].wait())
         if "drop" in step:
-            return Cut()
+            return Disconnect()
         if "raw" in step:
             return Raw(step["raw"])
         if "tool" in step:
@@ -335,7 +335,7 @@ class StubLLM(ModelServer):
             given = call.get("arguments", {})
             arguments = given if isinstance(given, str) else json.dumps(given)
             return Call(call["name"], arguments, call.get("id", ""))
-        return Say(pieces(step), float(step.get("rate", 0)), thinking="thinking" in step)
+        return Text(pieces(step), float(step.get("rate", 0)), thinking="thinking" in step)
 
 
 def main() -> None:

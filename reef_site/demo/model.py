@@ -25,7 +25,7 @@ from reef_site.demo.model_server import (
     Call,
     ModelServer,
     Reply,
-    Say,
+    Text,
     after_tool,
     last_user,
     messages_of,
@@ -43,7 +43,7 @@ POLL_SECONDS = 1.0
 
 ASKS_FOR_CONTEXT = re.compile(r"what (did|have) i (say|said|ask|tell|told)|remember", re.IGNORECASE)
 ASKS_FOR_TOOL = re.compile(r"\b(ls|run|execute|list|look|tool|bash|shell|files?)\b", re.IGNORECASE)
-# Only these commands are run when a message quotes them: a demo must not become a remote shell.
+# The only commands that a message can quote, so that the demo is not a remote shell.
 ALLOWED_COMMAND = re.compile(r"`((?:ls|pwd|date|whoami|uname|echo|df|uptime)(?: [\w./ +%:,=-]*)?)`")
 DEFAULT_COMMAND = "pwd && ls -la | head -20"
 
@@ -80,26 +80,26 @@ class DemoModel(ModelServer):
         """Return one tool call if the message asks for one, else text."""
         del key
         if after_tool(body):
-            return text_reply(about_result(text_of(messages_of(body)[-1])))
+            return text_reply(describe_result(text_of(messages_of(body)[-1])))
         turns = user_turns(body)
-        said = last_user(body).strip()
-        if ASKS_FOR_CONTEXT.search(said):
-            return text_reply(about_context(turns[:-1]))
-        if has_bash(body) and (wanted := command_for(said)):
+        message = last_user(body).strip()
+        if ASKS_FOR_CONTEXT.search(message):
+            return text_reply(quote_messages(turns[:-1]))
+        if has_bash(body) and (wanted := command_for(message)):
             command = json.dumps({"command": wanted})
-            words = in_words("I'll have a look with the `bash` tool.\n")
-            return Reply([Say(words, WORDS_PER_SECOND), Call("bash", command)])
-        if len(turns) < 2 and len(said) < 40:
+            words = split_words("I'll have a look with the `bash` tool.\n")
+            return Reply([Text(words, WORDS_PER_SECOND), Call("bash", command)])
+        if len(turns) < 2 and len(message) < 40:
             return text_reply(HELLO)
-        return text_reply(ECHO.format(said=clip(one_line(said), 200), count=len(turns)))
+        return text_reply(ECHO.format(said=clip(one_line(message), 200), count=len(turns)))
 
 
 def text_reply(text: str) -> Reply:
     """Return a reply of text only."""
-    return Reply([Say(in_words(text), WORDS_PER_SECOND)])
+    return Reply([Text(split_words(text), WORDS_PER_SECOND)])
 
 
-def in_words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Split the text after each run of white space; joined, it is the same text."""
     return re.findall(r"\s*\S+\s*", text)
 
@@ -111,14 +111,14 @@ def has_bash(body: Body) -> bool:
     return any(one.get("name") == "bash" for one in offered)
 
 
-def command_for(said: str) -> str:
+def command_for(message: str) -> str:
     """Return the command that answers this message; empty if it asks for none."""
-    if quoted := ALLOWED_COMMAND.search(said):
+    if quoted := ALLOWED_COMMAND.search(message):
         return quoted[1]
-    return DEFAULT_COMMAND if ASKS_FOR_TOOL.search(said) else ""
+    return DEFAULT_COMMAND if ASKS_FOR_TOOL.search(message) else ""
 
 
-def about_result(output: str) -> str:
+def describe_result(output: str) -> str:
     """Return a comment on the output of a tool."""
     lines = [line for line in output.splitlines() if line.strip()]
     if not lines:
@@ -133,7 +133,7 @@ def about_result(output: str) -> str:
     )
 
 
-def about_context(earlier: list[str]) -> str:
+def quote_messages(earlier: list[str]) -> str:
     """Return the earlier messages, quoted."""
     if not earlier:
         return "This is the first message that I was sent, so you said nothing before it.\n"
@@ -201,8 +201,8 @@ def read_models(file: Path) -> Body:
 def add_to_models(file: Path, base_url: str) -> None:
     """Add the demo model to an agent's `models.json`, without changing anything else."""
     models = read_models(file)
-    ours = models_json(base_url, [MODEL], provider=PROVIDER, key=KEY)
-    models["providers"] = {**models.get("providers", {}), **ours["providers"]}
+    addition = models_json(base_url, [MODEL], provider=PROVIDER, key=KEY)
+    models["providers"] = {**models.get("providers", {}), **addition["providers"]}
     replace_text(file, json.dumps(models, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -215,7 +215,7 @@ def remove_from_models(file: Path) -> None:
     try:
         models = read_models(file)
     except (ValueError, OSError):
-        return  # not one of ours
+        return  # another program's file
     entry = models.get("providers", {}).get(PROVIDER)
     if isinstance(entry, dict) and entry.get("apiKey") == KEY:
         del models["providers"][PROVIDER]

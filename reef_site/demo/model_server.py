@@ -24,7 +24,7 @@ Body = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Say:
+class Text:
     """Text or reasoning in pieces, `per_second` of them (0: as fast as possible)."""
 
     pieces: Sequence[str]
@@ -42,8 +42,8 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Wait:
-    """Pause until `until` returns."""
+class Pause:
+    """Wait until `until` returns."""
 
     until: Callable[[], Awaitable[object]]
 
@@ -56,11 +56,11 @@ class Raw:
 
 
 @dataclass(frozen=True)
-class Cut:
+class Disconnect:
     """Abort the connection."""
 
 
-Step = Say | Call | Wait | Raw | Cut
+Step = Text | Call | Pause | Raw | Disconnect
 
 
 @dataclass(frozen=True)
@@ -253,11 +253,17 @@ class ModelServer:
     ) -> bool:
         if request.method == "POST" and request.path.endswith("/chat/completions"):
             return await self._complete(request, reader, writer)
-        answer = self.control(request)
-        if answer is None and request.method == "GET" and request.path.endswith("/models"):
-            answer = 200, {"object": "list", "data": [self._model(name) for name in self.models]}
+        result = self.control(request)
+        if result is None and request.method == "GET" and request.path.endswith("/models"):
+            result = (
+                200,
+                {
+                    "object": "list",
+                    "data": [self._model(name) for name in self.models],
+                },
+            )
         missing = {"error": {"message": f"no route {request.method} {request.path}"}}
-        status, content = answer or (404, missing)
+        status, content = result or (404, missing)
         await send_json(writer, status, content)
         return True
 
@@ -276,11 +282,11 @@ class ModelServer:
             return True
         self.in_flight += 1
         try:
-            return await self._answer(body, self.reply(body, request.key), reader, writer)
+            return await self._send_reply(body, self.reply(body, request.key), reader, writer)
         finally:
             self.in_flight -= 1
 
-    async def _answer(
+    async def _send_reply(
         self, body: Body, reply: Reply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
         await asyncio.sleep(reply.delay)
@@ -289,16 +295,16 @@ class ModelServer:
             error = {"message": reply.error, "type": "model_error", "code": code}
             await send_json(writer, reply.status, {"error": error}, reply.headers)
             return True
-        answer = ReplyWriter(body, reply, f"{self.owner}-{next(self._numbers)}")
+        reply_writer = ReplyWriter(body, reply, f"{self.owner}-{next(self._numbers)}")
         if not body.get("stream"):
-            await send_json(writer, 200, await answer.plain(), reply.headers)
+            await send_json(writer, 200, await reply_writer.plain(), reply.headers)
             return True
-        await self._stream(answer, reply, reader, writer)
+        await self._stream(reply_writer, reply, reader, writer)
         return False
 
     async def _stream(
         self,
-        answer: ReplyWriter,
+        reply_writer: ReplyWriter,
         reply: Reply,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
@@ -307,7 +313,7 @@ class ModelServer:
         writer.write(
             head(200, {"content-type": "text/event-stream", **STREAM_HEADERS, **reply.headers})
         )
-        sending = asyncio.ensure_future(answer.stream(writer))
+        sending = asyncio.ensure_future(reply_writer.stream(writer))
         disconnected = asyncio.ensure_future(reader.read(1))
         try:
             await asyncio.wait({sending, disconnected}, return_when=asyncio.FIRST_COMPLETED)
@@ -322,10 +328,10 @@ class ModelServer:
 class ReplyWriter:
     """Sends one reply, as chunks or as one object."""
 
-    def __init__(self, body: Body, reply: Reply, answer_id: str) -> None:
+    def __init__(self, body: Body, reply: Reply, reply_id: str) -> None:
         self.reply = reply
-        self.id = answer_id
-        self.frame = {"id": answer_id, "created": int(time.time()), "model": body.get("model")}
+        self.id = reply_id
+        self.frame = {"id": reply_id, "created": int(time.time()), "model": body.get("model")}
         self.prompt = len(json.dumps(body.get("messages"))) // 4
         self.sent_pieces = 0
         self.calls: list[Body] = []
@@ -356,14 +362,14 @@ class ReplyWriter:
         return noted
 
     async def plain(self) -> Body:
-        """Return the reply as one object, without Cut and Raw steps."""
+        """Return the reply as one object, without the steps Disconnect and Raw."""
         text = ""
         for step in self.reply.steps:
-            if isinstance(step, Wait):
+            if isinstance(step, Pause):
                 await step.until()
             elif isinstance(step, Call):
                 self._note_call(step)
-            elif isinstance(step, Say):
+            elif isinstance(step, Text):
                 self.sent_pieces += len(step.pieces)
                 text += "" if step.thinking else "".join(step.pieces)
         message: Body = {"role": "assistant", "content": text or None}
@@ -377,7 +383,7 @@ class ReplyWriter:
         """Send the reply as server-sent events."""
         await self._delta(writer, {"role": "assistant", "content": ""})
         for step in self.reply.steps:
-            if isinstance(step, Cut):
+            if isinstance(step, Disconnect):
                 writer.transport.abort()
                 return
             await self._step(writer, step)
@@ -388,16 +394,16 @@ class ReplyWriter:
         await writer.drain()
 
     async def _step(self, writer: asyncio.StreamWriter, step: Step) -> None:
-        if isinstance(step, Wait):
+        if isinstance(step, Pause):
             await step.until()
         elif isinstance(step, Raw):
             await send_chunk(writer, step.text)
         elif isinstance(step, Call):
             await self._call(writer, self._note_call(step))
-        elif isinstance(step, Say):
-            await self._say(writer, step)
+        elif isinstance(step, Text):
+            await self._send_text(writer, step)
 
-    async def _say(self, writer: asyncio.StreamWriter, step: Say) -> None:
+    async def _send_text(self, writer: asyncio.StreamWriter, step: Text) -> None:
         name = "reasoning_content" if step.thinking else "content"
         due = time.monotonic()
         for piece in step.pieces:
@@ -411,7 +417,7 @@ class ReplyWriter:
         index, function = len(self.calls) - 1, call["function"]
         opening = {**call, "index": index, "function": {**function, "arguments": ""}}
         await self._delta(writer, {"tool_calls": [opening]})
-        for part in cut(function["arguments"], 16):
+        for part in split_text(function["arguments"], 16):
             await self._delta(
                 writer, {"tool_calls": [{"index": index, "function": {"arguments": part}}]}
             )
@@ -425,7 +431,7 @@ class ReplyWriter:
         await send_chunk(writer, f"data: {json.dumps(event)}\n\n")
 
 
-# -- HTTP, as far as agents need it
+# -- the part of HTTP that agents need
 
 STREAM_HEADERS = {
     "cache-control": "no-cache",
@@ -435,7 +441,7 @@ STREAM_HEADERS = {
 PHRASES = {200: "OK", 400: "Bad Request", 404: "Not Found", 429: "Too Many Requests"}
 
 
-def cut(text: str, size: int) -> list[str]:
+def split_text(text: str, size: int) -> list[str]:
     """Split the text into pieces of `size` characters."""
     return [text[start : start + size] for start in range(0, len(text), size)]
 

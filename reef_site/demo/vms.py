@@ -1,9 +1,8 @@
 """VMs for `up --demo`: the emulator of the VM platform, if this machine can run it.
 
-It is a separate program; reef's processes only get addresses and a key in
-their environment, as for the real platform. If the operator has configured a platform, there are no
-demo VMs. If the emulator cannot run, the demo has no VMs at all: it must not use a key that is
-stored for real work.
+It is a separate program; reef's processes only get addresses and a key in their environment, as for
+the real platform. If the operator has configured a platform, there are no demo VMs. If the emulator
+cannot run, the demo has no VMs at all, because it must not use a key that is stored for real work.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from django.conf import settings
 FOLDER = "emulator"
 PROGRAM = Path("reef_site") / "demo" / "platform"
 # Setting any of these configures a platform.
-PLATFORM = ("VERS_API_KEY", "VERS_BASE_URL")
-SECONDS = 30.0
-# Exit code of the emulator while another one holds its folder.
-TAKEN = 75
-# Port at which VMs find the demo model.
+PLATFORM_SETTINGS = ("VERS_API_KEY", "VERS_BASE_URL")
+PREPARE_SECONDS = 30.0
+# Exit code of the emulator if another one uses its folder.
+EXIT_FOLDER_IN_USE = 75
+# Port of the demo model for VMs.
 MODEL_PORT = 4141
 
 
@@ -44,15 +43,15 @@ class DemoVms:
 class NoDemoVms:
     """The reason why the demo has no VMs."""
 
-    why: str
-    # Whether the operator has configured a platform, which reef then uses.
-    named: bool = False
+    reason: str
+    # True if the operator has configured a platform, which reef then uses.
+    is_configured: bool = False
 
     @property
     def environment(self) -> dict[str, str]:
         """Variables that keep reef from using a stored key, unless a platform is configured."""
-        text = f"this demo has no VMs ({self.why}); without --demo reef uses the platform"
-        return {} if self.named else {"REEF_NO_VMS": text}
+        text = f"this demo has no VMs ({self.reason}); without --demo reef uses the platform"
+        return {} if self.is_configured else {"REEF_NO_VMS": text}
 
 
 def prepare(
@@ -62,27 +61,27 @@ def prepare(
 
     If reef listens only `on_loopback`, the emulator relays connections to it.
     """
-    if named := [name for name in PLATFORM if os.environ.get(name, "").strip()]:
-        return NoDemoVms(f"{named[0]} is set", named=True)
+    if named := [name for name in PLATFORM_SETTINGS if os.environ.get(name, "").strip()]:
+        return NoDemoVms(f"{named[0]} is set", is_configured=True)
     if not (settings.BASE_DIR / PROGRAM / "__main__.py").exists():
         return NoDemoVms("this is no checkout of reef")
     argv = [sys.executable, "-m", ".".join(PROGRAM.parts), "--state", str(data / FOLDER)]
     argv += ["--mode", "namespaces"]
     try:
         done = _prepare(argv, report)
-        facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
+        info: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
     except subprocess.TimeoutExpired:
-        return NoDemoVms(f"the emulator did not come up within {SECONDS:.0f} seconds")
+        return NoDemoVms(f"the emulator did not come up within {PREPARE_SECONDS:.0f} seconds")
     except ValueError:
-        facts = {}
-    if done.returncode or "url" not in facts:
+        info = {}
+    if done.returncode or "url" not in info:
         return NoDemoVms(_last_line(done.stderr))
-    return _demo_vms(argv, facts, data, port, on_loopback=on_loopback)
+    return _demo_vms(argv, info, data, port, on_loopback=on_loopback)
 
 
 def _prepare(argv: list[str], report: Callable[[str], None]) -> subprocess.CompletedProcess[str]:
-    """Run `--prepare`, repeatedly while an earlier emulator still ends. Raises TimeoutExpired."""
-    end, is_reported = time.monotonic() + SECONDS, False
+    """Run `--prepare`, again while an earlier emulator is ending. Raises TimeoutExpired."""
+    end, is_reported = time.monotonic() + PREPARE_SECONDS, False
     while True:
         done = subprocess.run(
             [*argv, "--prepare"],
@@ -93,7 +92,7 @@ def _prepare(argv: list[str], report: Callable[[str], None]) -> subprocess.Compl
             timeout=max(1.0, end - time.monotonic()),
             check=False,
         )
-        if done.returncode != TAKEN or time.monotonic() > end - 1.0:
+        if done.returncode != EXIT_FOLDER_IN_USE or time.monotonic() > end - 1.0:
             return done
         if not is_reported:
             report("waiting for the emulator of an earlier demo, which still clears up")
@@ -107,23 +106,23 @@ def _last_line(text: str) -> str:
 
 
 def _demo_vms(
-    argv: list[str], facts: dict[str, Any], data: Path, port: int, *, on_loopback: bool
+    argv: list[str], info: dict[str, Any], data: Path, port: int, *, on_loopback: bool
 ) -> DemoVms:
-    api_port = facts["url"].rpartition(":")[2]
-    address: str = facts["bridge_address"]
+    api_port = info["url"].rpartition(":")[2]
+    address: str = info["bridge_address"]
     model_port = MODEL_PORT if port != MODEL_PORT else MODEL_PORT + 1
     # The demo model writes its port to this file.
-    argv = [*argv, "--port", api_port, "--gateway-port", str(facts["gateway_port"])]
+    argv = [*argv, "--port", api_port, "--gateway-port", str(info["gateway_port"])]
     argv += ["--address", address, "--relay", f"{model_port}={data / 'demo' / 'port'}"]
     argv += ["--relay", f"{port}={port}"] if on_loopback else []
     environment = {
-        "VERS_API_KEY": facts["key"],
-        "VERS_BASE_URL": facts["url"],
-        "REEF_SSH_USER": facts["user"],
-        "REEF_SSH_DOMAIN": facts["domain"],
-        "REEF_SSH_GATEWAY": facts["gateway_host"],
-        "REEF_SSH_PORT": str(facts["gateway_port"]),
-        "REEF_SSH_CA_FILE": facts["ca_file"],
+        "VERS_API_KEY": info["key"],
+        "VERS_BASE_URL": info["url"],
+        "REEF_SSH_USER": info["user"],
+        "REEF_SSH_DOMAIN": info["domain"],
+        "REEF_SSH_GATEWAY": info["gateway_host"],
+        "REEF_SSH_PORT": str(info["gateway_port"]),
+        "REEF_SSH_CA_FILE": info["ca_file"],
         "REEF_MODEL_URL": f"http://{address}:{model_port}/v1",
         "VERS_INFRA_URL": f"http://{address}:{port}",
         "REEF_VMS_EMULATED": "1",

@@ -1,4 +1,4 @@
-"""A plain client of the emulated platform, for tests of the emulator itself."""
+"""A direct client of the emulated platform, for tests of the emulator itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.emulator.handle import Emulator
 
 
 class Bare:
-    """HTTP with the key, and SSH as any client of the platform speaks it."""
+    """HTTP with the key, and OpenSSH as any client of the platform uses it."""
 
     def __init__(self, emulator: Emulator, folder: Path, key: str | None = None) -> None:
         self.emulator, self.folder = emulator, folder
@@ -21,28 +21,28 @@ class Bare:
         self.http = httpx.Client(base_url=base, headers=headers, timeout=60)
 
     def create(self, **config: Any) -> str:
-        """A VM that has booted."""
+        """Create a VM and wait for its boot."""
         answer = self.http.post("/vm/new_root?wait_boot=true", json={"vm_config": config})
         assert answer.status_code == 201, answer.text
         vm_id: str = answer.json()["vm_id"]
         return vm_id
 
     def commit(self, vm_id: str, query: str = "") -> str:
-        """A commit of a VM."""
+        """Commit a VM and return the commit's id."""
         answer = self.http.post(f"/vm/{vm_id}/commit{query}")
         assert answer.status_code == 201, answer.text
         commit_id: str = answer.json()["commit_id"]
         return commit_id
 
     def restore(self, commit_id: str) -> str:
-        """A VM from a commit."""
+        """Create a VM from a commit."""
         answer = self.http.post("/vm/from_commit", json={"commit_id": commit_id})
         assert answer.status_code == 201, answer.text
         vm_id: str = answer.json()["vm_id"]
         return vm_id
 
     def state(self, vm_id: str) -> str:
-        """The VM's state; "gone" if there is none."""
+        """Return the VM's state; "gone" if it does not exist."""
         answer = self.http.get(f"/vm/{vm_id}/status")
         return str(answer.json()["state"]) if answer.status_code == 200 else "gone"
 
@@ -53,12 +53,12 @@ class Bare:
         assert "content-type" not in answer.headers
 
     def pem(self, vm_id: str) -> str:
-        """The VM's private key."""
+        """Return the VM's private key."""
         found: str = self.http.get(f"/vm/{vm_id}/ssh_key").json()["ssh_private_key"]
         return found
 
     def run(self, vm_id: str, command: str) -> str:
-        """The output of a command over SSH that must succeed."""
+        """Run a command over SSH, which must succeed, and return its output."""
         code, output = self.ssh(vm_id, command)
         assert code == 0, output
         return output.strip()
@@ -66,9 +66,9 @@ class Bare:
     def ssh(
         self, vm_id: str, command: str, pem: str | None = None, stdin: bytes = b""
     ) -> tuple[int, str]:
-        """Run a command by OpenSSH's own client: exit code, output and errors."""
+        """Run a command with OpenSSH's client. Return the exit code, and output with errors."""
         done = subprocess.run(
-            [*self.ssh_words(vm_id, pem), command],
+            [*self.ssh_argv(vm_id, pem), command],
             input=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -77,8 +77,8 @@ class Bare:
         )
         return done.returncode, done.stdout.decode()
 
-    def ssh_words(self, vm_id: str, pem: str | None = None, program: str = "ssh") -> list[str]:
-        """The command line: TLS with the VM's name, SSH inside, the VM's own key."""
+    def ssh_argv(self, vm_id: str, pem: str | None = None, program: str = "ssh") -> list[str]:
+        """Return the command line of a connection with SNI, TLS and the VM's key."""
         here, key = self.emulator, self.folder / f"{vm_id}.pem"
         key.write_text(pem or self.pem(vm_id))
         key.chmod(0o600)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from reef_site.demo.platform import response_schema, server
-from reef_site.demo.platform.responses import Answer
+from reef_site.demo.platform.responses import Response
 from tests.bootloader.emulator_client import Bare
 from tests.emulator.handle import Emulator
 
@@ -26,7 +26,7 @@ def bare(emulator: Emulator, tmp_path: Path) -> Bare:
 def test_routes_match_the_openapi_description() -> None:
     routes = {
         (route.method, route.template)
-        for drawer in server.DRAWERS
+        for drawer in server.ROUTE_MODULES
         for route in drawer.routes.table
         if not route.template.startswith("/emulator")
     }
@@ -35,13 +35,13 @@ def test_routes_match_the_openapi_description() -> None:
 
 def test_response_outside_the_schema_is_detected() -> None:
     vms = "/api/v1/vms"
-    good = Answer(200, b"[]", "application/json")
+    good = Response(200, b"[]", "application/json")
     assert response_schema.check("GET", vms, good) is None
     for answer in (
-        Answer(200, b'[{"vm_id": "x"}]', "application/json"),
-        Answer(200, b"[]", "text/html"),
-        Answer(418, b"", None),
-        Answer(200),
+        Response(200, b'[{"vm_id": "x"}]', "application/json"),
+        Response(200, b"[]", "text/html"),
+        Response(418, b"", None),
+        Response(200),
     ):
         assert response_schema.check("GET", vms, answer)
 
@@ -293,8 +293,8 @@ def test_one_organisation_does_not_see_the_other(
 ) -> None:
     vm_id = bare.create()
     commit_id = bare.commit(vm_id)
-    other = Bare(emulator, tmp_path, emulator.another_key("other")).http
-    mate = Bare(emulator, tmp_path, emulator.another_key()).http
+    other = Bare(emulator, tmp_path, emulator.create_key("other")).http
+    mate = Bare(emulator, tmp_path, emulator.create_key()).http
 
     assert other.get("/vms").json() == []
     assert other.get(f"/vm/{vm_id}/status").json()["error"] == "forbidden"

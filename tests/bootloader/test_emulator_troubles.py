@@ -58,7 +58,7 @@ def test_a_fault_hits_as_often_as_it_is_told(emulator: Emulator, bare: Bare) -> 
     answers = [bare.http.get("/vms") for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 500, 500, 200]
     assert answers[1].json() == {"error": "db error: gone", "success": False}
-    assert emulator.look()["faults"][0]["hits"] == 2
+    assert emulator.state_of_platform()["faults"][0]["hits"] == 2
 
 
 def test_too_many_requests(emulator: Emulator, bare: Bare) -> None:
@@ -256,7 +256,10 @@ def test_vms_do_not_outlive_the_process_that_bore_them(emulator: Emulator, bare:
     assert emulator.process
     for entry in Path("/proc").glob("[0-9]*/comm"):
         with contextlib.suppress(OSError):
-            if entry.read_text() == "vm-nursery\n" and parent(entry.parent) == emulator.process.pid:
+            if (
+                entry.read_text() == "vm-fork-server\n"
+                and parent(entry.parent) == emulator.process.pid
+            ):
                 os.kill(int(entry.parent.name), signal.SIGKILL)
 
     until(lambda: bare.state(vm_id) == "dead")

@@ -92,10 +92,10 @@ def test_a_vm_reaches_the_roof_unless_its_cable_is_out(
     facts = bare.http.post(f"/vm/{vm_id}/exec", json={"command": ["sh", "-c", ask]}).json()
     assert facts["stdout"] == "501"
 
-    emulator.cable(vm_id, up=False)
+    emulator.set_cable(vm_id, up=False)
     facts = bare.http.post(f"/vm/{vm_id}/exec", json={"command": ["sh", "-c", ask]}).json()
     assert facts["stdout"] == "000"
-    emulator.cable(vm_id, up=True)
+    emulator.set_cable(vm_id, up=True)
     until(lambda: bare.ssh(vm_id, ask) == (0, "501"))
 
 
@@ -104,7 +104,7 @@ def test_bytes_go_both_ways_by_ssh_and_files_by_sftp(bare: Bare, tmp_path: Path)
     assert bare.ssh(vm_id, "cat; exit 7", stdin=b"through TLS") == (7, "through TLS")
 
     (tmp_path / "here").write_text("content")
-    words = bare.ssh_words(vm_id, program="sftp")
+    words = bare.ssh_argv(vm_id, program="sftp")
     put = f"put {tmp_path}/here there\n".encode()
     subprocess.run([*words[:-1], "-b", "-", words[-1]], input=put, timeout=30, check=True)
     assert bare.run(vm_id, "cat ~/there") == "content"
@@ -210,11 +210,11 @@ def test_the_pitfalls_of_a_restore(emulator: Emulator, bare: Bare) -> None:
 
 def test_a_cut_breaks_connections_and_new_ones_work(emulator: Emulator, bare: Bare) -> None:
     vm_id = bare.create()
-    words = [*bare.ssh_words(vm_id), "echo in; sleep 1000"]
+    words = [*bare.ssh_argv(vm_id), "echo in; sleep 1000"]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as connection:
         assert connection.stdout is not None
         assert connection.stdout.readline() == b"in\n"
-        assert emulator.cut(vm_id) == 1
+        assert emulator.cut_connections(vm_id) == 1
         assert connection.wait(10) == 255
     bare.run(vm_id, "true")
 

@@ -134,7 +134,7 @@ def test_cancelling_asks_what_becomes_of_the_vm(
     page.click("text=Cancel, delete the VM")
     expect(page.locator("#part .status").first).to_have_text("cancelled", timeout=SECONDS)
     assert emulator.vms() == []
-    emulator.heal()
+    emulator.clear_faults()
 
 
 def test_a_finding_is_decided(page: Page, stack: BootStack, emulator: Emulator) -> None:

@@ -99,7 +99,7 @@ def test_a_worker_that_is_killed_in_a_step(
         emulator.set(latency_ms=300)
     with stopped_in(stack, "killed-in", name) as made:
         stack.kill("worker")
-    emulator.heal()
+    emulator.clear_faults()
     stack.start("worker")
 
     check_one_vm(stack, stack.wait(made, seconds=SECONDS))
@@ -113,7 +113,7 @@ def test_a_worker_that_is_killed_again_and_again(stack: BootStack, emulator: Emu
         pause(1.5)
         stack.kill("worker")
         stack.start("worker")
-    emulator.heal()
+    emulator.clear_faults()
     for each in made:
         check_one_vm(stack, stack.wait(each["id"], seconds=SECONDS))
 
@@ -125,10 +125,10 @@ def test_a_network_that_is_cut_in_a_step(
     with stopped_in(stack, "cut-in", name) as made:
         # Neither the platform's API nor any VM can be reached.
         emulator.set(ssh_cut=True)
-        emulator.cut()
+        emulator.cut_connections()
         emulator.fail("*", status=503, times=6)
     pause(4)
-    emulator.heal()
+    emulator.clear_faults()
 
     found = stack.wait(made, seconds=SECONDS)
     if found["state"] == "failed":

@@ -99,7 +99,7 @@ def test_cancelled_vm_is_kept_or_deleted(
     kept = [each["machineId"] for each in machines if each["machineId"] == found["machineId"]]
     assert len(kept) == len(emulator.vms()), "a VM that is kept is not forgotten"
     assert stack.provision(f"cancelled-{leftover}", "bare")["id"] != made["id"]
-    emulator.heal()
+    emulator.clear_faults()
 
 
 def test_a_create_whose_answer_was_lost_is_cancelled_whole(

@@ -411,7 +411,7 @@ def test_a_paused_member_that_still_runs(api: Api, emulator: Emulator) -> None:
 
 
 def test_vms_of_another_account_are_ignored(api: Api, emulator: Emulator) -> None:
-    headers = {"authorization": f"Bearer {emulator.another_key()}"}
+    headers = {"authorization": f"Bearer {emulator.create_key()}"}
     url = f"{emulator.url}/api/v1/vm/new_root?wait_boot=true"
     httpx.post(url, json={"vm_config": {}}, headers=headers, timeout=60)
     assert reconcile.compare_all() == 0

@@ -137,7 +137,7 @@ def test_surprises_in_answers(emulator: Emulator) -> None:
 def test_keys(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     assert vers.check().good
     create()
-    monkeypatch.setenv("VERS_API_KEY", emulator.another_key())
+    monkeypatch.setenv("VERS_API_KEY", emulator.create_key())
     assert vers.check().good
     for text in ("nonsense", str(uuid.uuid4()) + "0" * 64):
         monkeypatch.setenv("VERS_API_KEY", text)
@@ -174,7 +174,7 @@ def test_refusals_are_named(emulator: Emulator, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_foreign_vm_is_not_touched(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = create()
-    monkeypatch.setenv("VERS_API_KEY", emulator.another_key(org="another"))
+    monkeypatch.setenv("VERS_API_KEY", emulator.create_key(org="another"))
     assert vers.list() == []
     for ask in (vers.state, vers.login, vers.pause, vers.branch):
         with pytest.raises(errors.ProviderRefused, match=r"(?i)forbidden|not found"):
@@ -250,12 +250,12 @@ def test_a_crowd_that_is_put_off(emulator: Emulator) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    emulator.heal()
+    emulator.clear_faults()
     assert len(made) + len(put_off) == 8
     assert len(made) >= 4
     assert all(error.retry for error in put_off)
     assert set(made) == ids(emulator)
-    assert [each for each in emulator.heard() if each["status"] == 429]
+    assert [each for each in emulator.requests() if each["status"] == 429]
 
 
 READS: list[Callable[[str], object]] = [
@@ -275,7 +275,7 @@ def test_reads_survive_what_passes(emulator: Emulator, status: int) -> None:
     for read in READS:
         emulator.fail("*", status=status, times=2)
         read(machine.id)
-    assert not [each for each in emulator.look()["faults"] if each["times"] > 0]
+    assert not [each for each in emulator.state_of_platform()["faults"] if each["times"] > 0]
 
 
 def test_words_for_pausing(emulator: Emulator) -> None:
@@ -422,7 +422,7 @@ def test_a_gateway_that_lets_nobody_through(emulator: Emulator) -> None:
     emulator.set(ssh_cut=True)
     with pytest.raises(errors.ShellUnavailable):
         connect_machine(vers, machine.id, 5)
-    emulator.heal()
+    emulator.clear_faults()
     assert say(machine.id, "echo back") == "back"
 
 

@@ -17,7 +17,7 @@ def emulator_of_the_run() -> Iterator[Emulator]:
 
 @pytest.fixture
 def emulator(emulator_of_the_run: Emulator) -> Iterator[Emulator]:
-    """A platform without VMs; every answer of it must fit its description."""
+    """Provide a platform without VMs, and fail if a response did not match openapi.yaml."""
     emulator_of_the_run.reset()
     yield emulator_of_the_run
     problems = emulator_of_the_run.violations()

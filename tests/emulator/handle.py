@@ -18,31 +18,31 @@ import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 30.0
-TAKEN = 75
+EXIT_FOLDER_IN_USE = 75
 
 
 class Emulator:
     """A running emulator. Use as a context manager, or call `start` and `stop`.
 
-    `url` (without /api/v1), `key`, `gateway_host`, `gateway_port`, `ca_file`, `domain`, `user` and
-    `bridge_address` (where VMs reach this machine) are what a client needs. With `check`, every
-    answer is compared with openapi.yaml; `violations()` tells what did not fit. Without a `state`
-    it takes a folder that some earlier run of tests may have left, and so tidies up after that.
+    Clients need the attributes `url` (without /api/v1), `key`, `gateway_host`, `gateway_port`,
+    `ca_file`, `domain`, `user` and `bridge_address` (where VMs reach this machine). With `check`,
+    the emulator compares all responses with openapi.yaml; `violations()` lists the differences.
+    Without a `state`, it uses a folder that an earlier test run may have left, and cleans it up.
     """
 
     def __init__(
         self, state: Path | None = None, *, mode: str = "auto", check: bool = True
     ) -> None:
-        self.state = state or _unused()
-        self._words = ["--mode", mode, "--end-with-parent"]
-        self._words += ["--check"] if check else []
-        self._words += [] if state else ["--temporary"]
-        self._facts: dict[str, Any] = {}
+        self.state = state or _unused_folder()
+        self._options = ["--mode", mode, "--end-with-parent"]
+        self._options += ["--check"] if check else []
+        self._options += [] if state else ["--temporary"]
+        self._connection_info: dict[str, Any] = {}
         self.process: subprocess.Popen[bytes] | None = None
         # Plain HTTP on the loopback: no certificates, no proxies.
         self._http = httpx.Client(timeout=120, verify=False, trust_env=False)
 
-    # -- its life
+    # -- start and stop
 
     def __enter__(self) -> Self:
         return self.start()
@@ -51,19 +51,19 @@ class Emulator:
         self.stop()
 
     def start(self) -> Self:
-        """Start it, and wait until it answers; also after `kill`, on the same state."""
+        """Start the emulator and wait until it responds; also after `kill`, on the same state."""
         for _ in range(20):
             if self._try_to_start():
                 return self
-            # Somebody else took the folder first.
-            self.state = _unused()
+            # Another process has taken the folder.
+            self.state = _unused_folder()
         raise AssertionError("no folder is free for the emulator")
 
     def _try_to_start(self) -> bool:
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         port_file = self.state / f"where-{secrets.token_hex(4)}.json"
         argv = [sys.executable, "-m", "reef_site.demo.platform", "--state", str(self.state)]
-        argv += ["--port-file", str(port_file), *self._words]
+        argv += ["--port-file", str(port_file), *self._options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 argv,
@@ -75,20 +75,20 @@ class Emulator:
             )
         end = time.monotonic() + START_SECONDS
         while not port_file.exists():
-            if self.process.poll() == TAKEN and "--temporary" in self._words:
+            if self.process.poll() == EXIT_FOLDER_IN_USE and "--temporary" in self._options:
                 return False
             if self.process.poll() is not None or time.monotonic() > end:
                 raise AssertionError(f"the emulator did not start: {self.log.read_text()[-2000:]}")
             time.sleep(0.01)
-        self._facts = json.loads(port_file.read_text())
+        self._connection_info = json.loads(port_file.read_text())
         return True
 
     def stop(self) -> None:
-        """End it and all its VMs; it removes its state if that was made for it."""
+        """Stop the emulator with all its VMs. A temporary state folder is removed."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """kill -9: nothing is tidied up. `start` on the same state does that."""
+        """Kill the emulator without cleanup; `start` on the same state cleans up."""
         self._end(signal.SIGKILL)
 
     def _end(self, number: int) -> None:
@@ -103,15 +103,15 @@ class Emulator:
 
     @property
     def log(self) -> Path:
-        """Return its output."""
+        """Return the file with its output."""
         return self.state / "emulator.log"
 
-    # -- where it is
+    # -- connection
 
     def __getattr__(self, name: str) -> Any:
-        facts = self.__dict__.get("_facts", {})
-        if name in facts:
-            return facts[name]
+        info = self.__dict__.get("_connection_info", {})
+        if name in info:
+            return info[name]
         raise AttributeError(name)
 
     def environment(self) -> dict[str, str]:
@@ -126,80 +126,80 @@ class Emulator:
             "REEF_SSH_USER": self.user,
         }
 
-    # -- what tests do to it
+    # -- control
 
     def set(self, **switches: Any) -> None:
-        """Set switches; reef_site/demo/platform/faults.py names them."""
-        self._ask("PATCH", "/emulator/switches", switches)
+        """Set switches, which reef_site/demo/platform/faults.py lists."""
+        self._request("PATCH", "/emulator/switches", switches)
 
     def fail(self, op: str, **fault: Any) -> None:
-        """Have calls of an operation fail; see `Fault` for what may be said."""
-        self._ask("POST", "/emulator/faults", {"op": op, **fault})
+        """Make calls of an operation fail; `Fault` lists the parameters."""
+        self._request("POST", "/emulator/faults", {"op": op, **fault})
 
-    def heal(self) -> None:
-        """No switches, no faults."""
-        self._ask("POST", "/emulator/heal")
+    def clear_faults(self) -> None:
+        """Reset all switches and remove all faults."""
+        self._request("POST", "/emulator/heal")
 
     def reset(self) -> None:
-        """No VMs, commits and names either."""
-        self._ask("POST", "/emulator/reset")
+        """Remove all VMs, commits, tags and faults."""
+        self._request("POST", "/emulator/reset")
 
-    def look(self) -> dict[str, Any]:
-        """Its inside: switches, faults, violations and all VMs of all organisations."""
-        found: dict[str, Any] = self._ask("GET", "/emulator")
+    def state_of_platform(self) -> dict[str, Any]:
+        """Return switches, faults, violations, and the VMs of all organisations."""
+        found: dict[str, Any] = self._request("GET", "/emulator")
         return found
 
     def vms(self) -> list[dict[str, Any]]:
-        """All VMs: vm_id, state, ip, labels, parent_commit_id."""
-        found: list[dict[str, Any]] = self.look()["vms"]
+        """Return all VMs: vm_id, state, ip, labels, parent_commit_id."""
+        found: list[dict[str, Any]] = self.state_of_platform()["vms"]
         return found
 
     def violations(self) -> list[str]:
-        """Answers that did not fit the description."""
-        found: list[str] = self.look()["violations"]
+        """Return the differences between responses and openapi.yaml."""
+        found: list[str] = self.state_of_platform()["violations"]
         return found
 
-    def heard(self) -> list[dict[str, Any]]:
-        """Requests so far: op, method, path, status, milliseconds, request_id, at."""
-        found: list[dict[str, Any]] = self._ask("GET", "/emulator/heard")
+    def requests(self) -> list[dict[str, Any]]:
+        """Return the requests so far: op, method, path, status, milliseconds, request_id, at."""
+        found: list[dict[str, Any]] = self._request("GET", "/emulator/heard")
         return found
 
-    def another_key(self, org: str | None = None) -> str:
-        """A key of the same organisation, or of another."""
-        made: str = self._ask("POST", "/emulator/keys", {"org": org})["key"]
+    def create_key(self, org: str | None = None) -> str:
+        """Return a new key of the same organisation, or of another one."""
+        made: str = self._request("POST", "/emulator/keys", {"org": org})["key"]
         return made
 
-    def cut(self, vm_id: str | None = None) -> int:
-        """Break open SSH connections, all or those of one VM; new ones work. How many."""
-        hit: int = self._ask("POST", "/emulator/cut", {"vm_id": vm_id})["cut"]
+    def cut_connections(self, vm_id: str | None = None) -> int:
+        """Abort open SSH connections, all or those of one VM, and return their number."""
+        hit: int = self._request("POST", "/emulator/cut", {"vm_id": vm_id})["cut"]
         return hit
 
-    def cable(self, vm_id: str, *, up: bool) -> None:
-        """Pull a VM's network cable or put it back (not in plain mode)."""
-        self._ask("PATCH", f"/emulator/vm/{vm_id}/cable", {"up": up})
+    def set_cable(self, vm_id: str, *, up: bool) -> None:
+        """Disconnect a VM's network cable or connect it again; not in plain mode."""
+        self._request("PATCH", f"/emulator/vm/{vm_id}/cable", {"up": up})
 
     def crash(self, vm_id: str) -> None:
-        """End all processes of a VM; the API then tells `dead`."""
-        self._ask("POST", f"/emulator/vm/{vm_id}/crash")
+        """End all processes of a VM; the API then reports `dead`."""
+        self._request("POST", f"/emulator/vm/{vm_id}/crash")
 
-    def _ask(self, method: str, path: str, body: object = None) -> Any:
+    def _request(self, method: str, path: str, body: object = None) -> Any:
         headers = {"authorization": f"Bearer {self.key}"}
-        answer = self._http.request(method, f"{self.url}{path}", json=body, headers=headers)
-        if answer.status_code >= 400:
-            raise AssertionError(f"{path}: {answer.status_code} {answer.text}")
-        return answer.json() if answer.content else None
+        response = self._http.request(method, f"{self.url}{path}", json=body, headers=headers)
+        if response.status_code >= 400:
+            raise AssertionError(f"{path}: {response.status_code} {response.text}")
+        return response.json() if response.content else None
 
 
-def _unused() -> Path:
-    """The first of a row of folders that no emulator holds."""
+def _unused_folder() -> Path:
+    """Return the first of the numbered folders that no emulator uses."""
     row = Path(tempfile.gettempdir()) / f"vme-{os.getuid()}"
     number = 0
-    while _held(row / str(number) / "lock"):
+    while _is_locked(row / str(number) / "lock"):
         number += 1
     return row / str(number)
 
 
-def _held(lock: Path) -> bool:
+def _is_locked(lock: Path) -> bool:
     try:
         with lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

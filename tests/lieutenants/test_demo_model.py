@@ -20,7 +20,7 @@ import pytest
 
 from reef_site.demo import model as demo_model
 from reef_site.demo import model_server
-from reef_site.demo.model_server import Call, Reply, Say
+from reef_site.demo.model_server import Call, Reply, Text
 from tests.stub_llm import StubLLM
 
 CHECKOUT = Path(demo_model.__file__).parents[2]
@@ -44,7 +44,7 @@ def answer(request: dict[str, Any]) -> Reply:
 
 
 def words(reply: Reply) -> str:
-    return "".join("".join(step.pieces) for step in reply.steps if isinstance(step, Say))
+    return "".join("".join(step.pieces) for step in reply.steps if isinstance(step, Text))
 
 
 def commands(reply: Reply) -> list[str]:
@@ -109,7 +109,7 @@ class Server:
     def start(self, linger: float = 0.4) -> subprocess.Popen[str]:
         code = (
             "import sys; from reef_site.demo import model as d;"
-            f"d.LINGER_SECONDS = {linger}; d.LOOKS_SECONDS = 0.05; sys.exit(d.main())"
+            f"d.LINGER_SECONDS = {linger}; d.POLL_SECONDS = 0.05; sys.exit(d.main())"
         )
         folder, models = self.data / "demo", self.data / "pi" / "models.json"
         options = ["--folder", folder, "--models", models, "--while-locked", self.data / "up.lock"]

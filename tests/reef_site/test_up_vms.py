@@ -107,7 +107,7 @@ def test_configured_platform_disables_demo_vms(
 ) -> None:
     monkeypatch.setenv("VERS_API_KEY", "mine")
     found = vms.prepare(tmp_path, 3000, on_loopback=True)
-    assert found == NoDemoVms("VERS_API_KEY is set", named=True)
+    assert found == NoDemoVms("VERS_API_KEY is set", is_configured=True)
     assert found.environment == {}
 
 
@@ -119,7 +119,7 @@ def test_demo_reports_why_emulator_cannot_run(
     (tmp_path / "emulator").write_text("in the way")
     found = vms.prepare(tmp_path, 3000, on_loopback=True)
     assert isinstance(found, NoDemoVms)
-    assert "emulator" in found.why
+    assert "emulator" in found.reason
     # And no key that is stored for real work is used instead.
     assert found.environment["REEF_NO_VMS"].startswith("this demo has no VMs (")
 
@@ -149,7 +149,7 @@ def test_leftover_disks_do_not_delay_the_start(tmp_path: Path) -> None:
         (disks / str(number) / "disk").mkdir(parents=True)
     (tmp_path / "vms.old-0000").mkdir()
 
-    processes.put_away(disks)
+    processes.remove_in_background(disks)
 
     assert not disks.exists()
     until(lambda: not list(tmp_path.iterdir()))

@@ -1,4 +1,4 @@
-"""`python -m reef_site.demo.platform --state <folder>`: run until stopped."""
+"""Run the emulator until it is stopped: `python -m reef_site.demo.platform --state <folder>`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from reef_site.demo.platform.hosting_base import HostingError
 from reef_site.demo.platform.relay import Relay
 from reef_site.demo.platform.server import AlreadyRunning, Emulation, Options
 
-# What the program ends with when another one holds its folder.
-TAKEN = 75
+# Exit code if another emulator uses the folder.
+EXIT_FOLDER_IN_USE = 75
 RELAY = "PORT=HERE: for VMs, this port leads to HERE, one of the loopback or a file that holds one"
 
 
@@ -31,29 +31,29 @@ def main() -> None:
     parser.add_argument("--address", default="", help="fail unless VMs find this machine there")
     parser.add_argument("--relay", action="append", default=[], type=Relay.parse, help=RELAY)
     parser.add_argument("--prepare", action="store_true", help="only tell where it would run")
-    words = parser.parse_args()
-    options = Options(
-        words.state.absolute(),
-        words.port,
-        words.gateway_port,
-        words.domain,
-        words.mode,
-        words.port_file,
-        words.check,
-        words.end_with_parent,
-        words.temporary,
-        words.address,
-        tuple(words.relay),
+    options = parser.parse_args()
+    emulation_options = Options(
+        options.state.absolute(),
+        options.port,
+        options.gateway_port,
+        options.domain,
+        options.mode,
+        options.port_file,
+        options.check,
+        options.end_with_parent,
+        options.temporary,
+        options.address,
+        tuple(options.relay),
     )
     try:
-        emulation = Emulation(options)
-        if words.prepare:
+        emulation = Emulation(emulation_options)
+        if options.prepare:
             print(json.dumps(asyncio.run(emulation.prepare())))
         else:
             asyncio.run(emulation.run())
     except AlreadyRunning as error:
         print(f"emulator: {error}", file=sys.stderr)
-        sys.exit(TAKEN)
+        sys.exit(EXIT_FOLDER_IN_USE)
     except HostingError as error:
         sys.exit(f"emulator: {error}")
 

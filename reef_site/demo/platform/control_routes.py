@@ -7,16 +7,16 @@ from dataclasses import asdict
 from reef_site.demo.platform import keys
 from reef_site.demo.platform.faults import Fault
 from reef_site.demo.platform.http_server import Call, Routes
-from reef_site.demo.platform.responses import Answer, Refusal, empty, json_answer
+from reef_site.demo.platform.responses import ApiError, Response, empty_response, json_response
 from reef_site.demo.platform.store import Account
 
-HERE = "/emulator"
+PREFIX = "/emulator"
 routes = Routes()
 
 
-@routes.on("GET", "", "control", HERE)
-async def look(call: Call) -> Answer:
-    """Everything that tests want to know of the inside."""
+@routes.on("GET", "", "control", PREFIX)
+async def show_state(call: Call) -> Response:
+    """Return switches, faults, violations and all VMs."""
     machines = call.machines
     vms = [
         {
@@ -30,84 +30,86 @@ async def look(call: Call) -> Answer:
     ]
     facts = {
         "switches": asdict(machines.switches),
-        "faults": [asdict(fault) for fault in machines.trouble.faults],
-        "violations": machines.journal.violations,
+        "faults": [asdict(add_fault) for add_fault in machines.fault_injector.faults],
+        "violations": machines.request_log.violations,
         "vms": vms,
     }
-    return json_answer(facts)
+    return json_response(facts)
 
 
-@routes.on("GET", "/heard", "control", HERE)
-async def heard(call: Call) -> Answer:
-    """The requests so far."""
-    return json_answer([asdict(each) for each in call.machines.journal.heard])
+@routes.on("GET", "/heard", "control", PREFIX)
+async def list_requests(call: Call) -> Response:
+    """List the requests so far."""
+    return json_response([asdict(each) for each in call.machines.request_log.requests])
 
 
-@routes.on("PATCH", "/switches", "control", HERE)
-async def switch(call: Call) -> Answer:
-    """Set switches; the answer has all of them."""
+@routes.on("PATCH", "/switches", "control", PREFIX)
+async def set_switches(call: Call) -> Response:
+    """Set switches and return all of them."""
     switches = call.machines.switches
     try:
         switches.change(call.json())
     except ValueError as error:
-        raise Refusal(400, str(error)) from None
+        raise ApiError(400, str(error)) from None
     if switches.ssh_cut:
-        call.machines.hang_up(None)
-    return json_answer(asdict(switches))
+        call.machines.close_connections(None)
+    return json_response(asdict(switches))
 
 
-@routes.on("POST", "/faults", "control", HERE)
-async def fault(call: Call) -> Answer:
+@routes.on("POST", "/faults", "control", PREFIX)
+async def add_fault(call: Call) -> Response:
     """Add a fault."""
     try:
-        call.machines.trouble.faults.append(Fault(**call.json(op="str")))
+        call.machines.fault_injector.faults.append(Fault(**call.json(op="str")))
     except TypeError as error:
-        raise Refusal(400, str(error)) from None
-    return empty(201)
+        raise ApiError(400, str(error)) from None
+    return empty_response(201)
 
 
-@routes.on("POST", "/heal", "control", HERE)
-async def heal(call: Call) -> Answer:
-    """Neither switches nor faults."""
-    call.machines.trouble.heal()
-    return empty()
+@routes.on("POST", "/heal", "control", PREFIX)
+async def clear_faults(call: Call) -> Response:
+    """Reset all switches and remove all faults."""
+    call.machines.fault_injector.clear_faults()
+    return empty_response()
 
 
-@routes.on("POST", "/reset", "control", HERE)
-async def reset(call: Call) -> Answer:
+@routes.on("POST", "/reset", "control", PREFIX)
+async def reset(call: Call) -> Response:
     """Restore the initial state."""
     await call.machines.reset()
-    return empty()
+    return empty_response()
 
 
-@routes.on("POST", "/keys", "control", HERE)
-async def another_key(call: Call) -> Answer:
+@routes.on("POST", "/keys", "control", PREFIX)
+async def another_key(call: Call) -> Response:
     """Add a key for the caller's organisation or another one."""
-    org = call.json(org="str?").get("org") or call.who.org
+    org = call.json(org="str?").get("org") or call.account.org
     made = Account(keys.api_key(), org)
     call.machines.store.accounts[made.key] = made
     call.machines.store.save()
-    return json_answer({"key": made.key}, 201)
+    return json_response({"key": made.key}, 201)
 
 
-@routes.on("POST", "/cut", "control", HERE)
-async def cut(call: Call) -> Answer:
-    """Break connections through the gateway."""
-    return json_answer({"cut": call.machines.hang_up(call.json(vm_id="str?").get("vm_id"))})
+@routes.on("POST", "/cut", "control", PREFIX)
+async def cut_connections(call: Call) -> Response:
+    """Abort connections through the gateway."""
+    return json_response(
+        {"cut": call.machines.close_connections(call.json(vm_id="str?").get("vm_id"))}
+    )
 
 
-@routes.on("PATCH", "/vm/{vm_id}/cable", "control", HERE)
-async def cable(call: Call) -> Answer:
-    """Pull a VM's network cable, or put it back."""
+@routes.on("PATCH", "/vm/{vm_id}/cable", "control", PREFIX)
+async def set_cable(call: Call) -> Response:
+    """Disconnect a VM's network cable, or connect it again."""
     up: bool = call.json(up="bool")["up"]
-    vm = call.machines.vm(call.words["vm_id"], call.who)
-    await call.machines.hosting.cable(vm.vm_id, up=up)
-    return empty()
+    vm = call.machines.vm(call.path_params["vm_id"], call.account)
+    await call.machines.hosting.set_cable(vm.vm_id, up=up)
+    return empty_response()
 
 
-@routes.on("POST", "/vm/{vm_id}/crash", "control", HERE)
-async def crash(call: Call) -> Answer:
-    """The VM's first process dies, and the API tells `dead`."""
-    vm = call.machines.vm(call.words["vm_id"], call.who)
+@routes.on("POST", "/vm/{vm_id}/crash", "control", PREFIX)
+async def crash(call: Call) -> Response:
+    """Kill the first process of a VM, so that the API reports `dead`."""
+    vm = call.machines.vm(call.path_params["vm_id"], call.account)
     call.machines.hosting.crash(vm.vm_id)
-    return empty()
+    return empty_response()

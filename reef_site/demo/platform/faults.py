@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class Switches:
-    """Settings that may be changed at run time. Times in seconds unless the name says otherwise."""
+    """Settings that can be changed at run time. Times are in seconds unless a name has a unit."""
 
     # VMs
     boot_delay_s: float = 0.0
@@ -28,7 +28,7 @@ class Switches:
     zero_unsynced_files: bool = False
     exec_cap_s: float | None = None
     hang_s: float = 30.0
-    # answers
+    # responses
     auth_failure: str = "gateway403"  # gateway403 | 401
     public_without_key: bool = True
     strict_key_length: bool = False
@@ -44,7 +44,7 @@ class Switches:
     ssh_cut: bool = False
 
     def change(self, values: dict[str, Any]) -> None:
-        """Set some; raises ValueError for a name that is none, or a value of another kind."""
+        """Set switches. Raises ValueError for an unknown name or a value of the wrong type."""
         known = {each.name: each for each in dataclasses.fields(self)}
         for name, value in values.items():
             if name not in known:
@@ -85,8 +85,8 @@ class Fault:
     error: str = "http error: node did not answer"
     hits: int = 0
 
-    def strikes(self, op: str) -> bool:
-        """Return whether this call is affected, and count it."""
+    def consume(self, op: str) -> bool:
+        """Return whether this call is affected, and count it if so."""
         if self.op not in (op, "*") or self.times <= 0:
             return False
         if self.skip > 0:
@@ -98,17 +98,17 @@ class Fault:
 
 
 @dataclass
-class Trouble:
-    """All that is wrong at the moment."""
+class FaultInjector:
+    """The switches and faults that are in effect."""
 
     switches: Switches = field(default_factory=Switches)
     faults: list[Fault] = field(default_factory=list)
 
-    def strike(self, op: str) -> Fault | None:
-        """The fault that hits this call, if one does."""
-        return next((fault for fault in self.faults if fault.strikes(op)), None)
+    def take_fault(self, op: str) -> Fault | None:
+        """Return the fault that affects this call, or None. The fault's counter goes down."""
+        return next((fault for fault in self.faults if fault.consume(op)), None)
 
-    def heal(self) -> None:
-        """Everything works again."""
+    def clear_faults(self) -> None:
+        """Reset all switches and remove all faults."""
         self.switches = Switches()
         self.faults.clear()

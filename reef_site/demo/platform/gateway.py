@@ -15,14 +15,14 @@ CHUNK = 1 << 16
 NOT_FOUND = (
     b"HTTP/1.1 404 Not Found\r\ncontent-length: 13\r\nconnection: close\r\n\r\n404 Not Found"
 )
-AWAY = (
+UNAVAILABLE = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 23\r\nconnection: close\r\n\r\n"
     b"503 Service unavailable"
 )
 
 
 class Gateway:
-    """Pipes each connection to the VM that its server name tells."""
+    """Pipes each connection to the VM that its server name identifies."""
 
     def __init__(self, machines: Machines, state: Path, domain: str) -> None:
         self.machines, self.domain = machines, domain
@@ -31,10 +31,10 @@ class Gateway:
         self._context.load_cert_chain(state / "gateway.pem")
         self._context.sni_callback = _remember_name
         self._servers: list[asyncio.Server] = []
-        self._open: dict[asyncio.StreamWriter, str] = {}
+        self._connections: dict[asyncio.StreamWriter, str] = {}
 
     async def listen(self, hosts: list[str], port: int) -> int:
-        """Listen at these addresses, all at the same port; the port."""
+        """Listen at all these addresses on one port, and return the port."""
         for host in hosts:
             server = await asyncio.start_server(self._serve, host, port, ssl=self._context)
             port = port or server.sockets[0].getsockname()[1]
@@ -42,14 +42,14 @@ class Gateway:
         return port
 
     def close(self) -> None:
-        """Stop listening and hang up."""
+        """Stop listening and close all connections."""
         for server in self._servers:
             server.close()
-        self.cut()
+        self.cut_connections()
 
-    def cut(self, vm_id: str | None = None) -> int:
-        """Hang up on all, or on those of one VM, as a broken network does; how many."""
-        hit = [writer for writer, name in self._open.items() if vm_id in (None, name)]
+    def cut_connections(self, vm_id: str | None = None) -> int:
+        """Abort all connections, or those of one VM, and return their number."""
+        hit = [writer for writer, name in self._connections.items() if vm_id in (None, name)]
         for writer in hit:
             writer.transport.abort()
         return len(hit)
@@ -60,42 +60,42 @@ class Gateway:
         except (OSError, ssl.SSLError, asyncio.IncompleteReadError):
             pass
         finally:
-            self._open.pop(writer, None)
+            self._connections.pop(writer, None)
             writer.transport.abort()
 
     async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.machines.switches.ssh_cut:
             return
         first = await reader.read(CHUNK)
-        vm = self._named(writer)
+        vm = self._find_vm(writer)
         is_ssh = first.startswith(b"SSH-")
-        if vm is None or vm.state not in ("running", "paused") or self._early(vm, is_ssh):
+        if vm is None or vm.state not in ("running", "paused") or self._is_ssh_delayed(vm, is_ssh):
             if not is_ssh:
                 writer.write(NOT_FOUND)
                 await writer.drain()
             return
-        self._open[writer] = vm.vm_id
-        host, port = self.machines.hosting.door(vm.vm_id, SSH_PORT if is_ssh else WEB_PORT)
+        self._connections[writer] = vm.vm_id
+        host, port = self.machines.hosting.endpoint(vm.vm_id, SSH_PORT if is_ssh else WEB_PORT)
         try:
             guest_reader, guest_writer = await asyncio.open_connection(host, port)
         except OSError:
             if not is_ssh:
-                writer.write(AWAY)
+                writer.write(UNAVAILABLE)
                 await writer.drain()
             return
         guest_writer.write(first)
         try:
-            await _both_ways(reader, writer, guest_reader, guest_writer)
+            await _pipe_both_ways(reader, writer, guest_reader, guest_writer)
         finally:
             guest_writer.transport.abort()
 
-    def _early(self, vm: Vm, is_ssh: bool) -> bool:
-        """Return whether the VM's SSH server must not be up yet."""
+    def _is_ssh_delayed(self, vm: Vm, is_ssh: bool) -> bool:
+        """Return whether the VM's SSH server must not accept connections yet."""
         since = asyncio.get_running_loop().time() - vm.running_since
         return is_ssh and since < self.machines.switches.ssh_delay_s
 
-    def _named(self, writer: asyncio.StreamWriter) -> Vm | None:
-        name = getattr(writer.get_extra_info("ssl_object"), "asked_for", None) or ""
+    def _find_vm(self, writer: asyncio.StreamWriter) -> Vm | None:
+        name = getattr(writer.get_extra_info("ssl_object"), "server_name", None) or ""
         store = self.machines.store
         if name.endswith(f".{self.domain}"):
             return store.vms.get(name.removesuffix(f".{self.domain}"))
@@ -106,30 +106,30 @@ class Gateway:
 def _remember_name(
     connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _context: ssl.SSLContext
 ) -> None:
-    connection.asked_for = name  # type: ignore[union-attr]
+    connection.server_name = name  # type: ignore[union-attr]
 
 
-async def _both_ways(
+async def _pipe_both_ways(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     guest_reader: asyncio.StreamReader,
     guest_writer: asyncio.StreamWriter,
 ) -> None:
-    """Pass bytes on until either side ends."""
-    ways = {
-        asyncio.create_task(_pass_on(reader, guest_writer)),
-        asyncio.create_task(_pass_on(guest_reader, writer)),
+    """Copy bytes in both directions until either side ends."""
+    tasks = {
+        asyncio.create_task(_copy_stream(reader, guest_writer)),
+        asyncio.create_task(_copy_stream(guest_reader, writer)),
     }
     try:
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for way in ways:
-            way.cancel()
+        for task in tasks:
+            task.cancel()
         with contextlib.suppress(OSError, ssl.SSLError):
             await writer.drain()
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy_stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError, ssl.SSLError):
         while data := await reader.read(CHUNK):
             writer.write(data)

@@ -9,16 +9,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-MARK = "platform-key"
+KEY_COMMENT = "platform-key"
 # Settings of this machine for its package mirrors, which its VMs use as well.
-MIRROR_WORDS = ["PIP_", "NPM_CONFIG_", "UV_INDEX", "UV_DEFAULT_INDEX", "NODE_EXTRA_CA_CERTS"]
-MIRROR_WORDS += ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_", "REQUESTS_CA_", "CURL_CA_"]
+MIRROR_PREFIXES = ["PIP_", "NPM_CONFIG_", "UV_INDEX", "UV_DEFAULT_INDEX", "NODE_EXTRA_CA_CERTS"]
+MIRROR_PREFIXES += [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_",
+    "REQUESTS_CA_",
+    "CURL_CA_",
+]
 MIRROR_FILES = (".npmrc", ".pip/pip.conf", ".config/pip/pip.conf")
 ROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# What of this machine's own SSH server its VMs must not have.
-OURS = ("etc/ssh/ssh_host_*", "etc/ssh/sshd_config.d/*")
+# Files of this machine's SSH server that VMs must not have.
+HOST_FILES = ("etc/ssh/ssh_host_*", "etc/ssh/sshd_config.d/*")
 SYNC = """#!/bin/sh
-# Notes when this was asked for: the platform loses what was written later and not synced.
+# Records the time of the call: the platform loses what was written later and not synced.
 : > /run/.synced
 exec /usr/bin/sync "$@"
 """
@@ -31,28 +38,28 @@ password required pam_deny.so
 
 @dataclass(frozen=True)
 class File:
-    """A file in a VM. With `mark`, it keeps its old lines but those that hold the mark."""
+    """A file in a VM. With a `mark`, existing lines without that mark are kept."""
 
     path: str
     text: str
     mode: int = 0o644
     mark: str = ""
 
-    def facts(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def mirror_environment() -> dict[str, str]:
-    """The variables of this process that say where packages come from."""
+    """Return the variables of this process that configure package mirrors."""
     return {
         key: value
         for key, value in os.environ.items()
-        if key.upper().startswith(tuple(MIRROR_WORDS))
+        if key.upper().startswith(tuple(MIRROR_PREFIXES))
     }
 
 
 def ssh_settings(env: dict[str, str], *, pam: bool) -> str:
-    """sshd's settings for a VM of its own."""
+    """Return the sshd_config of a VM."""
     lines = [
         "Port 22",
         "HostKey /etc/ssh/ssh_host_ed25519_key",
@@ -75,7 +82,7 @@ def ssh_settings(env: dict[str, str], *, pam: bool) -> str:
 
 
 def name_servers(*, dead: bool = False) -> str:
-    """resolv.conf: this machine's servers, if a VM can reach them."""
+    """Return a resolv.conf with the servers of this machine that VMs can reach."""
     if dead:
         return "nameserver 127.0.0.53\n"
     for source in ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"):
@@ -91,7 +98,7 @@ def identity(vm_id: str, public_key: str, *, info: str) -> list[File]:
     return [
         File("/etc/vm_id", f"{vm_id}\n"),
         File("/etc/vminfo", info),
-        File("/root/.ssh/authorized_keys", public_key, 0o600, MARK),
+        File("/root/.ssh/authorized_keys", public_key, 0o600, KEY_COMMENT),
     ]
 
 
@@ -110,7 +117,7 @@ def first_boot(vm_id: str, host_key: tuple[str, str]) -> list[File]:
         File("/etc/ssh/ssh_host_ed25519_key", host_key[0], 0o600),
         File("/etc/ssh/ssh_host_ed25519_key.pub", host_key[1]),
         File("/etc/ssh/sshd_config", ssh_settings(env, pam=pam)),
-        # No service may be started by a package: there is no service manager.
+        # Packages must not start services, because there is no service manager.
         File("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755),
         File("/usr/local/bin/sync", SYNC, 0o755),
     ]
@@ -120,7 +127,7 @@ def first_boot(vm_id: str, host_key: tuple[str, str]) -> list[File]:
 
 
 def environment_file(values: dict[str, str]) -> str:
-    """/etc/environment as the platform writes it: sorted, nothing quoted."""
+    """Return /etc/environment as the platform writes it: sorted, without quotes."""
     return "".join(f"{key}={values[key]}\n" for key in sorted(values))
 
 
@@ -131,7 +138,7 @@ def read_environment_file(text: str) -> dict[str, str]:
 
 
 def in_folder(argv: list[str], folder: str | None) -> list[str]:
-    """A command that first goes to a folder."""
+    """Return a command that runs `argv` in a folder."""
     if not folder:
         return argv
     return ["sh", "-c", f'cd {shlex.quote(folder)} && exec "$@"', "sh", *argv]

@@ -13,7 +13,7 @@ from reef_site.demo.platform.store import Vm
 
 
 class HostingError(Exception):
-    """This machine did not do it; the text says why."""
+    """This machine failed to host a VM; the message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Boot:
 
 
 class Hosting(Protocol):
-    """VMs of this machine. `user` logs in; the home of a VM is its /root."""
+    """VMs on this machine. `user` can log in to them, and the home folder of a VM is /root."""
 
     mode: str
     user: str
-    # Called with the id of a VM that ended without being asked to.
-    ended: Callable[[str], None]
+    # Called with the id of a VM that ended unexpectedly.
+    on_vm_ended: Callable[[str], None]
 
     @property
     def address(self) -> str:
@@ -39,72 +39,72 @@ class Hosting(Protocol):
         ...
 
     async def open(self) -> None:
-        """Make ready; raises HostingError where that cannot be."""
+        """Prepare for VMs. Raises HostingError if this machine does not allow them."""
         ...
 
     async def close(self) -> None:
-        """End every VM and leave nothing."""
+        """End all VMs and remove everything."""
         ...
 
     def clear(self) -> None:
-        """Take away what an emulator that was killed left behind."""
+        """Remove what a killed emulator left behind."""
         ...
 
     async def boot(self, boot: Boot) -> None:
-        """Bring a VM up, to its SSH server."""
+        """Boot a VM and wait for its SSH server."""
         ...
 
     async def kill(self, vm_id: str) -> None:
-        """End a VM and remove its disk; none of it stays."""
+        """End a VM and remove its disk."""
         ...
 
     def crash(self, vm_id: str) -> None:
-        """Have a VM's first process die."""
+        """Kill the first process of a VM."""
         ...
 
     async def freeze(self, vm_id: str) -> None:
-        """Stop every process of a VM where it stands."""
+        """Stop all processes of a VM."""
         ...
 
     async def thaw(self, vm_id: str) -> None:
-        """Let them go on."""
+        """Continue all processes of a VM."""
         ...
 
     async def save(self, vm_id: str, layer: str, *, lose_unsynced: bool) -> None:
-        """Copy a VM's own part of its disk."""
+        """Copy the writable layer of a VM's disk."""
         ...
 
-    def drop(self, layer: str) -> None:
+    def remove_layer(self, layer: str) -> None:
         """Remove a saved disk."""
         ...
 
-    def door(self, vm_id: str, port: int) -> tuple[str, int]:
+    def endpoint(self, vm_id: str, port: int) -> tuple[str, int]:
         """Return the address at which this machine reaches a port of the VM."""
         ...
 
     def ip(self, vm: Vm) -> str:
-        """The address that the API tells."""
+        """Return the address that the API reports."""
         ...
 
-    def inside(self, vm_id: str, argv: list[str]) -> list[str]:
-        """The command that runs another inside the VM."""
+    def command_inside(self, vm_id: str, argv: list[str]) -> list[str]:
+        """Return the command that runs `argv` inside the VM."""
         ...
 
     def path(self, vm_id: str, path: str) -> str:
-        """Return the form of a VM's path for commands run by `inside`."""
+        """Return the form of a VM's path for commands of `command_inside`."""
         ...
 
     def environment_file(self, vm_id: str) -> str:
-        """The text of the VM's /etc/environment."""
+        """Return the content of the VM's /etc/environment."""
         ...
 
-    async def cable(self, vm_id: str, *, up: bool) -> None:
-        """Pull the VM's network cable, or put it back."""
+    async def set_cable(self, vm_id: str, *, up: bool) -> None:
+        """Disconnect the VM's network cable, or connect it again."""
         ...
 
 
-async def until_it_answers(host: str, port: int) -> None:
-    """Wait until something takes connections there; the caller sets the limit."""
+async def wait_for_connection(host: str, port: int) -> None:
+    """Wait until the port accepts connections. The caller limits the time."""
     while True:
         with contextlib.suppress(OSError):
             _, writer = await asyncio.open_connection(host, port)

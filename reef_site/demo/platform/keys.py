@@ -17,7 +17,7 @@ YEARS = timedelta(days=3650)
 
 
 def ssh_pair(comment: str) -> tuple[str, str]:
-    """A fresh Ed25519 pair: private key as OpenSSH's PEM, public key as one line."""
+    """Return a new Ed25519 key pair: private key in OpenSSH's PEM, public key as one line."""
     key = ed25519.Ed25519PrivateKey.generate()
     private = key.private_bytes(
         PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
@@ -29,12 +29,12 @@ def ssh_pair(comment: str) -> tuple[str, str]:
 
 
 def api_key() -> str:
-    """A key as the platform makes them: 36 characters of id, 64 hexadecimal ones of secret."""
+    """Return a new key like those of the platform: an id (36 characters) and 64 hex digits."""
     return f"{uuid.uuid4()}{secrets.token_hex(32)}"
 
 
 def make_certificates(folder: Path, domain: str) -> None:
-    """A CA in `ca.pem`, and a certificate with its key for all names below `domain`."""
+    """Write a CA to `ca.pem`, and a certificate with its key for all names below `domain`."""
     ca_key, ca = _authority()
     key = ec.generate_private_key(ec.SECP256R1())
     names = [x509.DNSName(f"*.{domain}"), x509.DNSName(domain)]

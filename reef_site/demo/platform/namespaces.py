@@ -1,8 +1,9 @@
-"""VMs in namespaces: root disk, processes, name and network of their own; needs root.
+"""VMs in namespaces: root disk, processes, host name and network of their own. They need root.
 
-A VM's disk is this machine's programs and settings, read only, under a layer of its own; homes and
-temporary files begin empty. A saved disk is one more layer. Memory is not saved: a copy has what
-its parent had written (sockets, pipes and half-written files too), but none of its processes.
+A VM's disk is an overlay: this machine's programs and settings, read-only, below a writable layer.
+Homes and temporary files are empty at first. A saved disk is one more layer. Memory is not saved: a
+copy has the files that its parent had written (including sockets, pipes and incomplete files), but
+none of its processes.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from reef_site.demo.platform.network import Network, NetworkError
 from reef_site.demo.platform.store import Vm, new_id
 
 SSHD = "/usr/sbin/sshd"
-# What VMs see of this machine, and what they find empty.
+# Folders that VMs share with this machine, and folders that are empty at first.
 SHARED = ("usr", "etc", "opt", "var/lib", "var/cache")
-OLD_SHARED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+LEGACY_SHARED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 EMPTY = ["boot", "dev", "home", "media", "mnt", "proc", "run/lock", "run/sshd", "srv", "sys"]
 EMPTY += ["var/backups", "var/local", "var/log/apt", "var/mail", "var/opt", "var/spool"]
 BOOT_SECONDS = 30.0
-# How long an end waits for disks to be removed; whoever stops us has little patience.
+# Limit for removing disks at the end, because a supervisor kills what does not stop soon.
 CLOSE_SECONDS = 2.0
 
 
 class Namespaces:
-    """The better way. `state` holds disks, `tag` marks what is ours on this machine."""
+    """Hosting in namespaces. `state` is the folder of the disks, `tag` marks what belongs to us."""
 
     mode = "namespaces"
     user = "root"
@@ -44,27 +45,27 @@ class Namespaces:
     def __init__(self, state: Path, tag: str) -> None:
         self.state, self.tag = state, tag
         self.network = Network(tag, state / "network")
-        self.ended: Callable[[str], None] = lambda _: None
-        self._nursery: asyncio.subprocess.Process | None = None
+        self.on_vm_ended: Callable[[str], None] = lambda _: None
+        self._fork_server: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._pids: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
-        self._there: dict[str, asyncio.Future[int]] = {}
-        self._ready: dict[str, asyncio.Future[None]] = {}
-        self._gone: dict[str, asyncio.Event] = {}
+        self._pid_futures: dict[str, asyncio.Future[int]] = {}
+        self._ready_futures: dict[str, asyncio.Future[None]] = {}
+        self._ended_events: dict[str, asyncio.Event] = {}
 
     @property
     def address(self) -> str:
         return self.network.address
 
-    # -- the emulator's own life
+    # -- start and stop
 
-    def clear(self, patience: float = 0.0) -> None:
-        processes.end_all(self.tag)
-        # Where there are no programs for it, or no rights, there is nothing of ours.
+    def clear(self, timeout: float = 0.0) -> None:
+        processes.kill_tagged(self.tag)
+        # Without the programs or the rights for a network, there is nothing to remove.
         with contextlib.suppress(NetworkError):
             self.network.close()
-        processes.put_away(self.state / "vms", patience)
+        processes.remove_in_background(self.state / "vms", timeout)
 
     async def open(self) -> None:
         if os.geteuid() != 0 or not Path(SSHD).exists() or sys.platform != "linux":
@@ -76,28 +77,28 @@ class Namespaces:
         (self.state / "vms").mkdir(exist_ok=True)
         (self.state / "layers").mkdir(exist_ok=True)
         self._make_skeleton()
-        await self._start_nursery()
-        await self._try()
+        await self._start_fork_server()
+        await self._boot_trial_vm()
 
-    async def _try(self) -> None:
-        """Create a VM for a moment: only that shows whether this machine allows it."""
+    async def _boot_trial_vm(self) -> None:
+        """Boot and kill a VM, because only that shows whether this machine allows it."""
         vm = Vm(new_id(), "", "", number=254)
         files = guest.first_boot(vm.vm_id, keys.ssh_pair("trial"))
-        await self.boot(Boot(vm, files, guest.OURS))
+        await self.boot(Boot(vm, files, guest.HOST_FILES))
         await self.kill(vm.vm_id)
 
     async def close(self) -> None:
-        if self._nursery:
-            assert self._nursery.stdin
-            self._nursery.stdin.close()
+        if self._fork_server:
+            assert self._fork_server.stdin
+            self._fork_server.stdin.close()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._nursery.wait(), 5)
+                await asyncio.wait_for(self._fork_server.wait(), 5)
         if self._reader:
             self._reader.cancel()
         await asyncio.to_thread(self.clear, CLOSE_SECONDS)
 
     def _make_skeleton(self) -> None:
-        """The lowest layer: the folders that are not this machine's."""
+        """Create the lowest layer, with the folders that are not shared with this machine."""
         skeleton = self.state / "skeleton"
         if skeleton.exists():
             return
@@ -105,7 +106,7 @@ class Namespaces:
         shutil.rmtree(draft, ignore_errors=True)
         for name in (*SHARED, *EMPTY):
             (draft / name).mkdir(parents=True)
-        for name in OLD_SHARED:
+        for name in LEGACY_SHARED:
             if (here := Path("/") / name).is_symlink():
                 (draft / name).symlink_to(here.readlink())
             elif here.is_dir():
@@ -123,30 +124,33 @@ class Namespaces:
                 shutil.copy(mine, home / name)
         draft.rename(skeleton)
 
-    # -- one VM's life
+    # -- life cycle of a VM
 
     async def boot(self, boot: Boot) -> None:
         vm, loop = boot.vm, asyncio.get_running_loop()
-        self._there[vm.vm_id], self._ready[vm.vm_id] = loop.create_future(), loop.create_future()
-        self._gone[vm.vm_id] = asyncio.Event()
+        self._pid_futures[vm.vm_id], self._ready_futures[vm.vm_id] = (
+            loop.create_future(),
+            loop.create_future(),
+        )
+        self._ended_events[vm.vm_id] = asyncio.Event()
         self._numbers[vm.vm_id] = vm.number
-        await self._order(self._orders(boot))
+        await self._send_order(self._boot_order(boot))
         try:
             async with asyncio.timeout(BOOT_SECONDS):
-                pid = await self._there[vm.vm_id]
+                pid = await self._pid_futures[vm.vm_id]
                 self._pids[vm.vm_id] = pid
                 await self.network.plug(vm.number, pid)
-                await self._ready[vm.vm_id]
-                await hosting_base.until_it_answers(*self.door(vm.vm_id, 22))
+                await self._ready_futures[vm.vm_id]
+                await hosting_base.wait_for_connection(*self.endpoint(vm.vm_id, 22))
         except (NetworkError, TimeoutError, HostingError) as error:
             await self.kill(vm.vm_id)
             raise HostingError(str(error) or "the VM did not come up in time") from None
 
-    def _orders(self, boot: Boot) -> dict[str, Any]:
+    def _boot_order(self, boot: Boot) -> dict[str, Any]:
         vm, folder = boot.vm, f"vms/{boot.vm.vm_id}"
         (self.state / folder / "root").mkdir(parents=True)
         mounts = []
-        for part in ("", *SHARED, *self._old_shared()):
+        for part in ("", *SHARED, *self._legacy_shared()):
             name = part.replace("/", "-") or "base"
             upper, work = f"{folder}/disk/{name}", f"{folder}/work/{name}"
             lower = [f"layers/{layer}/{name}" for layer in vm.layers]
@@ -163,15 +167,15 @@ class Namespaces:
             "mounts": mounts,
             "hostname": "" if vm.restored else f"vm-{vm.vm_id[:8]}",
             "remove": boot.remove,
-            "files": [file.facts() for file in boot.files],
+            "files": [file.as_dict() for file in boot.files],
             "argv": [SSHD, "-D", "-e"],
             "env": {"PATH": guest.ROOT_PATH, "HOME": "/root"},
             "log": f"{self.state}/{folder}/log",
         }
 
     @staticmethod
-    def _old_shared() -> list[str]:
-        places = [(name, Path("/") / name) for name in OLD_SHARED]
+    def _legacy_shared() -> list[str]:
+        places = [(name, Path("/") / name) for name in LEGACY_SHARED]
         return [name for name, path in places if path.is_dir() and not path.is_symlink()]
 
     def crash(self, vm_id: str) -> None:
@@ -181,14 +185,20 @@ class Namespaces:
         if pid := self._pids.get(vm_id):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        if gone := self._gone.get(vm_id):
+        if ended_event := self._ended_events.get(vm_id):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(gone.wait(), 10)
+                await asyncio.wait_for(ended_event.wait(), 10)
         if vm_id in self._numbers:
             await self.network.unplug(self._numbers[vm_id])
-        for table in (self._pids, self._numbers, self._there, self._ready, self._gone):
+        for table in (
+            self._pids,
+            self._numbers,
+            self._pid_futures,
+            self._ready_futures,
+            self._ended_events,
+        ):
             table.pop(vm_id, None)
-        await asyncio.to_thread(processes.remove, self.state / "vms" / vm_id)
+        await asyncio.to_thread(processes.remove_folder, self.state / "vms" / vm_id)
 
     async def freeze(self, vm_id: str) -> None:
         await self._signal_all(vm_id, "STOP")
@@ -197,10 +207,12 @@ class Namespaces:
         await self._signal_all(vm_id, "CONT")
 
     async def _signal_all(self, vm_id: str, name: str) -> None:
-        """From within its own process namespace, -1 is every process but the first."""
-        words = ("nsenter", "--target", str(self._pid(vm_id)), "--pid", "--")
+        """Signal all processes of a VM except process 1, which is what -1 means inside its
+        namespace.
+        """
+        prefix = ("nsenter", "--target", str(self._pid(vm_id)), "--pid", "--")
         process = await asyncio.create_subprocess_exec(
-            *words, "sh", "-c", f"kill -{name} -1", stderr=asyncio.subprocess.DEVNULL
+            *prefix, "sh", "-c", f"kill -{name} -1", stderr=asyncio.subprocess.DEVNULL
         )
         await process.wait()
 
@@ -212,23 +224,23 @@ class Namespaces:
         )
         _, errors = await process.communicate()
         if process.returncode:
-            self.drop(layer)
+            self.remove_layer(layer)
             raise HostingError(errors.decode(errors="replace").strip()[-200:])
         if lose_unsynced:
             await asyncio.to_thread(_zero_unsynced, target)
 
-    def drop(self, layer: str) -> None:
-        processes.remove(self.state / "layers" / layer)
+    def remove_layer(self, layer: str) -> None:
+        processes.remove_folder(self.state / "layers" / layer)
 
-    # -- ways in
+    # -- access
 
-    def door(self, vm_id: str, port: int) -> tuple[str, int]:
+    def endpoint(self, vm_id: str, port: int) -> tuple[str, int]:
         return self.network.ip(self._numbers[vm_id]), port
 
     def ip(self, vm: Vm) -> str:
         return self.network.ip6(vm.number)
 
-    def inside(self, vm_id: str, argv: list[str]) -> list[str]:
+    def command_inside(self, vm_id: str, argv: list[str]) -> list[str]:
         spaces = ("--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd")
         return ["nsenter", "--target", str(self._pid(vm_id)), *spaces, "--", *argv]
 
@@ -238,70 +250,72 @@ class Namespaces:
     def environment_file(self, vm_id: str) -> str:
         return Path(f"/proc/{self._pid(vm_id)}/root/etc/environment").read_text()
 
-    async def cable(self, vm_id: str, *, up: bool) -> None:
-        await self.network.cable(self._numbers[vm_id], up=up)
+    async def set_cable(self, vm_id: str, *, up: bool) -> None:
+        await self.network.set_cable(self._numbers[vm_id], up=up)
 
     def _pid(self, vm_id: str) -> int:
         if vm_id not in self._pids:
             raise HostingError("the VM has no processes")
         return self._pids[vm_id]
 
-    # -- the nursery
+    # -- the fork server
 
-    async def _start_nursery(self) -> None:
+    async def _start_fork_server(self) -> None:
         if self._reader:
-            await self._reader  # all that is to be said of those that went with the old one
-        self._nursery = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(Path(__file__).with_name("nursery.py"))),
+            await self._reader  # the remaining reports of the previous fork server
+        self._fork_server = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", str(Path(__file__).with_name("fork_server.py"))),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env={processes.TAG: self.tag, "PATH": guest.ROOT_PATH},
             cwd=self.state,
             start_new_session=True,
         )
-        self._reader = asyncio.create_task(self._listen())
+        self._reader = asyncio.create_task(self._read_reports())
 
-    async def _order(self, order: dict[str, Any]) -> None:
-        assert self._nursery
-        if self._nursery.returncode is not None:
-            await self._start_nursery()
-        assert self._nursery.stdin
-        self._nursery.stdin.write(json.dumps(order).encode() + b"\n")
-        await self._nursery.stdin.drain()
+    async def _send_order(self, order: dict[str, Any]) -> None:
+        assert self._fork_server
+        if self._fork_server.returncode is not None:
+            await self._start_fork_server()
+        assert self._fork_server.stdin
+        self._fork_server.stdin.write(json.dumps(order).encode() + b"\n")
+        await self._fork_server.stdin.drain()
 
-    async def _listen(self) -> None:
-        assert self._nursery
-        assert self._nursery.stdout
-        while line := await self._nursery.stdout.readline():
-            self._hear(json.loads(line))
-        for name in list(self._gone):
-            self._end(name, "the nursery ended")
-            self._gone[name].set()
+    async def _read_reports(self) -> None:
+        assert self._fork_server
+        assert self._fork_server.stdout
+        while line := await self._fork_server.stdout.readline():
+            self._handle_report(json.loads(line))
+        for name in list(self._ended_events):
+            self._fail_pending(name, "the fork server ended")
+            self._ended_events[name].set()
 
-    def _hear(self, said: dict[str, Any]) -> None:
-        name = said["id"]
-        if name not in self._gone:
+    def _handle_report(self, report: dict[str, Any]) -> None:
+        name = report["id"]
+        if name not in self._ended_events:
             return
-        if "pid" in said:
-            self._there[name].set_result(said["pid"])
-        elif "ready" in said:
-            self._ready[name].set_result(None)
+        if "pid" in report:
+            self._pid_futures[name].set_result(report["pid"])
+        elif "ready" in report:
+            self._ready_futures[name].set_result(None)
         else:
-            self._end(name, said.get("error", "the VM's first process ended"))
-            if "ended" in said:
-                self._gone[name].set()
+            self._fail_pending(name, report.get("error", "the VM's first process ended"))
+            if "ended" in report:
+                self._ended_events[name].set()
 
-    def _end(self, name: str, why: str) -> None:
-        waiting = [each for each in (self._there[name], self._ready[name]) if not each.done()]
+    def _fail_pending(self, name: str, why: str) -> None:
+        waiting = [
+            each for each in (self._pid_futures[name], self._ready_futures[name]) if not each.done()
+        ]
         for each in waiting:
             each.set_exception(HostingError(why))
-            each.exception()  # whoever waits for the other one need not fetch this one
+            each.exception()  # prevents a warning if nobody awaits this one
         if not waiting:
-            self.ended(name)
+            self.on_vm_ended(name)
 
 
 def _zero_unsynced(layer: Path) -> None:
-    """Replace what was written after the last `sync` by zeros of the same length."""
+    """Overwrite files that were written after the last `sync` with zeros of the same length."""
     marker = layer / "base/run/.synced"
     synced = marker.stat().st_mtime if marker.exists() else 0.0
     for folder, _, names in os.walk(layer):

@@ -1,7 +1,7 @@
-"""The VMs' network: a bridge of the emulator's own, a pair of interfaces a VM, and a way out.
+"""The VMs' network: a bridge, a veth pair for each VM, and NAT.
 
-Everything here carries the emulator's tag in its name (interfaces) or comment (rules), so that the
-next start can take away what a killed one left, and nothing else.
+All interfaces (by name) and rules (by comment) carry the emulator's tag, so that the next start can
+remove exactly those that a killed emulator left behind.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-# Shared by all emulators of this machine: who is there, and whether packets were forwarded before.
-COMMON = Path("/run/vm-emulators")
-FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+# State shared by all emulators of this machine: locks, and whether forwarding was off before.
+SHARED_DIR = Path("/run/vm-emulators")
+IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 FIRST, LAST = 10, 250
 
 
@@ -28,15 +28,15 @@ class NetworkError(Exception):
 
 
 def _environment() -> dict[str, str]:
-    """Ours; `ip` and `iptables` may lie where only root's path leads."""
+    """Return our environment with root's PATH, where `ip` and `iptables` may be."""
     return {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"}
 
 
-def run(*words: str, text: str = "", check: bool = True) -> str:
-    """A command's output; raises NetworkError with what it complained about."""
+def run(*argv: str, text: str = "", check: bool = True) -> str:
+    """Run a command and return its output. Raises NetworkError with its error message."""
     try:
         done = subprocess.run(
-            words,
+            argv,
             input=text,
             capture_output=True,
             text=True,
@@ -45,16 +45,16 @@ def run(*words: str, text: str = "", check: bool = True) -> str:
             env=_environment(),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NetworkError(f"{words[0]}: {error}") from None
+        raise NetworkError(f"{argv[0]}: {error}") from None
     if check and done.returncode:
-        raise NetworkError(f"{' '.join(words[:4])}: {done.stderr.strip()}")
+        raise NetworkError(f"{' '.join(argv[:4])}: {done.stderr.strip()}")
     return done.stdout
 
 
-async def run_soon(*words: str, text: str = "") -> None:
-    """The same without holding up others."""
+async def run_async(*argv: str, text: str = "") -> None:
+    """Run a command like `run`, but asynchronously."""
     process = await asyncio.create_subprocess_exec(
-        *words,
+        *argv,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
@@ -62,16 +62,16 @@ async def run_soon(*words: str, text: str = "") -> None:
     )
     _, errors = await process.communicate(text.encode())
     if process.returncode:
-        raise NetworkError(f"{' '.join(words[:4])}: {errors.decode(errors='replace').strip()}")
+        raise NetworkError(f"{' '.join(argv[:4])}: {errors.decode(errors='replace').strip()}")
 
 
 class Network:
-    """One emulator's bridge. `tag` is six hexadecimal digits that are its own."""
+    """The bridge of one emulator. `tag` is its unique prefix of six hexadecimal digits."""
 
-    def __init__(self, tag: str, kept: Path) -> None:
+    def __init__(self, tag: str, prefix_file: Path) -> None:
         self.tag = tag
-        # Where the choice of addresses is kept: clients would rather not see it change.
-        self._kept = kept
+        # Keeps the choice of addresses, so that it is the same after a restart.
+        self._prefix_file = prefix_file
         self.bridge = f"rb{tag}"
         self.prefix = ""
         self.ula = f"fd{tag[:2]}:{tag[2:]}"
@@ -80,25 +80,25 @@ class Network:
 
     @property
     def address(self) -> str:
-        """The bridge's own address, at which VMs reach this machine."""
+        """Return the address of the bridge, at which VMs reach this machine."""
         return f"{self.prefix}.1"
 
     def ip(self, number: int) -> str:
-        """A VM's IPv4 address."""
+        """Return the IPv4 address of a VM."""
         return f"{self.prefix}.{number}"
 
     def ip6(self, number: int) -> str:
-        """A VM's IPv6 address; not routed beyond this machine."""
+        """Return the IPv6 address of a VM; it is not routed beyond this machine."""
         return f"{self.ula}::{number:x}"
 
     def open(self) -> None:
-        """Make the bridge and the rules."""
-        with _together():
-            self._join()
+        """Create the bridge and the rules."""
+        with _exclusive():
+            self._register()
             self.mtu = _outer_mtu()
-            before = self._kept.read_text() if self._kept.exists() else ""
-            self.prefix = _free_prefix(before, int(self.tag, 16))
-            self._kept.write_text(self.prefix)
+            previous = self._prefix_file.read_text() if self._prefix_file.exists() else ""
+            self.prefix = _free_prefix(previous, int(self.tag, 16))
+            self._prefix_file.write_text(self.prefix)
             lines = [
                 f"link add {self.bridge} mtu {self.mtu} type bridge",
                 f"addr add {self.address}/24 dev {self.bridge}",
@@ -106,24 +106,26 @@ class Network:
             ]
             run("ip", "-batch", "-", text="\n".join(lines))
             run("ip", "addr", "add", f"{self.ip6(1)}/64", "dev", self.bridge, "nodad", check=False)
-            if FORWARD.read_text().strip() == "0":
-                (COMMON / "was-off").touch()
-                FORWARD.write_text("1")
+            if IP_FORWARD.read_text().strip() == "0":
+                (SHARED_DIR / "was-off").touch()
+                IP_FORWARD.write_text("1")
         for rule in self._rules():
             run("iptables", "-w", *rule)
 
     def close(self) -> None:
-        """Take away everything that carries our tag, however it came to be left."""
+        """Remove all interfaces and rules with our tag, including leftovers."""
         listing = run("ip", "-o", "link", check=False).splitlines()
         names = [line.split(":")[1].strip().split("@")[0] for line in listing]
-        ours = [each for each in names if each == self.bridge or each.startswith(f"rv{self.tag}-")]
-        if ours:
-            orders = "\n".join(f"link del {name}" for name in ours)
+        leftover = [
+            each for each in names if each == self.bridge or each.startswith(f"rv{self.tag}-")
+        ]
+        if leftover:
+            orders = "\n".join(f"link del {name}" for name in leftover)
             run("ip", "-force", "-batch", "-", text=orders, check=False)
         try:
             self._remove_rules()
         finally:
-            self._leave()
+            self._deregister()
 
     async def plug(self, number: int, pid: int) -> None:
         """Connect the VM whose process 1 is `pid`."""
@@ -134,7 +136,7 @@ class Network:
             f"link set {inner} netns {pid} name eth0",
             f"link set {outer} master {self.bridge} up",
         ]
-        await run_soon("ip", "-batch", "-", text="\n".join(lines))
+        await run_async("ip", "-batch", "-", text="\n".join(lines))
         lines = [
             "link set lo up",
             f"addr add {self.ip(number)}/24 dev eth0",
@@ -142,25 +144,25 @@ class Network:
             f"route add default via {self.address}",
             f"addr add {self.ip6(number)}/64 dev eth0 nodad",
         ]
-        # The last line fails where there is no IPv6, and may.
-        await run_soon(
+        # The last line fails on machines without IPv6, which is acceptable.
+        await run_async(
             *("nsenter", "--target", str(pid), "--net", "ip", "-force", "-batch", "-"),
             text="\n".join(lines),
         )
 
     def _mac(self, number: int) -> str:
-        """The same for all VMs that ever have this address: nobody must learn a new one."""
+        """Return the MAC address of a number. It never changes, so no ARP cache becomes stale."""
         digits = f"02{self.tag}00{number:02x}"
         return ":".join(digits[at : at + 2] for at in range(0, 12, 2))
 
     async def unplug(self, number: int) -> None:
-        """Take the VM's cable away for good."""
+        """Remove the network interface of the VM."""
         with contextlib.suppress(NetworkError):
-            await run_soon("ip", "link", "del", f"rv{self.tag}-{number}")
+            await run_async("ip", "link", "del", f"rv{self.tag}-{number}")
 
-    async def cable(self, number: int, *, up: bool) -> None:
-        """Pull the VM's cable, or put it back."""
-        await run_soon("ip", "link", "set", f"rv{self.tag}-{number}", "up" if up else "down")
+    async def set_cable(self, number: int, *, up: bool) -> None:
+        """Disconnect the VM's network cable, or connect it again."""
+        await run_async("ip", "link", "set", f"rv{self.tag}-{number}", "up" if up else "down")
 
     # -- rules
 
@@ -181,46 +183,46 @@ class Network:
         for table in ("nat", "filter"):
             listing = run("iptables", "-w", "-t", table, "-S", check=False)
             for line in listing.splitlines():
-                words = line.replace('"', "").split()
-                if self._comment in words:
-                    run("iptables", "-w", "-t", table, "-D", *words[1:], check=False)
+                argv = line.replace('"', "").split()
+                if self._comment in argv:
+                    run("iptables", "-w", "-t", table, "-D", *argv[1:], check=False)
 
-    # -- what belongs to all emulators of this machine
+    # -- state shared by all emulators of this machine
 
-    def _join(self) -> None:
-        self._users = os.open(COMMON / "users", os.O_RDWR | os.O_CREAT, 0o600)
+    def _register(self) -> None:
+        self._users = os.open(SHARED_DIR / "users", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._users, fcntl.LOCK_SH)
 
-    def _leave(self) -> None:
-        """The last one out puts forwarding back as it was."""
+    def _deregister(self) -> None:
+        """Restore the forwarding setting if no other emulator runs."""
         if self._users is None:
             return
-        with _together():
+        with _exclusive():
             try:
                 fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 pass
             else:
-                if (COMMON / "was-off").exists():
-                    FORWARD.write_text("0")
-                shutil.rmtree(COMMON, ignore_errors=True)
+                if (SHARED_DIR / "was-off").exists():
+                    IP_FORWARD.write_text("0")
+                shutil.rmtree(SHARED_DIR, ignore_errors=True)
             os.close(self._users)
             self._users = None
 
 
 @contextlib.contextmanager
-def _together() -> Iterator[None]:
-    """Let one emulator of this machine at a time run the block."""
+def _exclusive() -> Iterator[None]:
+    """Hold the lock that all emulators of this machine share."""
     while True:
-        COMMON.mkdir(mode=0o700, exist_ok=True)
+        SHARED_DIR.mkdir(mode=0o700, exist_ok=True)
         try:
-            handle = os.open(COMMON / "turn", os.O_RDWR | os.O_CREAT, 0o600)
-        except FileNotFoundError:  # the last one out took the folder along
+            handle = os.open(SHARED_DIR / "turn", os.O_RDWR | os.O_CREAT, 0o600)
+        except FileNotFoundError:  # the last emulator has removed the folder
             continue
         fcntl.flock(handle, fcntl.LOCK_EX)
-        # The folder may have gone while we waited.
+        # The folder may have been removed while we waited for the lock.
         with contextlib.suppress(FileNotFoundError):
-            if (COMMON / "turn").stat().st_ino == os.fstat(handle).st_ino:
+            if (SHARED_DIR / "turn").stat().st_ino == os.fstat(handle).st_ino:
                 break
         os.close(handle)
     try:
@@ -229,14 +231,14 @@ def _together() -> Iterator[None]:
         os.close(handle)
 
 
-def _free_prefix(before: str, seed: int) -> str:
-    """The first three numbers of a /24 that nobody here uses, those from before if possible."""
+def _free_prefix(previous: str, seed: int) -> str:
+    """Return the first three numbers of an unused /24 network, the previous ones if possible."""
     routes: list[dict[str, Any]] = json.loads(
         run("ip", "-j", "-4", "route", "show", "table", "all")
     )
     taken = {".".join(str(each.get("dst", "")).split(".")[:3]) for each in routes}
-    if before and before not in taken:
-        return before
+    if previous and previous not in taken:
+        return previous
     for step in range(250 * 50):
         number = (seed + step) % (250 * 50)
         prefix = f"10.{200 + number // 250}.{number % 250}"
@@ -246,7 +248,7 @@ def _free_prefix(before: str, seed: int) -> str:
 
 
 def _outer_mtu() -> int:
-    """The packet size of the way out, so that nothing from a VM is too large for it."""
+    """Return the MTU of the default route, so that packets of VMs are never too large for it."""
     routes: list[dict[str, Any]] = json.loads(run("ip", "-j", "-4", "route", "show", "default"))
     if not routes:
         return 1500

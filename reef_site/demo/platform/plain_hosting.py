@@ -1,8 +1,8 @@
-"""VMs where the kernel or our rights allow no namespaces: an SSH server on loopback for each.
+"""VMs without namespaces, for machines that do not allow them: an SSH server on loopback for each.
 
-Each has a folder in place of a disk, with its home in it, and shares everything else with this
-machine, its network too. Good for the API, SSH, and what runs in a home; what installs programs
-would change this machine. Whoever runs the emulator is who logs in.
+Each VM has a folder in place of a disk, with its home in it, and shares everything else with this
+machine, including the network. That is sufficient for the API, SSH and programs that run in a home
+folder; a program that installs packages would change this machine. VMs run as the emulator's user.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reef_site.demo.platform import guest, processes
+from reef_site.demo.platform.fork_server import write_files
 from reef_site.demo.platform.hosting_base import Boot, HostingError
-from reef_site.demo.platform.nursery import write_files
 from reef_site.demo.platform.store import Vm
 
 LOOPBACK = "127.0.0.1"
 VM_TAG = "VM_EMULATOR_VM"
-PLACES = "/usr/sbin:/usr/local/sbin"
+EXTRA_PATH = "/usr/sbin:/usr/local/sbin"
 SFTP = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/sftp-server")
 BOOT_SECONDS = 10.0
 
 
 class Plain:
-    """The way without rights. `state` holds the folders, `tag` marks our processes."""
+    """Hosting without root. `state` holds the VMs' folders, `tag` marks our processes."""
 
     mode = "plain"
     address = LOOPBACK
@@ -40,22 +40,22 @@ class Plain:
     def __init__(self, state: Path, tag: str) -> None:
         self.state, self.tag = state, tag
         self.user = getpass.getuser()
-        self.ended: Callable[[str], None] = lambda _: None
+        self.on_vm_ended: Callable[[str], None] = lambda _: None
         self._sshd = ""
         self._servers: dict[str, subprocess.Popen[bytes]] = {}
         self._ports: dict[str, int] = {}
 
     def clear(self) -> None:
-        # sshd writes over its environment, so it is known by its number.
+        # sshd overwrites its environment, so it is found by its pid file.
         for file in (self.state / "vms").glob("*/pid"):
-            for pid in processes.family(processes.noted(file)):
+            for pid in processes.with_descendants(processes.read_pid_file(file)):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        processes.end_all(self.tag)
+        processes.kill_tagged(self.tag)
         shutil.rmtree(self.state / "vms", ignore_errors=True)
 
     async def open(self) -> None:
-        found = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:{PLACES}")
+        found = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:{EXTRA_PATH}")
         if not found:
             raise HostingError("there is no sshd")
         self._sshd = found
@@ -68,7 +68,7 @@ class Plain:
             await self.kill(vm_id)
         await asyncio.to_thread(self.clear)
 
-    # -- one VM's life
+    # -- life cycle of a VM
 
     async def boot(self, boot: Boot) -> None:
         vm, folder = boot.vm, self._folder(boot.vm.vm_id)
@@ -77,13 +77,13 @@ class Plain:
             await _copy(self.state / "layers" / vm.layers[0], folder)
         for name in ("root", "tmp", "etc"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        files = [{**file.facts(), "path": f"{folder}{file.path}"} for file in boot.files]
+        files = [{**file.as_dict(), "path": f"{folder}{file.path}"} for file in boot.files]
         await asyncio.to_thread(write_files, files)
         for _ in range(3):
             port = self._ports[vm.vm_id] = _free_port()
             server = self._servers[vm.vm_id] = self._start(vm, port)
-            processes.note(server.pid, folder.parent / "pid")
-            if await self._answers(vm.vm_id):
+            processes.write_pid_file(server.pid, folder.parent / "pid")
+            if await self._accepts_connections(vm.vm_id):
                 return
         await self.kill(vm.vm_id)
         log = (folder.parent / "log").read_text()[-300:]
@@ -92,7 +92,7 @@ class Plain:
     def _start(self, vm: Vm, port: int) -> subprocess.Popen[bytes]:
         folder = self._folder(vm.vm_id)
         enter = folder.parent / "enter"
-        enter.write_text(_entrance(f"{folder}/root"))
+        enter.write_text(_login_script(f"{folder}/root"))
         enter.chmod(0o700)
         env = {
             **guest.mirror_environment(),
@@ -131,8 +131,8 @@ class Plain:
                 start_new_session=True,
             )
 
-    async def _answers(self, vm_id: str) -> bool:
-        """Return whether its server accepts connections; False if it has ended."""
+    async def _accepts_connections(self, vm_id: str) -> bool:
+        """Return whether the VM's server accepts connections; False if it has ended."""
         end = asyncio.get_running_loop().time() + BOOT_SECONDS
         while asyncio.get_running_loop().time() < end and self._servers[vm_id].poll() is None:
             with contextlib.suppress(OSError):
@@ -144,7 +144,7 @@ class Plain:
 
     def crash(self, vm_id: str) -> None:
         self._signal(vm_id, signal.SIGKILL)
-        self.ended(vm_id)
+        self.on_vm_ended(vm_id)
 
     async def kill(self, vm_id: str) -> None:
         while self._signal(vm_id, signal.SIGKILL):
@@ -155,7 +155,7 @@ class Plain:
         await asyncio.to_thread(shutil.rmtree, self.state / "vms" / vm_id, ignore_errors=True)
 
     async def freeze(self, vm_id: str) -> None:
-        # Twice: a process may have had a child while we looked.
+        # Twice, because a process may have forked during the first pass.
         for _ in range(2):
             self._signal(vm_id, signal.SIGSTOP)
 
@@ -163,10 +163,10 @@ class Plain:
         self._signal(vm_id, signal.SIGCONT)
 
     def _signal(self, vm_id: str, number: signal.Signals) -> int:
-        """Signal all processes of a VM; how many there were."""
+        """Signal all processes of a VM and return their number."""
         own = [self._servers[vm_id].pid] if vm_id in self._servers else []
-        found = processes.family([*own, *processes.with_mark(VM_TAG, vm_id)])
-        found = [pid for pid in found if processes.started(pid)]
+        found = processes.with_descendants([*own, *processes.pids_with_variable(VM_TAG, vm_id)])
+        found = [pid for pid in found if processes.start_time(pid)]
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -175,18 +175,18 @@ class Plain:
     async def save(self, vm_id: str, layer: str, *, lose_unsynced: bool) -> None:
         await _copy(self._folder(vm_id), self.state / "layers" / layer)
 
-    def drop(self, layer: str) -> None:
+    def remove_layer(self, layer: str) -> None:
         shutil.rmtree(self.state / "layers" / layer, ignore_errors=True)
 
-    # -- ways in
+    # -- access
 
-    def door(self, vm_id: str, port: int) -> tuple[str, int]:
+    def endpoint(self, vm_id: str, port: int) -> tuple[str, int]:
         return LOOPBACK, self._ports.get(vm_id, 0) if port == 22 else port
 
     def ip(self, vm: Vm) -> str:
         return "::1"
 
-    def inside(self, vm_id: str, argv: list[str]) -> list[str]:
+    def command_inside(self, vm_id: str, argv: list[str]) -> list[str]:
         home = shlex.quote(self.path(vm_id, "/root"))
         marks = [f"{VM_TAG}={vm_id}", f"{processes.TAG}={self.tag}"]
         return ["env", *marks, "sh", "-c", f'cd {home} && exec "$@"', "sh", *argv]
@@ -197,15 +197,15 @@ class Plain:
     def environment_file(self, vm_id: str) -> str:
         return (self._folder(vm_id) / "etc/environment").read_text()
 
-    async def cable(self, vm_id: str, *, up: bool) -> None:
+    async def set_cable(self, vm_id: str, *, up: bool) -> None:
         raise HostingError("a VM without namespaces has no cable of its own")
 
     def _folder(self, vm_id: str) -> Path:
         return self.state / "vms" / vm_id / "disk"
 
 
-def _entrance(home: str) -> str:
-    """Return the program of every login: the requested command, or a shell, in the home."""
+def _login_script(home: str) -> str:
+    """Return the script that every login runs: the requested command, or a shell, in the home."""
     return f"""#!/bin/sh
 cd {shlex.quote(home)} || exit 1
 if [ -n "$SSH_ORIGINAL_COMMAND" ]; then

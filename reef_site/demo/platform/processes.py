@@ -10,12 +10,12 @@ import subprocess
 import time
 from pathlib import Path
 
-# Every process of an emulator but those started over SSH has this in its environment.
+# All processes of an emulator have this variable, except those that were started over SSH.
 TAG = "VM_EMULATOR_TAG"
 
 
-def with_mark(name: str, value: str) -> list[int]:
-    """Pids of living processes whose environment holds this, but not our own."""
+def pids_with_variable(name: str, value: str) -> list[int]:
+    """Return the pids of other processes whose environment has this variable."""
     wanted = f"{name}={value}".encode()
     found = []
     for entry in Path("/proc").iterdir():
@@ -27,8 +27,8 @@ def with_mark(name: str, value: str) -> list[int]:
     return found
 
 
-def parents() -> dict[int, int]:
-    """The parent of each process."""
+def parent_pids() -> dict[int, int]:
+    """Map each pid to that of its parent."""
     table = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -38,25 +38,25 @@ def parents() -> dict[int, int]:
     return table
 
 
-def family(roots: list[int]) -> list[int]:
-    """These processes and all below them."""
-    table, found = parents(), set(roots)
+def with_descendants(roots: list[int]) -> list[int]:
+    """Return these pids and those of all their descendants, sorted."""
+    table, found = parent_pids(), set(roots)
     while more := {pid for pid, parent in table.items() if parent in found} - found:
         found |= more
     return sorted(found)
 
 
-def end_all(tag: str) -> None:
-    """Kill whatever carries the tag, and wait until it is gone."""
+def kill_tagged(tag: str) -> None:
+    """Kill all processes with this tag and wait until they have ended."""
     end = time.monotonic() + 10
-    while (left := with_mark(TAG, tag)) and time.monotonic() < end:
+    while (left := pids_with_variable(TAG, tag)) and time.monotonic() < end:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
 
 
-def started(pid: int) -> str:
+def start_time(pid: int) -> str:
     """Return its start time; empty if it does not run."""
     try:
         facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -65,16 +65,16 @@ def started(pid: int) -> str:
     return "" if facts[0] in ("Z", "X") else facts[19]
 
 
-def remove(folder: Path) -> None:
-    """A folder with everything in it; faster than Python is with thousands of files."""
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with rm, which is faster than Python for thousands of files."""
     subprocess.run(["rm", "-rf", "--", str(folder)], stderr=subprocess.DEVNULL, check=False)
 
 
-def put_away(folder: Path, patience: float = 0.0) -> None:
-    """The folder is gone at once; what lay in it is removed after us where that takes longer."""
+def remove_in_background(folder: Path, timeout: float = 0.0) -> None:
+    """Move a folder away and remove it in the background; wait at most `timeout` seconds for it."""
     with contextlib.suppress(FileNotFoundError):
         folder.rename(folder.with_name(f"{folder.name}.old-{secrets.token_hex(4)}"))
-    # Also what an earlier one did not finish.
+    # Includes the remains of an earlier, interrupted removal.
     old = [str(path) for path in folder.parent.glob(f"{folder.name}.old-*")]
     if not old:
         return
@@ -83,20 +83,20 @@ def put_away(folder: Path, patience: float = 0.0) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        # Nobody's: neither the end of our group nor the next start ends it.
+        # Without our tag, so that the next start does not kill it.
         env={"PATH": os.environ.get("PATH", os.defpath)},
         start_new_session=True,
     )
     with contextlib.suppress(subprocess.TimeoutExpired):
-        removing.wait(patience)
+        removing.wait(timeout)
 
 
-def note(pid: int, file: Path) -> None:
-    """Write down a process, so that it is known again even under another number's reuse."""
-    file.write_text(f"{pid} {started(pid)}")
+def write_pid_file(pid: int, file: Path) -> None:
+    """Write pid and start time of a process to a file. A reused pid has another start time."""
+    file.write_text(f"{pid} {start_time(pid)}")
 
 
-def noted(file: Path) -> list[int]:
-    """The process of `note`, if it still runs."""
+def read_pid_file(file: Path) -> list[int]:
+    """Return the pid of a `write_pid_file` as a list; [] if that process has ended."""
     words = file.read_text().split() if file.exists() else []
-    return [int(words[0])] if len(words) == 2 and started(int(words[0])) == words[1] else []
+    return [int(words[0])] if len(words) == 2 and start_time(int(words[0])) == words[1] else []

@@ -1,4 +1,4 @@
-"""Ports on the VMs' bridge, forwarded to the loopback, which VMs cannot reach themselves."""
+"""Ports on the VMs' bridge that are forwarded to the loopback, which VMs cannot reach."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHUNK = 1 << 16
 
 @dataclass
 class Relay:
-    """`port` of the bridge leads to `target`: a port, or a file in which it stands."""
+    """Forwards `port` of the bridge to `target`: a port, or a file that contains one."""
 
     port: int
     target: int | Path
@@ -30,30 +30,32 @@ class Relay:
         return cls(int(port), int(target) if target.isdecimal() else Path(target))
 
     async def listen(self, address: str) -> None:
-        """Take connections at this address."""
+        """Accept connections at this address."""
         self._server = await asyncio.start_server(self._serve, address, self.port)
 
     def close(self) -> None:
-        """Take no more."""
+        """Stop accepting connections."""
         if self._server:
             self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             port = self.target if isinstance(self.target, int) else int(self.target.read_text())
-            here, there = await asyncio.open_connection(LOOPBACK, port)
+            target_reader, target_writer = await asyncio.open_connection(LOOPBACK, port)
         except (OSError, ValueError):
             writer.transport.abort()
             return
         try:
-            await asyncio.gather(_pass_on(reader, there), _pass_on(here, writer))
+            await asyncio.gather(
+                _copy_stream(reader, target_writer), _copy_stream(target_reader, writer)
+            )
         finally:
-            for each in (writer, there):
+            for each in (writer, target_writer):
                 each.transport.abort()
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """To the end, and tell the other side of it: an answer may still come."""
+async def _copy_stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy bytes to the end, then close that direction only: a response may still arrive."""
     with contextlib.suppress(OSError):
         while data := await reader.read(CHUNK):
             writer.write(data)

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from reef_site.demo.platform.responses import Answer
+from reef_site.demo.platform.responses import Response
 
 FILE = Path(__file__).with_name("openapi.yaml")
 METHODS = frozenset({"get", "post", "put", "patch", "delete"})
@@ -18,13 +18,13 @@ METHODS = frozenset({"get", "post", "put", "patch", "delete"})
 
 @cache
 def description() -> dict[str, Any]:
-    """The file, read once."""
+    """Return the content of openapi.yaml, which is read once."""
     found: dict[str, Any] = yaml.safe_load(FILE.read_text())
     return found
 
 
 def operations() -> set[tuple[str, str]]:
-    """Method and path of everything that is described."""
+    """Return method and path of all described operations."""
     paths: dict[str, dict[str, Any]] = description()["paths"]
     return {
         (method.upper(), path)
@@ -34,37 +34,37 @@ def operations() -> set[tuple[str, str]]:
     }
 
 
-def check(method: str, template: str, answer: Answer) -> str | None:
+def check(method: str, template: str, response: Response) -> str | None:
     """Return the problem with this response, or None."""
-    where = f"{method} {template} {answer.status}"
+    label = f"{method} {template} {response.status}"
     operation = description()["paths"].get(template, {}).get(method.lower())
     if operation is None:
-        return f"{where}: not described"
-    if answer.status == 429:  # not documented by the platform, and given all the same
+        return f"{label}: not described"
+    if response.status == 429:  # the platform sends it without documenting it
         return None
-    expected = operation["responses"].get(str(answer.status))
+    expected = operation["responses"].get(str(response.status))
     if expected is None:
-        return f"{where}: this status is not described"
+        return f"{label}: this status is not described"
     content = _resolved(expected).get("content", {})
-    if answer.stream is not None:
-        return None if answer.kind in content else f"{where}: {answer.kind} is not described"
-    if not answer.body:
-        return f"{where}: a body is missing" if content and answer.status < 300 else None
-    if answer.kind is None or answer.kind.startswith("text/plain"):
-        return None if "text/plain" in content else f"{where}: text is not described"
-    if answer.kind not in content:
-        return f"{where}: {answer.kind} is not described"
-    return _body(where, content[answer.kind]["schema"], answer.body)
+    if response.stream is not None:
+        return None if response.kind in content else f"{label}: {response.kind} is not described"
+    if not response.body:
+        return f"{label}: a body is missing" if content and response.status < 300 else None
+    if response.kind is None or response.kind.startswith("text/plain"):
+        return None if "text/plain" in content else f"{label}: text is not described"
+    if response.kind not in content:
+        return f"{label}: {response.kind} is not described"
+    return _body(label, content[response.kind]["schema"], response.body)
 
 
 def check_schema(name: str, facts: object) -> list[str]:
-    """Return the problem with a piece of JSON according to a named schema, or None."""
+    """Return the problems of a piece of JSON according to a named schema."""
     return _problems({"$ref": f"#/components/schemas/{name}"}, facts)
 
 
-def _body(where: str, schema: dict[str, Any], body: bytes) -> str | None:
+def _body(label: str, schema: dict[str, Any], body: bytes) -> str | None:
     errors = _problems(schema, json.loads(body))
-    return f"{where}: {'; '.join(errors)}" if errors else None
+    return f"{label}: {'; '.join(errors)}" if errors else None
 
 
 def _problems(schema: dict[str, Any], facts: object) -> list[str]:
@@ -79,7 +79,7 @@ def _resolved(facts: dict[str, Any]) -> dict[str, Any]:
     if "$ref" not in facts:
         return facts
     found: Any = description()
-    for word in facts["$ref"].removeprefix("#/").split("/"):
-        found = found[word]
+    for key in facts["$ref"].removeprefix("#/").split("/"):
+        found = found[key]
     resolved: dict[str, Any] = found
     return resolved

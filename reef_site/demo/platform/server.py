@@ -28,28 +28,28 @@ from reef_site.demo.platform import (
     keys,
     vm_routes,
 )
-from reef_site.demo.platform.faults import Trouble
+from reef_site.demo.platform.faults import FaultInjector
 from reef_site.demo.platform.gateway import Gateway
 from reef_site.demo.platform.hosting_base import Hosting, HostingError
-from reef_site.demo.platform.http_server import Door
+from reef_site.demo.platform.http_server import HttpApi
 from reef_site.demo.platform.machines import Machines
 from reef_site.demo.platform.namespaces import Namespaces
 from reef_site.demo.platform.plain_hosting import Plain
 from reef_site.demo.platform.relay import Relay
 from reef_site.demo.platform.store import Account, Store
 
-DRAWERS = (vm_routes, exec_routes, commit_routes, account_routes, control_routes)
+ROUTE_MODULES = (vm_routes, exec_routes, commit_routes, account_routes, control_routes)
 LOOPBACK = "127.0.0.1"
 ORG = "emulated"
 
 
 class AlreadyRunning(Exception):
-    """Another emulator holds the state folder."""
+    """Another emulator uses the state folder."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a server. Port 0 is any free one; mode is `auto`, `namespaces` or `plain`."""
+    """Options of an emulator. Port 0 is any free port; mode is `auto`, `namespaces` or `plain`."""
 
     state: Path
     port: int = 0
@@ -60,46 +60,46 @@ class Options:
     check: bool = False
     end_with_parent: bool = False
     temporary: bool = False
-    # What clients were told already: the bridge's address, or "".
+    # Bridge address that clients already know; the start fails if it is taken. "" accepts any.
     address: str = ""
     relays: tuple[Relay, ...] = ()
 
 
 class Emulation:
-    """Everything of one run."""
+    """One run of the emulator."""
 
     def __init__(self, options: Options) -> None:
         self.options, self.state = options, options.state
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = self._claim()
-        self.tag = self._own_tag()
+        self._lock = self._lock_folder()
+        self.tag = self._load_tag()
         self.store = Store.load(self.state / "platform.json")
-        self.key = self._own_key()
+        self.key = self._load_key()
         if not (self.state / "gateway.pem").exists():
             keys.make_certificates(self.state, options.domain)
-        self.trouble = Trouble()
+        self.fault_injector = FaultInjector()
         self.machines: Machines
         self.gateway: Gateway
-        self.door: Door
+        self.api: HttpApi
 
     async def run(self) -> None:
-        """Until a signal asks for the end; leaves nothing behind."""
+        """Serve until a signal arrives, then remove everything that runs or was created."""
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        watch = asyncio.create_task(_set_when_orphaned(stop, os.getppid()))
+        parent_watch = asyncio.create_task(_set_when_orphaned(stop, os.getppid()))
         if not self.options.end_with_parent:
-            watch.cancel()
-        hosting = await self._hosting()
+            parent_watch.cancel()
+        hosting = await self._open_hosting()
         if self.options.address not in ("", hosting.address):
             await hosting.close()
             raise HostingError(f"the address {self.options.address} is taken")
-        self.machines = Machines(self.store, hosting, self.trouble)
-        self.machines.sweep()
+        self.machines = Machines(self.store, hosting, self.fault_injector)
+        self.machines.remove_unused_layers()
         try:
             await self._serve(hosting, stop)
         finally:
-            watch.cancel()
+            parent_watch.cancel()
             await self.machines.close()
             if self.options.port_file:
                 self.options.port_file.unlink(missing_ok=True)
@@ -107,27 +107,30 @@ class Emulation:
                 shutil.rmtree(self.state, ignore_errors=True)
 
     async def prepare(self) -> dict[str, Any]:
-        """Try whether it can run, and tell where it would; nothing runs afterwards."""
-        hosting = await self._hosting()
+        """Check that VMs can run here and return the addresses of a later run.
+
+        Nothing keeps running.
+        """
+        hosting = await self._open_hosting()
         address, mode, user = hosting.address, hosting.mode, hosting.user
         await hosting.close()
         ports = self.state / "ports"
-        kept = [int(word) for word in ports.read_text().split()] if ports.exists() else [0, 0]
-        chosen = [_free_port(port, (LOOPBACK,)) for port in kept]
+        stored = [int(word) for word in ports.read_text().split()] if ports.exists() else [0, 0]
+        chosen = [_free_port(port, (LOOPBACK,)) for port in stored]
         ports.write_text(f"{chosen[0]} {chosen[1]}")
-        return self._facts(mode, user, address, *chosen)
+        return self._connection_info(mode, user, address, *chosen)
 
     async def _serve(self, hosting: Hosting, stop: asyncio.Event) -> None:
         self.gateway = Gateway(self.machines, self.state, self.options.domain)
-        self.machines.hang_up = self.gateway.cut
-        routes = [route for drawer in DRAWERS for route in drawer.routes.table]
-        self.door = Door(self.machines, routes, _checker() if self.options.check else None)
+        self.machines.close_connections = self.gateway.cut_connections
+        routes = [route for module in ROUTE_MODULES for route in module.routes.table]
+        self.api = HttpApi(self.machines, routes, _checker() if self.options.check else None)
         hosts = list(dict.fromkeys((LOOPBACK, hosting.address)))
         gateway_port = await self.gateway.listen(hosts, self.options.gateway_port)
         sockets = _listen(hosts, self.options.port)
-        server = _Server(uvicorn.Config(self.door, log_level="warning", lifespan="off"))
+        server = _Server(uvicorn.Config(self.api, log_level="warning", lifespan="off"))
         serving = asyncio.create_task(server.serve(sockets=sockets))
-        self._tell(hosting, sockets[0].getsockname()[1], gateway_port)
+        self._announce(hosting, sockets[0].getsockname()[1], gateway_port)
         for relay in self.options.relays:
             await relay.listen(hosting.address)
         await stop.wait()
@@ -137,16 +140,16 @@ class Emulation:
         server.should_exit = server.force_exit = True
         await serving
 
-    async def _hosting(self) -> Hosting:
-        """The better way if this machine allows it, else the plain one."""
-        ways: dict[str, Callable[[], Hosting]] = {
+    async def _open_hosting(self) -> Hosting:
+        """Return the best hosting that this machine allows. Raises HostingError without one."""
+        factories: dict[str, Callable[[], Hosting]] = {
             "namespaces": partial(Namespaces, self.state, self.tag),
             "plain": partial(Plain, self.state, self.tag),
         }
-        wanted = list(ways) if self.options.mode == "auto" else [self.options.mode]
+        wanted = list(factories) if self.options.mode == "auto" else [self.options.mode]
         problem = ""
         for name in wanted:
-            hosting = ways[name]()
+            hosting = factories[name]()
             await asyncio.to_thread(hosting.clear)
             try:
                 await hosting.open()
@@ -158,9 +161,11 @@ class Emulation:
                 return hosting
         raise HostingError(problem)
 
-    def _tell(self, hosting: Hosting, port: int, gateway_port: int) -> None:
-        """Write where we are, all at once, and say it."""
-        facts = self._facts(hosting.mode, hosting.user, hosting.address, port, gateway_port)
+    def _announce(self, hosting: Hosting, port: int, gateway_port: int) -> None:
+        """Print the address and write the connection info to the port file atomically."""
+        facts = self._connection_info(
+            hosting.mode, hosting.user, hosting.address, port, gateway_port
+        )
         if file := self.options.port_file:
             draft = file.with_name(f"{file.name}.new")
             handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -169,10 +174,10 @@ class Emulation:
             draft.replace(file)
         print(f"emulator at {facts['url']}, VMs by {hosting.mode}", flush=True)
 
-    def _facts(
+    def _connection_info(
         self, mode: str, user: str, address: str, port: int, gateway_port: int
     ) -> dict[str, Any]:
-        """All that a client needs."""
+        """Return the addresses and credentials that a client needs."""
         return {
             "pid": os.getpid(),
             "url": f"http://{LOOPBACK}:{port}",
@@ -186,13 +191,13 @@ class Emulation:
             "bridge_address": address,
         }
 
-    # -- what lies in the state folder
+    # -- the state folder
 
-    def _claim(self) -> int:
+    def _lock_folder(self) -> int:
         handle = os.open(self.state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A temporary folder may have gone with its emulator just now.
+            # The previous emulator may just have removed its temporary folder.
             if (self.state / "lock").stat().st_ino != os.fstat(handle).st_ino:
                 raise OSError
         except OSError:
@@ -200,14 +205,14 @@ class Emulation:
             raise AlreadyRunning(f"an emulator already runs on {self.state}") from None
         return handle
 
-    def _own_tag(self) -> str:
-        """Six digits by which interfaces, rules and processes are known as ours."""
+    def _load_tag(self) -> str:
+        """Return six hexadecimal digits that mark our interfaces, rules and processes."""
         file = self.state / "tag"
         if not file.exists():
             file.write_text(secrets.token_hex(3))
         return file.read_text().strip()
 
-    def _own_key(self) -> str:
+    def _load_key(self) -> str:
         ours = [one.key for one in self.store.accounts.values() if one.org == ORG]
         if not ours:
             ours = [keys.api_key()]
@@ -217,7 +222,7 @@ class Emulation:
 
 
 def _checker() -> Callable[..., str | None]:
-    """Return the response checker, which needs a package that only tests have."""
+    """Return the function that checks responses. Its package is installed for tests only."""
     check: Callable[..., str | None] = importlib.import_module(
         "reef_site.demo.platform.response_schema"
     ).check
@@ -232,7 +237,7 @@ async def _set_when_orphaned(stop: asyncio.Event, parent: int) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: ours come first."""
+    """uvicorn without its signal handlers, because `Emulation.run` installs its own."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -240,7 +245,7 @@ class _Server(uvicorn.Server):
 
 
 def _free_port(wanted: int, hosts: tuple[str, ...]) -> int:
-    """This port if it is free, else another."""
+    """Return `wanted` if that port is free, otherwise another free port."""
     try:
         sockets = _listen(list(hosts), wanted)
     except OSError:
@@ -258,7 +263,7 @@ def _listen(hosts: list[str], port: int) -> list[socket.socket]:
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
-        # From here on callers wait, however long the rest of the start takes.
+        # Clients that connect during the rest of the start wait instead of being refused.
         sock.listen(256)
         port = sock.getsockname()[1]
         sockets.append(sock)

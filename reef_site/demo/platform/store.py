@@ -1,4 +1,4 @@
-"""The platform's data in one file: VMs, commits, names for commits, the account's settings."""
+"""The platform's data in one file: VMs, commits, tags, repositories and account settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def now() -> str:
-    """The time as the platform writes it."""
+    """Return the current time in the platform's format."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
@@ -23,7 +23,7 @@ def new_id() -> str:
 
 @dataclass
 class Vm:
-    """A VM. `layers` are the saved disks below its own, newest first; sizes in MiB."""
+    """A VM. `layers` are the saved disks below its own, newest first. Sizes are in MiB."""
 
     vm_id: str
     owner_id: str
@@ -41,16 +41,16 @@ class Vm:
     state: str = "booting"
     private_key: str = field(default="", repr=False)
     public_key: str = ""
-    # By the event loop's clock.
+    # In seconds of the event loop's clock.
     running_since: float = 0.0
-    # Set once it has booted, or never will.
-    settled: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    # Set when the boot has succeeded or failed.
+    boot_done: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
 
 @dataclass
 class Commit:
-    """A saved VM: its disk's layers and its size."""
+    """A saved VM: the layers of its disk, and its size."""
 
     commit_id: str
     owner_id: str
@@ -69,7 +69,7 @@ class Commit:
 
 @dataclass
 class Tag:
-    """A name for a commit: `repo` is empty for the old flat ones."""
+    """A name of a commit. `repo` is empty for flat tags, the older kind."""
 
     tag_id: str
     org: str
@@ -95,7 +95,7 @@ class Repository:
 
 @dataclass
 class Domain:
-    """A name of the customer's own for a VM."""
+    """A domain of the customer's that leads to a VM."""
 
     domain_id: str
     owner_id: str
@@ -106,7 +106,7 @@ class Domain:
 
 @dataclass
 class Account:
-    """An API key: whose it is. `org` shares VMs and commits among its keys."""
+    """An API key with its organisation. All keys of an `org` share its VMs and commits."""
 
     key: str = field(repr=False)
     org: str
@@ -119,7 +119,7 @@ class Account:
 
 @dataclass
 class Store:
-    """All of it. VMs do not outlive the emulator, everything else is kept in `file`."""
+    """All data of the platform. `file` keeps everything except VMs and domains."""
 
     file: Path
     vms: dict[str, Vm] = field(default_factory=dict)
@@ -147,7 +147,7 @@ class Store:
         return store
 
     def save(self) -> None:
-        """Write everything that is kept, all or nothing."""
+        """Write everything that is kept to `file` atomically."""
         facts = {
             "commits": [asdict(one) for one in self.commits.values()],
             "tags": [asdict(one) for one in self.tags.values()],
@@ -161,13 +161,13 @@ class Store:
         draft.replace(self.file)
 
     def layers_in_use(self) -> set[str]:
-        """Layers that some VM or commit stands on."""
+        """Return the layers that VMs and commits use."""
         used = [*(vm.layers for vm in self.vms.values())]
         used += [commit.layers for commit in self.commits.values()]
         return {layer for layers in used for layer in layers}
 
     def free_number(self) -> int:
-        """The smallest address that no VM has; raises LookupError when all are taken."""
+        """Return the smallest unused address number. Raises LookupError if all are in use."""
         taken = {vm.number for vm in self.vms.values()}
         for number in range(2, 254):
             if number not in taken:

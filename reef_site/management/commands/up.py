@@ -351,7 +351,7 @@ class Start:
         if isinstance(self.vms, DemoVms):
             lines.append("demo VMs: the emulator runs here; its VMs end when reef is stopped")
         elif self.vms:
-            lines.append(f"no demo VMs: {self.vms.why}")
+            lines.append(f"no demo VMs: {self.vms.reason}")
         if self.host in WILDCARDS and not os.environ.get("REEF_ALLOWED_HOSTS"):
             name = socket.gethostname()
             lines.append(f"for other machines, set REEF_ALLOWED_HOSTS to its name there, as {name}")

@@ -1,17 +1,17 @@
 """A small process with one thread that forks the first process of each VM.
 
-Started once by the emulator and told by JSON lines what to do; it answers with JSON lines. A VM is
+The emulator starts it once. Orders and reports are lines of JSON on its standard streams. A VM is
 two processes: an outer one, which waits, and the VM's own process 1 in namespaces of its own, which
-puts the disk together, starts sshd and collects the dead. All of them are killed by the kernel when
-this process ends, and it ends when its standard input does: so nothing outlives the emulator.
+mounts the disk, starts sshd and reaps orphans. The kernel kills all of them when this process ends,
+and it ends when its standard input does, so nothing outlives the emulator.
 Standard library only, no threads.
 
-Asked:   {"id", "cwd", "root", "mounts": [{"at", "lower", "upper", "work"}], "hostname", "remove",
+Orders:  {"id", "cwd", "root", "mounts": [{"at", "lower", "upper", "work"}], "hostname", "remove",
           "files": [{"path", "text", "mode", "mark"}], "argv", "env", "log"}
-         A file with a `mark` keeps its old lines but those that hold the mark. A hostname of ""
-         is read from the disk.
-Answers: {"id", "pid"} once it is there, {"id", "ready": true} when its sshd has been started,
-         {"id", "error"} when that failed, {"id", "ended": true} when it is gone.
+         A file with a `mark` keeps its old lines except those that contain the mark. A hostname
+         of "" is read from the disk.
+Reports: {"id", "pid"} once process 1 exists, {"id", "ready": true} when its sshd has been started,
+         {"id", "error"} if the boot failed, {"id", "ended": true} when the VM has ended.
 """
 
 from __future__ import annotations
@@ -39,37 +39,39 @@ SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)}
 
 
-def check(result: int, what: str) -> None:
-    """Raise what the C library says went wrong."""
+def raise_on_error(result: int, what: str) -> None:
+    """Raise OSError with the message of the C library if `result` is an error."""
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def mount(kind: str, at: str, flags: int = 0, options: str = "", source: str = "") -> None:
-    """mount(2)."""
-    words = [(source or kind).encode(), at.encode(), kind.encode() or None]
-    check(libc.mount(*words, ctypes.c_ulong(flags), options.encode() or None), f"mount {at}")
+def mount(filesystem: str, at: str, flags: int = 0, options: str = "", source: str = "") -> None:
+    """Call mount(2)."""
+    args = [(source or filesystem).encode(), at.encode(), filesystem.encode() or None]
+    raise_on_error(
+        libc.mount(*args, ctypes.c_ulong(flags), options.encode() or None), f"mount {at}"
+    )
 
 
 # -- the VM's process 1
 
 
-def put_disk_together(order: dict[str, Any]) -> None:
-    """Mount the VM's root and what a Linux expects there."""
+def mount_root(order: dict[str, Any]) -> None:
+    """Mount the VM's root disk, and the file systems that Linux programs expect."""
     root = order["root"]
     mount("", "/", MS_REC | MS_PRIVATE, source="none")
     for each in order["mounts"]:
         options = f"lowerdir={each['lower']},upperdir={each['upper']},workdir={each['work']}"
         at = os.path.join(root, each["at"]) if each["at"] else root
-        mount_disk(at, f"{options},index=off,metacopy=off")
+        mount_overlay(at, f"{options},index=off,metacopy=off")
     mount("proc", f"{root}/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     mount("sysfs", f"{root}/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY)
     make_devices(f"{root}/dev")
 
 
-def mount_disk(at: str, options: str) -> None:
-    """Without waiting for the real disk, ever, where the kernel knows how."""
+def mount_overlay(at: str, options: str) -> None:
+    """Mount an overlay, without syncing to the real disk if the kernel supports that."""
     try:
         mount("overlay", at, 0, f"{options},volatile")
     except OSError:
@@ -77,7 +79,7 @@ def mount_disk(at: str, options: str) -> None:
 
 
 def make_devices(dev: str) -> None:
-    """A small /dev with terminals of its own."""
+    """Create a minimal /dev with its own terminals."""
     mount("tmpfs", dev, MS_NOSUID, "mode=755,size=64k")
     os.umask(0)
     for name, (major, minor) in {**DEVICES, "tty": (5, 0)}.items():
@@ -93,17 +95,17 @@ def make_devices(dev: str) -> None:
         os.symlink(target, f"{dev}/{name}")
 
 
-def enter(root: str) -> None:
-    """Make `root` the root of this process's namespace and let go of the old one."""
+def pivot_root(root: str) -> None:
+    """Make `root` the root of this process's mount namespace and detach the old root."""
     os.chdir(root)
     number = SYS_PIVOT_ROOT[os.uname().machine]
-    check(libc.syscall(number, b".", b"."), "pivot_root")
-    check(libc.umount2(b".", MNT_DETACH), "umount of the old root")
+    raise_on_error(libc.syscall(number, b".", b"."), "pivot_root")
+    raise_on_error(libc.umount2(b".", MNT_DETACH), "umount of the old root")
     os.chdir("/")
 
 
 def write_files(files: list[dict[str, Any]]) -> None:
-    """Files that the platform owns: identity, keys, name servers."""
+    """Write the files that the platform manages: identity, keys, name servers."""
     for each in files:
         path = Path(each["path"])
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -111,7 +113,7 @@ def write_files(files: list[dict[str, Any]]) -> None:
         if each["mark"] and path.exists():
             kept = [line for line in path.read_text().splitlines() if each["mark"] not in line]
             text = "".join(f"{line}\n" for line in kept) + text
-        # A link, as resolv.conf often is, is replaced and not followed.
+        # resolv.conf is often a link: replace it instead of writing to its target.
         path.unlink(missing_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, each["mode"])
         with os.fdopen(handle, "w") as file:
@@ -120,7 +122,7 @@ def write_files(files: list[dict[str, Any]]) -> None:
 
 
 def start(argv: list[str], env: dict[str, str], log: int) -> int:
-    """Start sshd; its pid."""
+    """Start sshd and return its pid."""
     null = os.open("/dev/null", os.O_RDWR)
     pipes = [(os.POSIX_SPAWN_DUP2, null, 0)]
     pipes += [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
@@ -130,18 +132,18 @@ def start(argv: list[str], env: dict[str, str], log: int) -> int:
         os.close(null)
 
 
-def be_first(order: dict[str, Any], report: int, log: int) -> None:
-    """The life of a VM's process 1: it never returns."""
+def run_init(order: dict[str, Any], report: int, log: int) -> None:
+    """Run as process 1 of a VM. It never returns."""
     libc.prctl(PR_SET_NAME, b"vm-init", 0, 0, 0)
     try:
-        put_disk_together(order)
-        enter(order["root"])
+        mount_root(order)
+        pivot_root(order["root"])
         for pattern in order["remove"]:
             for old in Path("/").glob(pattern):
                 old.unlink()
         write_files(order["files"])
         host = (order["hostname"] or Path("/etc/hostname").read_text().strip()).encode()
-        check(libc.sethostname(host, len(host)), "sethostname")
+        raise_on_error(libc.sethostname(host, len(host)), "sethostname")
         sshd = start(order["argv"], order["env"], log)
     except (OSError, KeyError) as error:
         os.write(report, json.dumps({"id": order["id"], "error": str(error)}).encode() + b"\n")
@@ -149,35 +151,35 @@ def be_first(order: dict[str, Any], report: int, log: int) -> None:
     os.write(report, json.dumps({"id": order["id"], "ready": True}).encode() + b"\n")
     while True:
         try:
-            gone, _ = os.wait()
+            ended, _ = os.wait()
         except ChildProcessError:
-            gone = sshd
-        if gone == sshd:
+            ended = sshd
+        if ended == sshd:
             time.sleep(0.2)
             sshd = start(order["argv"], order["env"], log)
 
 
-# -- the nursery
+# -- the fork server
 
 
-def stay_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies."""
+def die_with_parent(parent: int) -> None:
+    """Make the kernel kill this process when its parent dies."""
     libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
 
 
-def bear(order: dict[str, Any]) -> tuple[int, int]:
-    """Fork the two processes of a VM; the outer one's pid and the pipe on which both report."""
-    told, report = os.pipe()
-    nursery = os.getpid()
+def fork_vm(order: dict[str, Any]) -> tuple[int, int]:
+    """Fork the two processes of a VM. Return the outer one's pid and the pipe of their reports."""
+    reports, report = os.pipe()
+    fork_server_pid = os.getpid()
     outer = os.fork()
     if outer:
         os.close(report)
-        os.set_blocking(told, False)
-        return outer, told
+        os.set_blocking(reports, False)
+        return outer, reports
     try:
-        stay_with(nursery)
+        die_with_parent(fork_server_pid)
         os.setsid()
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         keep = {report, log}
@@ -190,11 +192,11 @@ def bear(order: dict[str, Any]) -> tuple[int, int]:
                 with contextlib.suppress(OSError):
                     os.close(int(number))
         os.chdir(order["cwd"])
-        check(libc.unshare(NAMESPACES), "unshare")
+        raise_on_error(libc.unshare(NAMESPACES), "unshare")
         inner = os.fork()
         if inner == 0:
             libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-            be_first(order, report, log)
+            run_init(order, report, log)
         os.write(report, json.dumps({"id": order["id"], "pid": inner}).encode() + b"\n")
         os.waitpid(inner, 0)
     except (OSError, KeyError) as error:
@@ -203,14 +205,14 @@ def bear(order: dict[str, Any]) -> tuple[int, int]:
         os._exit(0)
 
 
-def say(facts: dict[str, Any]) -> None:
+def send_report(facts: dict[str, Any]) -> None:
     """Send a line to the emulator."""
     os.write(1, json.dumps(facts).encode() + b"\n")
 
 
 def main() -> None:
-    """Take orders and pass reports on, until nobody gives orders any longer."""
-    libc.prctl(PR_SET_NAME, b"vm-nursery", 0, 0, 0)
+    """Execute orders and forward reports until standard input is closed."""
+    libc.prctl(PR_SET_NAME, b"vm-fork-server", 0, 0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     watcher = selectors.DefaultSelector()
     watcher.register(0, selectors.EVENT_READ)
@@ -225,9 +227,9 @@ def main() -> None:
                 *lines, orders = (orders + data).split(b"\n")
                 for line in lines:
                     order = json.loads(line)
-                    outer, told = bear(order)
-                    vms[told] = (order["id"], outer)
-                    watcher.register(told, selectors.EVENT_READ)
+                    outer, reports = fork_vm(order)
+                    vms[reports] = (order["id"], outer)
+                    watcher.register(reports, selectors.EVENT_READ)
             elif data:
                 os.write(1, data)
             else:
@@ -235,7 +237,7 @@ def main() -> None:
                 watcher.unregister(key.fd)
                 os.close(key.fd)
                 os.waitpid(outer, 0)
-                say({"id": name, "ended": True})
+                send_report({"id": name, "ended": True})
 
 
 if __name__ == "__main__":

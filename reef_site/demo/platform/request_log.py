@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Heard:
+class LoggedRequest:
     """A request and the status of its response."""
 
     op: str
@@ -20,12 +20,12 @@ class Heard:
 
 
 @dataclass
-class Journal:
-    """The newest requests, and answers that did not fit the description."""
+class RequestLog:
+    """The latest requests, and the responses that violated openapi.yaml."""
 
-    heard: deque[Heard] = field(default_factory=lambda: deque(maxlen=5000))
+    requests: deque[LoggedRequest] = field(default_factory=lambda: deque(maxlen=5000))
     violations: list[str] = field(default_factory=list)
 
     def clear(self) -> None:
-        self.heard.clear()
+        self.requests.clear()
         self.violations.clear()
