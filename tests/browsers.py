@@ -74,6 +74,6 @@ def complaints_of(page: Page) -> list[str]:
     page.on("pageerror", lambda error: found.append(str(error)))
     page.on(
         "console",
-        lambda said: found.append(said.text) if "Content Security" in said.text else None,
+        lambda entry: found.append(entry.text) if "Content Security" in entry.text else None,
     )
     return found

@@ -40,17 +40,17 @@ from tests.stack import MIGRATED, STATIC_ROOT
 from tests.stub_llm import StubLLM
 from tests.waiting import until
 
-SETTLING = "reef-settle"  # prefix of the follower's threads
+CONVERGE_THREAD = "reef-settle"  # name of the follower's threads
 STANDIN = Path(__file__).parent / "agents" / "standin.py"
 
 
-# Of the tests marked `rotated` a whole run takes one of this many parts, another one each day.
+# A whole run takes one of this many parts of the tests marked `rotated`, a new one each day.
 PARTS = 3
 PART = "REEF_TEST_PART"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the run's part, and what its stacks share: tables and static files (`Stack`)."""
+    """Choose the part of this run, and prepare what its stacks share: tables and static files."""
     if not hasattr(config, "workerinput"):
         # Many containers set this. Each worker would rewrite the assertions of all tests, and each
         # process that a test starts compile changed modules.
@@ -66,7 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove them when the last worker is done."""
+    """Remove the shared files after the last worker."""
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ[STATIC_ROOT], ignore_errors=True)
         Path(os.environ[MIGRATED]).unlink(missing_ok=True)
@@ -108,13 +108,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left_out]
 
 
-# Rows that `migrate` makes and that no test changes.
+# Tables with rows that `migrate` creates and no test changes.
 STATIC_TABLES = {"django_content_type", "auth_permission"}
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _keep_static_tables() -> Iterator[None]:
-    """Empty all other tables after a test, and so need not fill these again."""
+    """Empty only the other tables after a test, so that these need not be filled again."""
 
     def sql_flush(style: Any, connection: Any, **options: Any) -> list[str]:
         names = connection.introspection.django_table_names(only_existing=True, include_views=False)
@@ -243,12 +243,12 @@ class Fleet:
         return Lieutenant.objects.active().get(name=name)
 
     def wait(self, name: str, status: str, seconds: float = 30.0) -> Lieutenant:
-        def there() -> Lieutenant | None:
+        def has_status() -> Lieutenant | None:
             row = self.row(name)
             return row if row.status == status else None
 
         try:
-            found: Lieutenant = until(there, seconds)
+            found: Lieutenant = until(has_status, seconds)
         except AssertionError:
             row = self.row(name)
             raise AssertionError(f"{name} is {row.status}, not {status}: {row.error}") from None
@@ -267,7 +267,7 @@ class Fleet:
         self.stop_follower()
         # Background work must be over before the tables are emptied.
         for thread in threading.enumerate():
-            if thread.name == SETTLING:
+            if thread.name == CONVERGE_THREAD:
                 thread.join(30)
         for process in Process.objects.live():
             transport = get_transport(process.transport)
@@ -281,14 +281,14 @@ def _gone(process: Process) -> bool:
     return not get_transport(process.transport).alive(process.handle)
 
 
-def _settle_in_a_thread(_task: str, args: list[str], _countdown: float) -> None:
-    """Run the follower's work for a lieutenant, as a worker does, but without a broker."""
+def _converge_in_a_thread(_task: str, args: list[str], _countdown: float) -> None:
+    """Run a follower's task in a thread, as a worker does, but without a broker."""
 
     def run() -> None:
         runtime.converge(*args)
         connections.close_all()
 
-    threading.Thread(target=run, name=SETTLING).start()
+    threading.Thread(target=run, name=CONVERGE_THREAD).start()
 
 
 @pytest.fixture
@@ -302,7 +302,7 @@ def fleet(
     """A fleet with the stand-in agent; set `settings.PI_PATH` to use another one."""
     settings.PI_PATH = str(STANDIN)
     settings.STARTS_AT_ONCE = 8
-    intercept_tasks(monkeypatch, "lieutenants.settle", _settle_in_a_thread)
+    intercept_tasks(monkeypatch, "lieutenants.settle", _converge_in_a_thread)
     broker.client.cache_clear()
     running = Fleet(api)
     yield running
@@ -322,7 +322,7 @@ REAL_AGENTS = [
     pytest.param("087", id="pi-0.87.1"),
     pytest.param("073", id="pi-0.73.1"),
 ]
-# The same for repeats: the older ones only in thorough runs.
+# For repeats: the older versions only in thorough runs.
 PINNED_AGENT_FIRST = [
     REAL_AGENTS[0],
     pytest.param("087", id="pi-0.87.1", marks=pytest.mark.thorough),
@@ -331,7 +331,7 @@ PINNED_AGENT_FIRST = [
 
 
 def real_agent(version: str) -> str:
-    """Return where `manage.py test` has installed this version of the agent."""
+    """Return the path where `manage.py test` has installed this version of the agent."""
     path = os.environ.get(f"REEF_TEST_PI_{version}", "")
     if not path or not Path(path).exists():
         pytest.fail(f"no agent {version}: run the tests with `python3 manage.py test`")

@@ -1,4 +1,4 @@
-"""Tasks that are dispatched in tests: done in another way, noted, or dropped."""
+"""Replacements for sending tasks: call a handler, record, or drop them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 
 from reef_site.common import dispatch
 
-# Gets the name of the task, its arguments and its countdown in seconds.
+# Called with the name of the task, its arguments and its countdown in seconds.
 Handler = Callable[[str, list[Any], float], object]
 
 
 def intercept_tasks(monkeypatch: pytest.MonkeyPatch, prefix: str, handler: Handler) -> None:
-    """Call `handler` in place of sending tasks whose names begin with `prefix`."""
+    """Call `handler` instead of sending tasks whose names begin with `prefix`."""
     send = dispatch.send
 
     def intercepting(task: str, args: list[Any], *, queue: str | None, countdown: float) -> None:
@@ -27,5 +27,5 @@ def intercept_tasks(monkeypatch: pytest.MonkeyPatch, prefix: str, handler: Handl
 
 
 def drop_tasks(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
-    """Send no tasks whose names begin with `prefix`, as if there were no workers for them."""
+    """Do not send tasks whose names begin with `prefix`, as if there were no workers for them."""
     intercept_tasks(monkeypatch, prefix, lambda *_: None)

@@ -1,4 +1,4 @@
-"""Small fleets as rows, and a pump in place of broker and workers."""
+"""Small fleets as rows, and a queue in place of broker and workers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vmtree.services import NewNode
 
 
 class Pump:
-    """Records dispatched tasks until `work` runs them; delayed ones count as due."""
+    """Queue of dispatched tasks that `work` runs; delays are ignored."""
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[str, Any]] = deque()
 
-    def take(self, task: str, args: list[Any], _countdown: float) -> None:
+    def enqueue(self, task: str, args: list[Any], _countdown: float) -> None:
         call = task.removeprefix("operations."), args[0]
         if call[0] == "act" or call not in self.waiting:
             self.waiting.append(call)
@@ -30,15 +30,15 @@ class Pump:
     def work(self, tasks_at_most: int = 2000) -> None:
         while self.waiting:
             tasks_at_most -= 1
-            assert tasks_at_most, "tasks without end"
-            name, what = self.waiting.popleft()
-            getattr(runner, name)(what)
+            assert tasks_at_most, "endless tasks"
+            name, argument = self.waiting.popleft()
+            getattr(runner, name)(argument)
 
 
 @pytest.fixture
 def pump(monkeypatch: pytest.MonkeyPatch) -> Pump:
     waiting = Pump()
-    intercept_tasks(monkeypatch, "operations.", waiting.take)
+    intercept_tasks(monkeypatch, "operations.", waiting.enqueue)
     monkeypatch.setattr(runner, "RECHECK_INTERVAL", timedelta(0))
     return waiting
 

@@ -98,7 +98,7 @@ class Fresh:
 
 
 class Cluster:
-    """A running server. PostgreSQL refuses to run as root, so root starts it as `nobody`."""
+    """A running PostgreSQL server. It refuses to run as root, so root starts it as `nobody`."""
 
     def __init__(self, programs: Path) -> None:
         self.programs = programs

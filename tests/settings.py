@@ -23,9 +23,9 @@ for name in (
 
 from reef_site.settings import *  # noqa: E402, F403
 
-# The usual one takes 0.7 s of CPU for each account that a test makes.
+# The default hasher takes 0.7 s of CPU for each account.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-# Without a server, pages name styles and scripts as they are in the checkout.
+# Without collected files, pages refer to the files of the checkout.
 STATIC_ROOT = None  # type: ignore[assignment]
 WHITENOISE_USE_FINDERS = True
 # Otherwise each client of a test lists all of them.

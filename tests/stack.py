@@ -1,7 +1,7 @@
-"""All processes of reef, each of which a test can start, kill and start again.
+"""All processes of reef, which a test can start, kill and start again.
 
 For tests that interrupt reef in the middle of its work. The processes and their command lines are
-those that `reef_site/docs/operations.md` shows for production.
+those in `reef_site/docs/operations.md` for production.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from tests.waiting import until
 ROOT = Path(__file__).resolve().parent.parent
 STANDIN = ROOT / "tests" / "agents" / "standin.py"
 TOKEN = "a-token-of-the-tests"
-# Names the file with the tables of a run's first stack, which the others copy.
+# Variable with the path of the first stack's database, which the other stacks copy.
 MIGRATED = "REEF_TEST_MIGRATED"
-# Names the folder of static files that the stacks of a run share; see `stack_settings`.
+# Variable with the folder of static files that all stacks share; see `stack_settings`.
 STATIC_ROOT = "REEF_TEST_STATIC_ROOT"
 
 
-# Switches to another user, with access to the folder of our interpreter, and runs argv[4:]. argv[3]
-# maps numbers of system calls to the errors that they return from now on.
+# Switches to another user, with access to our interpreter's folder, and runs argv[4:]. argv[3] maps
+# numbers of system calls to the errors that they return from then on.
 AS_USER = """
 import ctypes, json, os, struct, sys
 sys.path.insert(0, sys.argv[1])
@@ -85,7 +85,7 @@ def free_port() -> int:
 class Stack:
     """A reef with a temporary data folder on a free port. Use as a context manager."""
 
-    # Folder of the code that runs.
+    # Folder of the code to run.
     checkout = ROOT
 
     def __init__(
@@ -132,7 +132,7 @@ class Stack:
             self.migrate()
             for name in ("redis", "web", "edge", "worker", "beat"):
                 self.start(name)
-            until(self.answers, 120)
+            until(self.is_responding, 120)
             until(lambda: self.health()["follower"]["ok"], 120)
         except BaseException:
             self.__exit__()
@@ -141,7 +141,7 @@ class Stack:
 
     def __exit__(self, *_: object) -> None:
         try:
-            if self.answers():
+            if self.is_responding():
                 self.client.post("/lieutenant/lieutenants/destroy-all")
                 until(lambda: not list(self.data.glob("lieutenants/*/runs/*/keeper.json")), 30)
         finally:
@@ -152,15 +152,15 @@ class Stack:
                 shutil.rmtree(self._made, ignore_errors=True)
 
     def migrate(self) -> None:
-        """Make the tables; within one test run the stacks copy those that the first has made."""
+        """Create the tables. Within one test run, stacks copy those of the first one."""
         database = self.data / "db.sqlite3"
-        usual = not self.user and self.checkout == ROOT and "DATABASE_URL" not in self.env
-        if not usual or database.exists() or MIGRATED not in os.environ:
+        is_default = not self.user and self.checkout == ROOT and "DATABASE_URL" not in self.env
+        if not is_default or database.exists() or MIGRATED not in os.environ:
             self.manage("migrate", "--verbosity", "0")
             return
         migrated = Path(os.environ[MIGRATED])
         if migrated.exists():
-            # Loading the settings makes the secrets that the processes share.
+            # Loading the settings creates the secrets that the processes share.
             self._run("-c", "import reef_site.settings")
             shutil.copyfile(migrated, database)
             database.chmod(0o600)
@@ -246,7 +246,7 @@ class Stack:
 
     # -- pages and API ----------------------------------------------------------------------
 
-    def answers(self) -> bool:
+    def is_responding(self) -> bool:
         try:
             return self.client.get("/health", timeout=2).status_code == 200
         except httpx.HTTPError:

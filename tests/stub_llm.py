@@ -69,7 +69,7 @@ from reef_site.demo.model_server import (
 
 Plain = dict[str, Any]
 T = TypeVar("T")
-MOST_RECORDED = 5000
+MAX_RECORDED = 5000
 MODELS = (
     *("echo", "slow-50-10", "slow-1000-20", "bytes-1000000", "think", "tool-bash"),
     *("err-500", "err-429", "err-400", "flaky-500-2", "flaky-429-1", "overflow", "hang", "drop"),
@@ -114,7 +114,7 @@ BY_MODEL: list[tuple[str, Callable[[re.Match[str], Body], Plain]]] = [
 ]
 
 
-def fits(match: Plain, body: Body, key: str) -> bool:
+def matches(match: Plain, body: Body, key: str) -> bool:
     """Return whether a script entry matches this request.
 
     `match` may have: model (exact), contains (part of the newest user message), any (part of the
@@ -153,7 +153,7 @@ def pieces(step: Plain) -> list[str]:
     return split_text(str(step.get("text", step.get("thinking", ""))), int(step.get("chunk", 8)))
 
 
-def plain_steps(reply: Plain) -> list[Plain]:
+def steps_of(reply: Plain) -> list[Plain]:
     """Return the steps of a reply or its short form, each with its chunk and rate."""
     common: Plain = {key: reply[key] for key in ("chunk", "rate") if key in reply}
     if "steps" in reply:
@@ -165,7 +165,7 @@ def plain_steps(reply: Plain) -> list[Plain]:
 
 
 class StubLLM(ModelServer):
-    """The server, a context manager that runs it in a thread on a free port."""
+    """The server. Use as a context manager, which runs it in a thread on a free port."""
 
     models = MODELS
     owner = "stub"
@@ -181,14 +181,14 @@ class StubLLM(ModelServer):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
-    # from any thread
+    # called from any thread
 
     def models_json(self, models: tuple[str, ...] = MODELS, **extra: object) -> Body:
         """Return an agent's `models.json` with this server as the provider `stub`."""
         return models_json(self.base_url, models, provider="stub", key="stub-key", **extra)
 
     def script(self, *replies: Plain) -> None:
-        """Append replies; see the top of this file."""
+        """Queue replies; the top of this file shows their form."""
         with self._lock:
             self._script.extend(dict(reply) for reply in replies)
 
@@ -216,10 +216,13 @@ class StubLLM(ModelServer):
         }
 
     def wait_for(self, condition: Callable[[Self], T], timeout: float = 10.0) -> T:
-        """Return the value of `condition(self)` once it is true. Raises AssertionError."""
+        """Return the value of `condition(self)` once it is true.
+
+        Raises AssertionError after `timeout`.
+        """
         end = time.monotonic() + timeout
         while not (value := condition(self)):
-            assert time.monotonic() < end, f"the model waited in vain: {self.state()}"
+            assert time.monotonic() < end, f"condition not met: {self.state()}"
             time.sleep(0.01)
         return value
 
@@ -238,7 +241,7 @@ class StubLLM(ModelServer):
         self._loop.call_soon_threadsafe(self.stop)
         self._thread.join(5)
 
-    # in its own loop
+    # called in the server's loop
 
     async def live(self, opened: Callable[[], object]) -> None:
         """Open the port, call `opened`, and serve until stopped."""
@@ -252,8 +255,8 @@ class StubLLM(ModelServer):
         self.total += 1
         seen = {"t": time.time(), "key": key, "model": body.get("model"), "body": body}
         self.requests.append(seen)
-        del self.requests[:-MOST_RECORDED]
-        return self._built(self._chosen(body, key))
+        del self.requests[:-MAX_RECORDED]
+        return self._build_reply(self._choose(body, key))
 
     def control(self, request: Request) -> tuple[int, object] | None:
         """Handle the routes below /__stub__/."""
@@ -274,16 +277,16 @@ class StubLLM(ModelServer):
             return 404, {"error": "no such control"}
         return 200, self.state()
 
-    def _chosen(self, body: Body, key: str) -> Plain:
+    def _choose(self, body: Body, key: str) -> Plain:
         if (entry := self._next_of_script(body, key)) is not None:
             return entry
-        asked = None if after_tool(body) else directive(last_user(body))
-        return asked or self._by_model(str(body.get("model") or "echo"), body)
+        directed = None if after_tool(body) else directive(last_user(body))
+        return directed or self._by_model(str(body.get("model") or "echo"), body)
 
     def _next_of_script(self, body: Body, key: str) -> Plain | None:
         with self._lock:
             for entry in self._script:
-                if fits(entry.get("match", {}), body, key):
+                if matches(entry.get("match", {}), body, key):
                     times = entry.get("times", 1)
                     if times == 1:
                         self._script.remove(entry)
@@ -302,12 +305,12 @@ class StubLLM(ModelServer):
         for pattern, build in BY_MODEL:
             if found := re.fullmatch(pattern, model, re.DOTALL):
                 return build(found, body)
-        raise AssertionError("the last pattern fits every name")
+        raise AssertionError("the last pattern matches every name")
 
-    def _built(self, plain: Plain) -> Reply:
+    def _build_reply(self, plain: Plain) -> Reply:
         status, usage = int(plain.get("status", 200)), plain.get("usage", {})
         return Reply(
-            steps=[self._step(step) for step in plain_steps(plain)],
+            steps=[self._step(step) for step in steps_of(plain)],
             finish=plain.get("finish", ""),
             usage=Usage(
                 usage.get("prompt_tokens"),
@@ -332,8 +335,10 @@ class StubLLM(ModelServer):
             return Raw(step["raw"])
         if "tool" in step:
             call = step["tool"]
-            given = call.get("arguments", {})
-            arguments = given if isinstance(given, str) else json.dumps(given)
+            arguments_given = call.get("arguments", {})
+            arguments = (
+                arguments_given if isinstance(arguments_given, str) else json.dumps(arguments_given)
+            )
             return Call(call["name"], arguments, call.get("id", ""))
         return Text(pieces(step), float(step.get("rate", 0)), thinking="thinking" in step)
 

@@ -11,7 +11,7 @@ import httpx
 from tests.emulator.handle import Emulator
 
 
-class Bare:
+class PlatformClient:
     """HTTP with the key, and OpenSSH as any client of the platform uses it."""
 
     def __init__(self, emulator: Emulator, folder: Path, key: str | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-# What each command would leave where it runs, if it ran.
+# The file that each embedded command would create if it were executed.
 CANARY = "pwned"
 
 _COMMANDS = (f"touch {CANARY}", f"echo x >{CANARY}", f": >>{CANARY}")

@@ -1,4 +1,4 @@
-"""VMs that join: each gets a join token and sends a join request with it."""
+"""Clients for joining VMs: issue a join token, and send requests with a token."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bootloader.join import tokens as join_tokens
 DNA = {"organs": ["store", "cron"], "capabilities": ["vers-vm"]}
 
 
-def invite(vm_id: str = "vm-1", **other: Any) -> str:
-    """A join token for a VM that is not a member yet."""
-    wish: dict[str, Any] = {
+def issue_join_token(vm_id: str = "vm-1", **other: Any) -> str:
+    """Issue a join token for a VM that has not joined yet."""
+    values: dict[str, Any] = {
         "vm_id": vm_id,
         "name": f"name of {vm_id}",
         "profile": "swarm",
@@ -24,11 +24,11 @@ def invite(vm_id: str = "vm-1", **other: Any) -> str:
         "dna": DNA,
         **other,
     }
-    return join_tokens.issue(**wish)
+    return join_tokens.issue(**values)
 
 
-class Door:
-    """Requests with one bearer token, or with none."""
+class BearerClient:
+    """Sends requests with one bearer token, or without one."""
 
     def __init__(self, token: str | None) -> None:
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
@@ -45,5 +45,5 @@ class Door:
         return self.post("/bootloader/join", {"hostname": "box", **body})
 
     def report(self, **body: object) -> Any:
-        said = {"run": "r1", "step": "dns", "status": "ok", **body}
-        return self.post("/bootloader/report", said)
+        body_sent = {"run": "r1", "step": "dns", "status": "ok", **body}
+        return self.post("/bootloader/report", body_sent)

@@ -1,6 +1,4 @@
-"""A machine with one account for each login shell, all printing noise, each on a port of its
-own.
-"""
+"""A machine with one account for each login shell, each on its own port, printing noise."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ NOISE = "printf '\\033[31mWelcome\\033[0m to the\\nmachine\\nyou have no mail'"
 
 @dataclass(frozen=True)
 class Account:
-    """`rc` are lines of its start file, `force` a command that sshd runs in place of ours."""
+    """An account. `rc` are lines of its start file; sshd runs `force` instead of the command."""
 
     name: str
     shell: str
@@ -45,7 +43,7 @@ ACCOUNTS = (
 
 
 class Accounts:
-    """Use as a context manager: `login(name)` says how to reach one."""
+    """The machine with its accounts. Use as a context manager."""
 
     def __init__(self, folder: Path) -> None:
         self.key = keygen(folder / "key")
@@ -57,26 +55,26 @@ class Accounts:
         self.machine.__enter__()
         for account in ACCOUNTS:
             self._add(account)
-        self.machine.tell(f"mkdir -p /run/sshd; ssh-keygen -A >/dev/null; {self._sshd()}")
+        self.machine.output_of(f"mkdir -p /run/sshd; ssh-keygen -A >/dev/null; {self._sshd()}")
         for port in self.ports.values():
-            until(partial(_answers, port))
+            until(partial(_accepts_ssh, port))
         return self
 
     def __exit__(self, *_: object) -> None:
         self.machine.__exit__()
 
     def login(self, name: str) -> Login:
-        """The way to one account."""
+        """Return the login of one account."""
         return Login("127.0.0.1", self.ports[name], name, self.key)
 
     def _add(self, account: Account) -> None:
         name, home = account.name, f"/home/{account.name}"
         assert shutil.which(account.shell), f"{account.shell} is missing"
-        self.machine.tell(f"useradd -m -s {account.shell} -p '*' {name}")
+        self.machine.output_of(f"useradd -m -s {account.shell} -p '*' {name}")
         if account.rc[0]:
             self.machine.put(f"{home}/{account.rc[0]}", account.rc[1])
         self.machine.put(f"{home}/.ssh/authorized_keys", self.public, 0o600)
-        self.machine.tell(f"chown -R {name}: {home}; chmod 700 {home}/.ssh")
+        self.machine.output_of(f"chown -R {name}: {home}; chmod 700 {home}/.ssh")
 
     def _sshd(self) -> str:
         lines = [
@@ -91,7 +89,7 @@ class Accounts:
         return f"{SSHD} -f /etc/ssh/tests_config"
 
 
-def _answers(port: int) -> bool:
+def _accepts_ssh(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), 1) as sock:
             return sock.recv(4) == b"SSH-"

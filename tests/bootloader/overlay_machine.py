@@ -1,6 +1,6 @@
-"""A machine to throw away: this one's files, processes of its own, and nothing done to it stays.
+"""A disposable machine: an overlay over `/` with processes of its own, in new namespaces.
 
-An overlay over `/` in namespaces of its own, with the network of the host. Needs root.
+Nothing that is done to it changes this machine. It shares the host's network and needs root.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Self
 from tests.stack import ROOT
 from tests.waiting import until
 
-# What boots fetch from package mirrors stays here from run to run.
+# Keeps downloads from package mirrors between runs.
 CACHE = ROOT / ".cache" / "boots"
 
 _BEGIN = """
@@ -30,34 +30,42 @@ exec chroot "$1/root" bash -c 'touch /run/thrown; while :; do sleep 0.2; done'
 """
 
 
-def possible() -> bool:
-    """Return whether this machine allows such a machine."""
-    asked = ["unshare", "--mount", "--pid", "--fork", "--propagation", "private", "true"]
-    return os.geteuid() == 0 and subprocess.run(asked, capture_output=True).returncode == 0
+def is_supported() -> bool:
+    """Return whether this machine allows such machines."""
+    probe = ["unshare", "--mount", "--pid", "--fork", "--propagation", "private", "true"]
+    return os.geteuid() == 0 and subprocess.run(probe, capture_output=True).returncode == 0
 
 
 class Machine:
-    """Use as a context manager."""
+    """A disposable machine. Use as a context manager."""
 
     def __init__(self) -> None:
         self.folder = tempfile.mkdtemp(prefix="reef-machine-")
 
     def __enter__(self) -> Self:
-        own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
-        words = [*own, "bash", "-c", _BEGIN, "begin", self.folder, str(CACHE)]
-        self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL)
-        until(self._first)
+        unshare = [
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--propagation",
+            "private",
+        ]
+        argv = [*unshare, "bash", "-c", _BEGIN, "begin", self.folder, str(CACHE)]
+        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+        until(self._first_pid)
         until(lambda: self.run("test -e /run/thrown").returncode == 0)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait(20)
-        until(lambda: not self._first())
+        until(lambda: not self._first_pid())
         os.rmdir(self.folder)
 
-    def _first(self) -> str:
-        """The pid of the machine's first process; empty without one."""
+    def _first_pid(self) -> str:
+        """Return the pid of the machine's first process; empty without one."""
         try:
             path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
             return path.read_text().strip()
@@ -68,9 +76,9 @@ class Machine:
         self, script: str, timeout: float = 300, **env: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a bash script on the machine, as root with a home of its own."""
-        pid = self._first()
+        pid = self._first_pid()
         enter = ["nsenter", "-t", pid, "-m", "-p", "-r", "-w", "env", "-i"]
-        words = {
+        argv = {
             **{
                 name: text for name, text in os.environ.items() if name.startswith(("SSL_", "PIP_"))
             },
@@ -81,14 +89,14 @@ class Machine:
             **env,
         }
         return subprocess.run(
-            [*enter, *(f"{name}={text}" for name, text in words.items()), "bash"],
+            [*enter, *(f"{name}={text}" for name, text in argv.items()), "bash"],
             input=script,
             capture_output=True,
             text=True,
             timeout=timeout,
         )
 
-    def tell(self, script: str, **env: str) -> str:
+    def output_of(self, script: str, **env: str) -> str:
         """Return the output of a script that must succeed."""
         done = self.run(script, 300, **env)
         assert done.returncode == 0, done.stderr
@@ -97,11 +105,11 @@ class Machine:
     def put(self, path: str, text: str, mode: int = 0o644) -> None:
         """Write a file on the machine."""
         place = f"mkdir -p \"$(dirname '{path}')\" && cat >'{path}' <<'E-N-D'\n{text}\nE-N-D\n"
-        self.tell(f"{place}chmod {mode:o} '{path}'")
+        self.output_of(f"{place}chmod {mode:o} '{path}'")
 
     def changed(self) -> set[str]:
-        """Every file that was made or changed."""
-        enter = ["nsenter", "-t", self._first(), "-m"]
+        """Return the paths of all files that were created or changed."""
+        enter = ["nsenter", "-t", self._first_pid(), "-m"]
         upper = f"{self.folder}/upper"
         found = subprocess.run(
             [*enter, "find", upper, "-type", "f", "-printf", "/%P\\0"],

@@ -13,7 +13,7 @@ from tests.emulator.handle import Emulator
 from tests.stack import TOKEN, Stack
 from tests.waiting import until
 
-# Its script takes a moment, and fetches nothing but the fleet agent.
+# A profile whose script is quick, because it downloads only the fleet agent.
 BARE = """
 from bootloader.models import OwnProfile
 OwnProfile.objects.create(type="bare", organs=["store"], capabilities=[], agent=False,
@@ -28,11 +28,11 @@ with connect_machine(providers.get("vers"), machine_id) as shell:
     ran = shell.run(command, stdin=stdin.encode(), timeout=seconds)
 print((ran.output + ran.errors).decode(), end="")
 """
-AT_REST = ("done", "failed", "cancelled")
+END_STATES = ("done", "failed", "cancelled")
 
 
 class BootStack(Stack):
-    """A reef at the address where the emulator's VMs find it."""
+    """A reef at an address that the emulator's VMs can reach."""
 
     def __init__(self, folder: Path, emulator: Emulator, port: str = "", **env: str) -> None:
         self.emulator = emulator
@@ -52,53 +52,53 @@ class BootStack(Stack):
             return [sys.executable, *words]
         return super()._argv(name)
 
-    # -- what people and agents do ---------------------------------------------------------------
+    # -- provisioning ----------------------------------------------------------------------------
 
     def provision(self, name: str, kind: str = "lightweight", **fields: object) -> dict[str, Any]:
-        """Ask for one VM; the provisioning."""
+        """Request one VM and return the provisioning."""
         body = {"name": name, "type": kind, **fields}
         answer = self.client.post("/bootloader/provision", json=body)
         assert answer.status_code in (200, 202), answer.text
         found: dict[str, Any] = answer.json()["provisionings"][0]
         return found
 
-    def look(self, provisioning_id: str) -> dict[str, Any]:
-        """The provisioning as it is now."""
+    def fetch(self, provisioning_id: str) -> dict[str, Any]:
+        """Return the current state of the provisioning."""
         answer = self.client.get(f"/bootloader/provisionings/{provisioning_id}")
         found: dict[str, Any] = answer.json()["provisioning"]
         return found
 
     def step(self, provisioning_id: str) -> str:
-        """The name of the step that is not done yet; empty at the end."""
-        steps = self.look(provisioning_id)["steps"]
+        """Return the name of the first step that is not done; empty if all are."""
+        steps = self.fetch(provisioning_id)["steps"]
         return next((str(step["name"]) for step in steps if step["state"] != "done"), "")
 
     def wait(self, provisioning_id: str, *states: str, seconds: float = 240) -> dict[str, Any]:
-        """Until it is in one of these states, or at rest; the provisioning."""
+        """Wait until the provisioning is in one of these states, or has ended, and return it."""
 
-        def there() -> dict[str, Any] | None:
-            found = self.look(provisioning_id)
-            return found if found["state"] in (states or AT_REST) else None
+        def in_state() -> dict[str, Any] | None:
+            found = self.fetch(provisioning_id)
+            return found if found["state"] in (states or END_STATES) else None
 
-        found: dict[str, Any] = until(there, seconds)
+        found: dict[str, Any] = until(in_state, seconds)
         return found
 
     def log(self, provisioning_id: str) -> str:
-        """All of its log."""
+        """Return the complete log."""
         answer = self.client.get(f"/bootloader/provisionings/{provisioning_id}/log?limit=1000")
         lines = answer.json()["lines"]
         return "\n".join(f"{line['step'] or ''}: {line['text']}" for line in lines)
 
     def retry(self, provisioning_id: str) -> None:
-        """Go on from the step that failed."""
+        """Continue from the failed step."""
         answer = self.client.post(f"/bootloader/provisionings/{provisioning_id}/retry")
         assert answer.status_code == 202, answer.text
 
     def on_vm(self, machine_id: str, command: str, *, stdin: str = "", seconds: float = 120) -> str:
-        """Run a command on a VM by SSH, as reef does; what it printed."""
+        """Run a command on a VM over SSH, as reef does, and return its output."""
         asked = json.dumps([machine_id, command, stdin, seconds])
         return self.manage("shell", "--verbosity", "0", "-c", f"asked = {asked!r}\n{ON_VM}")
 
     def post(self, path: str, body: object = None) -> httpx.Response:
-        """POST of JSON with the root token."""
+        """Send JSON with the root token."""
         return self.client.post(path, json=body if body is not None else {})

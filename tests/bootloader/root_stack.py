@@ -23,14 +23,14 @@ print(join_tokens.issue(by="tests", **json.loads(sys.argv[1])))
 """
 
 
-class Roof(Stack):
-    """Web and edge without a worker, which is all that members need."""
+class RootStack(Stack):
+    """A reef with web and edge, which is all that fleet agents need; it has no worker."""
 
     def __enter__(self) -> Self:
         self.manage("migrate", "--verbosity", "0")
         for name in ("redis", "web", "edge"):
             self.start(name)
-        until(self.answers, 30)
+        until(self.is_responding, 30)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -42,9 +42,9 @@ class Roof(Stack):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def invite(self, vm_id: str, **other: Any) -> str:
+    def issue_join_token(self, vm_id: str, **other: Any) -> str:
         """Issue a join token in a process of this reef."""
-        wish = {
+        values = {
             "vm_id": vm_id,
             "name": f"name of {vm_id}",
             "profile": "swarm",
@@ -55,7 +55,7 @@ class Roof(Stack):
         }
         program = "import django; django.setup()" + _ISSUE
         done = subprocess.run(
-            [sys.executable, "-c", program, json.dumps(wish)],
+            [sys.executable, "-c", program, json.dumps(values)],
             cwd=ROOT,
             env={**self.env, "DJANGO_SETTINGS_MODULE": "reef_site.settings"},
             capture_output=True,
@@ -71,14 +71,14 @@ class Roof(Stack):
         facts: dict[str, Any] = answer.json() if answer.status_code == 200 else {}
         return facts
 
-    def opens(self, token: str) -> bool:
+    def is_valid_token(self, token: str) -> bool:
         """Return whether this token authorizes any request."""
         headers = {"authorization": f"Bearer {token}"}
         return httpx.get(f"{self.url}/registry/vms", headers=headers).status_code == 200
 
 
-class Member:
-    """A home folder with an identity, and the fleet agent that runs in it."""
+class FleetMember:
+    """A home folder with an identity file, and the fleet agent that uses it."""
 
     def __init__(self, home: Path, url: str, python: str = sys.executable, **identity: str) -> None:
         self.home, self.python = home, python
@@ -96,7 +96,7 @@ class Member:
         found: dict[str, str] = json.loads(self.identity_file.read_text())
         return found
 
-    def change(self, **identity: str) -> None:
+    def update_identity(self, **identity: str) -> None:
         self.write({**self.identity(), **identity})
 
     @property
@@ -110,13 +110,13 @@ class Member:
             return {}
         return found
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
     def argv(self, verb: str, *more: str) -> list[str]:
         return [self.python, str(AGENT), verb, "--home", str(self.home), *more]
 
-    def call(self, verb: str, *more: str) -> subprocess.CompletedProcess[str]:
+    def run_agent(self, verb: str, *more: str) -> subprocess.CompletedProcess[str]:
         env = {"PATH": os.environ["PATH"], "HOME": str(self.home)}
         return subprocess.run(
             self.argv(verb, *more), env=env, capture_output=True, text=True, timeout=60
@@ -138,22 +138,22 @@ class Member:
         self.process.wait(10)
 
     def end(self) -> int:
-        """SIGTERM, as systemd sends it; the exit code."""
+        """Send SIGTERM, as systemd does, and return the exit code."""
         if self.process is None:
             return 0
         self.process.terminate()
         return self.process.wait(15)
 
-    def wait_for_beat(self, seconds: float = 20.0) -> dict[str, Any]:
-        """Until the agent has beaten and knows it."""
-        before = self.state().get("lastBeatAt", 0)
+    def wait_for_heartbeat(self, seconds: float = 20.0) -> dict[str, Any]:
+        """Wait until the agent has recorded a new heartbeat; return its state."""
+        previous = self.state().get("lastBeatAt", 0)
 
-        def beaten() -> bool:
+        def is_recorded() -> bool:
             state = self.state()
-            return state.get("lastBeatAt", 0) > before and not state.get("problem")
+            return state.get("lastBeatAt", 0) > previous and not state.get("problem")
 
         try:
-            until(beaten, seconds)
+            until(is_recorded, seconds)
         except AssertionError:
-            raise AssertionError(f"no beat: {self.state()}\n{self.said()}") from None
+            raise AssertionError(f"no heartbeat: {self.state()}\n{self.log_text()}") from None
         return self.state()

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 
 @dataclass
-class Came:
+class ReceivedRequest:
     """A recorded request."""
 
     method: str
@@ -27,8 +27,8 @@ class Came:
 
 
 @dataclass
-class Answer:
-    """`text` goes out as it is; `cut` closes the connection without an answer."""
+class ScriptedResponse:
+    """A response. `text` is sent unchanged; `cut` closes the connection without a response."""
 
     status: int = 200
     json: Any = None
@@ -38,12 +38,14 @@ class Answer:
     seconds: float = 0.0
 
 
-class AnsweringServer:
-    """`on("GET /vms", Answer…)` queues answers; the last one stays."""
+class ScriptedPlatform:
+    """A server with queued responses. `on("GET /vms", …)` adds some; the last one is repeated."""
 
     def __init__(self) -> None:
-        self.came: list[Came] = []
-        self.queues: dict[str, deque[Answer | Callable[[Came], Answer]]] = defaultdict(deque)
+        self.requests: list[ReceivedRequest] = []
+        self.queues: dict[
+            str, deque[ScriptedResponse | Callable[[ReceivedRequest], ScriptedResponse]]
+        ] = defaultdict(deque)
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.server.daemon_threads = True
         self.port: int = self.server.server_address[1]
@@ -51,24 +53,28 @@ class AnsweringServer:
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
         self.thread.start()
 
-    def on(self, what: str, *answers: Answer | Callable[[Came], Answer]) -> None:
-        self.queues[what] = deque(answers)
+    def on(
+        self,
+        route: str,
+        *responses: ScriptedResponse | Callable[[ReceivedRequest], ScriptedResponse],
+    ) -> None:
+        self.queues[route] = deque(responses)
 
-    def seen(self, what: str) -> list[Came]:
-        return [came for came in self.came if f"{came.method} {came.path}" == what]
+    def requests_to(self, route: str) -> list[ReceivedRequest]:
+        return [request for request in self.requests if f"{request.method} {request.path}" == route]
 
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
 
-    def _next(self, came: Came) -> Answer:
-        self.came.append(came)
-        queue = self.queues.get(f"{came.method} {came.path}")
+    def _next(self, request: ReceivedRequest) -> ScriptedResponse:
+        self.requests.append(request)
+        queue = self.queues.get(f"{request.method} {request.path}")
         if not queue:
-            return Answer(404, {"error": "not found", "success": False})
-        answer = queue.popleft() if len(queue) > 1 else queue[0]
-        return answer if isinstance(answer, Answer) else answer(came)
+            return ScriptedResponse(404, {"error": "not found", "success": False})
+        response = queue.popleft() if len(queue) > 1 else queue[0]
+        return response if isinstance(response, ScriptedResponse) else response(request)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         platform = self
@@ -79,35 +85,35 @@ class AnsweringServer:
             def log_message(self, *_: Any) -> None:
                 pass
 
-            def answer(self) -> None:
+            def response(self) -> None:
                 raw = self.rfile.read(int(self.headers.get("content-length") or 0))
                 parts = urlsplit(self.path)
-                came = Came(
+                request = ReceivedRequest(
                     self.command,
                     parts.path.removeprefix("/api/v1"),
                     parse_qs(parts.query),
                     {name.lower(): value for name, value in self.headers.items()},
                     json.loads(raw) if raw else None,
                 )
-                self.send(platform._next(came), came)
+                self.send(platform._next(request), request)
 
-            def send(self, answer: Answer, came: Came) -> None:
-                time.sleep(answer.seconds)
-                if answer.cut:
+            def send(self, response: ScriptedResponse, request: ReceivedRequest) -> None:
+                time.sleep(response.seconds)
+                if response.cut:
                     self.close_connection = True
                     return
-                self.send_response(answer.status)
-                body = (answer.text or "").encode()
-                if answer.json is not None:
-                    body = json.dumps(answer.json).encode()
+                self.send_response(response.status)
+                body = (response.text or "").encode()
+                if response.json is not None:
+                    body = json.dumps(response.json).encode()
                     self.send_header("Content-Type", "application/json")
-                for name, value in answer.headers.items():
+                for name, value in response.headers.items():
                     self.send_header(name, value)
-                self.send_header("x-request-id", came.headers.get("x-request-id", "none"))
+                self.send_header("x-request-id", request.headers.get("x-request-id", "none"))
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_GET = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815
+            do_GET = do_POST = do_PATCH = do_DELETE = response  # noqa: N815
 
         return Handler

@@ -1,6 +1,4 @@
-"""A real OpenSSH server for one test, with its own host key and one of our keys, on the
-loopback.
-"""
+"""A real OpenSSH server for one test on the loopback, with its own host key and one user key."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ SSHD = os.environ.get("REEF_TEST_SSHD") or shutil.which("sshd", path="/usr/sbin:
 
 
 def keygen(path: Path, kind: str = "ed25519", *more: str) -> str:
-    """Make a key pair; returns the private one."""
+    """Create a key pair and return the private key."""
     subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(path), *more], check=True)
     return path.read_text()
 
@@ -36,7 +34,7 @@ def free_port() -> int:
 
 
 class Sshd:
-    """An sshd in the foreground; only `key` opens it. `more` are further settings of sshd."""
+    """An sshd in the foreground that accepts only `key`. `more` are further settings of sshd."""
 
     def __init__(self, folder: Path, **more: object) -> None:
         if not SSHD:
@@ -78,9 +76,9 @@ class Sshd:
         self.process = subprocess.Popen(
             [SSHD, "-D", "-e", "-f", "/dev/null", *options], stderr=subprocess.DEVNULL
         )
-        until(self._answers)
+        until(self._sends_greeting)
 
-    def _answers(self) -> bool:
+    def _sends_greeting(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1) as sock:
                 return sock.recv(4) == b"SSH-"
@@ -88,7 +86,7 @@ class Sshd:
             return False
 
     def stop(self) -> None:
-        """The listener and all its sessions."""
+        """End the listener and all its sessions."""
         if self.process is None:
             return
         children = subprocess.run(
@@ -114,7 +112,7 @@ class Sshd:
 
 
 class Gateway:
-    """TLS on one port; what comes in goes on to the port that belongs to the SNI name."""
+    """A TLS server that forwards each connection to the port that its SNI name belongs to."""
 
     def __init__(self, folder: Path, routes: dict[str, int]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,13 +138,15 @@ class Gateway:
         )
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(self.ca, folder / "key")
-        self.context.sni_callback = self._note
+        self.context.sni_callback = self._record_name
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
         self.open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def _note(self, sock: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: object) -> None:
+    def _record_name(
+        self, sock: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: object
+    ) -> None:
         self.seen.append(name or "")
 
     def _accept(self) -> None:
@@ -175,12 +175,12 @@ class Gateway:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
-    def cut(self) -> None:
-        """Break all connections that run through it."""
+    def abort_connections(self) -> None:
+        """Abort all connections."""
         for sock in self.open:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self.listener.close()
-        self.cut()
+        self.abort_connections()

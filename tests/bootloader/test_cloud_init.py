@@ -21,7 +21,7 @@ from bootloader.boot.plan import BootPlan
 from bootloader.models import JoinToken, OwnProfile, ProfileFile
 from tests.bootloader.hostile_texts import VALUES
 from tests.bootloader.ssh_servers import keygen
-from tests.bootloader.test_hostile import same
+from tests.bootloader.test_hostile import plan_filled_with
 from tests.conftest import Api
 
 WISH = {"vmId": "c1", "name": "Cloud One", "type": "swarm", "parentVmId": "p1"}
@@ -62,7 +62,7 @@ def test_copied_disk_has_another_instance_id() -> None:
 
     assert one["local-hostname"] == "cloud-one"
     assert one["instance-id"] != config_of(cloud_init.meta_data(other))["instance-id"]
-    # A DNS name whatever the VM is called.
+    # A valid DNS name for any name of a VM.
     odd = BootPlan(vm_id="c3", name="日本", profile=BUILT_IN["swarm"], roof_url="https://r")
     assert cloud_init.host_name(odd).startswith("vm-")
 
@@ -72,7 +72,7 @@ def test_copied_disk_has_another_instance_id() -> None:
 def test_cloud_init_accepts_the_user_data(tmp_path: Path) -> None:
     plans = [plan(authorized_keys=(KEY,), user="op", apt_mirror="http://mirror/debian")]
     plans += [BootPlan("v", "n", each, "https://roof") for each in BUILT_IN.values()]
-    plans += [same(value) for value in VALUES[::40]]
+    plans += [plan_filled_with(value) for value in VALUES[::40]]
     for number, each in enumerate(plans):
         file = tmp_path / f"{number}.yaml"
         file.write_text(cloud_init.user_data(each))
@@ -133,7 +133,7 @@ def test_seed_as_cd_image(api: Api, tmp_path: Path) -> None:
 
 
 def files_on(image: bytes) -> dict[str, bytes]:
-    """The files in the top folder of a CD image, read as ECMA-119 has it."""
+    """Return the files in the top folder of a CD image by ECMA-119."""
     volume = image[16 * 2048 : 17 * 2048]
     assert volume[1:6] == b"CD001"
     assert int.from_bytes(volume[80:84], "little") * 2048 == len(image)

@@ -19,14 +19,14 @@ from django.conf import settings
 
 from bootloader.exceptions import PackagingFailed
 from bootloader.join import downloads
-from tests.bootloader.join_clients import Door, invite
-from tests.bootloader.root_stack import Roof
+from tests.bootloader.join_clients import BearerClient, issue_join_token
+from tests.bootloader.root_stack import RootStack
 from tests.conftest import Api
 from tests.stack import ROOT, STANDIN, free_port
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
-# So it does on a VM of the profile `full`, in test_provision_profiles.
+# test_provision_profiles does the same on a VM of the profile `full`.
 RUNS_ON_A_VM = pytest.mark.thorough
 
 
@@ -38,7 +38,7 @@ def body_of(answer: Any) -> bytes:
     return b"".join(answer.streaming_content)
 
 
-# -- what there is -------------------------------------------------------------------------------
+# -- the list of files ---------------------------------------------------------------------------
 
 
 @pytest.mark.django_db
@@ -58,14 +58,14 @@ def test_list_matches_the_files(api: Api) -> None:
 
 @pytest.mark.django_db
 def test_members_and_joining_vms_may_download() -> None:
-    token = invite()
-    assert Door(token).get("/bootloader/dist/fleet_agent.py").status_code == 200
-    own = Door(token).join().json()["token"]
+    token = issue_join_token()
+    assert BearerClient(token).get("/bootloader/dist/fleet_agent.py").status_code == 200
+    own = BearerClient(token).join().json()["token"]
 
-    assert Door(own).get("/bootloader/dist/fleet_agent.py").status_code == 200
+    assert BearerClient(own).get("/bootloader/dist/fleet_agent.py").status_code == 200
     for other in (token, "nonsense", "reefjoin_of-nobody", None):
-        assert Door(other).get("/bootloader/dist/").status_code == 401
-        assert Door(other).get("/bootloader/dist/fleet_agent.py").status_code == 401
+        assert BearerClient(other).get("/bootloader/dist/").status_code == 401
+        assert BearerClient(other).get("/bootloader/dist/fleet_agent.py").status_code == 401
 
 
 @pytest.mark.django_db
@@ -117,7 +117,7 @@ def test_lock_contains_exactly_the_runtime_packages() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path, settings: Any) -> Path:
-    """A small copy of the sources, which a test may change."""
+    """Provide a small copy of the sources that a test may change."""
     base = tmp_path / "checkout"
     leave = shutil.ignore_patterns("__pycache__")
     for name in (*downloads.PACKAGES, downloads.TEMPLATES):
@@ -129,7 +129,7 @@ def checkout(tmp_path: Path, settings: Any) -> Path:
     return base
 
 
-def test_the_same_sources_make_the_same_wheel(checkout: Path, settings: Any) -> None:
+def test_same_sources_produce_the_same_wheel(checkout: Path, settings: Any) -> None:
     first = downloads.current()
     settings.DATA_DIR = settings.DATA_DIR.with_name("other")
     second = downloads.current()
@@ -138,7 +138,7 @@ def test_the_same_sources_make_the_same_wheel(checkout: Path, settings: Any) -> 
     assert (first.version, first.wheel_sha256) == (second.version, second.wheel_sha256)
 
 
-def test_changed_sources_make_a_new_version_and_keep_older_files(checkout: Path) -> None:
+def test_changed_sources_produce_a_new_version_and_keep_older_files(checkout: Path) -> None:
     old = downloads.current()
     with (checkout / "bootloader" / "fleet_agent.py").open("a") as file:
         file.write("# newer\n")
@@ -151,7 +151,7 @@ def test_changed_sources_make_a_new_version_and_keep_older_files(checkout: Path)
     assert downloads.find("fleet_agent.py").read_bytes().endswith(b"# newer\n")
 
 
-def test_only_some_states_are_kept(checkout: Path, settings: Any) -> None:
+def test_number_of_kept_versions_is_limited(checkout: Path, settings: Any) -> None:
     versions = []
     for number in range(downloads.MAX_KEPT_STATES + 2):
         (checkout / "vmtree" / "rows.py").write_text(f"number = {number}\n")
@@ -185,16 +185,16 @@ def test_packaging_failure_is_reported(checkout: Path) -> None:
         downloads.current()
 
 
-# -- installed -----------------------------------------------------------------------------------
+# -- installation --------------------------------------------------------------------------------
 
 
 class Installed:
-    """A reef that was fetched from a roof and installed as a boot script does it."""
+    """A reef that was downloaded from a root and installed as a boot script does it."""
 
-    def __init__(self, folder: Path, roof: Roof) -> None:
+    def __init__(self, folder: Path, roof: RootStack) -> None:
         self.folder, self.venv = folder, folder / "venv"
         self.bin = self.venv / "bin"
-        headers = {"authorization": f"Bearer {roof.invite('vm-installed')}"}
+        headers = {"authorization": f"Bearer {roof.issue_join_token('vm-installed')}"}
         with httpx.Client(base_url=roof.url, headers=headers, timeout=60) as vm:
             self.listed = vm.get("/bootloader/dist/").json()
             for file in self.listed["files"]:
@@ -235,7 +235,7 @@ class Installed:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    with Roof(tmp_path_factory.mktemp("roof")) as roof:
+    with RootStack(tmp_path_factory.mktemp("roof")) as roof:
         yield Installed(tmp_path_factory.mktemp("vm"), roof)
 
 
@@ -244,7 +244,7 @@ def test_wheel_contains_the_roots_code(installed: Installed) -> None:
     version = installed.listed["version"]
 
     assert installed.reef("--version") == f"reef {version}"
-    # Packed again on the VM it is the same: a member may be a roof itself.
+    # A VM may be a root itself, so that its own wheel must be identical.
     program = (
         "import django; django.setup(); from bootloader.boot import npm_agent;"
         " from bootloader.join import downloads;"
@@ -275,7 +275,7 @@ def test_default_data_folder_is_in_the_home_folder(installed: Installed) -> None
 
 @RUNS_ON_A_VM
 def test_reef_runs_from_the_wheel(installed: Installed, tmp_path: Path) -> None:
-    """Pages, styles, admin, API, worker and follower, a lieutenant; data where they shall be."""
+    """Pages, styles, admin, API, worker, follower and a lieutenant work; data is in its folder."""
     data, port = tmp_path / "data", free_port()
     code = installed.venv / "lib"
     before = files_of(code)
@@ -293,7 +293,7 @@ def test_reef_runs_from_the_wheel(installed: Installed, tmp_path: Path) -> None:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as person:
             until(lambda: "sign in, once" in log.read_text() or up.poll() is not None, 60)
             assert up.poll() is None, log.read_text()
-            use(person, installed, data, log)
+            use_all_parts(person, installed, data, log)
     finally:
         up.terminate()
         up.wait(20)
@@ -304,8 +304,8 @@ def test_reef_runs_from_the_wheel(installed: Installed, tmp_path: Path) -> None:
     )
 
 
-def use(person: httpx.Client, installed: Installed, data: Path, log: Path) -> None:
-    """Do with it what people and agents do."""
+def use_all_parts(person: httpx.Client, installed: Installed, data: Path, log: Path) -> None:
+    """Use pages and API as people and agents do."""
     until(lambda: person.get("/health").json()["status"] == "ok", 40)
     html = {"accept": "text/html"}
     link = next(word for word in log.read_text().split() if "/signin/" in word)
@@ -325,5 +325,5 @@ def use(person: httpx.Client, installed: Installed, data: Path, log: Path) -> No
 
 
 def files_of(folder: Path) -> set[str]:
-    """All files, without what Python compiles for itself."""
+    """Return all files except Python's compiled ones."""
     return {str(each) for each in folder.rglob("*") if "__pycache__" not in each.parts}

@@ -12,15 +12,15 @@ import pytest
 
 from reef_site.demo.platform import response_schema, server
 from reef_site.demo.platform.responses import Response
-from tests.bootloader.emulator_client import Bare
+from tests.bootloader.emulator_client import PlatformClient
 from tests.emulator.handle import Emulator
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
 
 @pytest.fixture
-def bare(emulator: Emulator, tmp_path: Path) -> Bare:
-    return Bare(emulator, tmp_path)
+def bare(emulator: Emulator, tmp_path: Path) -> PlatformClient:
+    return PlatformClient(emulator, tmp_path)
 
 
 def test_routes_match_the_openapi_description() -> None:
@@ -46,10 +46,10 @@ def test_response_outside_the_schema_is_detected() -> None:
         assert response_schema.check("GET", vms, answer)
 
 
-class Asked:
-    """Asks, and notes the templates that were asked with success."""
+class RecordingClient:
+    """Sends requests and records the templates of the successful ones."""
 
-    def __init__(self, bare: Bare) -> None:
+    def __init__(self, bare: PlatformClient) -> None:
         self.bare = bare
         self.done: set[tuple[str, str]] = set()
 
@@ -66,21 +66,21 @@ class Asked:
         return answer.json() if "json" in kind and "nd" not in kind else answer.text
 
 
-def test_every_operation_answers_as_described(emulator: Emulator, bare: Bare) -> None:
-    ask = Asked(bare)
+def test_every_operation_responds_as_described(emulator: Emulator, bare: PlatformClient) -> None:
+    ask = RecordingClient(bare)
     vm_id = bare.create()
-    commit_id = vms_over_http(ask, vm_id)
-    branches_over_http(ask, vm_id, commit_id)
-    commands_over_http(ask, vm_id)
-    names_over_http(ask, vm_id, commit_id)
-    account_over_http(ask, vm_id)
+    commit_id = exercise_vms(ask, vm_id)
+    exercise_branches(ask, vm_id, commit_id)
+    exercise_commands(ask, vm_id)
+    exercise_names(ask, vm_id, commit_id)
+    exercise_account(ask, vm_id)
 
     asked = {(method, path) for method, path in ask.done}
     assert response_schema.operations() - asked == set()
     assert emulator.violations() == []
 
 
-def vms_over_http(ask: Asked, vm_id: str) -> str:
+def exercise_vms(ask: RecordingClient, vm_id: str) -> str:
     vm = "/api/v1/vm/{vm_id}"
     ask(201, "POST", "/api/v1/vm/new_root", {"vm_config": {"vcpu_count": None}})
     assert len(ask(200, "GET", "/api/v1/vms")) == len(ask(200, "GET", "/api/v1/vm")) == 2
@@ -103,7 +103,7 @@ def vms_over_http(ask: Asked, vm_id: str) -> str:
     return commit_id
 
 
-def branches_over_http(ask: Asked, vm_id: str, commit_id: str) -> None:
+def exercise_branches(ask: RecordingClient, vm_id: str, commit_id: str) -> None:
     branch = "/api/v1/vm/branch"
     ask(201, "POST", "/api/v1/commit_tags", {"tag_name": "flat", "commit_id": commit_id})
     ask(201, "POST", "/api/v1/repositories", {"name": "repo"})
@@ -128,7 +128,7 @@ def branches_over_http(ask: Asked, vm_id: str, commit_id: str) -> None:
         ask(200, "DELETE", "/api/v1/vm/{vm_id}", vm_id=each["vm_id"])
 
 
-def commands_over_http(ask: Asked, vm_id: str) -> None:
+def exercise_commands(ask: RecordingClient, vm_id: str) -> None:
     vm = "/api/v1/vm/{vm_id}"
     script = 'cat; echo "$COLOUR" $0 >&2; pwd; exit 3'
     order = {
@@ -177,7 +177,7 @@ def commands_over_http(ask: Asked, vm_id: str) -> None:
     assert found["content_b64"] == content
 
 
-def names_over_http(ask: Asked, vm_id: str, commit_id: str) -> None:
+def exercise_names(ask: RecordingClient, vm_id: str, commit_id: str) -> None:
     flat, repo = "/api/v1/commit_tags", "/api/v1/repositories/{repo_name}"
     assert len(ask(200, "GET", flat)["tags"]) == 1
     ask(204, "PATCH", f"{flat}/{{tag_name}}", {"description": "moved"}, tag_name="flat")
@@ -210,7 +210,7 @@ def names_over_http(ask: Asked, vm_id: str, commit_id: str) -> None:
     ask(204, "DELETE", "/api/v1/commits/{commit_id}", commit_id=commit_id)
 
 
-def account_over_http(ask: Asked, vm_id: str) -> None:
+def exercise_account(ask: RecordingClient, vm_id: str) -> None:
     domains = "/api/v1/domains"
     made = ask(201, "POST", domains, {"vm_id": vm_id, "domain": "app.example.com"})
     assert ask(200, "GET", domains, query=f"?vm_id={vm_id}") == [made]
@@ -260,8 +260,14 @@ REFUSALS: list[tuple[str, str, Any, int, str | None, str]] = [
 
 
 @pytest.mark.parametrize(("method", "path", "body", "status", "kind", "text"), REFUSALS)
-def test_refusals(
-    bare: Bare, method: str, path: str, body: Any, status: int, kind: str | None, text: str
+def test_errors_have_the_platforms_form(
+    bare: PlatformClient,
+    method: str,
+    path: str,
+    body: Any,
+    status: int,
+    kind: str | None,
+    text: str,
 ) -> None:
     content = body if isinstance(body, str) else json.dumps(body) if body is not None else None
     answer = bare.http.request(
@@ -275,8 +281,10 @@ def test_refusals(
         assert answer.json() == {"vms": [], "error": "parent vm not found"}
 
 
-def test_keys(emulator: Emulator, bare: Bare, tmp_path: Path) -> None:
-    stranger = Bare(emulator, tmp_path, "wrong").http
+def test_invalid_keys_are_rejected(
+    emulator: Emulator, bare: PlatformClient, tmp_path: Path
+) -> None:
+    stranger = PlatformClient(emulator, tmp_path, "wrong").http
     answer = stranger.get("/vms", headers={"x-request-id": "mine"})
     assert (answer.status_code, answer.text) == (403, "403 Forbidden")
     assert "content-type" not in answer.headers
@@ -288,13 +296,13 @@ def test_keys(emulator: Emulator, bare: Bare, tmp_path: Path) -> None:
     assert stranger.get("/public/repositories").status_code == 401
 
 
-def test_one_organisation_does_not_see_the_other(
-    emulator: Emulator, bare: Bare, tmp_path: Path
+def test_organisations_are_separate(
+    emulator: Emulator, bare: PlatformClient, tmp_path: Path
 ) -> None:
     vm_id = bare.create()
     commit_id = bare.commit(vm_id)
-    other = Bare(emulator, tmp_path, emulator.create_key("other")).http
-    mate = Bare(emulator, tmp_path, emulator.create_key()).http
+    other = PlatformClient(emulator, tmp_path, emulator.create_key("other")).http
+    mate = PlatformClient(emulator, tmp_path, emulator.create_key()).http
 
     assert other.get("/vms").json() == []
     assert other.get(f"/vm/{vm_id}/status").json()["error"] == "forbidden"

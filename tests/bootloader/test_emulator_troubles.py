@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.bootloader.emulator_client import Bare
+from tests.bootloader.emulator_client import PlatformClient
 from tests.emulator.handle import Emulator
 from tests.waiting import until
 
@@ -22,11 +22,11 @@ NEW: dict[str, object] = {"vm_config": {}}
 
 
 @pytest.fixture
-def bare(emulator: Emulator, tmp_path: Path) -> Bare:
-    return Bare(emulator, tmp_path)
+def bare(emulator: Emulator, tmp_path: Path) -> PlatformClient:
+    return PlatformClient(emulator, tmp_path)
 
 
-def test_done_but_answered_503(emulator: Emulator, bare: Bare) -> None:
+def test_operation_may_succeed_despite_a_503(emulator: Emulator, bare: PlatformClient) -> None:
     emulator.fail("new_root", status=503, done=True)
     lost = bare.http.post("/vm/new_root", json=NEW)
     assert (lost.status_code, lost.text) == (503, "503 Service unavailable")
@@ -38,13 +38,13 @@ def test_done_but_answered_503(emulator: Emulator, bare: Bare) -> None:
     assert bare.http.get("/vms").json() == []
 
 
-def test_a_503_may_also_mean_that_nothing_happened(emulator: Emulator, bare: Bare) -> None:
+def test_operation_may_fail_with_a_503(emulator: Emulator, bare: PlatformClient) -> None:
     emulator.fail("new_root", status=503)
     assert bare.http.post("/vm/new_root", json=NEW).status_code == 503
     assert bare.http.get("/vms").json() == []
 
 
-def test_an_answer_that_comes_too_late(emulator: Emulator, bare: Bare) -> None:
+def test_response_can_be_delayed(emulator: Emulator, bare: PlatformClient) -> None:
     emulator.fail("new_root", status=503, done=True, after_s=0.2)
     emulator.set(boot_delay_s=0.3)
     began = time.monotonic()
@@ -53,7 +53,9 @@ def test_an_answer_that_comes_too_late(emulator: Emulator, bare: Bare) -> None:
     until(lambda: [vm["state"] for vm in emulator.vms()] == ["running"])
 
 
-def test_a_fault_hits_as_often_as_it_is_told(emulator: Emulator, bare: Bare) -> None:
+def test_fault_applies_the_configured_number_of_times(
+    emulator: Emulator, bare: PlatformClient
+) -> None:
     emulator.fail("list", status=500, times=2, skip=1, error="db error: gone")
     answers = [bare.http.get("/vms") for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 500, 500, 200]
@@ -61,7 +63,7 @@ def test_a_fault_hits_as_often_as_it_is_told(emulator: Emulator, bare: Bare) -> 
     assert emulator.state_of_platform()["faults"][0]["hits"] == 2
 
 
-def test_too_many_requests(emulator: Emulator, bare: Bare) -> None:
+def test_excess_requests_get_429(emulator: Emulator, bare: PlatformClient) -> None:
     emulator.fail("status", status=429)
     answer = bare.http.get("/vm/00000000-0000-4000-8000-000000000000/status")
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
@@ -72,7 +74,7 @@ def test_too_many_requests(emulator: Emulator, bare: Bare) -> None:
     assert answers[3].headers["retry-after"] == "2"
 
 
-def test_quotas(emulator: Emulator, bare: Bare) -> None:
+def test_exceeded_quota_is_a_403(emulator: Emulator, bare: PlatformClient) -> None:
     emulator.set(quota_vcpus=2, quota_mib=1024)
     vm_id = bare.create(vcpu_count=2, mem_size_mib=512)
     bare.set_state(vm_id, "Paused")
@@ -89,7 +91,7 @@ def test_quotas(emulator: Emulator, bare: Bare) -> None:
     assert big.json()["error"].startswith("Memory limit exceeded")
 
 
-def test_a_boot_that_fails_vanishes(emulator: Emulator, bare: Bare) -> None:
+def test_vm_disappears_if_its_boot_fails(emulator: Emulator, bare: PlatformClient) -> None:
     emulator.set(fail_boots=1, boot_delay_s=0.1)
     vm_id = bare.http.post("/vm/new_root", json=NEW).json()["vm_id"]
     assert bare.state(vm_id) == "booting"
@@ -101,7 +103,7 @@ def test_a_boot_that_fails_vanishes(emulator: Emulator, bare: Bare) -> None:
     assert refused.json()["error"].startswith("failed to provision VM on node")
 
 
-def test_a_call_can_wait_for_the_boot_or_not(emulator: Emulator, bare: Bare) -> None:
+def test_calls_can_skip_waiting_for_the_boot(emulator: Emulator, bare: PlatformClient) -> None:
     emulator.set(boot_delay_s=0.3)
     vm_id = bare.http.post("/vm/new_root", json=NEW).json()["vm_id"]
     path = f"/vm/{vm_id}/state"
@@ -111,7 +113,7 @@ def test_a_call_can_wait_for_the_boot_or_not(emulator: Emulator, bare: Bare) -> 
     assert bare.state(vm_id) == "paused"
 
 
-def test_a_list_may_have_a_gap(emulator: Emulator, bare: Bare) -> None:
+def test_list_can_omit_a_vm(emulator: Emulator, bare: PlatformClient) -> None:
     vm_id = bare.create()
     emulator.set(list_gap=1)
     assert bare.http.get("/vms").json() == []
@@ -119,7 +121,7 @@ def test_a_list_may_have_a_gap(emulator: Emulator, bare: Bare) -> None:
     assert len(bare.http.get("/vms").json()) == 1
 
 
-def test_a_branch_that_breaks_off_names_what_it_made(emulator: Emulator, bare: Bare) -> None:
+def test_interrupted_branch_lists_the_created_vms(emulator: Emulator, bare: PlatformClient) -> None:
     vm_id = bare.create()
     emulator.set(branch_fail_after=2)
     answer = bare.http.post(f"/vm/branch/by_vm/{vm_id}?count=3")
@@ -131,7 +133,9 @@ def test_a_branch_that_breaks_off_names_what_it_made(emulator: Emulator, bare: B
     assert old.keys() == {"vm_id"}
 
 
-def test_commits_that_fail_and_sizes_that_shrink(emulator: Emulator, bare: Bare) -> None:
+def test_failed_commits_and_smaller_disks_are_errors(
+    emulator: Emulator, bare: PlatformClient
+) -> None:
     vm_id = bare.create()
     emulator.set(commit_fail=True)
     assert bare.http.post(f"/vm/{vm_id}/commit").status_code == 500
@@ -142,7 +146,7 @@ def test_commits_that_fail_and_sizes_that_shrink(emulator: Emulator, bare: Bare)
     assert bare.http.patch(f"/vm/{vm_id}/disk", json={"fs_size_mib": 1024}).status_code == 400
 
 
-def test_the_other_words_for_paused(emulator: Emulator, bare: Bare) -> None:
+def test_pause_can_require_the_state_sleeping(emulator: Emulator, bare: PlatformClient) -> None:
     vm_id = bare.create()
     emulator.set(state_write_enum="sleeping")
     refused = bare.http.patch(f"/vm/{vm_id}/state", json={"state": "Paused"})
@@ -155,7 +159,7 @@ def test_the_other_words_for_paused(emulator: Emulator, bare: Bare) -> None:
     assert bare.run(vm_id, "echo awake") == "awake"
 
 
-def test_nobody_answers_from_a_paused_vm(emulator: Emulator, bare: Bare) -> None:
+def test_commands_in_a_paused_vm_time_out(emulator: Emulator, bare: PlatformClient) -> None:
     vm_id = bare.create()
     bare.set_state(vm_id, "Paused")
     emulator.set(hang_s=0.2, delete_paused=False)
@@ -167,7 +171,9 @@ def test_nobody_answers_from_a_paused_vm(emulator: Emulator, bare: Bare) -> None
     assert (long.status_code, "network timeout" in long.text) == (500, True)
 
 
-def test_surprises_and_slowness(emulator: Emulator, bare: Bare) -> None:
+def test_responses_can_have_unknown_fields_and_latency(
+    emulator: Emulator, bare: PlatformClient
+) -> None:
     bare.create()
     emulator.set(unknown_fields=True, labels_in_vm=False, latency_ms=100, ssh_delay_s=60)
     began = time.monotonic()
@@ -178,13 +184,13 @@ def test_surprises_and_slowness(emulator: Emulator, bare: Bare) -> None:
     assert bare.ssh(vm["vm_id"], "true")[0] == 255
 
 
-def test_switches_that_are_none_are_refused(emulator: Emulator) -> None:
+def test_unknown_switches_are_rejected(emulator: Emulator) -> None:
     for values in ({"no_such": 1}, {"quota_vcpus": "many"}, {"commit_fail": 1}):
         with pytest.raises(AssertionError, match=r"no such switch|is no"):
             emulator.set(**values)
 
 
-# -- nothing stays
+# -- cleanup
 
 
 def tag(emulator: Emulator) -> str:
@@ -208,48 +214,48 @@ def traces(emulator: Emulator, mark: str) -> list[str]:
 
 
 @pytest.fixture(params=["auto", "plain"])
-def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Emulator]:
-    """An emulator of the test's own, with a VM that is paused and one that works."""
+def own_emulator(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Emulator]:
+    """Start a separate emulator with a paused VM and a working one."""
     with Emulator(tmp_path / "state", mode=request.param) as running:
-        bare = Bare(running, tmp_path)
+        bare = PlatformClient(running, tmp_path)
         bare.set_state(bare.create(), "Paused")
         bare.ssh(bare.create(), "nohup sleep 1000 > /dev/null 2>&1 < /dev/null &")
         yield running
 
 
-def test_a_stop_leaves_nothing(own: Emulator) -> None:
-    mark = tag(own)
-    own.stop()
+def test_stop_removes_everything(own_emulator: Emulator) -> None:
+    mark = tag(own_emulator)
+    own_emulator.stop()
 
-    until(lambda: not traces(own, mark))
-    assert not list(own.state.glob("vms/*"))
+    until(lambda: not traces(own_emulator, mark))
+    assert not list(own_emulator.state.glob("vms/*"))
 
 
-def test_a_killed_one_is_tidied_up_by_the_next(own: Emulator, tmp_path: Path) -> None:
-    mark = tag(own)
-    own.set(ssh_cut=True)
-    if own.mode == "namespaces":
-        # Looks like one of ours, and is not.
+def test_start_cleans_up_after_a_killed_emulator(own_emulator: Emulator, tmp_path: Path) -> None:
+    mark = tag(own_emulator)
+    own_emulator.set(ssh_cut=True)
+    if own_emulator.mode == "namespaces":
+        # A process that resembles one of the emulator's.
         foreign = f"rb{int(mark, 16) ^ 1:06x}"
         subprocess.run(["ip", "link", "add", foreign, "type", "bridge"], check=True)
-    commit = Bare(own, tmp_path).commit(own.vms()[1]["vm_id"])
-    own.kill()
+    commit = PlatformClient(own_emulator, tmp_path).commit(own_emulator.vms()[1]["vm_id"])
+    own_emulator.kill()
 
     try:
-        own.start()
-        assert own.vms() == []
-        assert not list(own.state.glob("vms/*"))
-        bare = Bare(own, tmp_path)
-        # What was saved is still there, and the key is the same.
+        own_emulator.start()
+        assert own_emulator.vms() == []
+        assert not list(own_emulator.state.glob("vms/*"))
+        bare = PlatformClient(own_emulator, tmp_path)
+        # Commits and the key are kept.
         assert bare.run(bare.restore(commit), "echo again") == "again"
-        own.stop()
-        until(lambda: not traces(own, mark))
+        own_emulator.stop()
+        until(lambda: not traces(own_emulator, mark))
     finally:
-        if own.mode == "namespaces":
+        if own_emulator.mode == "namespaces":
             subprocess.run(["ip", "link", "del", foreign], check=True)
 
 
-def test_vms_do_not_outlive_the_process_that_bore_them(emulator: Emulator, bare: Bare) -> None:
+def test_vms_end_with_the_fork_server(emulator: Emulator, bare: PlatformClient) -> None:
     if emulator.mode != "namespaces":
         pytest.skip("needs root and namespaces")
     vm_id = bare.create()
@@ -263,16 +269,16 @@ def test_vms_do_not_outlive_the_process_that_bore_them(emulator: Emulator, bare:
                 os.kill(int(entry.parent.name), signal.SIGKILL)
 
     until(lambda: bare.state(vm_id) == "dead")
-    # The next VM has a new one.
+    # The next VM gets a new fork server.
     assert bare.run(bare.create(), "echo here") == "here"
 
 
 def parent(process: Path) -> int:
-    """The pid of a process's parent."""
+    """Return the pid of a process's parent."""
     return int((process / "stat").read_text().rpartition(")")[2].split()[1])
 
 
-def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
+def test_emulator_ends_with_its_parent(tmp_path: Path) -> None:
     state = tmp_path / "state"
     script = (
         "from pathlib import Path; from tests.emulator.handle import Emulator; import time\n"
@@ -290,7 +296,7 @@ def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
     until(lambda: not Path(f"/proc/{pid}").exists())
 
 
-def test_two_do_not_share_a_folder(own: Emulator) -> None:
-    second = Emulator(own.state)
+def test_second_emulator_on_a_folder_is_refused(own_emulator: Emulator) -> None:
+    second = Emulator(own_emulator.state)
     with pytest.raises(AssertionError, match="already runs"):
         second.start()

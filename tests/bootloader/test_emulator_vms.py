@@ -11,26 +11,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.bootloader.emulator_client import Bare
+from tests.bootloader.emulator_client import PlatformClient
 from tests.emulator.handle import Emulator
 from tests.waiting import until
 
 
 @pytest.fixture
-def bare(emulator: Emulator, tmp_path: Path) -> Bare:
-    return Bare(emulator, tmp_path)
+def bare(emulator: Emulator, tmp_path: Path) -> PlatformClient:
+    return PlatformClient(emulator, tmp_path)
 
 
 @pytest.fixture
-def apart(emulator: Emulator) -> None:
-    """Skips where VMs share this machine's disk and network."""
+def separate_machines(emulator: Emulator) -> None:
+    """Skip the test where VMs share this machine's disk and network."""
     if emulator.mode != "namespaces":
         pytest.skip("needs root and namespaces")
 
 
 @pytest.fixture
-def roof(emulator: Emulator) -> Iterator[str]:
-    """A web server of this machine, at the address where VMs find it."""
+def root_url(emulator: Emulator) -> Iterator[str]:
+    """Start a web server at the address where VMs find this machine; provide its URL."""
     address = (emulator.bridge_address, 0)
     server = http.server.HTTPServer(address, http.server.BaseHTTPRequestHandler)
     thread = threading.Thread(target=server.serve_forever)
@@ -41,7 +41,7 @@ def roof(emulator: Emulator) -> Iterator[str]:
     server.server_close()
 
 
-def test_a_vm_boots_and_lets_its_key_in(bare: Bare) -> None:
+def test_vm_boots_and_accepts_its_key(bare: PlatformClient) -> None:
     vm_id = bare.create(labels={"for": "a test"})
 
     assert bare.state(vm_id) == "running"
@@ -49,16 +49,16 @@ def test_a_vm_boots_and_lets_its_key_in(bare: Bare) -> None:
     assert bare.ssh(vm_id, "echo ready; exit 3") == (3, "ready\n")
 
 
-def test_a_vm_comes_up_within_a_second(bare: Bare) -> None:
+def test_vm_boots_within_a_second(bare: PlatformClient) -> None:
     bare.run(bare.create(), "true")
 
     began = time.monotonic()
     bare.run(bare.create(), "true")
-    # Usually a third of it; other tests may be at work beside this one.
+    # Usually a third of this; other tests may be running.
     assert time.monotonic() - began < 5.0
 
 
-def test_a_vm_boots_as_long_as_it_is_told_to(emulator: Emulator, bare: Bare) -> None:
+def test_boot_takes_the_configured_delay(emulator: Emulator, bare: PlatformClient) -> None:
     emulator.set(boot_delay_s=0.5)
     vm_id = bare.http.post("/vm/new_root", json={"vm_config": {}}).json()["vm_id"]
 
@@ -67,26 +67,26 @@ def test_a_vm_boots_as_long_as_it_is_told_to(emulator: Emulator, bare: Bare) -> 
     until(lambda: bare.state(vm_id) == "running")
 
 
-@pytest.mark.usefixtures("apart")
-def test_a_vm_is_a_machine_of_its_own(bare: Bare) -> None:
+@pytest.mark.usefixtures("separate_machines")
+def test_vm_has_its_own_name_processes_and_disk(bare: PlatformClient) -> None:
     one, other = bare.create(), bare.create()
     bare.run(one, "hostname changed; echo mine > /usr/share/mine; echo x > /root/x; touch /tmp/t")
 
     assert bare.run(other, "ls -A /tmp /root/x /usr/share/mine 2>/dev/null; hostname") != "changed"
     assert not Path("/usr/share/mine").exists()
     assert bare.run(other, "cat /etc/vm_id") == other
-    # Its first process is its own, and it sees no other.
+    # It has its own first process and sees only its own processes.
     assert int(bare.run(other, "ls -d /proc/[0-9]* | wc -l")) < 12
     keys = [bare.run(vm_id, "cat /etc/ssh/ssh_host_ed25519_key.pub") for vm_id in (one, other)]
     assert keys[0] != keys[1]
 
 
-@pytest.mark.usefixtures("apart")
-def test_a_vm_reaches_the_roof_unless_its_cable_is_out(
-    emulator: Emulator, bare: Bare, roof: str
+@pytest.mark.usefixtures("separate_machines")
+def test_vm_reaches_the_root_unless_its_cable_is_disconnected(
+    emulator: Emulator, bare: PlatformClient, root_url: str
 ) -> None:
     vm_id = bare.create()
-    ask = f"curl -s -o /dev/null -m 2 -w '%{{http_code}}' {roof}"
+    ask = f"curl -s -o /dev/null -m 2 -w '%{{http_code}}' {root_url}"
 
     assert bare.ssh(vm_id, ask) == (0, "501")
     facts = bare.http.post(f"/vm/{vm_id}/exec", json={"command": ["sh", "-c", ask]}).json()
@@ -99,25 +99,29 @@ def test_a_vm_reaches_the_roof_unless_its_cable_is_out(
     until(lambda: bare.ssh(vm_id, ask) == (0, "501"))
 
 
-def test_bytes_go_both_ways_by_ssh_and_files_by_sftp(bare: Bare, tmp_path: Path) -> None:
+def test_ssh_and_sftp_transfer_data_in_both_directions(
+    bare: PlatformClient, tmp_path: Path
+) -> None:
     vm_id = bare.create()
     assert bare.ssh(vm_id, "cat; exit 7", stdin=b"through TLS") == (7, "through TLS")
 
     (tmp_path / "here").write_text("content")
-    words = bare.ssh_argv(vm_id, program="sftp")
+    argv = bare.ssh_argv(vm_id, program="sftp")
     put = f"put {tmp_path}/here there\n".encode()
-    subprocess.run([*words[:-1], "-b", "-", words[-1]], input=put, timeout=30, check=True)
+    subprocess.run([*argv[:-1], "-b", "-", argv[-1]], input=put, timeout=30, check=True)
     assert bare.run(vm_id, "cat ~/there") == "content"
 
 
-@pytest.mark.usefixtures("apart")
-def test_services_are_reached_by_the_vms_name(emulator: Emulator, bare: Bare) -> None:
+@pytest.mark.usefixtures("separate_machines")
+def test_gateway_routes_http_by_the_name_of_the_vm(
+    emulator: Emulator, bare: PlatformClient
+) -> None:
     def get(vm_id: str) -> str:
         name = f"{vm_id}.{emulator.domain}"
         there = f"{name}:443:{emulator.gateway_host}:{emulator.gateway_port}"
-        words = ["--cacert", emulator.ca_file, "--connect-to", there, f"https://{name}/"]
+        argv = ["--cacert", emulator.ca_file, "--connect-to", there, f"https://{name}/"]
         done = subprocess.run(
-            ["curl", "-s", "-m", "10", *words], capture_output=True, text=True, check=False
+            ["curl", "-s", "-m", "10", *argv], capture_output=True, text=True, check=False
         )
         return done.stdout
 
@@ -130,7 +134,7 @@ def test_services_are_reached_by_the_vms_name(emulator: Emulator, bare: Bare) ->
     until(lambda: get(vm_id) == "hello\n")
 
 
-def test_pause_stops_everything_and_resume_lets_it_go_on(bare: Bare) -> None:
+def test_pause_stops_all_processes_and_resume_continues_them(bare: PlatformClient) -> None:
     vm_id = bare.create()
     count = "nohup sh -c 'while :; do echo x; sleep 0.01; done' > ~/count 2>&1 & echo $! > ~/pid"
     bare.run(vm_id, f"{count}; until [ -s ~/count ]; do sleep 0.01; done")
@@ -145,8 +149,8 @@ def test_pause_stops_everything_and_resume_lets_it_go_on(bare: Bare) -> None:
     until(lambda: int(bare.run(vm_id, "wc -l < ~/count")) > before)
 
 
-def test_a_paused_vm_takes_no_steps(emulator: Emulator, bare: Bare) -> None:
-    """Seen through a commit, which is made of what the VM wrote while it was paused: nothing."""
+def test_paused_vm_writes_nothing(emulator: Emulator, bare: PlatformClient) -> None:
+    """A commit contains what the VM has written, which is nothing while it is paused."""
     vm_id = bare.create()
     clock = "while :; do date +%s%N > ~/new; mv ~/new ~/now; done"
     wait = "until [ -s ~/now ]; do sleep 0.01; done"
@@ -159,7 +163,7 @@ def test_a_paused_vm_takes_no_steps(emulator: Emulator, bare: Bare) -> None:
     assert bare.run(first, "cat ~/now") == bare.run(second, "cat ~/now")
 
 
-def test_a_copy_carries_its_parents_identity(emulator: Emulator, bare: Bare) -> None:
+def test_copy_has_the_files_of_its_parent(emulator: Emulator, bare: PlatformClient) -> None:
     parent = bare.create(labels={"only": "here"})
     bare.run(parent, "echo VERS_VM_ID=parent > ~/identity; mkdir ~/deep; echo text > ~/deep/file")
     pem = bare.pem(parent)
@@ -177,8 +181,8 @@ def test_a_copy_carries_its_parents_identity(emulator: Emulator, bare: Bare) -> 
     assert [each["id"] for each in line] == [facts["parent_commit_id"]]
 
 
-@pytest.mark.usefixtures("apart")
-def test_a_copy_knows_its_own_id_and_shows_its_parents_host_key(bare: Bare) -> None:
+@pytest.mark.usefixtures("separate_machines")
+def test_copy_has_its_own_id_and_the_host_key_of_its_parent(bare: PlatformClient) -> None:
     parent = bare.create()
     made = bare.http.post(f"/vm/branch/by_vm/{parent}?count=2").json()["vms"]
     show = "cat /etc/ssh/ssh_host_ed25519_key.pub; hostname"
@@ -190,8 +194,8 @@ def test_a_copy_knows_its_own_id_and_shows_its_parents_host_key(bare: Bare) -> N
     assert bare.state(parent) == "running"
 
 
-@pytest.mark.usefixtures("apart")
-def test_the_pitfalls_of_a_restore(emulator: Emulator, bare: Bare) -> None:
+@pytest.mark.usefixtures("separate_machines")
+def test_restored_vm_has_the_documented_pitfalls(emulator: Emulator, bare: PlatformClient) -> None:
     parent = bare.create()
     bare.run(parent, "echo early > ~/early; sync; sleep 0.05; echo late > ~/late")
     emulator.set(break_dns_after_restore=True, zero_unsynced_files=True)
@@ -202,16 +206,16 @@ def test_the_pitfalls_of_a_restore(emulator: Emulator, bare: Bare) -> None:
     assert bare.run(child, "cat /etc/resolv.conf") == "nameserver 127.0.0.53"
     assert bare.run(child, "cat ~/early") == "early"
     assert bare.run(child, "od -An -c ~/late").split() == ["\\0"] * 5
-    # Late, and all over what the image had baked in.
+    # The account's variables arrive late and replace those of the image.
     until(lambda: bare.run(child, "cat /etc/environment") == "COLOUR=green")
     assert bare.run(child, "echo $COLOUR") == "green"
     assert bare.run(parent, "echo $COLOUR") == ""
 
 
-def test_a_cut_breaks_connections_and_new_ones_work(emulator: Emulator, bare: Bare) -> None:
+def test_cut_aborts_connections_and_new_ones_work(emulator: Emulator, bare: PlatformClient) -> None:
     vm_id = bare.create()
-    words = [*bare.ssh_argv(vm_id), "echo in; sleep 1000"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE) as connection:
+    argv = [*bare.ssh_argv(vm_id), "echo in; sleep 1000"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as connection:
         assert connection.stdout is not None
         assert connection.stdout.readline() == b"in\n"
         assert emulator.cut_connections(vm_id) == 1
@@ -224,7 +228,7 @@ def test_a_cut_breaks_connections_and_new_ones_work(emulator: Emulator, bare: Ba
     bare.run(vm_id, "true")
 
 
-def test_a_vm_that_dies_is_dead(emulator: Emulator, bare: Bare) -> None:
+def test_crashed_vm_is_dead(emulator: Emulator, bare: PlatformClient) -> None:
     vm_id = bare.create()
     emulator.crash(vm_id)
 
@@ -233,7 +237,7 @@ def test_a_vm_that_dies_is_dead(emulator: Emulator, bare: Bare) -> None:
     assert bare.state(vm_id) == "gone"
 
 
-def test_twenty_at_once(emulator: Emulator, bare: Bare) -> None:
+def test_twenty_vms_boot_at_once(emulator: Emulator, bare: PlatformClient) -> None:
     made = [
         bare.http.post("/vm/new_root", json={"vm_config": {}}).json()["vm_id"] for _ in range(20)
     ]

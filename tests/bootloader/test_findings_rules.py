@@ -15,7 +15,11 @@ from reef_site.common import clock
 from registry.models import VM
 from registry.rules import engine
 from registry.rules.models import Firing, Rule
-from tests.bootloader.test_provision_reconcile import a_member, made_by_somebody, remove
+from tests.bootloader.test_provision_reconcile import (
+    create_member,
+    create_unknown_vm,
+    delete_at_platform,
+)
 from tests.conftest import Api
 from tests.dispatching import drop_tasks
 from tests.emulator.fixture import emulator, emulator_of_the_run
@@ -31,7 +35,7 @@ RULES = "/registry/rules"
 
 @pytest.fixture(autouse=True)
 def platform(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """Config points at the emulator, nothing gets time to find its place, nobody is rung for."""
+    """Configure the emulator, without grace period and without workers."""
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(reconcile, "GRACE_PERIOD", timedelta(0))
@@ -39,16 +43,16 @@ def platform(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     return emulator
 
 
-def rule(api: Api, event: str, **said: Any) -> int:
-    """A rule that is on, made by the API."""
-    wish = {"name": event, "event": event, "action": "do-proposed", "graceMinutes": 5}
-    answer = api.post(RULES, {**wish, "enabled": True, **said})
+def create_rule(api: Api, event: str, **fields: Any) -> int:
+    """Create an enabled rule through the API."""
+    body = {"name": event, "event": event, "action": "do-proposed", "graceMinutes": 5}
+    answer = api.post(RULES, {**body, "enabled": True, **fields})
     assert answer.status_code == 201, answer.content
     return int(answer.json()["rule"]["id"] if "rule" in answer.json() else answer.json()["id"])
 
 
-def let_grace_pass() -> Firing:
-    """A tick, its grace, and the deed; the only firing."""
+def run_rule_after_grace() -> Firing:
+    """Run a tick, let the grace period pass, and act. Return the only rule execution."""
     for key in engine.tick():
         engine.act(key)
     Firing.objects.filter(state="waiting").update(due_at=clock.now())
@@ -58,16 +62,16 @@ def let_grace_pass() -> Firing:
 
 
 def test_vanished_vm_is_removed_after_grace(api: Api, emulator: Emulator) -> None:
-    vm_id = a_member(emulator)
-    remove(emulator, vm_id)
+    vm_id = create_member(emulator)
+    delete_at_platform(emulator, vm_id)
     reconcile.compare_all()
-    rule(api, "finding-vanished")
+    create_rule(api, "finding-vanished")
     assert engine.tick() == []
     waits = Firing.objects.get()
     assert (waits.subject, waits.state) == (vm_id, "waiting")
     assert Node.objects.active().filter(vm_id=vm_id).exists()
 
-    done = let_grace_pass()
+    done = run_rule_after_grace()
 
     assert (done.state, done.evidence["kind"]) == ("done", "vanished"), done.outcome
     assert not Node.objects.active().filter(vm_id=vm_id).exists()
@@ -77,31 +81,31 @@ def test_vanished_vm_is_removed_after_grace(api: Api, emulator: Emulator) -> Non
 
 
 def test_operators_decision_takes_precedence(api: Api, emulator: Emulator) -> None:
-    vm_id = a_member(emulator)
-    remove(emulator, vm_id)
+    vm_id = create_member(emulator)
+    delete_at_platform(emulator, vm_id)
     reconcile.compare_all()
-    rule(api, "finding-vanished")
+    create_rule(api, "finding-vanished")
     engine.tick()
     reconcile.dismiss(Finding.objects.get().pk, by="tests")
 
-    assert let_grace_pass().state == "dropped"
+    assert run_rule_after_grace().state == "dropped"
     assert Node.objects.active().filter(vm_id=vm_id).exists()
 
 
 def test_leftover_vm_is_deleted_with_two_pieces_of_evidence(api: Api, emulator: Emulator) -> None:
-    vm_id = made_by_somebody(emulator)
+    vm_id = create_unknown_vm(emulator)
     machine = Machine.objects.create(provider="vers", machine_id=vm_id, vm_id=vm_id)
     Provisioning.objects.create(
         name="x", profile="full", provider="vers", actor="t", state=State.FAILED, machine=machine
     )
     reconcile.compare_all()
-    key = rule(api, "finding-unknown")
+    key = create_rule(api, "finding-unknown")
     (would,) = api.get(f"{RULES}/{key}/dry-run").json()["would"]
     assert would["acts"]
     assert {proof["source"] for proof in would["proofs"]} == {"tree", "silence"}
     assert len(emulator.vms()) == 1
 
-    done = let_grace_pass()
+    done = run_rule_after_grace()
 
     assert done.state == "done", done.outcome
     assert emulator.vms() == []
@@ -109,16 +113,16 @@ def test_leftover_vm_is_deleted_with_two_pieces_of_evidence(api: Api, emulator: 
 
 
 def test_possibly_live_vm_is_not_touched(api: Api, emulator: Emulator) -> None:
-    vm_id = a_member(emulator)
+    vm_id = create_member(emulator)
     VM.objects.filter(pk=vm_id).update(last_seen=clock.now() - timedelta(hours=2))
     reconcile.compare_all()
-    rule(api, "finding-useless")
+    create_rule(api, "finding-useless")
 
-    held = let_grace_pass()
+    held = run_rule_after_grace()
 
     assert (held.state, "not proven dead by two signs" in held.outcome) == ("waiting", True)
     assert len(emulator.vms()) == 1
-    # It says itself that it stopped: that is the second sign.
+    # Its deregistration is the second piece of evidence.
     stopped = {"status": "stopped", "late_after": None, "silent_after": None}
     VM.objects.filter(pk=vm_id).update(**stopped)
     Firing.objects.update(due_at=clock.now())
@@ -129,11 +133,11 @@ def test_possibly_live_vm_is_not_touched(api: Api, emulator: Emulator) -> None:
 
 
 def test_unknown_vm_is_imported_without_evidence(api: Api, emulator: Emulator) -> None:
-    vm_id = made_by_somebody(emulator)
+    vm_id = create_unknown_vm(emulator)
     reconcile.compare_all()
-    rule(api, "finding-unknown")
+    create_rule(api, "finding-unknown")
 
-    assert let_grace_pass().state == "done"
+    assert run_rule_after_grace().state == "done"
     assert Node.objects.active().get().vm_id == vm_id
 
 
@@ -148,8 +152,8 @@ def test_unknown_vm_is_imported_without_evidence(api: Api, emulator: Emulator) -
     ],
 )
 def test_invalid_rule_is_rejected(api: Api, wrong: dict[str, Any], says: str) -> None:
-    wish = {"name": "x", "event": "finding-unknown", "action": "do-proposed", "graceMinutes": 5}
-    answer = api.post(RULES, {**wish, **wrong})
+    body = {"name": "x", "event": "finding-unknown", "action": "do-proposed", "graceMinutes": 5}
+    answer = api.post(RULES, {**body, **wrong})
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(says)
     with pytest.raises(IntegrityError), transaction.atomic():

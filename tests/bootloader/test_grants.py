@@ -26,7 +26,7 @@ from vmtree.services import NewNode
 
 __all__ = ["database"]
 
-WISH = {"name": "one", "type": "swarm"}
+REQUEST = {"name": "one", "type": "swarm"}
 PATH = "/bootloader/provision"
 ADA = "/bootloader/grants/ada"
 
@@ -66,7 +66,7 @@ def left() -> int:
 
 
 def test_node_without_grant_cannot_provision(ada: NodeApi) -> None:
-    for body in (WISH, {**WISH, "dryRun": True}, {**WISH, "count": 2}):
+    for body in (REQUEST, {**REQUEST, "dryRun": True}, {**REQUEST, "count": 2}):
         answer = ada.post(PATH, body)
         assert answer.status_code == 403
         assert answer.json()["error"] == f"rule: {grants.RULE}. ada has no grant"
@@ -76,13 +76,13 @@ def test_node_without_grant_cannot_provision(ada: NodeApi) -> None:
 def test_each_vm_is_deducted_until_the_grant_is_used_up(ada: NodeApi, api: Api) -> None:
     put(api, vms=3)
 
-    assert ada.post(PATH, {**WISH, "count": 2}).status_code == 202
-    assert ada.post(PATH, {**WISH, "count": 2}).status_code == 200, "the same request again"
+    assert ada.post(PATH, {**REQUEST, "count": 2}).status_code == 202
+    assert ada.post(PATH, {**REQUEST, "count": 2}).status_code == 200, "the same request again"
     assert ada.get(ADA).json()["grant"]["vms"] == 1
-    answer = ada.post(PATH, {**WISH, "name": "two", "count": 2})
+    answer = ada.post(PATH, {**REQUEST, "name": "two", "count": 2})
     assert answer.status_code == 403
     assert answer.json()["error"].endswith("ada may have 1 more VMs made, not 2")
-    assert ada.post(PATH, {**WISH, "name": "three"}).status_code == 202
+    assert ada.post(PATH, {**REQUEST, "name": "three"}).status_code == 202
     assert left() == 0
     assert Provisioning.objects.count() == 3
     assert set(Provisioning.objects.values_list("asked_by_node", flat=True)) == {True}
@@ -90,11 +90,11 @@ def test_each_vm_is_deducted_until_the_grant_is_used_up(ada: NodeApi, api: Api) 
 
 def test_failed_request_deducts_nothing(ada: NodeApi, api: Api) -> None:
     put(api, vms=3)
-    assert api.post(PATH, WISH).status_code == 202
+    assert api.post(PATH, REQUEST).status_code == 202
 
-    assert ada.post(PATH, {**WISH, "type": "full"}).status_code == 409, "the name is taken"
-    assert ada.post(PATH, {**WISH, "name": "two", "dryRun": True}).status_code == 200
-    assert ada.post(PATH, {**WISH, "name": "/"}).status_code == 400
+    assert ada.post(PATH, {**REQUEST, "type": "full"}).status_code == 409, "the name is taken"
+    assert ada.post(PATH, {**REQUEST, "name": "two", "dryRun": True}).status_code == 200
+    assert ada.post(PATH, {**REQUEST, "name": "/"}).status_code == 400
     assert left() == 3
 
 
@@ -102,7 +102,7 @@ def test_profiles_and_levels_are_enforced(ada: NodeApi, api: Api) -> None:
     put(api, vms=9, profiles=["swarm", "lightweight"], levels=2)
 
     def made(name: str, **fields: object) -> Any:
-        return ada.post(PATH, {**WISH, "name": name, **fields})
+        return ada.post(PATH, {**REQUEST, "name": name, **fields})
 
     assert made("a").status_code == 202
     assert made("b", parentVmId="ada-1", type="lightweight").status_code == 202
@@ -120,8 +120,8 @@ def test_profiles_and_levels_are_enforced(ada: NodeApi, api: Api) -> None:
 def test_grant_applies_to_its_node_only(family: dict[str, Node], api: Api) -> None:
     put(api, vms=9, levels=9)
 
-    assert enter(family["ada-1"]).post(PATH, WISH).status_code == 403
-    assert enter(family["roof"]).post(PATH, {**WISH, "parentVmId": "ada"}).status_code == 403
+    assert enter(family["ada-1"]).post(PATH, REQUEST).status_code == 403
+    assert enter(family["roof"]).post(PATH, {**REQUEST, "parentVmId": "ada"}).status_code == 403
     assert left() == 9
 
 
@@ -131,7 +131,7 @@ def test_concurrent_requests_never_exceed_the_grant(family: dict[str, Node], api
 
     def ask(number: int) -> int:
         try:
-            return int(NodeApi(token).post(PATH, {**WISH, "name": f"n{number}"}).status_code)
+            return int(NodeApi(token).post(PATH, {**REQUEST, "name": f"n{number}"}).status_code)
         finally:
             connections.close_all()
 
@@ -143,7 +143,7 @@ def test_concurrent_requests_never_exceed_the_grant(family: dict[str, Node], api
 
 
 def test_node_retries_within_its_grant(ada: NodeApi, api: Api) -> None:
-    api.post(PATH, {**WISH, "parentVmId": "ada"})
+    api.post(PATH, {**REQUEST, "parentVmId": "ada"})
     row = Provisioning.objects.get()
     BootStep.objects.filter(name=StepName.RESOLVE).update(state=StepState.FAILED)
     row.move(State.RUNNING)
@@ -156,7 +156,7 @@ def test_node_retries_within_its_grant(ada: NodeApi, api: Api) -> None:
     assert Provisioning.objects.get().asked_by_node is True
 
 
-# -- who sets them -------------------------------------------------------------------------------
+# -- setting grants ------------------------------------------------------------------------------
 
 
 def test_operators_set_grants_and_nodes_read_their_own(ada: NodeApi, api: Api) -> None:
@@ -216,42 +216,42 @@ def test_grants_are_set_in_the_admin(family: dict[str, Node], admin_client: Clie
     assert (grant.vms, grant.profiles, grant.levels) == (1, [], 2)
 
 
-# -- hosts of the operator's own -----------------------------------------------------------------
+# -- SSH hosts -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "no.invalid"])
-def test_an_address_of_this_machine_is_known(address: str) -> None:
+def test_address_of_this_machine_is_recognized(address: str) -> None:
     assert is_this_machine(address)
 
 
-def test_another_address_is_another_machine() -> None:
+def test_other_addresses_are_other_machines() -> None:
     assert not is_this_machine("192.0.2.1")
 
 
-def test_node_never_gets_reefs_own_machine(ada: NodeApi, api: Api) -> None:
+def test_node_cannot_provision_on_reefs_own_machine(ada: NodeApi, api: Api) -> None:
     put(api, vms=9)
     here = SshHost.objects.create(name="here", address="localhost")
-    assert ada.post(PATH, {**WISH, "provider": "ssh"}).status_code == 202
+    assert ada.post(PATH, {**REQUEST, "provider": "ssh"}).status_code == 202
     row = Provisioning.objects.get()
     with pytest.raises(NoHostFree):
         ssh_hosts.claim(create_step.spec_of(row))
 
     away = SshHost.objects.create(name="zz", address="192.0.2.1")
     assert ssh_hosts.claim(create_step.spec_of(row)).host == away
-    assert api.post(PATH, {**WISH, "name": "two", "provider": "ssh"}).status_code == 202
+    assert api.post(PATH, {**REQUEST, "name": "two", "provider": "ssh"}).status_code == 202
     asked = Provisioning.objects.get(name="two")
     assert ssh_hosts.claim(create_step.spec_of(asked)).host == here
 
 
-# -- what a node reads ---------------------------------------------------------------------------
+# -- reading -------------------------------------------------------------------------------------
 
 
-def test_a_node_reads_machines_and_logs_of_its_own_line_only(
+def test_node_reads_only_machines_and_logs_of_its_subtree(
     family: dict[str, Node], ada: NodeApi, api: Api
 ) -> None:
     for vm_id in ("ada-1", "bob"):
         Machine.objects.create(provider="vers", machine_id=f"m-{vm_id}", vm_id=vm_id)
-        body = {**WISH, "name": f"new-{vm_id}", "parentVmId": vm_id}
+        body = {**REQUEST, "name": f"new-{vm_id}", "parentVmId": vm_id}
         assert api.post(PATH, body).status_code == 202
     rows = {row.parent_vm_id: row.pk for row in Provisioning.objects.all()}
 

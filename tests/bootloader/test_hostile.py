@@ -45,7 +45,7 @@ NAMES = (
 
 
 def plan_of(vm_id: str, name: str, organ: str, url: str, **more: object) -> BootPlan:
-    """A plan with nothing to install, so that a run of it is short."""
+    """Return a plan with nothing to install, so that it runs quickly."""
     profile = Profile(
         type="bare",
         organs=(organ, "store"),
@@ -61,8 +61,8 @@ def plan_of(vm_id: str, name: str, organ: str, url: str, **more: object) -> Boot
     return BootPlan(vm_id=vm_id, name=name, profile=profile, roof_url=url, **more)  # type: ignore[arg-type]
 
 
-def same(value: str) -> BootPlan:
-    """A plan with one value wherever there is room for one."""
+def plan_filled_with(value: str) -> BootPlan:
+    """Return a plan that has this value in every text field."""
     return plan_of(
         value,
         value,
@@ -86,7 +86,7 @@ def same(value: str) -> BootPlan:
 
 
 def header_of(plan: BootPlan) -> str:
-    """The part of a script that is not the same in all."""
+    """Return the part of the script that depends on the plan."""
     return render.boot_script(plan).partition(render.body())[0]
 
 
@@ -101,27 +101,29 @@ def test_there_are_two_hundred_hostile_texts() -> None:
 
 def test_every_script_parses() -> None:
     for value in VALUES:
-        told = bash(render.boot_script(same(value)), "-n")
-        assert (told.returncode, told.stderr) == (0, b""), value
+        result = bash(render.boot_script(plan_filled_with(value)), "-n")
+        assert (result.returncode, result.stderr) == (0, b""), value
 
 
 def test_shellcheck_passes(tmp_path: Path) -> None:
-    """Of all headers, and of some whole scripts: the rest of them is always the same."""
+    """Check all headers, but only a few complete scripts, because their bodies are identical."""
     for number, value in enumerate(VALUES):
-        script = render.boot_script(same(value))
+        script = render.boot_script(plan_filled_with(value))
         text = (
-            script if number % 67 == 0 else f"{header_of(same(value))}\nexport {' '.join(NAMES)}\n"
+            script
+            if number % 67 == 0
+            else f"{header_of(plan_filled_with(value))}\nexport {' '.join(NAMES)}\n"
         )
         (tmp_path / f"{number}.sh").write_text(text)
 
-    told = subprocess.run(
+    result = subprocess.run(
         [str(SHELLCHECK), *map(str, tmp_path.glob("*.sh"))], capture_output=True, text=True
     )
 
-    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_bash_reads_every_value_as_it_is(tmp_path: Path) -> None:
+def test_bash_reads_every_value_unchanged(tmp_path: Path) -> None:
     lists = ("NAMESERVERS", "AUTHORIZED_KEYS", "FILES", "IDENTITY", "REEF_ENV")
     show = "\n".join(
         [
@@ -130,10 +132,10 @@ def test_bash_reads_every_value_as_it_is(tmp_path: Path) -> None:
         ]
     )
     for value in VALUES:
-        plan = same(value)
-        told = bash(f"{header_of(plan)}\n{show}\n", cwd=tmp_path)
+        plan = plan_filled_with(value)
+        result = bash(f"{header_of(plan)}\n{show}\n", cwd=tmp_path)
 
-        seen = told.stdout.decode().split("\0")[:-1]
+        seen = result.stdout.decode().split("\0")[:-1]
         assert seen[: len(SHOWN)] == [
             *(value, value, value, value, value, plan.roof_url.rstrip("/"), value, value),
             *(value, "bare", value, value, value, value, value),
@@ -144,38 +146,38 @@ def test_bash_reads_every_value_as_it_is(tmp_path: Path) -> None:
         pairs = dict(zip(rest[5::2], rest[6::2], strict=True))
         assert pairs["SOME_KEY"] == value
         assert pairs["REEF_CAPABILITIES"] == value
-        assert told.stderr == b""
+        assert result.stderr == b""
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.rotated
 @pytest.mark.parametrize("first", [0, *(pytest.param(n, marks=THOROUGH) for n in (1, 2))])
-def test_nothing_but_the_script_runs(tmp_path: Path, first: int) -> None:
-    """Really run, in the places of a name, an id, an organ and a URL; every second value."""
+def test_scripts_execute_no_part_of_a_value(tmp_path: Path, first: int) -> None:
+    """Run scripts with hostile texts as name, id, organ and URL."""
     quarter = len(VALUES) // 4
     for number in range(first, RUNS, 3):
         one, two, three, four = (VALUES[number + part * quarter] for part in range(4))
-        for turn, values in enumerate(_turns(number, [one, two, three, four])):
-            run_and_look(tmp_path / f"{number}-{turn}", *values)
+        for turn, values in enumerate(_orders(number, [one, two, three, four])):
+            run_and_check_files(tmp_path / f"{number}-{turn}", *values)
 
 
-def _turns(number: int, values: list[str]) -> list[list[str]]:
-    """All four orders for the first ones, one order for the others."""
+def _orders(number: int, values: list[str]) -> list[list[str]]:
+    """Return all four orders for the first values, one order for the others."""
     orders = [values[turn:] + values[:turn] for turn in range(4)]
     return orders if number < 3 else [orders[number % 4]]
 
 
-def run_and_look(root: Path, vm_id: str, name: str, organ: str, url: str) -> None:
-    """Run a script in a folder of its own; only what it is to write may be there then."""
+def run_and_check_files(root: Path, vm_id: str, name: str, organ: str, url: str) -> None:
+    """Run a script in a separate folder and check that it wrote only the expected files."""
     for folder in (root, root / "home", root / "here"):
         folder.mkdir()
     plan = plan_of(vm_id, name, organ, PORT + url, join_token="reefjoin_x", env={"A_KEY": organ})
     env = {"PATH": os.environ["PATH"], "HOME": str(root / "home"), "REEF_HOME": str(root / "reef")}
 
-    told = bash(render.boot_script(plan), cwd=root / "here", env=env, timeout=60)
+    result = bash(render.boot_script(plan), cwd=root / "here", env=env, timeout=60)
 
-    assert told.returncode == 1
-    assert told.stderr.endswith(
+    assert result.returncode == 1
+    assert result.stderr.endswith(
         b"boot failed in step join: this script was made without the files of the roof\n"
     )
     files = {str(each.relative_to(root)) for each in root.rglob("*") if each.is_file()}
@@ -193,19 +195,19 @@ def run_and_look(root: Path, vm_id: str, name: str, organ: str, url: str) -> Non
 
 
 def check_identity(root: Path, plan: BootPlan) -> None:
-    """The identity is what the plan says, for programs that read JSON and for shells."""
+    """Check that JSON readers and shells read the plan's identity from the files."""
     for name in ("identity.json", "identity.env"):
         assert (root / "reef" / name).stat().st_mode & 0o777 == 0o600
     identity = json.loads((root / "reef/identity.json").read_text())
     assert identity == {**plan.identity(), "VERS_INFRA_URL": plan.roof_url}
     for shell in ("sh", "bash"):
-        told = subprocess.run(
+        result = subprocess.run(
             [shell, "-c", '. "$1"; env -0', "sh", str(root / "reef/identity.env")],
             cwd=root / "here",
             env={"PATH": os.environ["PATH"]},
             capture_output=True,
         )
-        seen = dict(each.split("=", 1) for each in told.stdout.decode().split("\0") if each)
+        seen = dict(each.split("=", 1) for each in result.stdout.decode().split("\0") if each)
         for key, value in identity.items():
             wanted = value.rstrip("\n") if "\n" in value else value
             assert seen[key] == wanted, (shell, key)
@@ -214,16 +216,16 @@ def check_identity(root: Path, plan: BootPlan) -> None:
 
 def test_yaml_loads_back_to_the_same_values() -> None:
     for value in VALUES:
-        plan = same(value)
+        plan = plan_filled_with(value)
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         text = cloud_init.user_data(plan)
         assert text.startswith("#cloud-config\n")
-        told = yaml.load(text, loader)
-        script = told["write_files"][-1]
+        result = yaml.load(text, loader)
+        script = result["write_files"][-1]
         assert script["content"] == render.boot_script(_without_keys(plan))
         assert script["permissions"] == "0700"
-        assert told["users"][1]["ssh_authorized_keys"] == [value]
-        assert told["apt"]["primary"][0]["uri"] == value
+        assert result["users"][1]["ssh_authorized_keys"] == [value]
+        assert result["apt"]["primary"][0]["uri"] == value
         about = yaml.safe_load(cloud_init.meta_data(plan))
         assert about["reef"]["vm_id"] == about["reef"]["name"] == value
 
@@ -235,9 +237,9 @@ def _without_keys(plan: BootPlan) -> BootPlan:
 @pytest.mark.parametrize("text", ["a\0b", "\ud800", "x\udfff"])
 def test_unusable_texts_are_rejected(text: str) -> None:
     with pytest.raises(BadInput):
-        render.boot_script(same(text))
+        render.boot_script(plan_filled_with(text))
     with pytest.raises(BadInput):
-        cloud_init.user_data(same(text))
+        cloud_init.user_data(plan_filled_with(text))
 
 
 def test_invalid_variable_name_is_rejected() -> None:

@@ -13,7 +13,7 @@ from bootloader.models import JoinRefusal, JoinToken, Machine
 from reef_site.common import clock
 from reef_site.common.errors import BadInput
 from registry.models import VM
-from tests.bootloader.join_clients import DNA, Door, invite
+from tests.bootloader.join_clients import DNA, BearerClient, issue_join_token
 from tests.conftest import Api
 from vmtree import services as tree
 from vmtree import tokens
@@ -33,9 +33,9 @@ def the_error(answer: Any) -> str:
 
 def test_a_vm_joins_tree_and_registry() -> None:
     tree.create(tree.NewNode("roof", "infra_vm", vm_id="roof"), by="tests")
-    token = invite(parent_vm_id="roof", address="vm-1.vm.example")
+    token = issue_join_token(parent_vm_id="roof", address="vm-1.vm.example")
 
-    answer = Door(token).join(agentVersion="1")
+    answer = BearerClient(token).join(agentVersion="1")
 
     assert answer.status_code == 200, answer.content
     said = answer.json()
@@ -54,16 +54,19 @@ def test_a_vm_joins_tree_and_registry() -> None:
 
 
 def test_issued_token_is_a_node_token() -> None:
-    own = Door(invite()).join().json()["token"]
+    own = BearerClient(issue_join_token()).join().json()["token"]
 
-    assert Door(own).post("/registry/vms/vm-1/heartbeat").status_code == 200
-    assert Door(own).get("/vm-tree/vms/vm-1").status_code == 200
-    assert Door(own).post("/vm-tree/vms", {"name": "x", "category": "agent_vm"}).status_code == 403
+    assert BearerClient(own).post("/registry/vms/vm-1/heartbeat").status_code == 200
+    assert BearerClient(own).get("/vm-tree/vms/vm-1").status_code == 200
+    assert (
+        BearerClient(own).post("/vm-tree/vms", {"name": "x", "category": "agent_vm"}).status_code
+        == 403
+    )
 
 
 def test_only_hashes_are_stored() -> None:
-    token = invite()
-    own = Door(token).join(nonce="a-word-of-the-vm").json()["token"]
+    token = issue_join_token()
+    own = BearerClient(token).join(nonce="a-word-of-the-vm").json()["token"]
 
     row = str(JoinToken.objects.values().get())
     assert token not in row
@@ -74,58 +77,62 @@ def test_only_hashes_are_stored() -> None:
 
 
 def test_join_token_works_once() -> None:
-    token = invite()
-    assert Door(token).join(nonce="mine").status_code == 200
+    token = issue_join_token()
+    assert BearerClient(token).join(nonce="mine").status_code == 200
 
-    answer = Door(token).join(nonce="another's")
+    answer = BearerClient(token).join(nonce="another's")
 
     assert answer.status_code == 401
     assert the_error(answer).startswith("Unauthorized — this join token was used at 20")
     assert answer["WWW-Authenticate"] == "Bearer"
-    assert Door(token).join().status_code == 401
+    assert BearerClient(token).join().status_code == 401
     assert refusals() == [("used", 2)]
 
 
 def test_vm_that_lost_the_response_repeats_its_join() -> None:
-    token = invite()
-    first = Door(token).join(nonce="mine").json()["token"]
+    token = issue_join_token()
+    first = BearerClient(token).join(nonce="mine").json()["token"]
 
-    again = Door(token).join(nonce="mine")
+    again = BearerClient(token).join(nonce="mine")
 
     assert again.status_code == 200
     assert again.json()["vmId"] == "vm-1"
     assert again.json()["token"] != first
-    assert Door(first).get("/vm-tree/vms/vm-1").status_code == 401
-    assert Door(again.json()["token"]).get("/vm-tree/vms/vm-1").status_code == 200
+    assert BearerClient(first).get("/vm-tree/vms/vm-1").status_code == 401
+    assert BearerClient(again.json()["token"]).get("/vm-tree/vms/vm-1").status_code == 200
     assert refusals() == []
 
 
-def test_repeating_a_join_ends_after_some_minutes() -> None:
-    token = invite()
-    Door(token).join(nonce="mine")
+def test_join_can_be_repeated_for_some_minutes_only() -> None:
+    token = issue_join_token()
+    BearerClient(token).join(nonce="mine")
     JoinToken.objects.update(used_at=clock.now() - join_tokens.REPEAT_WINDOW - timedelta(seconds=1))
 
-    assert Door(token).join(nonce="mine").status_code == 401
+    assert BearerClient(token).join(nonce="mine").status_code == 401
     assert refusals() == [("used", 1)]
 
 
-def test_repeating_a_join_does_not_restore_a_revoked_token(api: Api) -> None:
-    token = invite()
-    Door(token).join(nonce="mine")
+def test_repeated_join_does_not_restore_a_revoked_token(api: Api) -> None:
+    token = issue_join_token()
+    BearerClient(token).join(nonce="mine")
     assert api.delete("/vm-tree/vms/vm-1/token").status_code == 200
 
-    assert Door(token).join(nonce="mine").status_code == 401
+    assert BearerClient(token).join(nonce="mine").status_code == 401
     assert not NodeToken.objects.good().exists()
 
 
 def test_expired_token_is_rejected() -> None:
-    token = invite(minutes=1)
+    token = issue_join_token(minutes=1)
     now = clock.now()
     JoinToken.objects.update(
         made_at=now - timedelta(minutes=2), expires_at=now - timedelta(minutes=1)
     )
 
-    for answer in (Door(token).join(), Door(token).report(), Door(token).get("/bootloader/dist/")):
+    for answer in (
+        BearerClient(token).join(),
+        BearerClient(token).report(),
+        BearerClient(token).get("/bootloader/dist/"),
+    ):
         assert answer.status_code == 401
         assert the_error(answer).startswith("Unauthorized — this join token expired at 20")
     assert not Node.objects.exists()
@@ -133,19 +140,19 @@ def test_expired_token_is_rejected() -> None:
     assert JoinToken.objects.get().state(clock.now()) == "expired"
 
 
-def test_newer_token_voids_the_older() -> None:
-    old, new = invite(), invite()
+def test_newer_token_revokes_the_older() -> None:
+    old, new = issue_join_token(), issue_join_token()
 
-    answer = Door(old).join()
+    answer = BearerClient(old).join()
 
     assert answer.status_code == 401
     assert "this join token was voided at 20" in the_error(answer)
-    assert Door(new).join().status_code == 200
+    assert BearerClient(new).join().status_code == 200
     assert refusals() == [("voided", 1)]
 
 
 def test_token_of_another_vm_is_rejected() -> None:
-    answer = Door(invite("vm-1")).join(vmId="vm-2")
+    answer = BearerClient(issue_join_token("vm-1")).join(vmId="vm-2")
 
     assert answer.status_code == 403
     assert "another VM than 'vm-2'" in the_error(answer)
@@ -155,7 +162,7 @@ def test_token_of_another_vm_is_rejected() -> None:
 
 def test_unknown_token_is_rejected_and_counted() -> None:
     for _ in range(3):
-        answer = Door("reefjoin_" + "x" * 43).join()
+        answer = BearerClient("reefjoin_" + "x" * 43).join()
         assert answer.status_code == 401
         assert "not known here" in the_error(answer)
 
@@ -163,14 +170,14 @@ def test_unknown_token_is_rejected_and_counted() -> None:
 
 
 def test_other_tokens_do_not_join() -> None:
-    own = Door(invite()).join().json()["token"]
+    own = BearerClient(issue_join_token()).join().json()["token"]
 
     for token in (own, settings.ROOT_TOKEN):
-        answer = Door(token).join()
+        answer = BearerClient(token).join()
         assert answer.status_code == 403
         assert "needs a join token" in the_error(answer)
-    assert Door("nonsense").join().status_code == 401
-    answer = Door(None).join()
+    assert BearerClient("nonsense").join().status_code == 401
+    answer = BearerClient(None).join()
     assert (answer.status_code, answer["WWW-Authenticate"]) == (401, "Bearer")
 
 
@@ -188,13 +195,13 @@ def test_other_tokens_do_not_join() -> None:
     ],
 )
 def test_join_token_is_rejected_by_other_services(method: str, path: str) -> None:
-    answer = getattr(Door(invite()), method)(path)
+    answer = getattr(BearerClient(issue_join_token()), method)(path)
 
     assert answer.status_code == 401
 
 
 def test_join_token_is_rejected_by_other_routes() -> None:
-    door = Door(invite())
+    door = BearerClient(issue_join_token())
 
     assert door.get("/bootloader/reports/vm-1").status_code == 403
     assert door.post("/bootloader/token").status_code == 403
@@ -202,10 +209,10 @@ def test_join_token_is_rejected_by_other_routes() -> None:
 
 def test_missing_parent_is_reported_and_token_stays_valid(api: Api) -> None:
     tree.create(tree.NewNode("roof", "infra_vm", vm_id="roof"), by="tests")
-    token = invite(parent_vm_id="roof")
+    token = issue_join_token(parent_vm_id="roof")
     tree.remove("roof", by="tests")
 
-    answer = Door(token).join()
+    answer = BearerClient(token).join()
 
     assert answer.status_code == 409
     assert "'vm-1' cannot join: parent VM 'roof' not found" in the_error(answer)
@@ -217,7 +224,7 @@ def test_removed_id_cannot_join_again() -> None:
     tree.create(tree.NewNode("old", "swarm_vm", vm_id="vm-1"), by="tests")
     tree.remove("vm-1", by="tests")
 
-    answer = Door(invite()).join()
+    answer = BearerClient(issue_join_token()).join()
 
     assert answer.status_code == 409
     assert "its id is never given again" in the_error(answer)
@@ -225,11 +232,11 @@ def test_removed_id_cannot_join_again() -> None:
 
 
 def test_member_may_join_again() -> None:
-    first = Door(invite()).join().json()["token"]
-    second = Door(invite()).join().json()["token"]
+    first = BearerClient(issue_join_token()).join().json()["token"]
+    second = BearerClient(issue_join_token()).join().json()["token"]
 
-    assert Door(first).get("/vm-tree/vms/vm-1").status_code == 401
-    assert Door(second).get("/vm-tree/vms/vm-1").status_code == 200
+    assert BearerClient(first).get("/vm-tree/vms/vm-1").status_code == 401
+    assert BearerClient(second).get("/vm-tree/vms/vm-1").status_code == 200
     assert Node.objects.count() == 1
 
 
@@ -244,7 +251,7 @@ def test_member_may_join_again() -> None:
     ],
 )
 def test_invalid_values_are_rejected_with_their_field(body: dict[str, object], field: str) -> None:
-    answer = Door(invite()).join(**body)
+    answer = BearerClient(issue_join_token()).join(**body)
 
     assert answer.status_code == 400
     assert the_error(answer).startswith(f"{field}: ")
@@ -254,12 +261,12 @@ def test_invalid_values_are_rejected_with_their_field(body: dict[str, object], f
 @pytest.mark.parametrize("minutes", [0, -1, join_tokens.MAX_MINUTES + 1])
 def test_invalid_token_lifetimes_are_rejected(minutes: int) -> None:
     with pytest.raises(BadInput):
-        invite(minutes=minutes)
+        issue_join_token(minutes=minutes)
 
 
 def test_old_tokens_are_deleted() -> None:
-    Door(invite("old")).join()
-    invite("new")
+    BearerClient(issue_join_token("old")).join()
+    issue_join_token("new")
     long_ago = clock.now() - join_tokens.RETENTION - timedelta(days=1)
     JoinToken.objects.filter(vm_id="old").update(
         made_at=long_ago - timedelta(hours=1), expires_at=long_ago
@@ -270,26 +277,26 @@ def test_old_tokens_are_deleted() -> None:
     assert list(JoinToken.objects.values_list("vm_id", flat=True)) == ["new"]
 
 
-# -- a member's own token ------------------------------------------------------------------------
+# -- node tokens ---------------------------------------------------------------------------------
 
 
 def test_token_is_renewed_in_two_requests() -> None:
-    old = Door(invite()).join().json()["token"]
+    old = BearerClient(issue_join_token()).join().json()["token"]
 
-    new = Door(old).post("/bootloader/token").json()["token"]
+    new = BearerClient(old).post("/bootloader/token").json()["token"]
 
-    # Until the new one was shown the old one is good: the answer might have been lost.
-    assert Door(old).get("/vm-tree/vms/vm-1").status_code == 200
-    done = Door(new).post("/bootloader/token/confirm")
+    # The old token stays valid until the new one is used: the response may be lost.
+    assert BearerClient(old).get("/vm-tree/vms/vm-1").status_code == 200
+    done = BearerClient(new).post("/bootloader/token/confirm")
     assert (done.status_code, done.json()) == (200, {"vmId": "vm-1", "revoked": 1})
-    assert Door(old).get("/vm-tree/vms/vm-1").status_code == 401
-    assert Door(new).get("/vm-tree/vms/vm-1").status_code == 200
+    assert BearerClient(old).get("/vm-tree/vms/vm-1").status_code == 401
+    assert BearerClient(new).get("/vm-tree/vms/vm-1").status_code == 200
 
 
 def test_lost_responses_leave_no_tokens() -> None:
-    old = Door(invite()).join().json()["token"]
+    old = BearerClient(issue_join_token()).join().json()["token"]
     for _ in range(5):
-        last = Door(old).post("/bootloader/token").json()["token"]
+        last = BearerClient(old).post("/bootloader/token").json()["token"]
 
     good = set(NodeToken.objects.good().values_list("digest", flat=True))
     assert good == {tokens.digest_of(old), tokens.digest_of(last)}
@@ -302,10 +309,10 @@ def test_root_cannot_renew_a_token(api: Api) -> None:
 MACHINE = "0b5c9a52-6a3c-4f0e-9d59-0f5d6f0b7c11"
 
 
-# -- under which address others find it ----------------------------------------------------------
+# -- addresses -------------------------------------------------------------------------------------
 
 
-def generated(api: Api, **more: str) -> Any:
+def generate_script(api: Api, **more: str) -> Any:
     body = {"vmId": "vm-1", "name": "one", "type": "lightweight", **more}
     return api.post("/bootloader/generate", body)
 
@@ -320,9 +327,9 @@ def generated(api: Api, **more: str) -> Any:
     ],
 )
 def test_own_vm_is_registered_with_its_request_address(api: Api, remote: str, address: str) -> None:
-    made = generated(api).json()
+    made = generate_script(api).json()
     assert "vm.vers.sh" not in made["script"].partition("SSH_DOMAIN=")[0]
-    door = Door(made["joinToken"])
+    door = BearerClient(made["joinToken"])
     headers = {"x-forwarded-for": remote} if remote else {}
     body = {"hostname": "box"}
     answer = door.client.post(
@@ -333,15 +340,15 @@ def test_own_vm_is_registered_with_its_request_address(api: Api, remote: str, ad
 
 
 def test_given_address_is_stored(api: Api) -> None:
-    made = generated(api, address="build-7.example.org").json()
+    made = generate_script(api, address="build-7.example.org").json()
     assert "ADDRESS='build-7.example.org'" in made["script"]
-    Door(made["joinToken"]).join()
+    BearerClient(made["joinToken"]).join()
     assert VM.objects.get(pk="vm-1").address == "build-7.example.org"
 
 
 @pytest.mark.parametrize("address", ["a host", "x'; touch y", "é.example", "-o", "http://x/"])
 def test_invalid_address_is_rejected(api: Api, address: str) -> None:
-    answer = generated(api, address=address)
+    answer = generate_script(api, address=address)
     assert answer.status_code == 400
     assert answer.json()["error"] == "address: must be a host name or an IP address"
 
@@ -351,5 +358,5 @@ def test_platform_vm_is_registered_with_its_platform_name(
 ) -> None:
     monkeypatch.setenv("REEF_SSH_DOMAIN", "vm.test")
     Machine.objects.create(provider="vers", machine_id=MACHINE, vm_id="vm-1")
-    Door(generated(api).json()["joinToken"]).join()
+    BearerClient(generate_script(api).json()["joinToken"]).join()
     assert VM.objects.get(pk="vm-1").address == f"{MACHINE}.vm.test"

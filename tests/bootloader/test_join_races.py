@@ -14,11 +14,11 @@ from bootloader.join import tokens as join_tokens
 from bootloader.join.tokens import JoinFacts
 from bootloader.models import BootReport, JoinRefusal, JoinToken, ReportStatus
 from registry.models import VM
-from tests.bootloader.join_clients import invite
-from tests.bootloader.root_stack import Roof
+from tests.bootloader.join_clients import issue_join_token
+from tests.bootloader.root_stack import RootStack
 from tests.stack import TOKEN
 from tests.vmtree.conftest import database
-from tests.vmtree.test_races import together
+from tests.vmtree.test_races import run_concurrently
 from vmtree import tokens
 from vmtree.models import Node, NodeToken
 
@@ -38,9 +38,9 @@ def joins(token: str, nonce: str, given: list[str]) -> Callable[[], object]:
 
 def test_only_one_of_many_joins_succeeds(database: str) -> None:
     for number in range(ROUNDS):
-        token, given = invite(f"vm-{number}"), list[str]()
+        token, given = issue_join_token(f"vm-{number}"), list[str]()
 
-        outcomes = together(*(joins(token, f"n{each}", given) for each in range(AT_ONCE)))
+        outcomes = run_concurrently(*(joins(token, f"n{each}", given) for each in range(AT_ONCE)))
 
         assert outcomes.count("done") == 1, outcomes
         assert len(given) == 1
@@ -54,9 +54,9 @@ def test_only_one_of_many_joins_succeeds(database: str) -> None:
 
 def test_repeated_join_leaves_one_valid_token(database: str) -> None:
     for number in range(ROUNDS):
-        token, given = invite(f"vm-{number}"), list[str]()
+        token, given = issue_join_token(f"vm-{number}"), list[str]()
 
-        outcomes = together(*(joins(token, "mine", given) for _ in range(3)))
+        outcomes = run_concurrently(*(joins(token, "mine", given) for _ in range(3)))
 
         assert outcomes == ["done"] * 3
         good = NodeToken.objects.good().filter(node__vm_id=f"vm-{number}")
@@ -66,11 +66,11 @@ def test_repeated_join_leaves_one_valid_token(database: str) -> None:
         assert row.given_digest == good.get().digest
 
 
-def test_a_token_that_is_voided_while_it_is_used(database: str) -> None:
+def test_join_with_a_token_revoked_meanwhile_is_consistent(database: str) -> None:
     for number in range(ROUNDS):
-        token, given = invite(f"vm-{number}"), list[str]()
+        token, given = issue_join_token(f"vm-{number}"), list[str]()
 
-        outcomes = together(
+        outcomes = run_concurrently(
             joins(token, "mine", given), partial(join_tokens.revoke_unused, f"vm-{number}")
         )
 
@@ -79,7 +79,7 @@ def test_a_token_that_is_voided_while_it_is_used(database: str) -> None:
         assert (outcomes[0] == "done") == (row.used_at is not None) == bool(given)
 
 
-def test_reports_of_one_step_at_once_are_one_row(database: str) -> None:
+def test_concurrent_reports_of_a_step_are_one_row(database: str) -> None:
     said = [
         reports.StepReport("r", "dns", status)
         for status in (ReportStatus.STARTED, ReportStatus.OK, ReportStatus.OK, ReportStatus.STARTED)
@@ -89,7 +89,7 @@ def test_reports_of_one_step_at_once_are_one_row(database: str) -> None:
             lambda each=each, number=number: reports.record(f"vm-{number}", each) for each in said
         ]
 
-        assert together(*acts) == ["done"] * 4
+        assert run_concurrently(*acts) == ["done"] * 4
     assert BootReport.objects.filter(status="ok").count() == ROUNDS
     assert BootReport.objects.count() == ROUNDS
 
@@ -97,8 +97,8 @@ def test_reports_of_one_step_at_once_are_one_row(database: str) -> None:
 @pytest.mark.rotated
 @pytest.mark.timeout(180)
 def test_slow_downloads_do_not_block_others(tmp_path: Path) -> None:
-    """More of them than web has threads, and none reads what it asked for."""
-    with Roof(tmp_path) as roof:
+    """There are more downloads than web threads, and no client reads its response."""
+    with RootStack(tmp_path) as roof:
         files = roof.client.get("/bootloader/dist/").json()["files"]
         slow = []
         for _ in range(30):

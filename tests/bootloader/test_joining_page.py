@@ -10,7 +10,7 @@ from django.test import Client
 
 from bootloader.models import BootReport, JoinRefusal, JoinToken
 from reef_site.accounts.signin_links import make_operator
-from tests.bootloader.join_clients import Door, invite
+from tests.bootloader.join_clients import BearerClient, issue_join_token
 
 pytestmark = pytest.mark.django_db
 PAGE = "/provisioning/door/"
@@ -23,20 +23,20 @@ def operator() -> Client:
     return client
 
 
-def words_of(client: Client, path: str) -> str:
+def text_of_page(client: Client, path: str) -> str:
     answer = client.get(path)
     assert answer.status_code == 200
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", answer.content.decode()))
 
 
 def test_rejected_joins_are_listed(operator: Client) -> None:
-    token = invite("vm-1", name="<b>one</b>")
-    Door(token).join()
+    token = issue_join_token("vm-1", name="<b>one</b>")
+    BearerClient(token).join()
     for _ in range(2):
-        Door(token).join()
-    Door("reefjoin_" + "x" * 40).join()
+        BearerClient(token).join()
+    BearerClient("reefjoin_" + "x" * 40).join()
 
-    words = words_of(operator, PAGE)
+    words = text_of_page(operator, PAGE)
 
     assert "used token" in words
     assert "this join token was used at 20" in words
@@ -47,8 +47,8 @@ def test_rejected_joins_are_listed(operator: Client) -> None:
 
 
 def test_tokens_are_listed_and_revoked(operator: Client) -> None:
-    token = invite("vm-1")
-    words = words_of(operator, PAGE)
+    token = issue_join_token("vm-1")
+    words = text_of_page(operator, PAGE)
     assert "name of vm-1 vm-1 open until" in words
     assert token not in words
 
@@ -56,24 +56,24 @@ def test_tokens_are_listed_and_revoked(operator: Client) -> None:
     answer = operator.post(f"{PAGE}{row.pk}/void", follow=True)
 
     assert "was revoked" in answer.content.decode()
-    assert Door(token).join().status_code == 401
+    assert BearerClient(token).join().status_code == 401
     assert JoinRefusal.objects.get().why == "voided"
     again = operator.post(f"{PAGE}{row.pk}/void", follow=True)
     assert "is no longer valid" in again.content.decode()
 
 
 def test_list_is_filtered_by_vm(operator: Client) -> None:
-    invite("vm-1")
-    invite("vm-2")
+    issue_join_token("vm-1")
+    issue_join_token("vm-2")
 
-    words = words_of(operator, f"{PAGE}?vm=vm-2")
+    words = text_of_page(operator, f"{PAGE}?vm=vm-2")
 
     assert "name of vm-2" in words
     assert "name of vm-1" not in words
 
 
 def test_revoking_needs_permission() -> None:
-    invite("vm-1")
+    issue_join_token("vm-1")
     row = JoinToken.objects.get()
     guest = Client()
     assert guest.get(PAGE).status_code == 302
@@ -86,16 +86,16 @@ def test_revoking_needs_permission() -> None:
 
 
 def test_join_token_does_not_open_pages() -> None:
-    answer = Door(invite("vm-1")).get(PAGE)
+    answer = BearerClient(issue_join_token("vm-1")).get(PAGE)
 
     assert answer.status_code == 302
     assert answer["Location"].startswith("/signin/")
 
 
 def test_admin_lists_tokens_rejections_and_reports(operator: Client) -> None:
-    token = invite("vm-1")
-    Door(token).report(step="packages", status="failed", output="<script>boo</script>")
-    Door(token).join(vmId="vm-2")
+    token = issue_join_token("vm-1")
+    BearerClient(token).report(step="packages", status="failed", output="<script>boo</script>")
+    BearerClient(token).join(vmId="vm-2")
     for model in ("jointoken", "joinrefusal", "bootreport"):
         answer = operator.get(f"/admin/bootloader/{model}/")
         assert answer.status_code == 200
@@ -105,4 +105,4 @@ def test_admin_lists_tokens_rejections_and_reports(operator: Client) -> None:
 
     wish = {"action": "void", "_selected_action": [str(JoinToken.objects.get().pk)]}
     operator.post("/admin/bootloader/jointoken/", wish)
-    assert Door(token).join().status_code == 401
+    assert BearerClient(token).join().status_code == 401

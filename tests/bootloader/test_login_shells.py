@@ -18,13 +18,15 @@ from tests.stack import Stack
 from tests.waiting import until
 
 pytestmark = [
-    pytest.mark.skipif(not overlay_machine.possible(), reason="a machine to throw away takes root"),
+    pytest.mark.skipif(
+        not overlay_machine.is_supported(), reason="a machine to throw away takes root"
+    ),
     pytest.mark.timeout(600),
 ]
 
 GOOD = [account.name for account in ACCOUNTS if account.runs_scripts]
 REFUSING = {"refuses": "This account is currently not available", "told": "Ask Anna for access"}
-# With quotes, blanks and signs that some shells take for something else.
+# With quotes, spaces and characters that are special in some shells.
 SCRIPT = """
 printf 'one\\ntwo without an end'
 echo "it's ! \\$HOME * ~" >&2
@@ -47,7 +49,7 @@ def accounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Accounts]:
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_a_script_gives_its_own_output_and_status(accounts: Accounts, name: str) -> None:
+def test_script_returns_only_its_own_output_and_status(accounts: Accounts, name: str) -> None:
     with shell.connect(accounts.login(name)) as session:
         ran = session.script(SCRIPT, timeout=20)
         empty = session.script("true", timeout=20)
@@ -57,7 +59,7 @@ def test_a_script_gives_its_own_output_and_status(accounts: Accounts, name: str)
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_a_file_arrives_whole_below_the_home(accounts: Accounts, name: str) -> None:
+def test_file_is_written_completely_below_the_home(accounts: Accounts, name: str) -> None:
     data = os.urandom(300_000)
     with shell.connect(accounts.login(name)) as session:
         session.put(".reef-boot/it's a file", data, 0o640)
@@ -69,7 +71,9 @@ def test_a_file_arrives_whole_below_the_home(accounts: Accounts, name: str) -> N
 
 
 @pytest.mark.parametrize(("name", "words"), REFUSING.items())
-def test_an_account_that_runs_nothing_is_quoted(accounts: Accounts, name: str, words: str) -> None:
+def test_message_of_an_account_without_shell_is_quoted(
+    accounts: Accounts, name: str, words: str
+) -> None:
     login = accounts.login(name)
     with shell.connect(login) as session, pytest.raises(ShellRefused, match=words):
         session.script("true", timeout=20)
@@ -78,12 +82,12 @@ def test_an_account_that_runs_nothing_is_quoted(accounts: Accounts, name: str, w
 
 
 @pytest.mark.thorough
-def test_a_vm_comes_up_whatever_the_login_shell_is(accounts: Accounts, tmp_path: Path) -> None:
+def test_provisioning_works_with_every_login_shell(accounts: Accounts, tmp_path: Path) -> None:
     with Stack(tmp_path, REEF_PROVISION_AT_ONCE="10") as stack:
         stack.env["VERS_INFRA_URL"] = f"http://127.0.0.1:{stack.port}"
         stack.manage("shell", "-c", BARE)
         stack.manage("shell", "-c", HOST.format(ports=accounts.ports, key=accounts.key))
-        # Which host each of them takes is not for us to say.
+        # The provider chooses a host for each of them.
         asked = [_provision(stack, f"vm-{number}") for number in range(len(ACCOUNTS))]
         ended = [_wait(stack, key) for key in asked]
         came_up = [_log(stack, each["id"]) for each in ended if each["state"] == "done"]

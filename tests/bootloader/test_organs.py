@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.bootloader.root_stack import Roof
+from tests.bootloader.root_stack import RootStack
 from tests.stack import ROOT, free_port
 from tests.waiting import until
 from vmtree import organs
@@ -56,21 +56,21 @@ REEFS = {
 )
 def reef(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Roof, set[str]]]:
+) -> Iterator[tuple[RootStack, set[str]]]:
     named, here = REEFS[request.param]
-    with Roof(tmp_path_factory.mktemp("reef"), REEF_ORGANS=named) as running:
+    with RootStack(tmp_path_factory.mktemp("reef"), REEF_ORGANS=named) as running:
         yield running, here
 
 
 @contextmanager
-def signed_in(roof: Roof) -> Iterator[httpx.Client]:
+def signed_in(roof: RootStack) -> Iterator[httpx.Client]:
     link = roof.manage("signin", "--url", roof.url).strip()
     with httpx.Client(base_url=roof.url, follow_redirects=True, timeout=30) as client:
         assert client.get(link).status_code == 200
         yield client
 
 
-def test_only_the_organs_routes_exist(reef: tuple[Roof, set[str]]) -> None:
+def test_only_routes_of_enabled_organs_exist(reef: tuple[RootStack, set[str]]) -> None:
     roof, here = reef
     for organ, paths in DOORS.items():
         for path in paths:
@@ -84,16 +84,16 @@ def test_only_the_organs_routes_exist(reef: tuple[Roof, set[str]]) -> None:
     assert beat.json() == {"error": wanted}
 
 
-def test_health_lists_what_is_there(reef: tuple[Roof, set[str]]) -> None:
+def test_health_lists_enabled_services(reef: tuple[RootStack, set[str]]) -> None:
     roof, here = reef
-    said = roof.client.get("/health").json()
+    health = roof.client.get("/health").json()
 
-    assert said["services"] == ["ui", *(each for each in organs.MODULES if each in here)]
-    assert ("follower" in said["parts"]) == ("lieutenant" in here)
-    assert ("worker" in said["parts"]) == bool(here)
+    assert health["services"] == ["ui", *(each for each in organs.MODULES if each in here)]
+    assert ("follower" in health["parts"]) == ("lieutenant" in here)
+    assert ("worker" in health["parts"]) == bool(here)
 
 
-def test_only_the_organs_pages_exist_and_work(reef: tuple[Roof, set[str]]) -> None:
+def test_only_pages_of_enabled_organs_exist(reef: tuple[RootStack, set[str]]) -> None:
     roof, here = reef
     with signed_in(roof) as person:
         html = {"accept": "text/html"}
@@ -115,7 +115,7 @@ def test_only_the_organs_pages_exist_and_work(reef: tuple[Roof, set[str]]) -> No
         assert person.get("/nowhere", headers=html).status_code == 404
 
 
-def test_the_database_is_the_same(reef: tuple[Roof, set[str]]) -> None:
+def test_database_does_not_depend_on_organs(reef: tuple[RootStack, set[str]]) -> None:
     roof, _ = reef
     tables = sqlite3.connect(roof.data / "db.sqlite3").execute(
         "SELECT name FROM sqlite_master WHERE type = 'table'"
@@ -160,7 +160,9 @@ def worker_of(folder: Path, named: str) -> dict[str, Any]:
         (FULL, {"reef", "vmtree", "registry", "lieutenants", "operations", "rules"}),
     ],
 )
-def test_only_the_organs_tasks_and_ticks_exist(tmp_path: Path, named: str, words: set[str]) -> None:
+def test_only_tasks_and_ticks_of_enabled_organs_exist(
+    tmp_path: Path, named: str, words: set[str]
+) -> None:
     known = worker_of(tmp_path, named)
 
     assert {task.partition(".")[0] for task in known["tasks"]} == words
@@ -175,7 +177,7 @@ def test_all_organs_are_enabled_by_default(tmp_path: Path) -> None:
     assert "FollowerStep" in known["steps"]
 
 
-# -- words ---------------------------------------------------------------------------------------
+# -- settings ------------------------------------------------------------------------------------
 
 
 def test_unknown_organ_stops_the_start_and_lists_known_ones(tmp_path: Path) -> None:
@@ -196,7 +198,7 @@ def test_unknown_organ_stops_the_start_and_lists_known_ones(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("named", "kept", "told"),
+    ("named", "kept", "description"),
     [
         ("", set(organs.MODULES), ""),
         ("none", set(), "organs: none of reef"),
@@ -210,13 +212,13 @@ def test_unknown_organ_stops_the_start_and_lists_known_ones(tmp_path: Path) -> N
         ("vm-tree store", {"vm-tree"}, "organs: vm-tree"),
     ],
 )
-def test_what_an_organ_needs_is_kept(named: str, kept: set[str], told: str) -> None:
+def test_requirements_of_organs_are_enabled(named: str, kept: set[str], description: str) -> None:
     assert organs.enabled_modules(named.split()) == kept
-    assert organs.describe(named.split()) == told
+    assert organs.describe(named.split()) == description
 
 
-def test_up_runs_only_what_it_needs(tmp_path: Path) -> None:
-    """A reef without modules has no worker and says what it has; it is well all the same."""
+def test_up_starts_only_required_processes(tmp_path: Path) -> None:
+    """A reef without modules has no worker; it is healthy and lists its organs."""
     port, log = free_port(), tmp_path / "up.log"
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "REEF_ORGANS": "store,cron,docs"}
     with log.open("wb") as out:
@@ -229,9 +231,9 @@ def test_up_runs_only_what_it_needs(tmp_path: Path) -> None:
         )
     try:
         until(lambda: "sign in, once" in log.read_text() or up.poll() is not None, 60)
-        said = httpx.get(f"http://127.0.0.1:{port}/health").json()
-        assert (said["status"], said["services"]) == ("ok", ["ui"])
-        assert not {"worker", "follower"} & set(said["parts"])
+        health = httpx.get(f"http://127.0.0.1:{port}/health").json()
+        assert (health["status"], health["services"]) == ("ok", ["ui"])
+        assert not {"worker", "follower"} & set(health["parts"])
         until(lambda: "organs: none of reef" in log.read_text())
         logs = {each.stem for each in (tmp_path / "data" / "logs").iterdir()}
         assert logs == {"up", "redis", "web", "edge"}

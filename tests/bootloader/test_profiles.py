@@ -65,17 +65,17 @@ def test_builtin_profiles_match_the_contract(api: Api) -> None:
         assert told[type_]["organs"] == profile.dna["organs"]
 
 
-def test_extras_are_added_once_and_stay_with_the_request(api: Api) -> None:
-    wish = {"vmId": "x1", "name": "x", "type": "lightweight", "extraOrgans": ["minio", "store"]}
+def test_extras_are_added_once_for_the_request_only(api: Api) -> None:
+    fields = {"vmId": "x1", "name": "x", "type": "lightweight", "extraOrgans": ["minio", "store"]}
 
-    made = api.post("/bootloader/generate", wish).json()
+    made = api.post("/bootloader/generate", fields).json()
 
     assert made["profile"]["organs"] == ["store", "minio"]
     assert profiles.get("lightweight").organs == ("store",)
     assert "REEF_ORGANS' 'store,minio'" in made["script"]
 
 
-def test_operator_adds_a_profile(admin_client: Client, api: Api) -> None:
+def test_operator_adds_a_profile_in_the_admin(admin_client: Client, api: Api) -> None:
     answer = admin_client.post(ADD, form())
 
     assert answer.status_code == 302, problems(answer)
@@ -133,7 +133,7 @@ def test_unknown_names_are_rejected(
     assert not OwnProfile.objects.exists()
 
 
-def test_a_file_without_a_slash_says_where_it_lies(admin_client: Client, api: Api) -> None:
+def test_relative_file_path_shows_its_folder(admin_client: Client, api: Api) -> None:
     assert "relative to /opt/reef" in admin_client.get(ADD).content.decode()
     assert admin_client.post(ADD, form(**{"files-0-path": "notes/one"})).status_code == 302
 
@@ -147,8 +147,8 @@ def test_a_file_without_a_slash_says_where_it_lies(admin_client: Client, api: Ap
     ("field", "value"), [("extraOrgans", ["heart"]), ("extraCapabilities", ["fly"])]
 )
 def test_unknown_extras_are_rejected(api: Api, field: str, value: list[str]) -> None:
-    wish = {"vmId": "x1", "name": "x", "type": "lightweight", field: value}
-    answer = api.post("/bootloader/generate", wish)
+    fields = {"vmId": "x1", "name": "x", "type": "lightweight", field: value}
+    answer = api.post("/bootloader/generate", fields)
     assert answer.status_code == 400
     assert f"{field}: '{value[0]}' is not known; these are: " in answer.json()["error"]
 
@@ -167,37 +167,37 @@ def test_file_path_cannot_leave_its_folder(admin_client: Client, path: str) -> N
     assert not ProfileFile.objects.exists()
 
 
-def test_a_node_has_scripts_made_for_vms_below_it_only(api: Api) -> None:
+def test_node_generates_scripts_only_for_its_descendants(api: Api) -> None:
     root = Node.objects.get(vm_id=_node("n-root"))
     Node.objects.get(vm_id=_node("n-other"))
     _, token = tree.issue_token(root.vm_id, by="tests")
     node = Client(headers={"authorization": f"Bearer {token}"})
 
-    def ask(**wish: str) -> int:
-        body = {"name": "x", "type": "swarm", **wish}
+    def ask(**fields: str) -> int:
+        body = {"name": "x", "type": "swarm", **fields}
         kind = "application/json"
         return node.post("/bootloader/generate", body, content_type=kind).status_code
 
     assert ask(vmId="below", parentVmId="n-root") == 201
     assert ask(vmId="nowhere") == 403
     assert ask(vmId="elsewhere", parentVmId="n-other") == 403
-    # Whoever has the script of a VM becomes it: not a sibling, and not the asker itself.
+    # A script grants the identity of its VM: neither a sibling nor the caller is allowed.
     assert ask(vmId="n-other", parentVmId="n-root") == 403
     assert ask(vmId="n-root", parentVmId="n-root") == 403
 
 
-def test_a_reef_of_its_own_has_the_organs_it_is_to_have_and_no_other(api: Api) -> None:
+def test_reef_on_a_vm_has_exactly_the_organs_of_its_profile(api: Api) -> None:
     OwnProfile.objects.create(
         type="empty", description="No organs.", category="infra_vm", role="infra", own_reef=True
     )
     for type_, organs in (("empty", "none"), ("infra", "store,cron,docs")):
-        wish = {"vmId": f"o-{type_}", "name": "o", "type": type_, "extraOrgans": ["minio"]}
-        script = api.post("/bootloader/generate", wish).json()["script"]
+        fields = {"vmId": f"o-{type_}", "name": "o", "type": type_, "extraOrgans": ["minio"]}
+        script = api.post("/bootloader/generate", fields).json()["script"]
         assert f"REEF_ENV=('REEF_ORGANS' '{organs}')" in script
 
 
-def test_scripts_in_the_field_are_still_understood(api: Api) -> None:
-    """The reports of old VMs' boot scripts are accepted in their old form."""
+def test_requests_of_earlier_boot_scripts_are_accepted(api: Api) -> None:
+    """VMs that booted with an earlier version send the old form."""
     dna = {"organs": ["store", "cron"], "capabilities": ["vers-vm"]}
     in_tree = {"vmId": "old-1", "name": "old", "category": "swarm_vm", "parentVmId": None}
     registered = {
@@ -215,7 +215,7 @@ def test_scripts_in_the_field_are_still_understood(api: Api) -> None:
     assert api.get("/registry/vms/old-1").json()["reefConfig"] == dna
 
 
-def test_the_script_has_the_steps_that_pages_know() -> None:
+def test_script_has_the_steps_that_pages_show() -> None:
     for step in STEPS:
         assert f"\nstep_{step}() {{" in body()
     assert f"for each in {' '.join(STEPS)}; do" in body()

@@ -25,7 +25,7 @@ def test_each_provider_implements_the_interface(slug: str) -> None:
         assert list(given) == list(wanted)[1:], name
 
 
-def test_there_are_two() -> None:
+def test_vers_and_ssh_are_registered() -> None:
     assert providers.all_slugs() == ("ssh", "vers")
     with pytest.raises(UnknownProvider, match="no VM provider 'aws', only ssh, vers") as caught:
         providers.get("aws")

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     drop_tasks(monkeypatch, "bootloader.")
 
 
@@ -54,7 +54,7 @@ def test_every_admin_page_renders(admin: Client, failed: Provisioning) -> None:
     ("action", "state"),
     [("retry", "queued"), ("cancel_keep", "cancelling"), ("cancel_delete", "cancelling")],
 )
-def test_actions_call_services(
+def test_admin_actions_change_provisionings(
     admin: Client, failed: Provisioning, action: str, state: str
 ) -> None:
     said = {"action": action, "_selected_action": [failed.pk]}
@@ -64,7 +64,7 @@ def test_actions_call_services(
     assert failed.state == state
 
 
-def test_nodes_have_a_way_to_the_form(admin: Client) -> None:
+def test_node_admin_links_to_the_form(admin: Client) -> None:
     from vmtree import services as tree
 
     node = tree.create(tree.NewNode("ada", "agent_vm", "ada"), by="tests")

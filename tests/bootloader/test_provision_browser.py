@@ -21,7 +21,7 @@ QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
-SECONDS = 120_000  # of patience, in milliseconds
+SECONDS = 120_000  # limit for waiting, in milliseconds
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(stack: BootStack, browser: Browser) -> Iterator[Page]:
-    """A page of a signed-in operator; scripts that fail fail the test, as does what CSP refuses."""
+    """Provide a page of a signed-in operator; script errors and violations of the CSP fail the
+    test.
+    """
     secret = stack.manage("signin").strip().rsplit("/", 1)[-1]
     context = browser.new_context(base_url=f"http://{stack.host}:{stack.port}")
     opened = context.new_page()
@@ -61,7 +63,7 @@ def page(stack: BootStack, browser: Browser) -> Iterator[Page]:
 
 
 def check_widths(page: Page) -> None:
-    """Nothing sticks out, on a desk and on a phone."""
+    """Check that nothing is wider than the window, on a desktop and on a phone."""
     for width in (390, 1440):
         page.set_viewport_size({"width": width, "height": 900})
         out = page.evaluate("document.documentElement.scrollWidth - innerWidth")
@@ -77,7 +79,9 @@ def fill(page: Page, name: str, **fields: str) -> None:
         page.fill(f"#id_{field}", text)
 
 
-def test_from_the_form_to_a_member_live(page: Page, stack: BootStack, emulator: Emulator) -> None:
+def test_provisioning_can_be_followed_from_form_to_end(
+    page: Page, stack: BootStack, emulator: Emulator
+) -> None:
     emulator.set(boot_delay_s=1)
     fill(page, "seen")
     page.click("text=Preview")
@@ -90,7 +94,7 @@ def test_from_the_form_to_a_member_live(page: Page, stack: BootStack, emulator: 
 
     page.wait_for_url(re.compile(r"/provisioning/01\w+/$"))
     key = page.url.rstrip("/").rsplit("/", 1)[-1]
-    # It is followed without a reload, and every line comes once and in its order.
+    # The page updates without a reload, and each line of the log appears once and in order.
     expect(page.locator("#log")).to_contain_text("running → done", timeout=SECONDS)
     expect(page.locator("#part .status").first).to_have_text("done")
     said = stack.client.get(f"/bootloader/provisionings/{key}/log?limit=1000").json()["lines"]
@@ -122,7 +126,7 @@ def test_failed_provisioning_is_retried_or_cancelled(
 
 
 @pytest.mark.thorough
-def test_cancelling_asks_what_becomes_of_the_vm(
+def test_cancelling_asks_for_the_cleanup_policy(
     page: Page, stack: BootStack, emulator: Emulator
 ) -> None:
     emulator.set(boot_delay_s=8)
@@ -137,7 +141,7 @@ def test_cancelling_asks_what_becomes_of_the_vm(
     emulator.clear_faults()
 
 
-def test_a_finding_is_decided(page: Page, stack: BootStack, emulator: Emulator) -> None:
+def test_operator_resolves_a_finding(page: Page, stack: BootStack, emulator: Emulator) -> None:
     words = "from bootloader.models import Finding; Finding.objects.create(kind='unknown',"
     facts = "provider='vers', machine_id='m-1', name='old', text='nobody made it', proposal='adopt'"
     stack.manage("shell", "-c", f"{words}{facts})")

@@ -34,40 +34,40 @@ def stack(
         yield running
 
 
-def some(everything: Sequence[Any], always: Sequence[Any]) -> list[Any]:
-    """All of them as parameters; those that are not for every run are marked as thorough."""
+def with_thorough_rest(everything: Sequence[Any], always: Sequence[Any]) -> list[Any]:
+    """Return all values as parameters; those not in `always` are marked as thorough."""
     rest = pytest.mark.thorough
     return [each if each in always else pytest.param(each, marks=rest) for each in everything]
 
 
 @contextmanager
-def stopped_in(stack: BootStack, prefix: str, name: str) -> Iterator[str]:
-    """A provisioning whose worker is in the middle of this step, and stays there: nobody writes.
+def provisioning_stopped_in(stack: BootStack, prefix: str, name: str) -> Iterator[str]:
+    """Provide the id of a provisioning whose worker is in this step, and stop all writes.
 
-    Some steps are over within a millisecond; then another VM is asked for. Gives its id.
+    Some steps are over within a millisecond; in that case, request another VM.
     """
     base = sqlite3.connect(stack.data / "db.sqlite3", timeout=0, isolation_level=None)
     try:
         for number in range(8):
             made = stack.provision(f"{prefix}-{name}-{number}", "bare")
-            if _caught(base, made["id"], name):
+            if _lock_database_during_step(base, made["id"], name):
                 break
         else:
-            raise AssertionError(f"nobody was ever seen in {name}")
+            raise AssertionError(f"the step {name} was never seen running")
         yield made["id"]
         base.execute("ROLLBACK")
     finally:
         base.close()
 
 
-def _caught(base: sqlite3.Connection, provisioning_id: str, name: str) -> bool:
-    """Hold the database at a moment at which this step runs; False if that moment is over."""
+def _lock_database_during_step(base: sqlite3.Connection, provisioning_id: str, name: str) -> bool:
+    """Lock the database while this step runs. Return False if the step is already over."""
     sql = "SELECT state FROM bootloader_bootstep WHERE provisioning_id = ? AND name = ?"
     seen = ""
 
     def is_over() -> bool:
         nonlocal seen
-        # Without a pause between: whoever writes next must wait for us.
+        # No pause between attempts, so that the next writer has to wait for this lock.
         for _ in range(3000):
             with suppress(sqlite3.OperationalError):
                 base.execute("BEGIN IMMEDIATE")
@@ -82,7 +82,7 @@ def _caught(base: sqlite3.Connection, provisioning_id: str, name: str) -> bool:
 
 
 def check_one_vm(stack: BootStack, found: dict[str, Any]) -> None:
-    """It is a member, and the platform, the tree and the registry have it once."""
+    """Check that the provisioning is done and that all three lists contain its VM once."""
     assert found["state"] == "done", stack.log(found["id"])
     mine = [vm for vm in stack.emulator.vms() if vm["labels"].get("reef-name") == found["name"]]
     assert [vm["vm_id"] for vm in mine] == [found["machineId"]], stack.log(found["id"])
@@ -91,13 +91,13 @@ def check_one_vm(stack: BootStack, found: dict[str, Any]) -> None:
 
 
 @pytest.mark.rotated
-@pytest.mark.parametrize("name", some(list(StepName), [StepName.RUN]))
-def test_a_worker_that_is_killed_in_a_step(
+@pytest.mark.parametrize("name", with_thorough_rest(list(StepName), [StepName.RUN]))
+def test_provisioning_survives_a_worker_killed_in_a_step(
     stack: BootStack, emulator: Emulator, name: StepName
 ) -> None:
     if name == StepName.CREATE:
         emulator.set(latency_ms=300)
-    with stopped_in(stack, "killed-in", name) as made:
+    with provisioning_stopped_in(stack, "killed-in", name) as made:
         stack.kill("worker")
     emulator.clear_faults()
     stack.start("worker")
@@ -106,7 +106,9 @@ def test_a_worker_that_is_killed_in_a_step(
 
 
 @pytest.mark.thorough
-def test_a_worker_that_is_killed_again_and_again(stack: BootStack, emulator: Emulator) -> None:
+def test_provisioning_survives_repeated_kills_of_the_worker(
+    stack: BootStack, emulator: Emulator
+) -> None:
     emulator.set(boot_delay_s=1.0, latency_ms=100)
     made = [stack.provision(f"often-{number}", "bare") for number in range(4)]
     for _ in range(3):
@@ -118,11 +120,11 @@ def test_a_worker_that_is_killed_again_and_again(stack: BootStack, emulator: Emu
         check_one_vm(stack, stack.wait(each["id"], seconds=SECONDS))
 
 
-@pytest.mark.parametrize("name", some(list(StepName), [StepName.RUN]))
-def test_a_network_that_is_cut_in_a_step(
+@pytest.mark.parametrize("name", with_thorough_rest(list(StepName), [StepName.RUN]))
+def test_provisioning_survives_a_network_failure_in_a_step(
     stack: BootStack, emulator: Emulator, name: StepName
 ) -> None:
-    with stopped_in(stack, "cut-in", name) as made:
+    with provisioning_stopped_in(stack, "cut-in", name) as made:
         # Neither the platform's API nor any VM can be reached.
         emulator.set(ssh_cut=True)
         emulator.cut_connections()
@@ -151,8 +153,8 @@ FAULTS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("fault", some(FAULTS, FAULTS[2:3]), ids=json.dumps)
-def test_a_platform_that_fails_once(
+@pytest.mark.parametrize("fault", with_thorough_rest(FAULTS, FAULTS[2:3]), ids=json.dumps)
+def test_provisioning_survives_a_platform_fault(
     stack: BootStack, emulator: Emulator, fault: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
     name = f"fails-{FAULTS.index(fault)}"
@@ -179,9 +181,11 @@ def test_a_vm_that_fails_to_boot_is_replaced_by_a_retry(
 
 
 @pytest.mark.thorough
-def test_a_vm_that_crashes_while_its_script_runs(stack: BootStack, emulator: Emulator) -> None:
-    with stopped_in(stack, "crashes", StepName.RUN) as made:
-        emulator.crash(stack.look(made)["machineId"])
+def test_vm_that_crashes_during_its_script_is_replaced_by_a_retry(
+    stack: BootStack, emulator: Emulator
+) -> None:
+    with provisioning_stopped_in(stack, "crashes", StepName.RUN) as made:
+        emulator.crash(stack.fetch(made)["machineId"])
     found = stack.wait(made, seconds=SECONDS)
     if found["state"] == "failed":
         stack.post(f"/bootloader/provisionings/{made}/cancel", {"machine": "delete"})

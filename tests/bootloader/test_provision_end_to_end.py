@@ -34,8 +34,8 @@ def stack(
         yield running
 
 
-def do(stack: BootStack, verb: str, vm_id: str) -> None:
-    """A verb over a subtree, until its job is done."""
+def run_operation(stack: BootStack, verb: str, vm_id: str) -> None:
+    """Run an operation on a subtree and wait until its job has ended."""
     job = stack.post(f"/vm-tree/vms/{vm_id}/{verb}").json()["job"]
 
     def ended() -> Any:
@@ -60,12 +60,12 @@ def test_vm_is_provisioned_paused_resumed_and_destroyed(
     assert stack.client.get(f"/registry/vms/{vm_id}").json()["liveness"] == "live"
     assert stack.provision("one", "bare")["id"] == made["id"]
 
-    do(stack, "pause", vm_id)
+    run_operation(stack, "pause", vm_id)
     assert state_of(emulator, vm_id) == "paused"
     assert stack.client.get(f"/registry/vms/{vm_id}").json()["status"] == "paused"
-    do(stack, "resume", vm_id)
+    run_operation(stack, "resume", vm_id)
     assert state_of(emulator, vm_id) == "running"
-    do(stack, "destroy", vm_id)
+    run_operation(stack, "destroy", vm_id)
     assert state_of(emulator, vm_id) == "gone"
     assert stack.client.get(f"/vm-tree/vms/{vm_id}").status_code == 404
 
@@ -102,7 +102,7 @@ def test_cancelled_vm_is_kept_or_deleted(
     emulator.clear_faults()
 
 
-def test_a_create_whose_answer_was_lost_is_cancelled_whole(
+def test_cancelling_deletes_a_vm_whose_creation_response_was_lost(
     stack: BootStack, emulator: Emulator
 ) -> None:
     emulator.fail("new_root", status=503, done=True, after_s=2)
@@ -119,8 +119,10 @@ def vms_of(emulator: Emulator, name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.thorough
-def test_a_failed_one_is_deleted_if_that_was_chosen(stack: BootStack, emulator: Emulator) -> None:
-    # The script finds no roof there.
+def test_failed_vm_is_deleted_if_that_policy_was_chosen(
+    stack: BootStack, emulator: Emulator
+) -> None:
+    # The script cannot reach the root at this address.
     nowhere = f"http://{stack.host}:9"
     wish = {"roofReefUrl": nowhere, "onFailure": "delete"}
     made = stack.wait(stack.provision("nowhere", "bare", **wish)["id"])
@@ -130,7 +132,9 @@ def test_a_failed_one_is_deleted_if_that_was_chosen(stack: BootStack, emulator: 
 
 
 @pytest.mark.thorough
-def test_vms_below_vms_and_several_at_once(stack: BootStack, emulator: Emulator) -> None:
+def test_vms_are_provisioned_below_vms_and_concurrently(
+    stack: BootStack, emulator: Emulator
+) -> None:
     top = stack.wait(stack.provision("top", "bare")["id"])
     body = {"name": "leaf", "type": "bare", "parentVmId": top["vmId"], "count": 3}
     asked = stack.post("/bootloader/provision", body).json()["provisionings"]
@@ -149,10 +153,10 @@ def test_no_secret_is_left_anywhere(stack: BootStack, emulator: Emulator) -> Non
 
     def ended() -> bool:
         seen.append(command_lines())
-        return stack.look(made["id"])["state"] in ("done", "failed")
+        return stack.fetch(made["id"])["state"] in ("done", "failed")
 
     until(ended, 120)
-    assert stack.look(made["id"])["state"] == "done", stack.log(made["id"])
+    assert stack.fetch(made["id"])["state"] == "done", stack.log(made["id"])
     secrets = [MODEL_KEY, emulator.key]
     told = "\n".join(seen) + stack.log(made["id"])
     for secret in [*secrets, TOKEN]:
@@ -162,20 +166,20 @@ def test_no_secret_is_left_anywhere(stack: BootStack, emulator: Emulator) -> Non
         content = file.read_bytes()
         for secret in secrets:
             assert secret.encode() not in content, file
-            # In the database's file, a migration's name follows that of its app without a blank.
+            # In the database file, the name of a migration follows the name of its app directly.
             names = content.replace(b"reef_site", b"")
             assert not re.search(rb"reef(join)?_[A-Za-z0-9_-]{40,}", names), file
         assert b"PRIVATE KEY-----" not in content or file.stat().st_mode & 0o077 == 0, file
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Databases, logs, journals: all that reef keeps, but not what it hands out as code."""
+    """Return the databases, logs and journals of reef, without the code that it distributes."""
     found = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
     return [file for file in found if "dist" not in file.relative_to(folder).parts]
 
 
 def command_lines() -> str:
-    """Of all processes on this machine and on the VMs, which run on it."""
+    """Return the command lines of all processes on this machine, including those of the VMs."""
     mine = str(os.getpid())
     lines = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):

@@ -21,7 +21,7 @@ from tests.dispatching import drop_tasks
 from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
-# More in a second than one look after the other brings.
+# Prints faster than the checks read it.
 FLOOD = "while :; do yes | head -c 400000; sleep 0.02; done"
 
 
@@ -29,7 +29,7 @@ FLOOD = "while :; do yes | head -c 400000; sleep 0.02; done"
 def serve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[str], Provisioning]]:
-    """Ask for a VM on a host where this follows each command; the provisioning, begun."""
+    """Start provisioning on a host that runs `after` behind each command; return the row."""
     drop_tasks(monkeypatch, "bootloader.")
     monkeypatch.setenv("REEF_BOOT_SECONDS", "10")
     home, servers = tmp_path / "home", []
@@ -58,8 +58,8 @@ def serve(
             os.killpg(int(pid.read_text()), signal.SIGKILL)
 
 
-def reason_of(row: Provisioning, seconds: float = 40) -> str:
-    """Move it on as a worker does until it has failed; why."""
+def wait_for_failure(row: Provisioning, seconds: float = 40) -> str:
+    """Advance the provisioning as a worker does until it has failed, and return the reason."""
 
     def failed() -> bool:
         runner.advance(row.pk)
@@ -70,37 +70,37 @@ def reason_of(row: Provisioning, seconds: float = 40) -> str:
     return row.reason
 
 
-def test_a_machine_that_forgets_each_run(
+def test_script_that_never_reports_an_end_times_out(
     serve: Callable[[str], Provisioning], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps, "MAX_STARTS", 10_000)
     monkeypatch.setattr(rendering, "render_real", lambda *_: "sleep 600\n")
     row = serve("rm -rf $HOME/.reef-boot/*/run-*")
-    assert "did not end within 10 s (REEF_BOOT_SECONDS)" in reason_of(row)
+    assert "did not end within 10 s (REEF_BOOT_SECONDS)" in wait_for_failure(row)
 
 
-def test_a_run_that_comes_to_nothing_ends_before_its_limit(
+def test_script_is_started_a_limited_number_of_times(
     serve: Callable[[str], Provisioning], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REEF_BOOT_SECONDS", "900")
     monkeypatch.setattr(steps, "MAX_STARTS", 4)
     monkeypatch.setattr(rendering, "render_real", lambda *_: "sleep 600\n")
     row = serve("rm -rf $HOME/.reef-boot/*/run-*")
-    assert "started 4 times, and nothing came of it" in reason_of(row)
+    assert "started 4 times, and nothing came of it" in wait_for_failure(row)
 
 
-def test_a_script_that_never_stops_printing(
+def test_script_that_prints_endlessly_times_out(
     serve: Callable[[str], Provisioning], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps, "MAX_OUTPUT_BYTES", 100_000)
     monkeypatch.setattr(rendering, "render_real", lambda *_: FLOOD)
     row = serve(":")
-    assert "did not end within 10 s (REEF_BOOT_SECONDS)" in reason_of(row)
+    assert "did not end within 10 s (REEF_BOOT_SECONDS)" in wait_for_failure(row)
     kept = sum(len(line.text) for line in row.log.all())
     assert kept < 200_000, "a flood is not kept whole"
 
 
-def test_a_step_that_is_tried_for_ever_ends(
+def test_step_that_never_finishes_times_out(
     serve: Callable[[str], Provisioning], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def later(context: steps.Context, step: BootStep) -> steps.CheckAgain:
@@ -114,4 +114,4 @@ def test_a_step_that_is_tried_for_ever_ends(
     long_ago = clock.now() - timedelta(hours=1)
     Provisioning.objects.filter(pk=row.pk).update(leased_until=None)
     BootStep.objects.filter(provisioning=row, name=StepName.RESOLVE).update(started_at=long_ago)
-    assert "did not end within 10 minutes: the VM thinks about it" in reason_of(row)
+    assert "did not end within 10 minutes: the VM thinks about it" in wait_for_failure(row)

@@ -17,7 +17,7 @@ __all__ = ["emulator", "emulator_of_the_run"]
 
 pytestmark = [pytest.mark.agent, pytest.mark.timeout(900)]
 
-# npm and pip fetch some hundred megabytes, on a busy machine.
+# npm and pip download some hundred megabytes.
 SECONDS = 600.0
 ASK = (
     ". /opt/reef/identity.env; cd /tmp && PI_OFFLINE=1 /opt/reef/bin/pi --print --no-session "
@@ -27,7 +27,7 @@ ASK = (
 
 @pytest.fixture(scope="module")
 def model(emulator_of_the_run: Emulator) -> Iterator[StubLLM]:
-    """A model where VMs can reach it."""
+    """Start a model at an address that VMs can reach."""
     with StubLLM(str(emulator_of_the_run.bridge_address)) as running:
         yield running
 
@@ -50,7 +50,9 @@ def stack(
         for kind in BUILT_IN
     ],
 )
-def test_from_a_request_to_an_answer(stack: BootStack, emulator: Emulator, kind: str) -> None:
+def test_provisioned_vm_runs_an_agent_that_answers(
+    stack: BootStack, emulator: Emulator, kind: str
+) -> None:
     profile = BUILT_IN[kind]
     made = stack.wait(stack.provision(f"a-{kind}", kind)["id"], seconds=SECONDS)
 

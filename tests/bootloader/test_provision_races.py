@@ -32,15 +32,15 @@ LEASE = timedelta(seconds=30)
     autouse=True,
 )
 def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The test runs on both databases; nobody is rung."""
+    """Run the test on both databases, without workers."""
     drop_tasks(monkeypatch, "bootloader.")
     if request.param == "postgresql":
         request.getfixturevalue("postgres")
     return str(request.param)
 
 
-def together(act: Callable[[int], object], times: int = 6) -> list[object]:
-    """Do it so often at once, each on a connection of its own; what each came to."""
+def run_concurrently(act: Callable[[int], object], times: int = 6) -> list[object]:
+    """Call the function this often at once, each on its own connection; return the results."""
     start = threading.Barrier(times)
     found: list[object] = [None] * times
 
@@ -61,54 +61,54 @@ def together(act: Callable[[int], object], times: int = 6) -> list[object]:
     return found
 
 
-def queued(name: str) -> Provisioning:
-    """A provisioning that nobody has begun."""
+def create_queued(name: str) -> Provisioning:
+    """Create a provisioning that no worker has started."""
     return services.start(ProvisionRequest(name, "lightweight", provider="vers"), by="tests").rows[
         0
     ]
 
 
-def test_many_who_ask_get_the_same_row() -> None:
+def test_concurrent_equal_requests_get_the_same_row() -> None:
     for number in range(ROUNDS):
-        found = together(lambda _, name=f"vm-{number}": queued(name).pk)  # type: ignore[misc]
+        found = run_concurrently(lambda _, name=f"vm-{number}": create_queued(name).pk)  # type: ignore[misc]
         assert len({str(each) for each in found}) == 1, found
     assert Provisioning.objects.count() == ROUNDS
 
 
-def test_one_holds_the_lease() -> None:
+def test_only_one_worker_gets_the_lease() -> None:
     for number in range(ROUNDS):
-        row = queued(f"vm-{number}")
+        row = create_queued(f"vm-{number}")
         row.move(State.RUNNING)
-        found = together(
+        found = run_concurrently(
             lambda who, key=row.pk: Provisioning.objects.claim(key, f"w{who}", LEASE)  # type: ignore[misc]
         )
         assert sum(each is not None for each in found) == 1
         assert Provisioning.objects.get(pk=row.pk).leased_by.startswith("w")
 
 
-def test_a_lease_that_ran_out_is_taken_by_one() -> None:
-    row = queued("vm")
+def test_expired_lease_is_taken_by_one_worker() -> None:
+    row = create_queued("vm")
     row.move(State.RUNNING)
     Provisioning.objects.update(leased_by="dead", leased_until=clock.now() - timedelta(seconds=1))
-    found = together(lambda who: Provisioning.objects.claim(row.pk, f"w{who}", LEASE))
+    found = run_concurrently(lambda who: Provisioning.objects.claim(row.pk, f"w{who}", LEASE))
     assert sum(each is not None for each in found) == 1
     with pytest.raises(ReefError):
         Context(row, "dead").check_lease()
 
 
-def test_no_more_than_allowed_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_running_provisionings_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REEF_PROVISION_AT_ONCE", "4")
     for number in range(12):
-        queued(f"vm-{number}")
-    together(lambda _: quota.start_queued())
+        create_queued(f"vm-{number}")
+    run_concurrently(lambda _: quota.start_queued())
     assert Provisioning.objects.active().count() == 4
 
 
-def test_one_of_two_takes_a_lost_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_provisioning_gets_a_found_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(ROUNDS):
-        rows = [queued(f"vm-{number}-{which}") for which in range(4)]
+        rows = [create_queued(f"vm-{number}-{which}") for which in range(4)]
         seen = base.Machine(f"m-{number}", base.MachineState.RUNNING)
-        found = together(
+        found = run_concurrently(
             lambda who, rows=rows, seen=seen: create_step._assign(
                 Context(rows[who], ""), seen, "found"
             ),  # type: ignore[misc]
@@ -119,15 +119,15 @@ def test_one_of_two_takes_a_lost_machine(monkeypatch: pytest.MonkeyPatch) -> Non
         assert taken.count() == 1
 
 
-def test_one_too_many_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_surplus_machine_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[str] = []
     monkeypatch.setattr(
         machines, "delete_at_provider", lambda machine, **_: ended.append(machine.machine_id)
     )
     for number in range(ROUNDS):
-        row = queued(f"vm-{number}")
+        row = create_queued(f"vm-{number}")
         seen = [base.Machine(f"m-{number}-{who}", base.MachineState.RUNNING) for who in range(2)]
-        found = together(
+        found = run_concurrently(
             lambda who, row=row, seen=seen: create_step._assign(
                 Context(row, ""), seen[who], "made"
             ),  # type: ignore[misc]
@@ -141,15 +141,15 @@ def test_one_too_many_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Machine.objects.count() == 2 * ROUNDS
 
 
-def test_one_of_retry_and_cancel_wins() -> None:
+def test_either_retry_or_cancel_wins() -> None:
     for number in range(ROUNDS):
-        row = queued(f"vm-{number}")
+        row = create_queued(f"vm-{number}")
         row.move(State.RUNNING)
         step = row.steps.get(name=StepName.RESOLVE)
         step.move(StepState.RUNNING)
         step.move(StepState.FAILED)
         row.move(State.FAILED)
-        together(
+        run_concurrently(
             lambda who, key=row.pk: (  # type: ignore[misc]
                 services.retry(key, by="t")
                 if who

@@ -35,15 +35,15 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def platform(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """Config points at the emulator, and nothing gets time to find its place."""
+    """Configure the emulator, without grace period."""
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(reconcile, "GRACE_PERIOD", timedelta(0))
     return emulator
 
 
-def made_by_somebody(emulator: Emulator) -> str:
-    """A VM of which reef knows nothing."""
+def create_unknown_vm(emulator: Emulator) -> str:
+    """Create a VM that reef does not know."""
     answer = httpx.post(
         f"{emulator.url}/api/v1/vm/new_root?wait_boot=true",
         json={"vm_config": {}},
@@ -53,38 +53,38 @@ def made_by_somebody(emulator: Emulator) -> str:
     return str(answer.json()["vm_id"])
 
 
-def a_member(emulator: Emulator) -> str:
-    """A VM with its places in tree and registry."""
-    vm_id = made_by_somebody(emulator)
+def create_member(emulator: Emulator) -> str:
+    """Create a VM that is in the tree and the registry."""
+    vm_id = create_unknown_vm(emulator)
     tree.create(tree.NewNode("one", "agent_vm", vm_id), by="tests")
     registry.register(Registration(vm_id, "one", "worker", "a", "tests"))
     reconcile.compare_provider("vers")
     return vm_id
 
 
-def remove(emulator: Emulator, vm_id: str) -> None:
-    """Somebody deletes it at the platform."""
+def delete_at_platform(emulator: Emulator, vm_id: str) -> None:
+    """Delete a VM at the platform, without reef."""
     headers = {"authorization": f"Bearer {emulator.key}"}
     httpx.delete(f"{emulator.url}/api/v1/vm/{vm_id}", headers=headers, timeout=60)
 
 
-def the_finding(api: Api) -> dict[str, Any]:
+def only_finding(api: Api) -> dict[str, Any]:
     found = api.get("/bootloader/findings").json()
     assert found["count"] == 1, found
     one: dict[str, Any] = found["findings"][0]
     return one
 
 
-def test_members_are_not_reported(api: Api, emulator: Emulator) -> None:
-    vm_id = a_member(emulator)
+def test_known_vms_are_not_reported(api: Api, emulator: Emulator) -> None:
+    vm_id = create_member(emulator)
     assert reconcile.compare_all() == 0
     assert Machine.objects.get().vm_id == vm_id
 
 
 def test_unknown_vm_is_imported(api: Api, emulator: Emulator) -> None:
-    vm_id = made_by_somebody(emulator)
+    vm_id = create_unknown_vm(emulator)
     reconcile.compare_all()
-    found = the_finding(api)
+    found = only_finding(api)
     assert (found["kind"], found["machineId"]) == ("unknown", vm_id)
     assert found["proposal"] == "adopt"
     assert Node.objects.count() == 0
@@ -96,31 +96,31 @@ def test_unknown_vm_is_imported(api: Api, emulator: Emulator) -> None:
 
 
 def test_unknown_vm_is_deleted_on_request(api: Api, emulator: Emulator) -> None:
-    made_by_somebody(emulator)
+    create_unknown_vm(emulator)
     reconcile.compare_all()
-    key = the_finding(api)["id"]
+    key = only_finding(api)["id"]
     answer = api.post(f"/bootloader/findings/{key}/act", {"action": "delete"})
     assert answer.status_code == 200, answer.content
     assert emulator.vms() == []
     assert api.post(f"/bootloader/findings/{key}/act").status_code == 409
 
 
-def test_a_vm_that_a_provisioning_left_is_to_be_deleted(api: Api, emulator: Emulator) -> None:
-    vm_id = made_by_somebody(emulator)
+def test_vm_of_a_failed_provisioning_is_proposed_for_deletion(api: Api, emulator: Emulator) -> None:
+    vm_id = create_unknown_vm(emulator)
     machine = Machine.objects.create(provider="vers", machine_id=vm_id, vm_id=vm_id)
     Provisioning.objects.create(
         name="x", profile="full", provider="vers", actor="t", state=State.FAILED, machine=machine
     )
     reconcile.compare_all()
-    found = the_finding(api)
+    found = only_finding(api)
     assert found["proposal"] == "delete"
     assert "which failed" in found["text"]
 
 
 def test_vanished_vm_is_not_shown_as_running(api: Api, emulator: Emulator) -> None:
-    vm_id = a_member(emulator)
+    vm_id = create_member(emulator)
     assert VM.objects.get().status == "running"
-    remove(emulator, vm_id)
+    delete_at_platform(emulator, vm_id)
     reconcile.compare_all()
 
     (machine,) = api.get("/bootloader/machines").json()["machines"]
@@ -129,26 +129,26 @@ def test_vanished_vm_is_not_shown_as_running(api: Api, emulator: Emulator) -> No
     assert facts["status"] == "stopped"
     assert api.get("/registry/discover/worker").json()["count"] == 0
 
-    # It beats all the same: that is what counts.
+    # A heartbeat counts more than the list.
     api.post(f"/registry/vms/{vm_id}/heartbeat")
     reconcile.compare_all()
     assert api.get(f"/registry/vms/{vm_id}").json()["status"] == "running"
 
 
-def test_a_deleted_vm_with_others_below_it_is_not_said_to_run(api: Api, emulator: Emulator) -> None:
-    vm_id = a_member(emulator)
+def test_deleted_vm_with_children_is_shown_as_stopped(api: Api, emulator: Emulator) -> None:
+    vm_id = create_member(emulator)
     tree.create(tree.NewNode("child", "agent_vm", "child", vm_id), by="tests")
     machines.delete(Machine.objects.get(), by="tests")
     assert api.get(f"/registry/vms/{vm_id}").json()["status"] == "stopped"
 
 
 def test_no_vm_is_reported_idle_after_reefs_own_downtime(api: Api, emulator: Emulator) -> None:
-    vm_id = a_member(emulator)
+    vm_id = create_member(emulator)
     now = clock.now()
     VM.objects.filter(pk=vm_id).update(last_seen=now - timedelta(hours=2))
     watch = Watch.objects.create(up_since=now - timedelta(minutes=1), ticked_at=now)
     assert reconcile.compare_all() == 0
-    # Once found, it stays a finding until there is a sign.
+    # A finding stays open until a heartbeat arrives.
     watch.up_since = now - timedelta(minutes=6)
     watch.save()
     assert reconcile.compare_all() == 1
@@ -159,11 +159,11 @@ def test_no_vm_is_reported_idle_after_reefs_own_downtime(api: Api, emulator: Emu
 
 
 def test_children_of_a_vanished_vm_are_named(api: Api, emulator: Emulator) -> None:
-    vm_id = a_member(emulator)
+    vm_id = create_member(emulator)
     tree.create(tree.NewNode("ada", "lieutenant", "ada-vm", vm_id), by="tests")
-    remove(emulator, vm_id)
+    delete_at_platform(emulator, vm_id)
     reconcile.compare_all()
-    answer = api.post(f"/bootloader/findings/{the_finding(api)['id']}/act")
+    answer = api.post(f"/bootloader/findings/{only_finding(api)['id']}/act")
     assert answer.status_code == 400
     assert "Below it: 'ada'." in answer.json()["error"]
 
@@ -177,7 +177,7 @@ def test_two_machines_with_one_identity_are_one_finding(api: Api) -> None:
     reconcile.compare_all()
     reconcile.compare_all()
 
-    found = the_finding(api)
+    found = only_finding(api)
     assert (found["kind"], found["vmId"], found["proposal"]) == ("twin", "vm-1", "revoke")
     assert "machines a1 and b2" in found["text"]
     answer = api.post(f"/bootloader/findings/{found['id']}/act")
@@ -185,7 +185,7 @@ def test_two_machines_with_one_identity_are_one_finding(api: Api) -> None:
     mine = Client(headers={"authorization": f"Bearer {token}"})
     assert mine.post("/registry/vms/vm-1/heartbeat").status_code == 401
 
-    # One of them is gone: there is nothing to find any more.
+    # One of the two is deleted, so the finding is resolved.
     VM.objects.update(vitals={"machine": "a1", "twinSeenAt": clock.format_timestamp(clock.now())})
     reconcile.compare_all()
     old = clock.format_timestamp(clock.now() - timedelta(hours=1))
@@ -194,10 +194,10 @@ def test_two_machines_with_one_identity_are_one_finding(api: Api) -> None:
 
 
 def test_vanished_vm_is_removed(api: Api, emulator: Emulator) -> None:
-    vm_id = a_member(emulator)
-    remove(emulator, vm_id)
+    vm_id = create_member(emulator)
+    delete_at_platform(emulator, vm_id)
     reconcile.compare_all()
-    found = the_finding(api)
+    found = only_finding(api)
     assert (found["kind"], found["proposal"]) == ("vanished", "bury")
     assert Node.objects.active().count() == 1
 
@@ -210,13 +210,13 @@ def test_vanished_vm_is_removed(api: Api, emulator: Emulator) -> None:
 
 
 def test_several_vanished_vms_are_removed_together(api: Api, emulator: Emulator) -> None:
-    """Parents are removed before their children, in any order of the names."""
-    parent = a_member(emulator)
-    child = made_by_somebody(emulator)
+    """Parents are removed before their children, whatever the order of the names."""
+    parent = create_member(emulator)
+    child = create_unknown_vm(emulator)
     tree.create(tree.NewNode("two", "agent_vm", child, parent), by="tests")
     reconcile.compare_provider("vers")
     for vm_id in (parent, child):
-        remove(emulator, vm_id)
+        delete_at_platform(emulator, vm_id)
     reconcile.compare_all()
     found = api.get("/bootloader/findings").json()["findings"]
     assert [each["actions"] for each in found] == [["bury"], ["bury"]]
@@ -238,8 +238,10 @@ def test_several_vanished_vms_are_removed_together(api: Api, emulator: Emulator)
     assert reconcile.compare_all() == 0
 
 
-def test_failed_ones_of_many_stay_open_with_a_reason(api: Api, emulator: Emulator) -> None:
-    first, second = made_by_somebody(emulator), made_by_somebody(emulator)
+def test_failed_actions_leave_their_findings_open_with_a_reason(
+    api: Api, emulator: Emulator
+) -> None:
+    first, second = create_unknown_vm(emulator), create_unknown_vm(emulator)
     reconcile.compare_provider("vers")
     reconcile.compare_all()
     Machine.objects.filter(machine_id=second).delete()
@@ -250,11 +252,11 @@ def test_failed_ones_of_many_stay_open_with_a_reason(api: Api, emulator: Emulato
     assert Finding.objects.get(machine_id=second).state == FindingState.OPEN
 
 
-def test_all_of_a_kind_have_one_button(api: Api, emulator: Emulator) -> None:
+def test_findings_of_a_kind_have_a_common_button(api: Api, emulator: Emulator) -> None:
     operator = Client()
     operator.force_login(make_operator())
     for _ in range(2):
-        made_by_somebody(emulator)
+        create_unknown_vm(emulator)
     reconcile.compare_provider("vers")
     reconcile.compare_all()
     page = operator.get("/provisioning/findings/").content.decode()
@@ -266,9 +268,9 @@ def test_all_of_a_kind_have_one_button(api: Api, emulator: Emulator) -> None:
 
 
 def test_disallowed_action_is_rejected(api: Api, emulator: Emulator) -> None:
-    made_by_somebody(emulator)
+    create_unknown_vm(emulator)
     reconcile.compare_all()
-    key = the_finding(api)["id"]
+    key = only_finding(api)["id"]
     for action in ("bury", "pause"):
         answer = api.post(f"/bootloader/findings/{key}/act", {"action": action})
         assert answer.status_code == 400, answer.content
@@ -280,7 +282,7 @@ def test_new_vms_are_reported_as_skipped(
     api: Api, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconcile, "GRACE_PERIOD", timedelta(minutes=3))
-    vm_id = made_by_somebody(emulator)
+    vm_id = create_unknown_vm(emulator)
     answer = api.post("/bootloader/reconcile").json()
     assert answer["count"] == 0
     assert [each["machineId"] for each in answer["skipped"]] == [vm_id]
@@ -288,30 +290,30 @@ def test_new_vms_are_reported_as_skipped(
 
 
 def test_imported_idle_vm_is_reported(api: Api, emulator: Emulator) -> None:
-    made_by_somebody(emulator)
+    create_unknown_vm(emulator)
     reconcile.compare_all()
-    answer = api.post(f"/bootloader/findings/{the_finding(api)['id']}/act").json()
+    answer = api.post(f"/bootloader/findings/{only_finding(api)['id']}/act").json()
     assert "not in the registry until the boot script" in answer["finding"]["outcome"]
 
     reconcile.compare_all()
 
-    found = the_finding(api)
+    found = only_finding(api)
     assert (found["kind"], found["proposal"]) == ("useless", "delete")
     assert "never registered" in found["text"]
 
 
 def test_stopped_vm_that_runs_is_reported(api: Api, emulator: Emulator) -> None:
-    a_member(emulator)
+    create_member(emulator)
     long_ago = clock.now() - timedelta(hours=2)
     VM.objects.update(status="stopped", late_after=None, silent_after=None, last_seen=long_ago)
     reconcile.compare_all()
-    found = the_finding(api)
+    found = only_finding(api)
     assert (found["kind"], found["proposal"]) == ("useless", "delete")
     assert "is stopped in the registry" in found["text"]
 
 
-def coming_up(vm_id: str, name: StepName) -> Provisioning:
-    """A provisioning that has waited in this step of its for a while."""
+def provisioning_waiting_in(vm_id: str, name: StepName) -> Provisioning:
+    """Create a provisioning that has waited in this step for a while."""
     machine = Machine.objects.create(provider="vers", machine_id=vm_id, vm_id=vm_id, name="x")
     row = Provisioning.objects.create(
         name="x", profile="full", provider="vers", actor="t", state=State.RUNNING, machine=machine
@@ -331,22 +333,22 @@ def coming_up(vm_id: str, name: StepName) -> Provisioning:
 @pytest.mark.parametrize(
     "name", [StepName.SSH, StepName.IDENTITY, StepName.UPLOAD, StepName.RUN, StepName.JOIN]
 )
-def test_a_vm_that_is_deleted_while_it_comes_up_is_noticed(
+def test_provisioning_fails_if_its_vm_is_deleted_meanwhile(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch, name: StepName
 ) -> None:
     drop_tasks(monkeypatch, "bootloader.")
 
-    def away(_machine: Machine) -> None:
+    def refuse_connection(_machine: Machine) -> None:
         raise ShellUnavailable("it cannot be reached by SSH")
 
-    monkeypatch.setattr(pool, "connection", away)
-    vm_id = made_by_somebody(emulator)
-    row = coming_up(vm_id, name)
+    monkeypatch.setattr(pool, "connection", refuse_connection)
+    vm_id = create_unknown_vm(emulator)
+    row = provisioning_waiting_in(vm_id, name)
     runner.advance(row.pk)
     row.refresh_from_db()
     assert row.state == State.RUNNING, "it is there, only slow"
 
-    remove(emulator, vm_id)
+    delete_at_platform(emulator, vm_id)
     for step in row.steps.filter(name=name):
         step.keep(asked_provider=(clock.now() - timedelta(seconds=11)).isoformat())
     runner.advance(row.pk)
@@ -358,24 +360,24 @@ def test_a_vm_that_is_deleted_while_it_comes_up_is_noticed(
 
 
 def test_briefly_incomplete_list_is_not_trusted(api: Api, emulator: Emulator) -> None:
-    vm_id = a_member(emulator)
+    vm_id = create_member(emulator)
     emulator.set(list_gap=3, list_gap_vm=vm_id)
     assert reconcile.compare_all() == 0
     assert not Machine.objects.get().is_gone
 
 
 def test_unreachable_platform_produces_no_findings(api: Api, emulator: Emulator) -> None:
-    a_member(emulator)
+    create_member(emulator)
     emulator.fail("*", status=503, times=100)
     assert reconcile.compare_all() == 0
     assert not Machine.objects.get().is_gone
 
 
 def test_silent_running_vm_is_reported_idle(api: Api, emulator: Emulator) -> None:
-    vm_id = a_member(emulator)
+    vm_id = create_member(emulator)
     VM.objects.update(last_seen=clock.now() - timedelta(hours=2))
     reconcile.compare_all()
-    found = the_finding(api)
+    found = only_finding(api)
     assert (found["kind"], found["proposal"]) == ("useless", "delete")
 
     registry.keep_alive([vm_id])
@@ -388,22 +390,22 @@ def test_silent_running_vm_is_reported_idle(api: Api, emulator: Emulator) -> Non
 
 
 def test_dismissed_finding_is_not_reported_again(api: Api, emulator: Emulator) -> None:
-    vm_id = made_by_somebody(emulator)
+    vm_id = create_unknown_vm(emulator)
     reconcile.compare_all()
-    api.post(f"/bootloader/findings/{the_finding(api)['id']}/dismiss")
+    api.post(f"/bootloader/findings/{only_finding(api)['id']}/dismiss")
     assert reconcile.compare_all() == 0
     assert Finding.objects.count() == 1
 
-    remove(emulator, vm_id)
+    delete_at_platform(emulator, vm_id)
     reconcile.compare_all()
     assert Finding.objects.get().state == FindingState.SETTLED
 
 
-def test_a_paused_member_that_still_runs(api: Api, emulator: Emulator) -> None:
-    a_member(emulator)
+def test_running_vm_that_should_be_paused_is_reported(api: Api, emulator: Emulator) -> None:
+    create_member(emulator)
     VM.objects.update(status="paused", late_after=None, silent_after=None)
     reconcile.compare_all()
-    found = the_finding(api)
+    found = only_finding(api)
     assert found["proposal"] == Proposal.PAUSE
     api.post(f"/bootloader/findings/{found['id']}/act")
     assert emulator.vms()[0]["state"] == "paused"

@@ -33,20 +33,20 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
-def rung(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def dispatched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the ids that were sent to the worker; no worker runs."""
     heard: list[str] = []
 
-    def note(task: str, args: list[str], _countdown: float) -> None:
+    def record(task: str, args: list[str], _countdown: float) -> None:
         heard.append("begin" if task == "bootloader.begin" else args[0])
 
-    intercept_tasks(monkeypatch, "bootloader.", note)
+    intercept_tasks(monkeypatch, "bootloader.", record)
     return heard
 
 
 @pytest.fixture
 def operator() -> Api:
-    """A browser of a signed-in operator."""
+    """Provide the browser of a signed-in operator."""
     api = Api()
     del api.client.defaults["HTTP_AUTHORIZATION"]
     api.client.force_login(make_operator())
@@ -55,7 +55,7 @@ def operator() -> Api:
 
 @pytest.fixture
 def family() -> dict[str, Node]:
-    """roof → (ada → ada-1, bob)"""
+    """Create root → (ada → ada-1, bob)."""
     places = [("roof", ""), ("ada", "roof"), ("ada-1", "ada"), ("bob", "roof")]
     return {
         vm_id: tree.create(NewNode(vm_id, "agent_vm", vm_id, parent), by="tests")
@@ -70,11 +70,11 @@ def node_api(node: Node) -> Api:
     return api
 
 
-WISH = {"name": "one", "type": "lightweight"}
+REQUEST = {"name": "one", "type": "lightweight"}
 
 
-def test_request_creates_one_row_with_ordered_steps(api: Api, rung: list[str]) -> None:
-    answer = api.post("/bootloader/provision", WISH)
+def test_request_creates_one_row_with_ordered_steps(api: Api, dispatched: list[str]) -> None:
+    answer = api.post("/bootloader/provision", REQUEST)
 
     assert answer.status_code == 202, answer.content
     found = answer.json()["provisioning"]
@@ -82,13 +82,13 @@ def test_request_creates_one_row_with_ordered_steps(api: Api, rung: list[str]) -
     assert found["provider"] == "vers"
     assert [step["name"] for step in found["steps"]] == list(StepName)
     assert {step["state"] for step in found["steps"]} == {"waiting"}
-    assert rung == ["begin"]
+    assert dispatched == ["begin"]
 
 
 def test_same_name_or_key_returns_the_same_row(api: Api) -> None:
-    first = api.post("/bootloader/provision", WISH, **{"Idempotency-Key": "k"}).json()
-    by_key = api.post("/bootloader/provision", WISH, **{"Idempotency-Key": "k"})
-    by_name = api.post("/bootloader/provision", WISH)
+    first = api.post("/bootloader/provision", REQUEST, **{"Idempotency-Key": "k"}).json()
+    by_key = api.post("/bootloader/provision", REQUEST, **{"Idempotency-Key": "k"})
+    by_name = api.post("/bootloader/provision", REQUEST)
 
     assert by_key.status_code == by_name.status_code == 200
     assert by_key.json()["continued"] is True
@@ -98,18 +98,20 @@ def test_same_name_or_key_returns_the_same_row(api: Api) -> None:
 
 
 def test_different_request_with_same_name_or_key_is_rejected(api: Api) -> None:
-    api.post("/bootloader/provision", WISH, **{"Idempotency-Key": "k"})
+    api.post("/bootloader/provision", REQUEST, **{"Idempotency-Key": "k"})
 
-    other = api.post("/bootloader/provision", {**WISH, "type": "full"})
-    reused = api.post("/bootloader/provision", {**WISH, "name": "two"}, **{"Idempotency-Key": "k"})
+    other = api.post("/bootloader/provision", {**REQUEST, "type": "full"})
+    reused = api.post(
+        "/bootloader/provision", {**REQUEST, "name": "two"}, **{"Idempotency-Key": "k"}
+    )
 
     assert other.status_code == reused.status_code == 409
     assert "'one' is queued" in other.json()["error"]
     assert "Idempotency-Key" in reused.json()["error"]
 
 
-def test_twenty_at_a_time_and_the_same_again(api: Api) -> None:
-    body = {**WISH, "name": "swarm", "count": 20}
+def test_twenty_vms_are_requested_at_once_and_only_once(api: Api) -> None:
+    body = {**REQUEST, "name": "swarm", "count": 20}
     first = api.post("/bootloader/provision", body).json()
     again = api.post("/bootloader/provision", body).json()
 
@@ -156,7 +158,7 @@ def test_twenty_at_a_time_and_the_same_again(api: Api) -> None:
 def test_invalid_request_is_rejected_and_changes_nothing(
     api: Api, change: dict[str, Any], text: str
 ) -> None:
-    answer = api.post("/bootloader/provision", {**WISH, **change})
+    answer = api.post("/bootloader/provision", {**REQUEST, **change})
 
     assert answer.status_code == 400, answer.content
     assert text in answer.json()["error"]
@@ -166,8 +168,8 @@ def test_invalid_request_is_rejected_and_changes_nothing(
 def test_vm_limit_is_enforced(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REEF_MAX_VMS", "3")
 
-    assert api.post("/bootloader/provision", {**WISH, "count": 2}).status_code == 202
-    refused = api.post("/bootloader/provision", {**WISH, "name": "x", "count": 2})
+    assert api.post("/bootloader/provision", {**REQUEST, "count": 2}).status_code == 202
+    refused = api.post("/bootloader/provision", {**REQUEST, "name": "x", "count": 2})
 
     assert refused.status_code == 409
     assert "REEF_MAX_VMS allows 3" in refused.json()["error"]
@@ -175,7 +177,7 @@ def test_vm_limit_is_enforced(api: Api, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_concurrency_limit_is_enforced(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REEF_PROVISION_AT_ONCE", "2")
-    api.post("/bootloader/provision", {**WISH, "count": 5})
+    api.post("/bootloader/provision", {**REQUEST, "count": 5})
 
     assert len(quota.start_queued()) == 2
     assert quota.start_queued() == []
@@ -183,10 +185,12 @@ def test_concurrency_limit_is_enforced(api: Api, monkeypatch: pytest.MonkeyPatch
     assert len(quota.start_queued()) == 1
 
 
-def test_a_dry_run_shows_all_and_changes_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dry_run_shows_the_plan_and_changes_nothing(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a-very-secret-key")
 
-    found = api.post("/bootloader/provision", {**WISH, "dryRun": True, "vcpus": 3}).json()
+    found = api.post("/bootloader/provision", {**REQUEST, "dryRun": True, "vcpus": 3}).json()
 
     assert found["names"] == ["one"]
     assert found["spec"]["vcpus"] == 3
@@ -197,16 +201,16 @@ def test_a_dry_run_shows_all_and_changes_nothing(api: Api, monkeypatch: pytest.M
     assert not Provisioning.objects.exists()
 
 
-# -- who may -------------------------------------------------------------------------------------
+# -- permissions ---------------------------------------------------------------------------------
 
 
-def test_nodes_provision_below_themselves_only(family: dict[str, Node]) -> None:
+def test_nodes_provision_only_below_themselves(family: dict[str, Node]) -> None:
     ada = node_api(family["ada"])
     ProvisionGrant.objects.create(node=family["ada"], vms=2, levels=2)
 
-    own = ada.post("/bootloader/provision", WISH)
-    below = ada.post("/bootloader/provision", {**WISH, "name": "two", "parentVmId": "ada-1"})
-    beside = ada.post("/bootloader/provision", {**WISH, "name": "three", "parentVmId": "bob"})
+    own = ada.post("/bootloader/provision", REQUEST)
+    below = ada.post("/bootloader/provision", {**REQUEST, "name": "two", "parentVmId": "ada-1"})
+    beside = ada.post("/bootloader/provision", {**REQUEST, "name": "three", "parentVmId": "bob"})
 
     assert own.status_code == below.status_code == 202
     assert own.json()["provisioning"]["parentVmId"] == "ada"
@@ -214,14 +218,16 @@ def test_nodes_provision_below_themselves_only(family: dict[str, Node]) -> None:
 
 
 def test_nodes_cannot_choose_the_root_address(family: dict[str, Node]) -> None:
-    body = {**WISH, "roofReefUrl": "http://elsewhere.example"}
+    body = {**REQUEST, "roofReefUrl": "http://elsewhere.example"}
     answer = node_api(family["ada"]).post("/bootloader/provision", body)
     assert answer.status_code == 403
     assert not Provisioning.objects.exists()
 
 
-def test_nodes_retry_and_cancel_only_what_is_theirs(api: Api, family: dict[str, Node]) -> None:
-    made = api.post("/bootloader/provision", {**WISH, "parentVmId": "ada"}).json()
+def test_nodes_retry_and_cancel_only_their_own_provisionings(
+    api: Api, family: dict[str, Node]
+) -> None:
+    made = api.post("/bootloader/provision", {**REQUEST, "parentVmId": "ada"}).json()
     path = f"/bootloader/provisionings/{made['provisioning']['id']}"
     ada, bob = node_api(family["ada"]), node_api(family["bob"])
 
@@ -231,7 +237,7 @@ def test_nodes_retry_and_cancel_only_what_is_theirs(api: Api, family: dict[str, 
 
 
 @pytest.mark.parametrize("path", ["findings/1/act", "findings/1/dismiss", "reconcile"])
-def test_findings_are_for_operators(family: dict[str, Node], path: str) -> None:
+def test_nodes_cannot_read_findings(family: dict[str, Node], path: str) -> None:
     assert node_api(family["roof"]).post(f"/bootloader/{path}").status_code == 403
 
 
@@ -239,7 +245,7 @@ def test_findings_are_for_operators(family: dict[str, Node], path: str) -> None:
 
 
 def failed_at(name: StepName, *, gone: bool = False) -> Provisioning:
-    """A provisioning that came as far as this step."""
+    """Create a provisioning that has failed in this step."""
     machine = Machine.objects.create(provider="vers", machine_id=f"m-{name}", vm_id=f"m-{name}")
     if gone:
         Machine.objects.update(gone_at=machine.known_since)
@@ -268,7 +274,7 @@ def failed_at(name: StepName, *, gone: bool = False) -> Provisioning:
         (StepName.HEALTH, False, StepName.UPLOAD),
     ],
 )
-def test_a_retry_begins_at_the_step_that_failed(
+def test_retry_begins_at_the_failed_step(
     api: Api, name: StepName, gone: bool, first: StepName
 ) -> None:
     row = failed_at(name, gone=gone)
@@ -295,18 +301,18 @@ def test_completed_provisioning_cannot_be_cancelled_or_retried(api: Api) -> None
     assert api.post(f"{path}/retry").status_code == 409
 
 
-def test_cancelling_needs_a_cleanup_policy(api: Api, rung: list[str]) -> None:
+def test_cancelling_needs_a_cleanup_policy(api: Api, dispatched: list[str]) -> None:
     row = failed_at(StepName.SSH)
     path = f"/bootloader/provisionings/{row.pk}/cancel"
 
     assert "keep or delete" in api.post(path).json()["error"]
     assert api.post(path, {"machine": "keep"}).json()["provisioning"]["state"] == "cancelling"
     assert api.post(path, {"machine": "keep"}).status_code == 202
-    assert row.pk in rung
+    assert row.pk in dispatched
 
 
 def test_cancelling_without_a_vm_needs_no_policy(api: Api) -> None:
-    made = api.post("/bootloader/provision", WISH).json()["provisioning"]
+    made = api.post("/bootloader/provision", REQUEST).json()["provisioning"]
     path = f"/bootloader/provisionings/{made['id']}"
 
     assert api.post("/bootloader/provisionings/nothing/cancel").status_code == 404
@@ -323,7 +329,7 @@ def test_cancelling_without_a_vm_needs_no_policy(api: Api) -> None:
 
 
 @pytest.mark.parametrize(("leftover", "fate"), [("keep", "was kept"), ("delete", "was deleted")])
-def test_what_is_cancelled_runs_no_longer_and_says_what_became_of_the_vm(
+def test_cancelled_provisioning_has_no_running_step_and_names_the_cleanup(
     api: Api, monkeypatch: pytest.MonkeyPatch, leftover: str, fate: str
 ) -> None:
     row = failed_at(StepName.RUN)
@@ -346,9 +352,7 @@ def test_what_is_cancelled_runs_no_longer_and_says_what_became_of_the_vm(
     assert api.get(path).json()["provisioning"]["steps"] == found["steps"], "its time stands still"
 
 
-def test_a_vm_that_cannot_be_deleted_leaves_no_step_running(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_cleanup_leaves_no_step_running(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_machine: Machine) -> str:
         raise ProviderRefused("not yours")
 
@@ -368,7 +372,7 @@ def test_queued_provisioning_tells_why_it_waits(
     api: Api, operator: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REEF_PROVISION_AT_ONCE", "5")
-    api.post("/bootloader/provision", {**WISH, "count": 6})
+    api.post("/bootloader/provision", {**REQUEST, "count": 6})
     why = "waits for one of 5 places (REEF_PROVISION_AT_ONCE)"
     first = api.get("/bootloader/provisionings").json()["provisionings"][0]
     assert first["waitsFor"] == "begins as soon as a worker takes it"
@@ -382,9 +386,9 @@ def test_queued_provisioning_tells_why_it_waits(
     assert why in operator.get("/provisioning/").content.decode()
 
 
-def test_a_name_that_a_failed_one_holds_can_be_had_back(api: Api) -> None:
+def test_conflict_with_a_failed_provisioning_names_the_ways_out(api: Api) -> None:
     row = failed_at(StepName.SSH)
-    refused = api.post("/bootloader/provision", WISH)
+    refused = api.post("/bootloader/provision", REQUEST)
     assert refused.status_code == 409
     said = refused.json()["error"]
     assert "'one' is held by provisioning" in said
@@ -392,30 +396,30 @@ def test_a_name_that_a_failed_one_holds_can_be_had_back(api: Api) -> None:
         assert f"/bootloader/provisionings/{row.pk}/{word}" in said
 
 
-def test_a_query_that_no_database_can_look_for_is_refused(api: Api) -> None:
+def test_filter_with_nul_is_rejected(api: Api) -> None:
     answer = api.get("/bootloader/provisionings?vmId=a%00b")
     assert answer.status_code == 400
     assert answer.json()["error"] == "vmId: has characters that are no text"
 
 
-def test_what_agents_get_is_shown_but_for_its_secrets(
+def test_script_preview_shows_agent_settings_without_secrets(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And it goes to VMs with the coding agent alone."""
+    """Only VMs with the coding agent get these settings."""
     OwnProfile.objects.create(type="plain", agent=False, own_reef=True, description="No agent.")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a-very-secret-key")
     monkeypatch.setenv("REEF_AGENT_MODEL", "ours/echo")
     monkeypatch.setenv("REEF_MODEL_URL", "http://models.example/v1")
     names = ("OPENAI_API_KEY", "REEF_AGENT_MODEL", "REEF_MODEL_URL")
 
-    shown = api.post("/bootloader/provision", {**WISH, "dryRun": True}).json()["script"]
+    shown = api.post("/bootloader/provision", {**REQUEST, "dryRun": True}).json()["script"]
     assert all(name in shown for name in names)
     assert "'ours/echo'" in shown
     assert "'http://models.example/v1'" in shown
     assert "sk-a-very-secret-key" not in shown
 
     monkeypatch.setenv("REEF_MODEL_URL", "http://me:hunter2hunter2@models.example/v1")
-    shown = api.post("/bootloader/provision", {**WISH, "dryRun": True}).json()
+    shown = api.post("/bootloader/provision", {**REQUEST, "dryRun": True}).json()
     assert "hunter2hunter2" not in str(shown)
 
     made = {"vmId": "p", "name": "p", "type": "plain"}
@@ -426,16 +430,16 @@ def test_what_agents_get_is_shown_but_for_its_secrets(
     assert "sk-a-very-secret-key" not in script
 
 
-def test_labels_are_shown_as_they_are_written(operator: Api) -> None:
+def test_labels_are_shown_as_text(operator: Api) -> None:
     row = failed_at(StepName.SSH)
     Provisioning.objects.filter(pk=row.pk).update(spec={"labels": {"team": "a", "for": "b"}})
     assert "team=a, for=b" in operator.get(f"/provisioning/{row.pk}/").content.decode()
 
 
-# -- lists, logs, pages --------------------------------------------------------------------------
+# -- lists, logs and pages -----------------------------------------------------------------------
 
 
-def test_the_log_goes_on_where_it_was_left(api: Api) -> None:
+def test_log_is_paginated_by_sequence_number(api: Api) -> None:
     row = failed_at(StepName.SSH)
     first = api.get(f"/bootloader/provisionings/{row.pk}/log?limit=1").json()
     LogLine.objects.create(provisioning=row, kind="note", text="later")
@@ -446,8 +450,8 @@ def test_the_log_goes_on_where_it_was_left(api: Api) -> None:
     assert first["lines"][0]["id"] not in [line["id"] for line in rest["lines"]]
 
 
-def test_pages_are_read_with_a_cursor(api: Api) -> None:
-    api.post("/bootloader/provision", {**WISH, "count": 7})
+def test_list_is_paginated_by_cursor(api: Api) -> None:
+    api.post("/bootloader/provision", {**REQUEST, "count": 7})
     seen: list[str] = []
     path: str | None = "/bootloader/provisionings?limit=3"
     while path:
@@ -458,7 +462,7 @@ def test_pages_are_read_with_a_cursor(api: Api) -> None:
     assert seen == sorted(seen, reverse=True)
 
 
-def test_every_page_can_be_looked_at(operator: Api) -> None:
+def test_every_page_renders(operator: Api) -> None:
     row = failed_at(StepName.RUN)
     Provisioning.objects.filter(pk=row.pk).update(script="echo '<b>'", user_data="#cloud-config")
     one = f"/provisioning/{row.pk}"
@@ -474,7 +478,7 @@ def test_every_page_can_be_looked_at(operator: Api) -> None:
     assert operator.get("/provisioning/nothing/").status_code == 404
 
 
-def test_the_form_previews_then_starts(operator: Api) -> None:
+def test_form_shows_a_preview_before_the_start(operator: Api) -> None:
     form = {"name": "one", "type": "lightweight", "on_failure": "keep", "provider": ""}
     shown = operator.client.post("/provisioning/new/", {**form, "preview": "yes"})
     assert shown.status_code == 200
@@ -490,7 +494,7 @@ def test_the_form_previews_then_starts(operator: Api) -> None:
 
 
 @pytest.mark.parametrize("change", [{"name": "a b"}, {"vcpus": "many"}, {"parent_vm_id": "no"}])
-def test_the_form_keeps_errors_beside_their_fields(operator: Api, change: dict[str, str]) -> None:
+def test_form_shows_errors_beside_their_fields(operator: Api, change: dict[str, str]) -> None:
     form = {"name": "one", "type": "full", "on_failure": "keep", "preview": "yes", **change}
     answer = operator.client.post("/provisioning/new/", form)
     field = next(iter(change))
@@ -504,10 +508,10 @@ def test_anonymous_users_are_sent_to_sign_in(client: Callable[..., Any]) -> None
     assert answer.url.startswith("/signin")
 
 
-# -- what is forgotten ---------------------------------------------------------------------------
+# -- retention ------------------------------------------------------------------------------------
 
 
-def test_texts_are_kept_for_a_month_and_the_newest_of_each_profile_for_good() -> None:
+def test_texts_are_kept_for_a_month_and_the_latest_of_each_profile_forever() -> None:
     def row(name: str, days: int, state: State, profile: str = "swarm") -> str:
         ended = None if state == State.RUNNING else clock.now() - timedelta(days=days)
         made = Provisioning.objects.create(

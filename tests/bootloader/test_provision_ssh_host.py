@@ -36,7 +36,7 @@ def stack(
 
 
 def machine_of(emulator: Emulator) -> Login:
-    """The way to one of the emulator's machines, dialled at its own address."""
+    """Return the login of one of the emulator's VMs at its own address."""
     api = httpx.Client(
         base_url=f"{emulator.url}/api/v1",
         headers={"authorization": f"Bearer {emulator.key}"},
@@ -52,8 +52,8 @@ def run(there: Login, command: str) -> str:
         return session.run(command, timeout=20).output.decode().strip()
 
 
-def test_a_host_becomes_a_member_and_is_given_back(stack: BootStack, emulator: Emulator) -> None:
-    # One of the emulator's machines plays the host.
+def test_host_is_provisioned_and_released(stack: BootStack, emulator: Emulator) -> None:
+    # One of the emulator's VMs serves as the host.
     there = machine_of(emulator)
     if there.host.startswith("127.") or there.host == "::1":
         pytest.skip("machines have no addresses of their own here")
@@ -76,9 +76,9 @@ def test_a_host_becomes_a_member_and_is_given_back(stack: BootStack, emulator: E
     assert second["state"] == "failed"
     assert "All 1 SSH hosts are in use" in second["reason"]
 
-    paused = do(stack, "pause", made["vmId"])
+    paused = run_operation(stack, "pause", made["vmId"])
     assert "ssh machines cannot be paused" in str(paused), paused
-    gone = do(stack, "destroy", made["vmId"])
+    gone = run_operation(stack, "destroy", made["vmId"])
     assert gone["job"]["state"] == "done", gone
     assert stack.client.get(f"/vm-tree/vms/{made['vmId']}").status_code == 404
     assert run(there, "echo up") == "up", "the host itself stays"
@@ -94,8 +94,8 @@ def test_a_host_becomes_a_member_and_is_given_back(stack: BootStack, emulator: E
     assert again["vmId"] in run(there, "grep -rhs VERS_VM_ID /opt/reef")
 
 
-def do(stack: BootStack, verb: str, vm_id: str) -> Any:
-    """A verb over a subtree, until its job has ended."""
+def run_operation(stack: BootStack, verb: str, vm_id: str) -> Any:
+    """Run an operation on a subtree and wait until its job has ended."""
     answer = stack.post(f"/vm-tree/vms/{vm_id}/{verb}").json()
     if "job" not in answer:
         return answer

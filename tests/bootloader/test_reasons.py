@@ -22,7 +22,7 @@ npm error A complete log of this run can be found in: /root/.npm/_logs/x-debug-0
 CAUSE = "No matching version found for @earendil-works/pi-coding-agent@9.9.9."
 
 
-def test_npm_is_quoted_with_the_cause() -> None:
+def test_cause_is_taken_from_the_output_of_npm() -> None:
     assert reasons.cause(NPM) == CAUSE
     assert reasons.cause("one\n\ntwo\n") == "one / two"
     assert reasons.cause("") == ""
@@ -31,8 +31,8 @@ def test_npm_is_quoted_with_the_cause() -> None:
     assert reasons.cause(only), "better than nothing"
 
 
-def test_a_script_that_fails_names_the_cause(tmp_path: Path) -> None:
-    """The line that the boot script ends with is the one that the reason is made of."""
+def test_failing_script_prints_the_cause(tmp_path: Path) -> None:
+    """The reason is taken from the last line of the boot script."""
     program = (Path(render.__file__).parent / "scripts" / "run.sh").read_text()
     head = program.split("main() {", 1)[0]
     script = f"""
@@ -51,17 +51,17 @@ def test_a_script_that_fails_names_the_cause(tmp_path: Path) -> None:
     assert ran.stderr.startswith("boot failed in step agent: ")
 
 
-@pytest.mark.parametrize("most", range(20, 60, 7))
-def test_no_word_is_cut(most: int) -> None:
+@pytest.mark.parametrize("limit", range(20, 60, 7))
+def test_text_is_clipped_between_words(limit: int) -> None:
     text = "seven long words stand here in a row and then some more words follow"
     words = set(text.split())
-    for cut in (clip_words(text, most), clip_start(text, most)):
-        assert len(cut) <= most
+    for cut in (clip_words(text, limit), clip_start(text, limit)):
+        assert len(cut) <= limit
         assert set(cut.replace("…", "").split()) <= words
     assert set(first_words(text * 9).replace("…", "").split()) <= {*words, "followseven"}
 
 
-def test_what_fits_is_left_alone_and_endless_words_are_cut() -> None:
+def test_short_text_is_not_clipped_and_long_words_are_cut() -> None:
     assert clip_words("short", 5) == "short"
     assert clip_start("short", 5) == "short"
     assert len(clip_words("x" * 99, 20)) <= 20
@@ -80,18 +80,18 @@ npm error network 'proxy' config is set properly.  See: 'npm help config'
 """
 
 
-def test_a_registry_that_refuses_is_named_and_proxies_are_not() -> None:
+def test_cause_names_the_registry_and_no_proxy() -> None:
     found = reasons.cause(REFUSED)
     assert "http://127.0.0.1:9/left-pad failed, reason: connect ECONNREFUSED" in found
     assert "proxy" not in found
 
 
-def test_a_full_disk_is_called_so_whatever_failed_of_it() -> None:
-    said = "boot.sh: line 245: printf: write error: No space left on device\njson.JSONDecodeError"
-    assert reasons.cause(said).startswith("no space left on the disk: boot.sh: line 245")
+def test_full_disk_is_named_before_other_causes() -> None:
+    output = "boot.sh: line 245: printf: write error: No space left on device\njson.JSONDecodeError"
+    assert reasons.cause(output).startswith("no space left on the disk: boot.sh: line 245")
 
 
-def test_an_agent_without_room_is_not_begun(
+def test_install_does_not_start_without_disk_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(install_agent, "NEEDED_MIB", 1 << 40)

@@ -12,7 +12,7 @@ from django.conf import settings
 from bootloader.join import reports
 from bootloader.models import BootReport
 from reef_site.common import clock
-from tests.bootloader.join_clients import Door, invite
+from tests.bootloader.join_clients import BearerClient, issue_join_token
 from tests.conftest import Api
 
 pytestmark = pytest.mark.django_db
@@ -22,11 +22,11 @@ def rows() -> list[tuple[str, str, str]]:
     return list(BootReport.objects.order_by("id").values_list("vm_id", "step", "status"))
 
 
-def test_a_step_from_its_beginning_to_its_end() -> None:
-    door = Door(invite())
+def test_reports_of_a_step_are_merged_into_one_row() -> None:
+    client = BearerClient(issue_join_token())
 
-    door.report(step="packages", status="started")
-    answer = door.report(
+    client.report(step="packages", status="started")
+    answer = client.report(
         step="packages", status="failed", durationMs=1500, exitStatus=100, output="E: no space\n"
     )
 
@@ -40,46 +40,46 @@ def test_a_step_from_its_beginning_to_its_end() -> None:
 
 
 def test_repeated_report_is_one_row_and_late_start_changes_nothing() -> None:
-    door = Door(invite())
-    door.report(durationMs=10)
-    door.report(durationMs=10)
-    door.report(status="started")
+    client = BearerClient(issue_join_token())
+    client.report(durationMs=10)
+    client.report(durationMs=10)
+    client.report(status="started")
 
     row = BootReport.objects.get()
     assert (row.status, row.duration_ms) == ("ok", 10)
 
 
-def test_after_joining_the_own_token_goes_on_and_the_used_one_for_a_while() -> None:
-    token = invite()
-    own = Door(token).join().json()["token"]
+def test_node_token_and_recent_join_token_may_report() -> None:
+    token = issue_join_token()
+    own = BearerClient(token).join().json()["token"]
 
-    assert Door(own).report(step="service").status_code == 200
-    assert Door(token).report(step="join").status_code == 200
+    assert BearerClient(own).report(step="service").status_code == 200
+    assert BearerClient(token).report(step="join").status_code == 200
     assert rows() == [("vm-1", "service", "ok"), ("vm-1", "join", "ok")]
 
 
-def test_a_node_reports_about_itself_alone() -> None:
-    own = Door(invite()).join().json()["token"]
+def test_node_reports_only_about_itself() -> None:
+    own = BearerClient(issue_join_token()).join().json()["token"]
 
-    refused = Door(own).report(vmId="vm-2")
+    refused = BearerClient(own).report(vmId="vm-2")
     assert refused.status_code == 400
     assert refused.json()["error"].startswith("vmId: not known; ")
 
-    Door(own).report()
+    BearerClient(own).report()
     assert rows() == [("vm-1", "dns", "ok")]
 
 
 def test_caller_without_vm_cannot_report() -> None:
-    answer = Door(settings.ROOT_TOKEN).report()
+    answer = BearerClient(settings.ROOT_TOKEN).report()
 
     assert answer.status_code == 403
     assert "needs the token of the VM" in answer.json()["error"]
-    assert Door(None).report().status_code == 401
+    assert BearerClient(None).report().status_code == 401
     assert not BootReport.objects.exists()
 
 
-def test_only_the_end_of_an_output_is_kept() -> None:
-    Door(invite()).report(output="ä" * 20_000 + "the end")
+def test_end_of_a_long_output_is_kept() -> None:
+    BearerClient(issue_join_token()).report(output="ä" * 20_000 + "the end")
 
     output = BootReport.objects.get().output
     assert output.endswith("the end")
@@ -96,11 +96,13 @@ def test_stored_secrets_are_masked_also_in_base64(api: Api) -> None:
     assert output.count("[ANTHROPIC_API_KEY]") == 2
 
 
-def test_our_secrets_are_not_stored() -> None:
-    token = invite()
-    own = Door(token).join().json()["token"]
+def test_tokens_are_not_stored() -> None:
+    token = issue_join_token()
+    own = BearerClient(token).join().json()["token"]
 
-    Door(own).report(output=f"+ curl -H 'Authorization: Bearer {own}'\nthen {token}\n\0\ud800")
+    BearerClient(own).report(
+        output=f"+ curl -H 'Authorization: Bearer {own}'\nthen {token}\n\0\ud800"
+    )
 
     output = BootReport.objects.get().output
     assert own not in output
@@ -125,7 +127,7 @@ def test_our_secrets_are_not_stored() -> None:
     ],
 )
 def test_invalid_values_are_rejected_with_their_field(body: dict[str, Any], error: str) -> None:
-    answer = Door(invite()).report(**body)
+    answer = BearerClient(issue_join_token()).report(**body)
 
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(error)
@@ -133,18 +135,19 @@ def test_invalid_values_are_rejected_with_their_field(body: dict[str, Any], erro
 
 @pytest.mark.parametrize("status", [(1 << 31) - 1, -1 << 31])
 def test_every_exit_status_of_32_bits_is_stored(api: Api, status: int) -> None:
-    assert Door(invite()).report(status="failed", exitStatus=status).status_code == 200
+    client = BearerClient(issue_join_token())
+    assert client.report(status="failed", exitStatus=status).status_code == 200
 
     [report] = api.get("/bootloader/reports/vm-1").json()["reports"]
     assert report["exitStatus"] == status
 
 
 def test_latest_boot_is_returned_in_order(api: Api) -> None:
-    door = Door(invite())
-    door.report(run="first", step="dns")
+    client = BearerClient(issue_join_token())
+    client.report(run="first", step="dns")
     BootReport.objects.update(began_at=clock.now() - timedelta(hours=1))
     for step in ("dns", "identity", "packages"):
-        door.report(run="second", step=step)
+        client.report(run="second", step=step)
 
     said = api.get("/bootloader/reports/vm-1").json()
     assert [each["step"] for each in said["reports"]] == ["dns", "identity", "packages"]
@@ -153,20 +156,20 @@ def test_latest_boot_is_returned_in_order(api: Api) -> None:
     assert older["count"] == 1
 
 
-def test_a_vm_that_reports_without_end_fills_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_reports_of_a_vm_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "MAX_REPORTS", 5)
-    door = Door(invite())
+    client = BearerClient(issue_join_token())
     for number in range(12):
-        door.report(run=f"r{number}")
+        client.report(run=f"r{number}")
 
     assert BootReport.objects.count() == 5
     assert BootReport.objects.filter(run="r11").exists()
 
 
-def test_reports_of_vms_that_never_joined_are_forgotten_after_a_month() -> None:
-    Door(invite("gone")).report()
-    joined = Door(invite("here")).join().json()["token"]
-    Door(joined).report()
+def test_reports_of_vms_that_never_joined_are_deleted_after_a_month() -> None:
+    BearerClient(issue_join_token("gone")).report()
+    joined = BearerClient(issue_join_token("here")).join().json()["token"]
+    BearerClient(joined).report()
     BootReport.objects.update(at=clock.now() - reports.RETENTION - timedelta(days=1))
 
     reports.sweep()

@@ -32,19 +32,19 @@ def gateway(sshd: Sshd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ga
     front.close()
 
 
-def test_a_command_gives_its_streams_and_status(sshd: Sshd) -> None:
+def test_command_returns_its_output_errors_and_status(sshd: Sshd) -> None:
     with shell.connect(sshd.login()) as session:
         ran = session.run("echo out; echo err >&2; exit 7", timeout=10)
     assert (ran.exit_status, ran.output, ran.errors) == (7, b"out\n", b"err\n")
 
 
-def test_big_streams_go_both_ways_at_once(sshd: Sshd) -> None:
+def test_large_streams_are_transferred_in_both_directions(sshd: Sshd) -> None:
     data = os.urandom(6 << 20)
-    heard = bytearray()
+    received = bytearray()
     with shell.connect(sshd.login()) as session:
-        ran = session.run("cat", stdin=data, timeout=60, on_output=heard.extend)
+        ran = session.run("cat", stdin=data, timeout=60, on_output=received.extend)
     assert ran.output == data
-    assert heard == data
+    assert received == data
 
 
 def test_no_byte_of_the_output_is_lost(sshd: Sshd) -> None:
@@ -55,19 +55,19 @@ def test_no_byte_of_the_output_is_lost(sshd: Sshd) -> None:
             assert (len(ran.output), len(ran.errors)) == (5_000_000, 3_000_000)
 
 
-def test_stdin_that_nobody_reads_is_no_error(sshd: Sshd) -> None:
+def test_unread_stdin_is_not_an_error(sshd: Sshd) -> None:
     with shell.connect(sshd.login()) as session:
         assert session.run("exit 3", stdin=b"x" * (8 << 20), timeout=20).exit_status == 3
 
 
-def test_kept_output_has_a_limit(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_returned_output_is_limited(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "MAX_OUTPUT", 1000)
     with shell.connect(sshd.login()) as session:
         ran = session.run("head -c 3000000 /dev/zero", timeout=20)
     assert (ran.exit_status, len(ran.output)) == (0, 1000)
 
 
-def test_a_signal_is_minus_one(sshd: Sshd) -> None:
+def test_exit_status_after_a_signal_is_minus_one(sshd: Sshd) -> None:
     with shell.connect(sshd.login()) as session:
         assert session.run("kill -9 $$", timeout=10).exit_status == -1
         assert session.run("true", timeout=10).exit_status == 0
@@ -82,7 +82,7 @@ def test_child_holding_the_output_open_does_not_block(sshd: Sshd) -> None:
     assert time.monotonic() - began < 10
 
 
-def test_a_command_has_a_limit(sshd: Sshd) -> None:
+def test_command_times_out(sshd: Sshd) -> None:
     with shell.connect(sshd.login()) as session:
         with pytest.raises(CommandTimeout, match=r"within 0\.5 s") as caught:
             session.run("sleep 30", timeout=0.5)
@@ -91,9 +91,9 @@ def test_a_command_has_a_limit(sshd: Sshd) -> None:
 
 
 def test_endless_output_is_limited(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Its thread would write to this after we closed it, amid a flood.
+    # The reader thread would write to this pipe after it was closed.
     monkeypatch.delattr("paramiko.pipe.make_pipe")
-    # Cut off many times, the connection goes on all the same.
+    # The connection stays usable after many timeouts.
     for _ in range(3):
         with shell.connect(sshd.login()) as session:
             for _ in range(6):
@@ -103,20 +103,22 @@ def test_endless_output_is_limited(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.1, 0.15, 0.2])
-def test_too_late_is_never_taken_for_an_end(sshd: Sshd, seconds: float) -> None:
+def test_timeout_is_never_mistaken_for_an_exit(sshd: Sshd, seconds: float) -> None:
     with shell.connect(sshd.login()) as session:
         for _ in range(5):
             with pytest.raises(CommandTimeout):
                 session.run("sleep 5", timeout=seconds)
 
 
-def test_a_kept_host_key_of_no_known_kind(sshd: Sshd) -> None:
+def test_stored_host_key_of_an_unknown_type_is_refused(sshd: Sshd) -> None:
     with pytest.raises(ShellRefused, match="no kind that we know"):
         shell.connect(sshd.login(host_key="damaged AAAA"))
 
 
 @pytest.mark.parametrize("name", ["plain", 'a b/it\'s $(x) "q".txt', "-dash"])
-def test_files_arrive_whole_with_their_mode(sshd: Sshd, tmp_path: Path, name: str) -> None:
+def test_files_are_written_completely_with_their_mode(
+    sshd: Sshd, tmp_path: Path, name: str
+) -> None:
     data = os.urandom(3_000_000)
     target = tmp_path / name
     with shell.connect(sshd.login()) as session:
@@ -127,12 +129,12 @@ def test_files_arrive_whole_with_their_mode(sshd: Sshd, tmp_path: Path, name: st
     assert [each.name for each in target.parent.iterdir()] == [target.name]
 
 
-def test_a_file_that_cannot_be_written_says_why(sshd: Sshd) -> None:
+def test_failed_write_names_the_path(sshd: Sshd) -> None:
     with shell.connect(sshd.login()) as session, pytest.raises(ShellError, match="/proc/nowhere"):
         session.put("/proc/nowhere/file", b"x", 0o600)
 
 
-def test_the_first_host_key_is_kept_and_another_refused(sshd: Sshd, tmp_path: Path) -> None:
+def test_first_host_key_is_pinned(sshd: Sshd, tmp_path: Path) -> None:
     kept: list[str] = []
     shell.connect(sshd.login(host_key=None, keep=kept.append)).close()
     assert kept == [sshd.host_key]
@@ -149,7 +151,7 @@ def test_the_first_host_key_is_kept_and_another_refused(sshd: Sshd, tmp_path: Pa
         other.stop()
 
 
-def test_a_key_that_does_not_open_it(sshd: Sshd, tmp_path: Path) -> None:
+def test_login_with_a_wrong_key_is_refused(sshd: Sshd, tmp_path: Path) -> None:
     with pytest.raises(ShellRefused, match="in with our key") as caught:
         shell.connect(sshd.login(private_key=keygen(tmp_path / "wrong")))
     assert not caught.value.retry
@@ -157,30 +159,32 @@ def test_a_key_that_does_not_open_it(sshd: Sshd, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["ed25519", "rsa", "ecdsa"])
 @pytest.mark.parametrize("form", [(), ("-m", "PEM")])
-def test_kinds_of_keys(tmp_path: Path, kind: str, form: tuple[str, ...]) -> None:
+def test_private_keys_of_all_types_are_read(
+    tmp_path: Path, kind: str, form: tuple[str, ...]
+) -> None:
     text = keygen(tmp_path / "key", kind, *form)
     public = (tmp_path / "key.pub").read_text().split()[1]
     assert client.read_key(text.strip().replace("\n", "\r\n")).get_base64() == public
 
 
-def test_a_key_that_cannot_be_read_is_not_quoted() -> None:
+def test_error_does_not_quote_an_unreadable_key() -> None:
     begin, end = (f"-----{word} OPENSSH PRIVATE KEY-----" for word in ("BEGIN", "END"))
     with pytest.raises(ShellRefused) as caught:
         client.read_key(f"{begin}\nc2VjcmV0c2VjcmV0\n{end}\n")
     assert "c2Vj" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
-def test_a_public_key_in_place_of_a_private_one_is_named(sshd: Sshd) -> None:
+def test_public_key_in_place_of_a_private_one_is_reported(sshd: Sshd) -> None:
     public = (sshd.folder / "key.pub").read_text()
     with pytest.raises(ShellRefused, match="This is a public key"):
         client.read_key(public)
 
 
-def test_the_login_does_not_show_its_key(sshd: Sshd) -> None:
+def test_repr_of_a_login_has_no_key(sshd: Sshd) -> None:
     assert "PRIVATE KEY" not in repr(sshd.login())
 
 
-def test_unreachable_host(sshd: Sshd) -> None:
+def test_unreachable_host_is_reported(sshd: Sshd) -> None:
     with pytest.raises(ShellUnavailable) as caught:
         shell.connect(sshd.login(port=free_port()), timeout=3)
     assert caught.value.retry
@@ -196,7 +200,7 @@ def test_silent_server_times_out(sshd: Sshd) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_a_killed_server_is_a_lost_connection(tmp_path: Path) -> None:
+def test_killed_server_is_reported_as_unavailable(tmp_path: Path) -> None:
     server = Sshd(tmp_path / "sshd")
     session = shell.connect(server.login())
     threading.Timer(0.5, server.stop).start()
@@ -205,7 +209,7 @@ def test_a_killed_server_is_a_lost_connection(tmp_path: Path) -> None:
     server.stop()
 
 
-def test_inside_tls_with_sni(sshd: Sshd, gateway: Gateway) -> None:
+def test_shell_works_inside_tls_with_sni(sshd: Sshd, gateway: Gateway) -> None:
     login = sshd.login(port=gateway.port, tls_name="one.vm.test", trust=str(gateway.ca))
     data = os.urandom(6 << 20)
     with shell.connect(login) as session:
@@ -213,7 +217,7 @@ def test_inside_tls_with_sni(sshd: Sshd, gateway: Gateway) -> None:
     assert gateway.seen[-1] == "one.vm.test"
 
 
-def test_many_shells_inside_tls_leave_no_thread(sshd: Sshd, gateway: Gateway) -> None:
+def test_shells_inside_tls_leave_no_threads(sshd: Sshd, gateway: Gateway) -> None:
     login = sshd.login(port=gateway.port, tls_name="one.vm.test", trust=str(gateway.ca))
     for number in range(5):
         with shell.connect(login) as session:
@@ -221,7 +225,7 @@ def test_many_shells_inside_tls_leave_no_thread(sshd: Sshd, gateway: Gateway) ->
     until(lambda: not [each for each in threading.enumerate() if each.name == "tls-pipe"])
 
 
-def test_a_certificate_that_is_not_trusted(sshd: Sshd, gateway: Gateway) -> None:
+def test_untrusted_certificate_is_refused(sshd: Sshd, gateway: Gateway) -> None:
     login = sshd.login(port=gateway.port, tls_name="one.vm.test")
     with pytest.raises(ShellRefused, match="no certificate that we trust"):
         shell.connect(login)
@@ -230,7 +234,7 @@ def test_a_certificate_that_is_not_trusted(sshd: Sshd, gateway: Gateway) -> None
         shell.connect(wrong)
 
 
-def test_a_file_of_certificates_that_is_none(sshd: Sshd, gateway: Gateway, tmp_path: Path) -> None:
+def test_invalid_certificate_file_is_named(sshd: Sshd, gateway: Gateway, tmp_path: Path) -> None:
     empty = tmp_path / "empty.pem"
     empty.write_text("nothing")
     for file in (empty, tmp_path / "missing.pem"):
@@ -239,14 +243,16 @@ def test_a_file_of_certificates_that_is_none(sshd: Sshd, gateway: Gateway, tmp_p
             shell.connect(login)
 
 
-def test_a_name_that_the_gateway_does_not_know(sshd: Sshd, gateway: Gateway) -> None:
+def test_name_unknown_to_the_gateway_is_unavailable(sshd: Sshd, gateway: Gateway) -> None:
     login = sshd.login(port=gateway.port, tls_name="gone.vm.test", trust=str(gateway.ca))
     with pytest.raises(ShellUnavailable):
         shell.connect(login, timeout=5)
 
 
-def test_a_cut_inside_tls_is_a_lost_connection(sshd: Sshd, gateway: Gateway) -> None:
+def test_aborted_connection_inside_tls_is_reported_as_unavailable(
+    sshd: Sshd, gateway: Gateway
+) -> None:
     login = sshd.login(port=gateway.port, tls_name="one.vm.test", trust=str(gateway.ca))
-    threading.Timer(0.7, gateway.cut).start()
+    threading.Timer(0.7, gateway.abort_connections).start()
     with shell.connect(login) as session, pytest.raises(ShellUnavailable):
         session.run("sleep 30", timeout=25)

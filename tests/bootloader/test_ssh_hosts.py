@@ -77,7 +77,7 @@ def test_host_is_claimed_reached_and_released(sshd: Sshd) -> None:
     assert HostClaim.objects.filter(host=row).count() == 2
 
 
-def test_the_first_host_key_is_kept_and_another_one_refused(tmp_path: Path) -> None:
+def test_first_host_key_is_pinned(tmp_path: Path) -> None:
     server = Sshd(tmp_path)
     try:
         row = real(server)
@@ -96,7 +96,7 @@ def test_the_first_host_key_is_kept_and_another_one_refused(tmp_path: Path) -> N
         server.stop()
 
 
-def test_what_a_host_cannot_do_is_said() -> None:
+def test_unsupported_operations_are_rejected() -> None:
     host("one")
     assert ssh.abilities == {Ability.CREATE, Ability.DELETE}
     for wish in (
@@ -147,7 +147,7 @@ def test_error_when_all_hosts_are_claimed() -> None:
         ssh.create(Spec(name="bert"))
 
 
-def test_a_lost_answer_is_found_again() -> None:
+def test_machine_is_found_after_a_lost_response() -> None:
     began = clock.now()
     host("one")
     host("two")
@@ -159,7 +159,7 @@ def test_a_lost_answer_is_found_again() -> None:
     assert ssh.find_created(spec, clock.now() + timedelta(seconds=1), frozenset()) == []
 
 
-def test_one_that_does_not_answer_is_not_called_running() -> None:
+def test_unreachable_host_is_not_reported_as_running() -> None:
     host("away", address="127.0.0.1", port=free_port())
     machine = ssh.create(Spec(name="anna"))
     assert ssh.state(machine.id).state is MachineState.UNKNOWN
@@ -174,7 +174,7 @@ def test_unknown_ids_are_rejected(machine_id: str) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_many_takers_never_get_the_same_host() -> None:
+def test_concurrent_claims_get_different_hosts() -> None:
     for number in range(4):
         host(f"h{number}")
     start = threading.Barrier(8)
@@ -198,13 +198,13 @@ def test_many_takers_never_get_the_same_host() -> None:
     assert HostClaim.objects.active().values("host").distinct().count() == 4
 
 
-def test_a_throttling_server_is_busy_and_not_away(tmp_path: Path) -> None:
+def test_throttling_server_is_busy_not_unreachable(tmp_path: Path) -> None:
     server = Sshd(tmp_path, MaxStartups="1:100:1", LoginGraceTime="20")
     try:
         row = real(server)
         machine = ssh.create(Spec(name="anna"))
         with socket.create_connection(("127.0.0.1", server.port)) as first:
-            # It takes the one place there is, and says nothing.
+            # This connection occupies the only slot and sends nothing.
             assert first.recv(4) == b"SSH-"
             with pytest.raises(ShellBusy, match="hung up before its SSH greeting; it may be busy"):
                 connect_machine(ssh, machine.id)
@@ -215,7 +215,7 @@ def test_a_throttling_server_is_busy_and_not_away(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_many_logins_at_one_address_are_paced(tmp_path: Path) -> None:
+def test_logins_at_one_address_are_throttled(tmp_path: Path) -> None:
     server = Sshd(tmp_path, MaxStartups="2:100:2")
     try:
         row = real(server)
@@ -224,7 +224,7 @@ def test_many_logins_at_one_address_are_paced(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_a_host_that_takes_no_keys_says_what_it_takes(tmp_path: Path) -> None:
+def test_host_without_key_login_names_its_methods(tmp_path: Path) -> None:
     server = Sshd(tmp_path, PubkeyAuthentication="no", PasswordAuthentication="yes")
     try:
         (said,) = ssh_hosts.try_logins([real(server)])
@@ -236,7 +236,7 @@ def test_a_host_that_takes_no_keys_says_what_it_takes(tmp_path: Path) -> None:
 # -- keys ----------------------------------------------------------------------------------------
 
 
-def test_the_key_is_sealed_in_the_database(sshd: Sshd) -> None:
+def test_key_is_encrypted_in_the_database(sshd: Sshd) -> None:
     row = real(sshd)
     with connection.cursor() as cursor:
         cursor.execute("SELECT sealed_key FROM bootloader_sshhost")
@@ -249,7 +249,7 @@ def test_the_key_is_sealed_in_the_database(sshd: Sshd) -> None:
     assert body not in repr(row.__dict__)
 
 
-def test_a_new_key_of_the_vault_takes_hosts_along(
+def test_rotation_of_the_vault_includes_host_keys(
     sshd: Sshd, settings: Any, tmp_path: Path
 ) -> None:
     settings.CONFIG_KEYS_FILE = tmp_path / "keys"
@@ -261,7 +261,9 @@ def test_a_new_key_of_the_vault_takes_hosts_along(
     assert SshHost.objects.get().key() == sshd.key
 
 
-def test_a_key_for_all_hosts_comes_from_config(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hosts_without_a_key_use_the_key_from_config(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real(sshd, key="")
     machine = ssh.create(Spec(name="anna"))
     with pytest.raises(ProviderRefused, match="has no private key"):
@@ -270,7 +272,7 @@ def test_a_key_for_all_hosts_comes_from_config(sshd: Sshd, monkeypatch: pytest.M
     connect_machine(ssh, machine.id).close()
 
 
-def test_the_test_button_of_the_key_for_all_hosts(
+def test_check_of_the_common_key_tries_the_hosts(
     sshd: Sshd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("REEF_SSH_PRIVATE_KEY", sshd.key)
@@ -284,7 +286,7 @@ def test_the_test_button_of_the_key_for_all_hosts(
     assert "in with our key" in finding.text
 
 
-def test_check_says_who_does_not_let_us_in(sshd: Sshd, tmp_path: Path) -> None:
+def test_check_names_hosts_that_reject_the_login(sshd: Sshd, tmp_path: Path) -> None:
     assert ssh.check().text == "There are no SSH hosts"
     good = real(sshd)
     assert (ssh.check().good, ssh.check().text) == (True, "All 1 SSH hosts let us in")
@@ -322,7 +324,7 @@ FORM = {
 }
 
 
-def test_a_host_is_registered_in_the_admin(staff: Client, sshd: Sshd) -> None:
+def test_host_is_added_in_the_admin(staff: Client, sshd: Sshd) -> None:
     facts = {**FORM, "port": str(sshd.port), "user": sshd.login().user, "private_key": sshd.key}
     answer = staff.post(reverse("admin:bootloader_sshhost_add"), facts)
     assert answer.status_code == 302, answer.content
@@ -370,7 +372,7 @@ def test_invalid_values_are_rejected_in_the_form(staff: Client, field: str, text
     assert not SshHost.objects.exists()
 
 
-def test_the_list_shows_who_uses_a_host(staff: Client, django_assert_max_num_queries: Any) -> None:
+def test_list_shows_the_user_of_a_host(staff: Client, django_assert_max_num_queries: Any) -> None:
     for number in range(12):
         host(f"h{number}")
     ssh.create(Spec(name="anna-on-it"))
@@ -379,7 +381,7 @@ def test_the_list_shows_who_uses_a_host(staff: Client, django_assert_max_num_que
     assert page.content.decode().count("anna-on-it") == 1
 
 
-def test_a_host_with_a_past_is_not_deleted(staff: Client) -> None:
+def test_host_with_earlier_claims_is_not_deleted(staff: Client) -> None:
     row = host("one")
     machine = ssh.create(Spec(name="anna"))
     ssh.delete(machine.id)
@@ -389,28 +391,28 @@ def test_a_host_with_a_past_is_not_deleted(staff: Client) -> None:
     assert staff.get(reverse("admin:bootloader_hostclaim_changelist")).status_code == 200
 
 
-def told(answer: Any) -> str:
+def messages(answer: Any) -> str:
     """Return the messages on the page after the redirect."""
     return " ".join(str(each) for each in answer.context["messages"])
 
 
-def test_the_admin_says_who_uses_a_host_that_is_not_deleted(staff: Client) -> None:
+def test_admin_names_the_claim_that_prevents_deletion(staff: Client) -> None:
     row = host("one")
     machine = ssh.create(Spec(name="anna"))
     delete = reverse("admin:bootloader_sshhost_delete", args=[row.pk])
     page = reverse("admin:bootloader_sshhost_change", args=[row.pk])
 
     said = staff.get(delete, follow=True)
-    assert "one is used by anna and is not deleted" in told(said)
+    assert "one is used by anna and is not deleted" in messages(said)
     assert "anna" in staff.get(page).content.decode()
 
     ssh.delete(machine.id)
     said = staff.post(delete, {"post": "yes"}, follow=True)
-    assert "one was used by anna" in told(said)
+    assert "one was used by anna" in messages(said)
     assert SshHost.objects.filter(pk=row.pk).exists()
 
 
-def test_a_host_that_cannot_be_reached_says_what_is_left(sshd: Sshd) -> None:
+def test_release_of_an_unreachable_host_names_the_leftovers(sshd: Sshd) -> None:
     row = host("one", address="127.0.0.1", port=free_port())
     row.set_key(sshd.key)
     row.save()

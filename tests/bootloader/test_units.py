@@ -24,7 +24,7 @@ def service_of(unit: str) -> dict[str, str]:
     return dict(parser["Service"])
 
 
-def leaves_agents_alone(unit: str) -> bool:
+def does_not_stop_agents(unit: str) -> bool:
     service = service_of(unit)
     kept = (service.get("KillMode"), service.get("OOMPolicy")) == ("process", "continue")
     return kept and int(service.get("TasksMax", "0")) > 0
@@ -32,23 +32,23 @@ def leaves_agents_alone(unit: str) -> bool:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("profile", list(catalog.BUILT_IN))
-def test_the_own_reef_of_every_profile(api: Api, profile: str) -> None:
+def test_every_profile_has_a_unit_for_its_reef(api: Api, profile: str) -> None:
     script = api.get(f"/bootloader/script/{profile}").content.decode()
     found = re.search(r"^own_reef_unit\(\) \{\n.*?^\}$", script, re.M | re.S)
     assert found
     program = f"HOME=/root REEF_HOME=/opt/reef\n{found[0]}\nown_reef_unit"
     unit = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
-    assert leaves_agents_alone(unit.stdout), unit.stdout
+    assert does_not_stop_agents(unit.stdout), unit.stdout
 
 
-def test_the_fleet_agent(tmp_path: Path) -> None:
+def test_unit_of_the_fleet_agent_keeps_agents_running(tmp_path: Path) -> None:
     words_ = [sys.executable, str(AGENT), "unit", "--home", str(tmp_path)]
     unit = subprocess.run(words_, capture_output=True, text=True, check=True).stdout
-    assert leaves_agents_alone(unit), unit
+    assert does_not_stop_agents(unit), unit
 
 
-def test_the_operations_page_shows_the_same() -> None:
+def test_documented_units_match_the_code() -> None:
     page = (ROOT / "reef_site" / "docs" / "operations.md").read_text()
     blocks = re.findall(r"```\n(KillMode=.*?)```", page, re.S)
     assert blocks
-    assert all(leaves_agents_alone(f"[Service]\n{block}") for block in blocks)
+    assert all(does_not_stop_agents(f"[Service]\n{block}") for block in blocks)

@@ -45,7 +45,7 @@ def create(spec: Spec = SMALL) -> Machine:
     return machine
 
 
-def say(machine_id: str, command: str) -> str:
+def run_command(machine_id: str, command: str) -> str:
     with connect_machine(vers, machine_id) as shell:
         ran = shell.run(command, timeout=20)
     assert ran.exit_status == 0, ran.errors
@@ -56,16 +56,16 @@ def ids(emulator: Emulator) -> set[str]:
     return {vm["vm_id"] for vm in emulator.vms()}
 
 
-# -- what works ----------------------------------------------------------------------------------
+# -- operations ----------------------------------------------------------------------------------
 
 
-def test_the_life_of_a_vm(emulator: Emulator) -> None:
+def test_vm_goes_through_its_life_cycle(emulator: Emulator) -> None:
     emulator.set(boot_delay_s=0.3)
     machine = vers.create(SMALL)
     assert machine.state is MachineState.BOOTING
     assert vers.state(machine.id).state is MachineState.BOOTING
     until(lambda: vers.state(machine.id).state is MachineState.RUNNING)
-    assert say(machine.id, "cat /etc/vm_id 2>/dev/null || echo $VM_ID") in (machine.id, "")
+    assert run_command(machine.id, "cat /etc/vm_id 2>/dev/null || echo $VM_ID") in (machine.id, "")
 
     (listed,) = vers.list()
     assert (listed.id, listed.name, listed.mine) == (machine.id, "anna", True)
@@ -77,7 +77,7 @@ def test_the_life_of_a_vm(emulator: Emulator) -> None:
     with pytest.raises(errors.ProviderRefused, match="is paused"):
         vers.login(machine.id, fresh=True)
     vers.resume(machine.id)
-    assert say(machine.id, "echo again") == "again"
+    assert run_command(machine.id, "echo again") == "again"
 
     vers.delete(machine.id)
     vers.delete(machine.id)
@@ -87,7 +87,7 @@ def test_the_life_of_a_vm(emulator: Emulator) -> None:
     assert keyring.key_of(machine.id) is None
 
 
-def test_commit_restore_and_branch(emulator: Emulator) -> None:
+def test_commit_restore_and_branch_create_vms(emulator: Emulator) -> None:
     machine = create()
     with connect_machine(vers, machine.id) as shell:
         shell.put("kept.txt", b"before the commit\n", 0o600)
@@ -99,17 +99,17 @@ def test_commit_restore_and_branch(emulator: Emulator) -> None:
     restored = vers.create(Spec(name="bert", commit=commit, labels={"a": "b"}))
     assert restored.state is MachineState.RUNNING
     assert vers.state(restored.id).labels == {"a": "b", NAME_LABEL: "bert"}
-    assert say(restored.id, "cat kept.txt") == "before the commit"
+    assert run_command(restored.id, "cat kept.txt") == "before the commit"
     assert vers.login(restored.id).private_key != vers.login(machine.id).private_key
 
     (copy,) = vers.branch(machine.id)
     assert copy.parent_id == machine.id
-    assert say(copy.id, "cat kept.txt") == "before the commit"
+    assert run_command(copy.id, "cat kept.txt") == "before the commit"
     assert len({each.id for each in vers.branch(machine.id, 2)}) == 2
     assert len(ids(emulator)) == 5
 
 
-def test_the_first_host_key_is_kept(emulator: Emulator) -> None:
+def test_first_host_key_is_pinned(emulator: Emulator) -> None:
     machine = create()
     assert vers.login(machine.id).host_key is None
     connect_machine(vers, machine.id).close()
@@ -119,13 +119,13 @@ def test_the_first_host_key_is_kept(emulator: Emulator) -> None:
     assert vers.login(machine.id).tls_name == vers.address(machine.id)
 
 
-def test_a_key_that_is_out_of_date_is_fetched_anew(emulator: Emulator) -> None:
+def test_outdated_key_is_fetched_again(emulator: Emulator) -> None:
     one, two = create(), create(Spec(name="bert"))
     keyring.keep_key(one.id, vers.login(two.id).private_key)
-    assert say(one.id, "echo in") == "in"
+    assert run_command(one.id, "echo in") == "in"
 
 
-def test_surprises_in_answers(emulator: Emulator) -> None:
+def test_unknown_fields_in_responses_are_ignored(emulator: Emulator) -> None:
     emulator.set(unknown_fields=True)
     machine = create()
     vers.commit(machine.id, "golden")
@@ -134,7 +134,7 @@ def test_surprises_in_answers(emulator: Emulator) -> None:
     assert vers.check().good
 
 
-def test_keys(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejected_key_is_reported(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     assert vers.check().good
     create()
     monkeypatch.setenv("VERS_API_KEY", emulator.create_key())
@@ -150,10 +150,10 @@ def test_keys(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
                 vers.create(SMALL)
 
 
-# -- what does not -------------------------------------------------------------------------------
+# -- errors --------------------------------------------------------------------------------------
 
 
-def test_refusals_are_named(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejections_have_named_errors(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = str(uuid.uuid4())
     with pytest.raises(errors.ProviderRefused, match="commit not found"):
         vers.create(Spec(name="x", commit=nobody))
@@ -172,7 +172,9 @@ def test_refusals_are_named(emulator: Emulator, monkeypatch: pytest.MonkeyPatch)
     assert ids(emulator) == set()
 
 
-def test_a_foreign_vm_is_not_touched(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vm_of_another_organisation_is_not_changed(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine = create()
     monkeypatch.setenv("VERS_API_KEY", emulator.create_key(org="another"))
     assert vers.list() == []
@@ -182,7 +184,7 @@ def test_a_foreign_vm_is_not_touched(emulator: Emulator, monkeypatch: pytest.Mon
     assert ids(emulator) == {machine.id}
 
 
-def test_quota(emulator: Emulator) -> None:
+def test_exceeded_quota_is_reported(emulator: Emulator) -> None:
     emulator.set(quota_vcpus=1)
     machine = create()
     with pytest.raises(errors.QuotaExceeded, match="vCPU limit exceeded"):
@@ -195,7 +197,7 @@ def test_quota(emulator: Emulator) -> None:
     assert ids(emulator) == {machine.id}
 
 
-def test_a_boot_that_fails_leaves_nothing(emulator: Emulator) -> None:
+def test_failed_boot_leaves_no_vm(emulator: Emulator) -> None:
     emulator.set(boot_delay_s=0.2, fail_boots=1)
     machine = vers.create(SMALL)
 
@@ -209,7 +211,7 @@ def test_a_boot_that_fails_leaves_nothing(emulator: Emulator) -> None:
     until(gone)
 
 
-def test_a_branch_of_which_only_some_are_made(emulator: Emulator) -> None:
+def test_partial_branch_reports_the_created_vms(emulator: Emulator) -> None:
     machine = create()
     emulator.set(branch_fail_after=1)
     with pytest.raises(errors.PartiallyCreated) as caught:
@@ -218,7 +220,7 @@ def test_a_branch_of_which_only_some_are_made(emulator: Emulator) -> None:
     assert len(caught.value.made) == 1
 
 
-def test_a_commit_that_fails(emulator: Emulator) -> None:
+def test_failed_commit_is_reported(emulator: Emulator) -> None:
     machine = create()
     emulator.set(commit_fail=True)
     with pytest.raises(errors.ProviderError) as caught:
@@ -227,22 +229,22 @@ def test_a_commit_that_fails(emulator: Emulator) -> None:
     assert vers.find_commits(machine.id, "x") == []
 
 
-def test_a_rate_limit(emulator: Emulator) -> None:
+def test_rate_limited_requests_are_repeated(emulator: Emulator) -> None:
     emulator.fail("new_root", status=429, times=1)
     assert vers.create(SMALL).id in ids(emulator)
     assert len(ids(emulator)) == 1
 
 
-def test_a_crowd_that_is_put_off(emulator: Emulator) -> None:
+def test_many_rate_limited_callers_all_succeed(emulator: Emulator) -> None:
     emulator.set(requests_per_second=4.0)
     made: list[str] = []
-    put_off: list[errors.RateLimited] = []
+    delayed: list[errors.RateLimited] = []
 
     def ask(number: int) -> None:
         try:
             made.append(vers.create(Spec(name=f"m{number}", vcpus=1)).id)
         except errors.RateLimited as error:
-            put_off.append(error)
+            delayed.append(error)
         connections.close_all()
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
@@ -251,9 +253,9 @@ def test_a_crowd_that_is_put_off(emulator: Emulator) -> None:
     for thread in threads:
         thread.join()
     emulator.clear_faults()
-    assert len(made) + len(put_off) == 8
+    assert len(made) + len(delayed) == 8
     assert len(made) >= 4
-    assert all(error.retry for error in put_off)
+    assert all(error.retry for error in delayed)
     assert set(made) == ids(emulator)
     assert [each for each in emulator.requests() if each["status"] == 429]
 
@@ -269,7 +271,7 @@ READS: list[Callable[[str], object]] = [
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_reads_survive_what_passes(emulator: Emulator, status: int) -> None:
+def test_reads_survive_temporary_errors(emulator: Emulator, status: int) -> None:
     emulator.set(retry_after_s=0)
     machine = create()
     for read in READS:
@@ -278,7 +280,7 @@ def test_reads_survive_what_passes(emulator: Emulator, status: int) -> None:
     assert not [each for each in emulator.state_of_platform()["faults"] if each["times"] > 0]
 
 
-def test_words_for_pausing(emulator: Emulator) -> None:
+def test_all_states_for_pausing_are_supported(emulator: Emulator) -> None:
     machine = create()
     for words in ("paused", "both"):
         emulator.set(state_write_enum=words)
@@ -293,7 +295,7 @@ def test_words_for_pausing(emulator: Emulator) -> None:
         vers.login(machine.id, fresh=True)
 
 
-def test_a_paused_vm_that_cannot_be_deleted(emulator: Emulator) -> None:
+def test_paused_vm_is_resumed_before_deletion(emulator: Emulator) -> None:
     emulator.set(delete_paused=False)
     machine = create()
     vers.pause(machine.id)
@@ -301,7 +303,7 @@ def test_a_paused_vm_that_cannot_be_deleted(emulator: Emulator) -> None:
     assert ids(emulator) == set()
 
 
-def test_a_dead_vm(emulator: Emulator) -> None:
+def test_dead_vm_is_reported_as_such(emulator: Emulator) -> None:
     machine = create()
     emulator.crash(machine.id)
     until(lambda: vers.state(machine.id).state is MachineState.STOPPED)
@@ -309,12 +311,12 @@ def test_a_dead_vm(emulator: Emulator) -> None:
         connect_machine(vers, machine.id, 5)
 
 
-# -- answers that are lost -----------------------------------------------------------------------
+# -- lost responses ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("done", [True, False])
 @pytest.mark.parametrize("labels_in_vm", [True, False])
-def test_a_lost_answer_to_a_creation_is_looked_up(
+def test_creation_with_a_lost_response_is_found(
     emulator: Emulator, done: bool, labels_in_vm: bool
 ) -> None:
     emulator.set(labels_in_vm=labels_in_vm)
@@ -336,7 +338,7 @@ def test_a_lost_answer_to_a_creation_is_looked_up(
 
 @pytest.mark.parametrize("done", [True, False])
 @pytest.mark.parametrize("labels_in_vm", [True, False])
-def test_a_lost_answer_to_a_restore_is_looked_up(
+def test_restore_with_a_lost_response_is_found(
     emulator: Emulator, done: bool, labels_in_vm: bool
 ) -> None:
     emulator.set(labels_in_vm=labels_in_vm)
@@ -361,7 +363,9 @@ def test_a_lost_answer_to_a_restore_is_looked_up(
         assert other.id not in {each.id for each in vers.find_created(spec, began, known)}
 
 
-def test_an_answer_that_takes_too_long(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_response_after_the_timeout_is_handled(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     began = datetime.now(UTC)
     monkeypatch.setattr(http, "SLOW_SECONDS", 0.3)
     emulator.fail("new_root", status=503, done=True, after_s=1.0)
@@ -370,7 +374,7 @@ def test_an_answer_that_takes_too_long(emulator: Emulator, monkeypatch: pytest.M
     assert len(until(lambda: vers.find_created(SMALL, began, NOTHING))) == 1
 
 
-def test_other_lost_answers(emulator: Emulator) -> None:
+def test_other_lost_responses_are_resolved(emulator: Emulator) -> None:
     machine = create()
     lost = {"status": 503, "done": True}
     emulator.fail("state", **lost)
@@ -394,7 +398,7 @@ def test_other_lost_answers(emulator: Emulator) -> None:
     assert machine.id not in ids(emulator)
 
 
-def test_a_list_that_leaves_one_out_does_not_make_it_gone(emulator: Emulator) -> None:
+def test_vm_missing_in_a_list_is_not_taken_for_deleted(emulator: Emulator) -> None:
     machine = create()
     emulator.set(list_gap=1, list_gap_vm=machine.id)
     assert vers.list() == []
@@ -405,32 +409,32 @@ def test_a_list_that_leaves_one_out_does_not_make_it_gone(emulator: Emulator) ->
     assert ids(emulator) == {machine.id}
 
 
-# -- the way to them -----------------------------------------------------------------------------
+# -- connections ---------------------------------------------------------------------------------
 
 
-def test_a_connection_that_is_cut(emulator: Emulator) -> None:
+def test_aborted_connection_is_reported(emulator: Emulator) -> None:
     machine = create()
     with connect_machine(vers, machine.id) as shell:
-        threading.Timer(0.5, emulator.cut, (machine.id,)).start()
+        threading.Timer(0.5, emulator.cut_connections, (machine.id,)).start()
         with pytest.raises(errors.ShellUnavailable):
             shell.run("sleep 30", timeout=25)
-    assert say(machine.id, "echo back") == "back"
+    assert run_command(machine.id, "echo back") == "back"
 
 
-def test_a_gateway_that_lets_nobody_through(emulator: Emulator) -> None:
+def test_unreachable_gateway_is_reported(emulator: Emulator) -> None:
     machine = create()
     emulator.set(ssh_cut=True)
     with pytest.raises(errors.ShellUnavailable):
         connect_machine(vers, machine.id, 5)
     emulator.clear_faults()
-    assert say(machine.id, "echo back") == "back"
+    assert run_command(machine.id, "echo back") == "back"
 
 
-def test_a_frozen_vm_does_not_hold_us(emulator: Emulator) -> None:
+def test_command_in_a_frozen_vm_times_out(emulator: Emulator) -> None:
     machine = create()
     with connect_machine(vers, machine.id) as shell:
         vers.pause(machine.id)
         with pytest.raises(errors.ShellUnavailable):
             shell.run("echo never", timeout=1)
     vers.resume(machine.id)
-    assert say(machine.id, "echo back") == "back"
+    assert run_command(machine.id, "echo back") == "back"

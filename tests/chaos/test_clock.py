@@ -46,7 +46,7 @@ def health(stack: Stack) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(400)
-def test_ticks_go_on_and_nobody_is_called_idle_or_silent(stack: Stack, shift: Path) -> None:
+def test_clock_change_stops_no_tick_and_makes_no_vm_silent(stack: Stack, shift: Path) -> None:
     stack.create("ada", idleLimitMinutes=10)
     body = {"id": "box", "name": "box", "role": "worker", "address": "h", "registeredBy": "t"}
     assert stack.client.post("/registry/vms", json=body).status_code == 201
@@ -55,7 +55,7 @@ def test_ticks_go_on_and_nobody_is_called_idle_or_silent(stack: Stack, shift: Pa
     for seconds in (DAY, 0, -180):
         shift.write_text(str(seconds))
         # Heartbeats use the new clock, and everything recovers within two minutes.
-        until(partial(_beats_at, stack, seconds), 60)
+        until(partial(_heartbeat_times, stack, seconds), 60)
         until(lambda: _is_well(stack), 120)
         assert stack.client.get("/registry/vms/box").json()["liveness"] != "silent"
     assert stack.send("ada", "hello").status_code == 200
@@ -63,7 +63,7 @@ def test_ticks_go_on_and_nobody_is_called_idle_or_silent(stack: Stack, shift: Pa
     assert "echo: hello" in stack.texts("ada")
 
 
-def _beats_at(stack: Stack, shift: int) -> bool:
+def _heartbeat_times(stack: Stack, shift: int) -> bool:
     stack.client.post("/registry/vms/box/heartbeat")
     seen = datetime.fromisoformat(stack.client.get("/registry/vms/box").json()["lastSeen"])
     _is_well(stack)

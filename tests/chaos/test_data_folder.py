@@ -51,7 +51,7 @@ def start(stack: Stack, **env: str) -> None:
         (stack.run / stale).unlink(missing_ok=True)
     for name in PARTS:
         stack.start(name)
-    until(stack.answers, 60)
+    until(stack.is_responding, 60)
     until(lambda: stack.health()["follower"]["ageSeconds"] < 5, 60)
 
 

@@ -86,7 +86,7 @@ def stopped(stack: Stack, name: str) -> Iterator[None]:
     "part",
     ["redis", "worker", *(pytest.param(each, marks=pytest.mark.thorough) for each in PUBLIC)],
 )
-def test_frozen_parts_lose_no_work(stack: Stack, part: str, seconds: float) -> None:
+def test_frozen_processes_lose_no_work(stack: Stack, part: str, seconds: float) -> None:
     before = {name: len(stack.texts(name)) for name in CREW}
     for name in CREW:
         stack.send(name, f"TOKENS {WORDS} {RATE}").raise_for_status()
@@ -137,7 +137,7 @@ def test_running_lieutenants_are_restarted_after_a_reboot(stack: Stack) -> None:
 
     for name in ("redis", "web", "edge"):
         stack.start(name)
-    until(stack.answers, 60)
+    until(stack.is_responding, 60)
     # The worker is still frozen; messages are stored.
     kept = stack.client.post(f"{LIEUTENANTS}/ada/send", json={"message": "kept"})
     with sampling(stack) as sampler:

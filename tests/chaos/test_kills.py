@@ -17,7 +17,7 @@ WORDS, RATE = 400, 20
 CREW = [f"lt-{number}" for number in range(10)]
 
 
-def story(words: int = WORDS) -> str:
+def number_story(words: int = WORDS) -> str:
     """Return the stand-in's answer to `TOKENS <words> …`."""
     return " ".join(f"w{number}" for number in range(words))
 
@@ -30,13 +30,13 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
         yield running
 
 
-def check_stories(stack: Stack, each: int = 1) -> None:
+def check_transcripts(stack: Stack, each: int = 1) -> None:
     """Check that every story was told once, in order, completely and without duplicates."""
     for name in CREW:
         stack.wait_idle(name)
         entries = stack.transcript(name)
         told = [entry["text"].strip() for entry in entries if entry["kind"] == "text"]
-        assert told == [story()] * each, name
+        assert told == [number_story()] * each, name
         assert all(entry["final"] for entry in entries)
         ids = [entry["id"] for entry in entries]
         assert ids == sorted(set(ids))
@@ -54,7 +54,7 @@ def test_repeatedly_killed_worker_loses_nothing(stack: Stack, times: int) -> Non
         pause(chance.uniform(0.1, 2.5))
         stack.kill("worker")
         stack.start("worker")
-    check_stories(stack)
+    check_transcripts(stack)
 
 
 @pytest.mark.thorough
@@ -72,7 +72,7 @@ def test_redis_is_killed_and_emptied(stack: Stack) -> None:
         stack.start("redis")
     for name in CREW[1:]:
         stack.wait_idle(name)
-        assert [text.strip() for text in stack.texts(name)] == [story()]
+        assert [text.strip() for text in stack.texts(name)] == [number_story()]
     stack.wait_idle(CREW[0])
     assert stack.texts(CREW[0], "user").count("during the outage") == 5
     until(lambda: stack.health()["worker"]["ok"], 60)
@@ -111,7 +111,7 @@ def test_edge_and_web_are_killed_while_messages_are_posted(stack: Stack) -> None
             stack.kill(name)
             pause(chance.uniform(0.0, 0.3))
             stack.start(name)
-            until(stack.answers, 30)
+            until(stack.is_responding, 30)
         running = False
         posting.result(60)
 
@@ -135,5 +135,5 @@ def test_full_restart_during_work_loses_nothing(stack: Stack) -> None:
     pause(2)
     for name in ("redis", "web", "edge", "worker", "beat"):
         stack.start(name)
-    until(stack.answers, 30)
-    check_stories(stack)
+    until(stack.is_responding, 30)
+    check_transcripts(stack)

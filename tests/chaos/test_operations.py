@@ -89,7 +89,7 @@ def test_jobs_survive_a_killed_worker_and_an_emptied_redis(stack: Stack) -> None
 
 
 @pytest.mark.timeout(120)
-def test_beat_and_workers_fire_rules(stack: Stack) -> None:
+def test_rules_are_executed_by_beat_and_workers(stack: Stack) -> None:
     seen = {"name": "greeter", "event": "vm-registered", "action": "note", "text": "welcome"}
     post(stack, "/registry/rules", **seen, enabled=True)
     body = {"id": "new", "name": "new", "role": "worker", "address": "::1", "registeredBy": "t"}

@@ -54,7 +54,7 @@ def agents_of(lieutenant_id: str) -> list[int]:
     return found
 
 
-def told(stack: Stack, name: str, text: str) -> bool:
+def messages(stack: Stack, name: str, text: str) -> bool:
     return stack.texts(name) == [text]
 
 
@@ -68,7 +68,7 @@ def test_lost_host_is_detected_and_taken_over(two: tuple[Stack, Stack], address:
     # From either host; each agent has one process.
     for stack, name in ((second, "neo"), (first, "trinity")):
         assert stack.send(name, "hello").status_code == 200
-        until(partial(told, stack, name, "echo: hello"), 30)
+        until(partial(messages, stack, name, "echo: hello"), 30)
         stack.wait_idle(name)
     agents = agents_of(neo)
     assert len(agents) == 1

@@ -40,7 +40,7 @@ MEMBER = {
 
 
 class EarlierStack(Stack):
-    """The processes of that version, started as in its README."""
+    """The processes of an earlier version, started as its README says."""
 
     def __init__(self, folder: Path, *others: Any, **env: str) -> None:
         super().__init__(folder, *others, **env)
@@ -60,7 +60,7 @@ class EarlierStack(Stack):
 
 
 class EarlierBootStack(BootStack, EarlierStack):
-    """The same at an address that the VMs of an emulated platform can reach."""
+    """An earlier version at an address that the emulator's VMs can reach."""
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def agents() -> Iterator[dict[str, list[int]]]:
             continue
 
 
-def fill(stack: Stack, agents: dict[str, list[int]]) -> dict[str, Any]:
+def create_data(stack: Stack, agents: dict[str, list[int]]) -> dict[str, Any]:
     """Create one of each thing that must survive the upgrade."""
     api = stack.client
     for name in ("idle", "working", "paused"):
@@ -140,7 +140,7 @@ def test_a_data_folder_of_an_earlier_version_is_taken_over(
 ) -> None:
     EarlierStack.checkout = checkout
     with EarlierStack(tmp_path) as earlier:
-        before = fill(earlier, agents)
+        before = create_data(earlier, agents)
     assert all(map(is_alive, agents["idle"] + agents["working"]))
     assert not any(map(is_alive, agents["paused"]))
 
@@ -199,10 +199,10 @@ def test_a_vm_that_an_earlier_version_provisioned_stays_a_member(
         earlier.manage("shell", "-c", BARE)
         made = earlier.wait(earlier.provision("box", "bare")["id"])
         assert made["state"] == "done", earlier.log(made["id"])
-        steps = earlier.look(made["id"])["steps"]
+        steps = earlier.fetch(made["id"])["steps"]
 
     with BootStack(earlier.data.parent, emulator, port=str(earlier.port)) as stack:
-        found = stack.look(made["id"])
+        found = stack.fetch(made["id"])
         assert (found["state"], found["vmId"]) == ("done", made["vmId"])
         assert [(each["name"], each["state"]) for each in found["steps"]] == [
             (each["name"], each["state"]) for each in steps

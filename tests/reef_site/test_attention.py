@@ -21,7 +21,7 @@ from reef_site.accounts import signin_links
 from registry.models import VM
 from registry.rules.models import Firing
 from tests.lieutenants.rows import enlist
-from tests.vmtree.planted import heard_for_long, plant
+from tests.vmtree.planted import plant, set_long_uptime
 
 pytestmark = pytest.mark.django_db
 
@@ -33,18 +33,20 @@ def operator() -> Client:
     return client
 
 
-def ago(minutes: float) -> datetime:
+def minutes_ago(minutes: float) -> datetime:
     return timezone.now() - timedelta(minutes=minutes)
 
 
-def failed(name: str, minutes: float, error: str = "exit code 137") -> Lieutenant:
-    return enlist(name, Status.ERROR, error=error, status_since=ago(minutes))
+def create_failed(name: str, minutes: float, error: str = "exit code 137") -> Lieutenant:
+    return enlist(name, Status.ERROR, error=error, status_since=minutes_ago(minutes))
 
 
-def silent(vm_id: str, minutes: float) -> None:
-    vm = VM(id=vm_id, name=vm_id, role="worker", registered_by="tests", last_seen=ago(minutes))
+def create_silent(vm_id: str, minutes: float) -> None:
+    vm = VM(
+        id=vm_id, name=vm_id, role="worker", registered_by="tests", last_seen=minutes_ago(minutes)
+    )
     vm.seen(vm.last_seen, status="running")
-    vm.late_after = vm.silent_after = ago(minutes)
+    vm.late_after = vm.silent_after = minutes_ago(minutes)
     vm.save()
 
 
@@ -73,15 +75,15 @@ def press_seen(client: Client, name: str) -> None:
 
 
 def test_list_contains_all_kinds_newest_first(operator: Client) -> None:
-    heard_for_long()
-    failed("ada", 60)
-    stall = {"last_activity_at": ago(5), "waiting_for": "the model"}
-    enlist("dora", Status.WORKING, status_since=ago(50), **stall)
-    enlist("carl", trouble="400 the provider refuses", status_since=ago(24))
-    silent("box-1", 12)
+    set_long_uptime()
+    create_failed("ada", 60)
+    stall = {"last_activity_at": minutes_ago(5), "waiting_for": "the model"}
+    enlist("dora", Status.WORKING, status_since=minutes_ago(50), **stall)
+    enlist("carl", trouble="400 the provider refuses", status_since=minutes_ago(24))
+    create_silent("box-1", 12)
     boot = {"profile": "full", "provider": "vers", "actor": "tests", "state": "failed"}
     Provisioning.objects.create(
-        name="boot-1", reason="commit not found", state_since=ago(8), **boot
+        name="boot-1", reason="commit not found", state_since=minutes_ago(8), **boot
     )
     Finding.objects.create(
         kind="unknown",
@@ -89,17 +91,17 @@ def test_list_contains_all_kinds_newest_first(operator: Client) -> None:
         machine_id="m-1",
         text="nobody knows it",
         proposal="delete",
-        found_at=ago(3),
+        found_at=minutes_ago(3),
     )
     Firing.objects.create(
         rule_name="call us",
         event="vm-silent",
         action="webhook",
         subject="box-9",
-        cause_at=ago(2),
+        cause_at=minutes_ago(2),
         state="failed",
         outcome="404 from the webhook",
-        ended_at=ago(1),
+        ended_at=minutes_ago(1),
     )
     shown = panel(operator)
     order = ["call us", "m-1", "dora", "boot-1", "box-1", "carl", "ada"]
@@ -117,8 +119,8 @@ def test_list_contains_all_kinds_newest_first(operator: Client) -> None:
 
 def test_old_errors_do_not_hide_new_ones(operator: Client) -> None:
     for number in range(30):
-        failed(f"old-{number}", 1000 + number)
-    failed("new", 1, error="no such model")
+        create_failed(f"old-{number}", 1000 + number)
+    create_failed("new", 1, error="no such model")
     shown = panel(operator)
     assert "Needs attention 31" in shown
     assert shown.index("no such model") < shown.index("30 ×")
@@ -126,21 +128,21 @@ def test_old_errors_do_not_hide_new_ones(operator: Client) -> None:
 
 
 def test_dismissed_item_returns_with_another_cause(operator: Client) -> None:
-    ada = failed("ada", 10)
+    ada = create_failed("ada", 10)
     press_seen(operator, "ada")
     assert "ada" not in panel(operator)
     assert "1 seen" in panel(operator)
     assert "seen by operator" in panel(operator, "?seen").replace(signin_links.OPERATOR, "operator")
-    Lieutenant.objects.filter(pk=ada.pk).update(status_since=ago(0))
+    Lieutenant.objects.filter(pk=ada.pk).update(status_since=minutes_ago(0))
     assert "ada" in panel(operator)
 
 
 def test_dismissed_group_returns_only_with_newer_items(operator: Client) -> None:
     for number in range(5):
-        failed(f"old-{number}", 100 + number)
+        create_failed(f"old-{number}", 100 + number)
     press_seen(operator, "all 5")
     assert "5 seen" in panel(operator)
-    failed("fresh", 1)
+    create_failed("fresh", 1)
     shown = panel(operator)
     assert "Needs attention 1 " in shown
     assert "fresh" in shown
@@ -149,8 +151,10 @@ def test_dismissed_group_returns_only_with_newer_items(operator: Client) -> None
 
 def test_thousands_of_silent_vms_are_one_row(operator: Client) -> None:
     plant(5000)
-    VM.objects.filter(status="running").update(late_after=ago(9), silent_after=ago(9))
-    silent("latest", 2)
+    VM.objects.filter(status="running").update(
+        late_after=minutes_ago(9), silent_after=minutes_ago(9)
+    )
+    create_silent("latest", 2)
     operator.get("/parts/")
     began = time.monotonic()
     with CaptureQueriesContext(connection) as seen:
@@ -160,24 +164,24 @@ def test_thousands_of_silent_vms_are_one_row(operator: Client) -> None:
     assert "4,991 × silent newest 2 min ago latest and others" in shown
     press_seen(operator, "all 4,991")
     assert "Needs attention 0 Nothing new. 4,991 seen" in panel(operator)
-    silent("later", 1)
+    create_silent("later", 1)
     assert "later" in panel(operator)
     assert "Needs attention 1 " in panel(operator)
 
 
-def test_the_number_of_statements_does_not_grow(operator: Client) -> None:
+def test_number_of_statements_does_not_grow(operator: Client) -> None:
     def statements() -> int:
         with CaptureQueriesContext(connection) as seen:
             operator.get("/parts/")
         return len(seen)
 
-    failed("one", 5)
-    silent("box", 5)
+    create_failed("one", 5)
+    create_silent("box", 5)
     operator.get("/parts/")
     few = statements()
     for number in range(40):
-        failed(f"more-{number}", 5, error=f"error {number}")
-        silent(f"box-{number}", 5)
+        create_failed(f"more-{number}", 5, error=f"error {number}")
+        create_silent(f"box-{number}", 5)
     assert statements() == few
 
 
@@ -194,7 +198,9 @@ def test_the_number_of_statements_does_not_grow(operator: Client) -> None:
         ),
     ],
 )
-def test_wrong_fields_are_refused(operator: Client, fields: dict[str, str], problem: str) -> None:
+def test_invalid_fields_are_rejected(
+    operator: Client, fields: dict[str, str], problem: str
+) -> None:
     answer = operator.post("/attention/seen", fields)
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(problem)
@@ -203,7 +209,7 @@ def test_wrong_fields_are_refused(operator: Client, fields: dict[str, str], prob
 def test_read_only_accounts_cannot_dismiss() -> None:
     client = Client()
     client.force_login(User.objects.create_user("viola"))
-    failed("ada", 10)
+    create_failed("ada", 10)
     assert "ada" in panel(client)
     assert "Seen" not in panel(client)
     fields = {"kind": "lieutenant", "subject": "x", "cause": "y"}

@@ -70,7 +70,7 @@ def test_a_body_of_17_mb_is_refused(stack: Stack) -> None:
 
     assert answer.status_code == 413
     assert answer.json() == {"error": f"body: more than {16 << 20} bytes"}
-    assert stack.answers()
+    assert stack.is_responding()
 
 
 def test_a_chunked_body_is_bounded_too(stack: Stack) -> None:
@@ -95,7 +95,7 @@ def test_a_chunked_body_arrives_whole(stack: Stack) -> None:
     assert (answer.status_code, answer.json()["name"]) == (201, "chunked")
 
 
-def test_slow_bodies_delay_nobody(stack: Stack) -> None:
+def test_slow_bodies_do_not_delay_others(stack: Stack) -> None:
     head = request(f"POST {LIEUTENANTS} HTTP/1.1", "Content-Length: 100", body="{")
     slow = [socket.create_connection(("127.0.0.1", stack.port)) for _ in range(8)]
     try:
@@ -110,7 +110,7 @@ def test_slow_bodies_delay_nobody(stack: Stack) -> None:
             connection.close()
 
 
-def test_a_body_that_never_comes_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_body_that_never_arrives_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_bodies, "BODY_PAUSE_SECONDS", 0.05)
 
     monkeypatch.setattr(request_bodies, "LINGER_SECONDS", 0.05)
@@ -156,12 +156,12 @@ async def _ask_alone(receive: request_bodies.Receive) -> list[Any]:
     headers = [(b"host", b"localhost"), (b"content-length", b"1000")]
     scope = {"type": "http", "method": "POST", "path": LIEUTENANTS, "headers": headers}
     app = server.Edge()
-    app._credentials = AllGood()
+    app._credentials = AcceptAllCredentials()
     await app({**scope, "query_string": b""}, receive, send)
     return sent
 
 
-class AllGood:
+class AcceptAllCredentials:
     """Stand-in that accepts all credentials."""
 
     async def body_limit(self, scope: request_bodies.Scope) -> request_bodies.BodyLimit:
@@ -249,7 +249,7 @@ def test_files_are_sent_as_fast_as_the_client_reads(
     async def send(event: request_bodies.Event) -> None:
         sent.append(event)
 
-    # A name is a name: nothing outside of the folder is sent.
+    # Only files inside of the folder are sent.
     for name in ("vms-x.sqlite", "..%2Fsnapshots/vms-x.sqlite"):
         sent.clear()
         asyncio.run(file_offload.send_file(name, [(b"content-length", b"0")], send))
@@ -263,11 +263,11 @@ def test_files_are_sent_as_fast_as_the_client_reads(
     assert sent == []
 
 
-def test_hosts_that_are_not_ours_are_refused(stack: Stack) -> None:
+def test_unknown_hosts_are_refused(stack: Stack) -> None:
     refused = raw(stack, request("GET /signin/ HTTP/1.1", host="evil.example"))
     assert refused[0] == 400
     assert b"REEF_ALLOWED_HOSTS" in refused[1]
-    # A stranger's curiosity is no trouble of ours.
+    # Such requests are not logged as errors.
     assert "evil.example" not in (stack.data / "web.log").read_text()
     assert raw(stack, request("GET /signin/ HTTP/1.1", host="localhost"))[0] == 200
 
@@ -285,7 +285,7 @@ def test_invalid_requests_are_refused(stack: Stack) -> None:
     assert raw(stack, request("GET /a b HTTP/1.1"))[0] == 400
     assert raw(stack, request("POST /health HTTP/1.1", "Content-Length: -1"))[0] == 400
     assert raw(stack, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")[0] == 400
-    assert stack.answers()
+    assert stack.is_responding()
 
 
 def test_blanks_around_the_values_of_headers_do_not_count(stack: Stack) -> None:
@@ -307,7 +307,7 @@ def test_endless_headers_are_cut_off(stack: Stack) -> None:
                 connection.sendall(b"GET /health HTTP/1.1\r\n" + endless)
             with contextlib.suppress(ConnectionResetError):
                 assert connection.recv(12) in (b"HTTP/1.1 431", b"")
-    # A large body right behind a head does not count.
+    # A large body directly after the headers does not count as headers.
     body = "x" * (1 << 18)
     whole = request("POST /health HTTP/1.1", f"Content-Length: {len(body)}", body=body)
     assert raw(stack, whole)[0] == 405
@@ -317,7 +317,7 @@ def test_old_clients_without_a_host(stack: Stack) -> None:
     assert raw(stack, request("GET /health HTTP/1.0", host=None))[0] == 200
 
 
-def test_odd_paths(stack: Stack) -> None:
+def test_unusual_paths_are_forwarded(stack: Stack) -> None:
     for path in ("/%ff", "//lieutenant/lieutenants", "/%00", "/%zz", "/%2e%2e/etc", "/a%0d%0aX:1"):
         status, body = raw(stack, request(f"GET {path} HTTP/1.1"))
         assert (status, body) == (404, b'{"error":"not found"}'), path
@@ -325,7 +325,7 @@ def test_odd_paths(stack: Stack) -> None:
     assert raw(stack, request(name)) == (404, b'{"error":"not found"}')
 
 
-# -- answers -----------------------------------------------------------------------------------
+# -- responses ---------------------------------------------------------------------------------
 
 
 def test_head_has_the_headers_of_get(stack: Stack) -> None:
@@ -340,7 +340,7 @@ def test_an_unchanged_file_is_a_304_without_a_body(stack: Stack) -> None:
     got = stack.client.get(f"{settings.STATIC_URL}reef/base.css")
     since = {"If-Modified-Since": got.headers["last-modified"]}
 
-    # Twice on one connection: a body where none belongs would spoil the second.
+    # Twice on one connection: an unexpected body would break the second response.
     with httpx.Client(base_url=stack.client.base_url, headers=since) as client:
         for _ in range(2):
             again = client.get(f"{settings.STATIC_URL}reef/base.css")
@@ -354,14 +354,14 @@ def test_multiple_cookies_are_kept(stack: Stack) -> None:
 
     assert answer.status_code == 302
     names = [cookie.split("=")[0] for cookie in answer.headers.get_list("set-cookie")]
-    # Each reef has names of its own.
+    # Each reef has its own cookie names.
     assert sorted(name[: name.rindex("-")] for name in names) == ["reef-csrf", "reef-session"]
 
 
 # -- waiting -----------------------------------------------------------------------------------
 
 
-def test_wait_answers_with_the_state_after_the_start(stack: Stack) -> None:
+def test_wait_returns_the_state_after_the_start(stack: Stack) -> None:
     body = {"name": "waiter", "role": "tests", "local": True}
 
     at_once = stack.client.post(f"{LIEUTENANTS}", json={**body, "name": "hasty"})
@@ -372,10 +372,10 @@ def test_wait_answers_with_the_state_after_the_start(stack: Stack) -> None:
     assert "reef-wait" not in waited.headers
 
 
-def test_wait_answers_with_the_reason_of_a_failed_start(stack: Stack) -> None:
+def test_wait_returns_the_reason_of_a_failed_start(stack: Stack) -> None:
     body = {"name": "nowhere", "role": "tests", "folder": str(stack.data.parent / "gone")}
     Path(body["folder"]).mkdir()
-    # Agents of a reef that root runs have users of their own; a group may let them in.
+    # Agents of a reef that root runs have their own users; a group may grant access.
     os.chown(body["folder"], -1, 4242 if os.geteuid() == 0 else -1)
     Path(body["folder"]).chmod(0o2770)
     created = stack.client.post(LIEUTENANTS, json=body)
@@ -392,7 +392,7 @@ def test_wait_answers_with_the_reason_of_a_failed_start(stack: Stack) -> None:
     assert "could not be started" in facts["error"]
 
 
-def test_pause_answers_when_the_process_is_gone(stack: Stack) -> None:
+def test_pause_responds_when_the_process_has_ended(stack: Stack) -> None:
     stack.create("pausing")
     (keeper,) = [
         json.loads(path.read_text())
@@ -416,7 +416,7 @@ def _alive(pid: int) -> bool:
     return True
 
 
-# -- web is away -------------------------------------------------------------------------------
+# -- web is not running --------------------------------------------------------------------------
 
 
 def test_edge_reports_missing_web_and_recovers(stack: Stack) -> None:
@@ -428,10 +428,10 @@ def test_edge_reports_missing_web_and_recovers(stack: Stack) -> None:
             assert "web process is not there; nothing was done" in answer.json()["error"]
     finally:
         stack.start("web")
-    until(stack.answers, 30)
+    until(stack.is_responding, 30)
 
 
-def test_a_request_in_the_gap_of_a_restart_is_answered(stack: Stack) -> None:
+def test_request_during_a_restart_of_web_succeeds(stack: Stack) -> None:
     """The edge retries connecting for a while, since an unsent request cannot be repeated."""
     stack.kill("web")
     answers: list[int] = []
@@ -443,7 +443,7 @@ def test_a_request_in_the_gap_of_a_restart_is_answered(stack: Stack) -> None:
     asking.join(20)
 
     assert answers in ([200], [502])
-    until(stack.answers, 30)
+    until(stack.is_responding, 30)
 
 
 def test_truncated_web_response_closes_connection(stack: Stack) -> None:
@@ -455,14 +455,14 @@ def test_truncated_web_response_closes_connection(stack: Stack) -> None:
         target=lambda: answers.append(stack.client.post(f"{LIEUTENANTS}/destroy-all"))
     )
     asking.start()
-    time.sleep(0.3)  # The request is on its way; nothing shows when it has been written.
+    time.sleep(0.3)  # The request was sent; there is no sign of when it is written.
     stack.kill("web")
     stack.start("web")
     asking.join(30)
 
     assert answers[0].status_code == 502
     assert "look before you repeat" in answers[0].json()["error"]
-    until(stack.answers, 30)
+    until(stack.is_responding, 30)
 
 
 def test_streams_and_waits_end_quietly_when_the_edge_stops(stack: Stack) -> None:
@@ -476,7 +476,7 @@ def test_streams_and_waits_end_quietly_when_the_edge_stops(stack: Stack) -> None
         streams = [listing.iter_raw(), transcript.iter_raw()]
         assert all(next(each) for each in streams)
         stack.processes["edge"].send_signal(signal.SIGTERM)
-        # An end that is none would be an httpx.RemoteProtocolError.
+        # An incomplete end would be an httpx.RemoteProtocolError.
         for each in streams:
             list(each)
     assert stack.processes["edge"].wait(10) in (0, -signal.SIGTERM)
@@ -484,7 +484,7 @@ def test_streams_and_waits_end_quietly_when_the_edge_stops(stack: Stack) -> None
     assert "Exception" not in said
     assert "ERROR" not in said
     stack.start("edge")
-    until(stack.answers, 30)
+    until(stack.is_responding, 30)
 
 
 # -- few open files ------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def temporary_bytes(stack: Stack) -> int:
     return total
 
 
-# -- who may send a body -----------------------------------------------------------------------
+# -- permissions -------------------------------------------------------------------------------
 
 
 ANYWHERE = [LIEUTENANTS, HEARTBEATS, "/registry/vms/x/heartbeat", "/lieutenants/", "/vm-tree/vms"]
@@ -109,7 +109,7 @@ def test_anonymous_bodies_use_no_memory(stack: Stack, path: str, headers: dict[s
                     connection.sendall(b"x" * MIB)
             most = max(most, bytes_held(stack))
             on_disk = max(on_disk, temporary_bytes(stack))
-        assert stack.answers()
+        assert stack.is_responding()
         most = max(most, bytes_held(stack))
     finally:
         for connection in connections:
@@ -139,7 +139,7 @@ def test_bodies_with_a_token_use_limited_memory(stack: Stack) -> None:
                 assert b"retry-after" in answer_head.lower()
                 assert "try again soon" in json.loads(body)["error"]
                 refused += 1
-        # Small bodies have a share of their own.
+        # Small bodies have a separate budget.
         assert stack.client.post(HEARTBEATS, json={"ids": ["x"]}).status_code == 200
     finally:
         for connection in connections:
@@ -165,14 +165,14 @@ def test_100_continue_follows_valid_credentials(stack: Stack) -> None:
             assert answer_to(connection)[0] in (200, 400)
 
 
-def test_a_node_token_is_good_until_it_is_revoked(stack: Stack) -> None:
+def test_node_token_is_valid_until_it_is_revoked(stack: Stack) -> None:
     stack.client.post("/vm-tree/vms", json={"name": "n", "category": "swarm_vm", "vmId": "n-1"})
     issued = stack.client.post("/vm-tree/vms/n-1/token")
     assert issued.status_code in (200, 201), issued.text
     node = bearer(issued.json()["token"])
     url = f"{stack.client.base_url}{HEARTBEATS}"
 
-    # Spaces are as good as any other body of this size.
+    # The content of the body does not matter.
     assert httpx.post(url, content=b" " * 70_000 + b'{"ids":[]}', headers=node).status_code == 200
     stack.client.delete("/vm-tree/vms/n-1/token")
     with connect(stack) as connection:
@@ -187,7 +187,7 @@ def signed_in(stack: Stack) -> httpx.Client:
     return client
 
 
-def test_a_session_is_good_until_its_end(stack: Stack) -> None:
+def test_session_is_valid_until_its_end(stack: Stack) -> None:
     with contextlib.closing(signed_in(stack)) as client:
         token = next(value for name, value in client.cookies.items() if "csrf" in name)
         form = {"csrfmiddlewaretoken": token, "name": "x" * 200_000}
@@ -227,7 +227,7 @@ def test_anonymous_chunked_body_is_not_read(stack: Stack) -> None:
         assert answer_to(connection)[0] == 401
 
 
-def test_credentials_in_a_trailer_never_count(stack: Stack) -> None:
+def test_credentials_in_a_trailer_are_ignored(stack: Stack) -> None:
     lines = f"POST {LIEUTENANTS} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     rest = f"2\r\n{{}}\r\n0\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
     for parts in ([lines + rest], [lines, rest], [lines + rest[:7], rest[7:]]):
@@ -250,7 +250,7 @@ def test_trailers_without_end_are_cut_off(stack: Stack) -> None:
             assert answer_to(connection)[0] == 431
 
 
-# -- a body that is not read disturbs nobody -----------------------------------------------------
+# -- unread bodies do not affect others -----------------------------------------------------------
 
 
 UNREAD = ["/vers-config/history/1/undo", f"{LIEUTENANTS}/nobody/resume", "/bootloader/token"]
@@ -283,7 +283,7 @@ def test_unread_bodies_do_not_affect_other_clients(stack: Stack) -> None:
 # -- limits for each address: without processes ---------------------------------------------------
 
 
-class AllGood:
+class AcceptAllCredentials:
     """Stand-in that accepts all credentials."""
 
     async def body_limit(self, scope: request_bodies.Scope) -> request_bodies.BodyLimit:
@@ -314,12 +314,12 @@ def _never() -> tuple[request_bodies.Receive, asyncio.Event]:
     return receive, ending
 
 
-def test_one_address_gets_a_part_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_address_gets_only_a_part_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_bodies, "LINGER_SECONDS", 0.05)
 
     async def play() -> dict[str, int]:
         app = server.Edge()
-        app._credentials = AllGood()
+        app._credentials = AcceptAllCredentials()
         app._budget = request_bodies.BodyBudget(total=1_000_000, per_address=150_000)
         receive, ending = _never()
         first = asyncio.create_task(_post(app, "192.0.2.1", receive))
@@ -346,8 +346,8 @@ def test_one_address_gets_a_part_of_the_budget(monkeypatch: pytest.MonkeyPatch) 
 # -- bodies without credentials --------------------------------------------------------------------
 
 
-class Anonymous:
-    """Stand-in that finds no credentials and allows everybody this size."""
+class NoCredentials:
+    """Stand-in that finds no credentials and allows bodies of this size."""
 
     async def body_limit(self, scope: request_bodies.Scope) -> request_bodies.BodyLimit:
         return request_bodies.BodyLimit(64 << 10, is_anonymous=True)
@@ -363,7 +363,7 @@ def test_anonymous_body_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def play() -> int:
         app = server.Edge()
-        app._credentials = Anonymous()
+        app._credentials = NoCredentials()
         status: int = (await _post(app, "192.0.2.1", trickle, length=60_000))[0]["status"]
         return status
 
@@ -372,25 +372,27 @@ def test_anonymous_body_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_bodies_without_credentials_have_a_budget_of_their_own(
+def test_bodies_without_credentials_have_a_separate_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(request_bodies, "LINGER_SECONDS", 0.05)
 
     async def play() -> list[int]:
         app = server.Edge()
-        app._credentials = Anonymous()
+        app._credentials = NoCredentials()
         app._anonymous_budget = request_bodies.BodyBudget(total=100_000, per_address=100_000)
         silent, ending = _never()
-        # A declared length alone takes nothing from others.
+        # A declared length does not reserve memory.
         waiting = [
             asyncio.create_task(_post(app, f"192.0.2.{n}", silent, length=60_000))
             for n in range(20)
         ]
         await asyncio.sleep(0)
-        first = asyncio.create_task(_post(app, "192.0.2.91", _begun(b"x" * 60_000, ending), 61_000))
+        first = asyncio.create_task(
+            _post(app, "192.0.2.91", _incomplete_body(b"x" * 60_000, ending), 61_000)
+        )
         await asyncio.sleep(0.01)
-        second = await _post(app, "192.0.2.92", _begun(b"x" * 60_000, ending), 61_000)
+        second = await _post(app, "192.0.2.92", _incomplete_body(b"x" * 60_000, ending), 61_000)
         assert app._budget._held == 0
         assert app._anonymous_budget._held == 60_000
         ending.set()
@@ -400,8 +402,8 @@ def test_bodies_without_credentials_have_a_budget_of_their_own(
     assert asyncio.run(play()) == [503, 0]
 
 
-def _begun(chunk: bytes, ending: asyncio.Event) -> request_bodies.Receive:
-    """Body of which only this part has arrived."""
+def _incomplete_body(chunk: bytes, ending: asyncio.Event) -> request_bodies.Receive:
+    """Return a body of which only this part arrives."""
     chunks = [chunk]
 
     async def receive() -> request_bodies.Event:

@@ -35,7 +35,7 @@ def ask(stack: Stack, request: str | bytes) -> tuple[int, dict[str, str], bytes]
         data = request if isinstance(request, bytes) else request.encode()
         connection.sendall(data)
         answer = b""
-        # A client that still sends may lose the end of the connection, not the answer.
+        # A client that is still sending may miss the end of the connection, but not the response.
         with contextlib.suppress(ConnectionResetError):
             while chunk := connection.recv(1 << 16):
                 answer += chunk
@@ -78,10 +78,10 @@ def test_malformed_requests_are_refused_in_json(stack: Stack, request_: str, sta
     assert got == status, body
     assert headers["content-type"] == "application/json"
     assert json.loads(body)["error"]
-    assert stack.answers()
+    assert stack.is_responding()
 
 
-def test_an_unknown_method_is_told_the_known_ones(stack: Stack) -> None:
+def test_response_to_an_unknown_method_lists_the_known_ones(stack: Stack) -> None:
     assert "POST" in ask(stack, lines("FOO / HTTP/1.1", HOST))[1]["allow"]
 
 
@@ -112,7 +112,7 @@ def test_two_authorization_headers_are_refused(stack: Stack, method: str, path: 
         )
 
 
-def test_a_stream_goes_on_after_a_number_only(stack: Stack) -> None:
+def test_stream_continues_only_after_a_number(stack: Stack) -> None:
     stack.create("told")
     path = f"{LIEUTENANTS}/told/stream"
     for wrong in ("abc", "-1", "", "1.5", "9" * 30, "٣"):
@@ -127,13 +127,13 @@ def test_a_stream_goes_on_after_a_number_only(stack: Stack) -> None:
     assert httpx.get(f"{stack.client.base_url}{path}?after=abc").status_code == 401
 
 
-def test_pipelined_requests_are_not_one_long_header(stack: Stack) -> None:
+def test_pipelined_requests_are_not_taken_for_one_long_header(stack: Stack) -> None:
     one = f"GET /health HTTP/1.1\r\n{HOST}\r\n\r\n".encode()
     many = one * 2000 + lines("GET /health HTTP/1.1", HOST).encode()
     with socket.create_connection(("127.0.0.1", stack.port), timeout=30) as connection:
         connection.sendall(many[: 1 << 17])
         got = b""
-        # As many as fitted.
+        # As many responses as fit.
         while got.count(b"HTTP/1.1 200") < 5:
             chunk = connection.recv(1 << 16)
             assert chunk
@@ -148,7 +148,7 @@ def test_connections_of_one_address_are_limited(stack: Stack) -> None:
         last = made[-1].recv(1 << 16)
         assert last.startswith(b"HTTP/1.1 429")
         assert b"too many connections from your address" in last
-        # Another address, though of the same machine, is another client.
+        # Another address of the same machine is another client.
         other = socket.create_connection(
             ("127.0.0.1", stack.port), timeout=10, source_address=("127.0.0.2", 0)
         )
@@ -158,10 +158,10 @@ def test_connections_of_one_address_are_limited(stack: Stack) -> None:
     finally:
         for connection in made:
             connection.close()
-    until(stack.answers)
+    until(stack.is_responding)
 
 
-def test_what_counts_as_one_address() -> None:
+def test_addresses_of_one_client_are_grouped() -> None:
     same = ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:0:1::")
     assert {client_addresses.client_key(each) for each in same} == {"2001:db8::/64"}
     assert client_addresses.client_key("::ffff:192.0.2.1") == "192.0.2.1"

@@ -124,7 +124,7 @@ def test_hardening_hides_a_process_and_its_new_files() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    # PR_GET_DUMPABLE is 0: /proc/<pid>/environ and its memory are root's.
+    # PR_GET_DUMPABLE is 0: only root can read /proc/<pid>/environ and its memory.
     assert done.stdout.split() == ["0", "0o77"]
 
 
@@ -213,9 +213,9 @@ def test_a_half_sent_body_ends_quietly(stack: Stack) -> None:
             f"POST /vm-tree/vms HTTP/1.1\r\nHost: localhost\r\nReef-Edge-Key: {edge_key(stack)}\r\n"
             f"Content-Length: 100000\r\n\r\n{{".encode()
         )
-    until(lambda: stack.answers())
+    until(lambda: stack.is_responding())
     for _ in range(4):
-        assert stack.answers()
+        assert stack.is_responding()
     assert b"Traceback" not in log.read_bytes()[before:]
 
 

@@ -19,7 +19,7 @@ QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
-SECONDS = 30_000  # of patience, in milliseconds
+SECONDS = 30_000  # limit for waiting, in milliseconds
 SECRET = "sk-test-0123456789-abcdefghij"
 PLANT = """
 from tests.versconfig.sshkeys import ED25519
@@ -36,13 +36,13 @@ put(build_change("REEF_SSH_AUTHORIZED_KEYS", ED25519 + "a" * 200), by="tests")
 
 
 class Pages(Stack):
-    """Only what pages need."""
+    """A reef with the processes that pages need."""
 
     def __enter__(self) -> Self:
         self.manage("migrate", "--verbosity", "0")
         for name in ("redis", "web", "edge"):
             self.start(name)
-        until(self.answers, 30)
+        until(self.is_responding, 30)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,7 +74,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(params=[pytest.param(1440, marks=pytest.mark.thorough), 390])
 def page(request: pytest.FixtureRequest, browser: Browser, stack: Pages) -> Iterator[Page]:
-    """A tab, wide or narrow, that must not complain."""
+    """Provide a page in a wide or narrow window; script errors and violations of the CSP fail the
+    test.
+    """
     expect.set_options(timeout=SECONDS)
     context = browser.new_context(
         viewport={"width": request.param, "height": 900}, base_url=f"http://127.0.0.1:{stack.port}"
@@ -94,7 +96,7 @@ def page(request: pytest.FixtureRequest, browser: Browser, stack: Pages) -> Iter
     assert not complaints
 
 
-def test_nothing_hangs_over_the_edge(page: Page) -> None:
+def test_pages_need_no_horizontal_scrolling(page: Page) -> None:
     for path in (
         *("", "?vm=ada", "history/", "REEF_AGENT_MODEL/?vm=ada", "REEF_SSH_AUTHORIZED_KEYS/"),
         *("ANTHROPIC_API_KEY/", "REEF_PROVISION_AT_ONCE/"),
@@ -104,7 +106,7 @@ def test_nothing_hangs_over_the_edge(page: Page) -> None:
         assert page.evaluate(wide) == 0, path
 
 
-def test_a_value_is_set_for_a_lieutenant_and_undone(page: Page) -> None:
+def test_value_is_set_for_a_lieutenant_and_undone(page: Page) -> None:
     page.goto("/config/")
     expect(page.get_by_text("~/.vers/keys.json: is not JSON").first).to_be_visible()
     page.get_by_role("searchbox").fill("ada")
@@ -129,7 +131,7 @@ def test_a_value_is_set_for_a_lieutenant_and_undone(page: Page) -> None:
     expect(page.locator(".chain .is-in-effect")).to_contain_text("subtree of root")
 
 
-def test_a_secret_is_typed_once_and_never_seen_again(page: Page, stack: Pages) -> None:
+def test_secret_is_never_shown_after_input(page: Page, stack: Pages) -> None:
     page.goto("/config/ANTHROPIC_API_KEY/")
     field = page.get_by_label("New value")
     assert field.get_attribute("type") == "password"

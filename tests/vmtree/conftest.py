@@ -1,4 +1,4 @@
-"""Fixtures of the tree's tests: both databases, a quick way to make nodes."""
+"""Fixtures for tests of the tree: both databases, and a short way to create nodes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Make = Callable[..., Node]
     ]
 )
 def database(request: pytest.FixtureRequest) -> str:
-    """The test runs on both databases."""
+    """Run the test on both databases."""
     if request.param == "postgresql":
         request.getfixturevalue("postgres")
     return str(request.param)
@@ -31,7 +31,7 @@ def database(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def make() -> Make:
-    """Makes a node: `make("id", under="parent", organs=["store"])`."""
+    """Return a function that creates a node: `make("id", under="parent", organs=["store"])`."""
 
     def make(
         vm_id: str,
@@ -51,8 +51,8 @@ def make() -> Make:
 
 @pytest.fixture
 def family(database: str, make: Make) -> dict[str, Node]:
-    """roof → (ada → (ada-1, ada-2 → ada-2-1), bob → bob-1)"""
-    kin = {}
+    """Create root → (ada → (ada-1, ada-2 → ada-2-1), bob → bob-1)."""
+    nodes = {}
     for vm_id, parent, category in (
         ("roof", "", "infra_vm"),
         ("ada", "roof", "lieutenant"),
@@ -62,12 +62,12 @@ def family(database: str, make: Make) -> dict[str, Node]:
         ("bob-1", "bob", "swarm_vm"),
         ("ada-2-1", "ada-2", "swarm_vm"),
     ):
-        kin[vm_id] = make(vm_id, under=parent, category=category, organs=("store", vm_id))
-    return kin
+        nodes[vm_id] = make(vm_id, under=parent, category=category, organs=("store", vm_id))
+    return nodes
 
 
 class NodeApi(Api):
-    """An agent with a node's token at the API's door."""
+    """API client with a node token."""
 
     def __init__(self, token: str) -> None:
         super().__init__()
@@ -76,13 +76,13 @@ class NodeApi(Api):
 
 @pytest.fixture
 def as_node() -> Callable[[Node], NodeApi]:
-    """The API as this node sees it."""
+    """Return a function that gives the API client of a node."""
     return lambda node: NodeApi(tokens.issue(node, made_by="tests"))
 
 
 @pytest.fixture
 def admin_api(database: str) -> Api:
-    """The API as a signed-in operator sees it."""
+    """Provide an API client with the session of an operator."""
     api = Api()
     del api.client.defaults["HTTP_AUTHORIZATION"]
     api.client.force_login(make_operator())
@@ -90,6 +90,6 @@ def admin_api(database: str) -> Api:
 
 
 def ids(answer: Any, key: str) -> list[str]:
-    """The ids of the VMs in a list of an answer."""
+    """Return the ids of the VMs in a list of a response."""
     assert answer.status_code == 200, answer.content
     return [each["vmId"] for each in answer.json()[key]]

@@ -1,4 +1,4 @@
-"""A large tree, planted into the database at once."""
+"""A large tree, created with few statements."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LIEUTENANTS = 20
 
 
 def plant(count: int) -> None:
-    """Up to `count` nodes: 20 lieutenants, each with ten swarms of agents that have agents.
+    """Add nodes up to `count`: 20 lieutenants, each with ten swarms, whose VMs have agents below.
 
-    Of each hundred VMs one is silent and one late, of each five hundred one is paused.
+    Of each hundred VMs, one is silent and one late; of each five hundred, one is paused.
     """
     start, now = Node.objects.count(), clock.now()
     nodes = [_node(number) for number in range(start, count)]
@@ -28,13 +28,13 @@ def plant(count: int) -> None:
     traits = [Trait(node=node, kind="organ", name="store", position=0) for node in nodes]
     Trait.objects.bulk_create(traits, batch_size=5000)
     VM.objects.bulk_create([_vm(node) for node in nodes], batch_size=2000)
-    heard_for_long()
+    set_long_uptime()
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")
 
 
-def heard_for_long() -> None:
-    """Reef has been there for an hour: silence is no fault of its own."""
+def set_long_uptime() -> None:
+    """Record that reef has been up for an hour, so that a silence is not its own fault."""
     since = clock.now() - timedelta(hours=1)
     Watch.objects.update_or_create(pk=1, defaults={"up_since": since})
 
@@ -62,7 +62,7 @@ def _vm(node: Node) -> VM:
     vm.interval_ms, vm.registered_at = 60_000, now - timedelta(days=2)
     vm.last_seen = now - timedelta(minutes={77: 10, 78: 4}.get(number % 100, 0))
     vm.seen(vm.last_seen, status="paused" if number % 500 == 99 else "running")
-    # Nobody changes by the passing of time while a test runs, however long that takes.
+    # No deadline passes during a test, however long it takes.
     if vm.late_after and number % 100 != 77:
         vm.silent_after = now + timedelta(hours=6)
         vm.late_after = now - timedelta(minutes=1) if number % 100 == 78 else vm.silent_after

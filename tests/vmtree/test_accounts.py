@@ -24,7 +24,7 @@ JSON = {"content_type": "application/json"}
 
 @pytest.fixture
 def fleet(api: Api) -> Snapshot:
-    """A VM in both places, and a snapshot."""
+    """Create a VM in tree and registry, and a snapshot."""
     api.post("/vm-tree/vms", {"vmId": "one", "name": "one", "category": "agent_vm"})
     api.post(
         "/registry/vms",
@@ -54,7 +54,7 @@ CHANGES: list[tuple[str, str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("method", "path", "body"), CHANGES, ids=lambda value: str(value)[:40])
 @pytest.mark.parametrize("staff", [False, True])
-def test_an_account_changes_nothing(
+def test_read_only_account_cannot_change_anything(
     fleet: Snapshot, method: str, path: str, body: dict[str, Any], staff: bool
 ) -> None:
     client = Client()
@@ -68,7 +68,7 @@ def test_an_account_changes_nothing(
     assert VM.objects.get().name == "one"
 
 
-def test_an_account_reads_but_not_what_is_secret(fleet: Snapshot) -> None:
+def test_read_only_account_reads_everything_except_secrets(fleet: Snapshot) -> None:
     client = Client()
     client.force_login(User.objects.create_user("joe"))
 
@@ -78,7 +78,7 @@ def test_an_account_reads_but_not_what_is_secret(fleet: Snapshot) -> None:
         assert client.get(path).status_code == 403, path
 
 
-def test_the_pages_of_snapshots_keep_to_it(fleet: Snapshot) -> None:
+def test_snapshot_pages_respect_permissions(fleet: Snapshot) -> None:
     client = Client()
     client.force_login(User.objects.create_user("joe"))
 
@@ -95,7 +95,7 @@ def test_the_pages_of_snapshots_keep_to_it(fleet: Snapshot) -> None:
 
 
 def pages() -> list[str]:
-    """A path for each route of pages, outside of admin and API."""
+    """Return a path for each page route outside of admin and API."""
     samples = {"int:key": "1", "int:pk": "1", "str:name": "ada", "str:pk": "x", "str:verb": "pause"}
     found = []
     for route, callback in routes(get_resolver().url_patterns):
@@ -119,16 +119,16 @@ def routes(patterns: list[Any], head: str = "") -> Iterator[tuple[str, Any]]:
             yield route, each.callback
 
 
-def test_pages_change_nothing(fleet: Snapshot) -> None:
+def test_read_only_account_cannot_post_to_pages(fleet: Snapshot) -> None:
     client = Client()
     client.force_login(User.objects.create_user("joe", is_staff=True))
     paths = pages()
     assert len(paths) > 40
 
     answers = {path: client.post(path, {}).status_code for path in paths}
-    # Rows that changed are asked for by a POST, which only reads; this one is no such question.
+    # A POST for changed rows only reads; this one has an invalid body.
     assert answers.pop("/fleet/_news") == 400
     assert set(answers.values()) == {403}, answers
 
-    # The way out is open.
+    # Signing out is allowed.
     assert client.post("/signout/").status_code == 302

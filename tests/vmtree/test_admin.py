@@ -25,7 +25,7 @@ def browser() -> Client:
 
 
 @pytest.fixture
-def kin(make: Make) -> dict[str, Node]:
+def family_tree(make: Make) -> dict[str, Node]:
     return {
         "roof": make("roof", category="infra_vm"),
         "ada": make("ada", under="roof", category="lieutenant", organs=("store",)),
@@ -52,52 +52,58 @@ def save(browser: Client, node: Node, **fields: object) -> str:
     return str(answer.content.decode())
 
 
-def test_lists_show_and_filter(browser: Client, kin: dict[str, Node]) -> None:
+def test_list_shows_and_filters_nodes(browser: Client, family_tree: dict[str, Node]) -> None:
     services.remove("ada-1", by="tests")
-    tokens.issue(kin["ada"], made_by="tests")
+    tokens.issue(family_tree["ada"], made_by="tests")
 
     assert "ada-1" not in page(browser, "node/")
     assert "ada-1" in page(browser, "node/?removed=both")
     assert "ada-1" in page(browser, "revision/?what=removed")
     assert "ada" in page(browser, "nodetoken/")
-    assert ">ada<" in page(browser, f"node/?parent__id__exact={kin['roof'].pk}")
+    assert ">ada<" in page(browser, f"node/?parent__id__exact={family_tree['roof'].pk}")
 
 
-def test_the_search_is_the_trees_own(browser: Client, kin: dict[str, Node]) -> None:
+def test_search_uses_the_terms_of_the_tree(browser: Client, family_tree: dict[str, Node]) -> None:
     found = page(browser, "node/?q=organ:store+under:roof")
     assert ">ada<" in found
     assert ">ada-1<" not in found
     assert "Unknown filter" in page(browser, "node/?q=organs:store")
 
 
-def test_a_change_is_written_down(browser: Client, kin: dict[str, Node]) -> None:
-    save(browser, kin["ada"], name="new", reef_config='{"organs": ["cron"]}')
+def test_change_is_recorded_as_a_revision(browser: Client, family_tree: dict[str, Node]) -> None:
+    save(browser, family_tree["ada"], name="new", reef_config='{"organs": ["cron"]}')
 
-    last = kin["ada"].revisions.last()
+    last = family_tree["ada"].revisions.last()
     assert last is not None
     assert (last.name, last.actor) == ("new", "admin")
     assert last.reef_config == {"organs": ["cron"], "capabilities": []}
-    assert [trait.name for trait in kin["ada"].traits.all()] == ["cron"]
+    assert [trait.name for trait in family_tree["ada"].traits.all()] == ["cron"]
 
 
-def test_the_form_refuses_what_the_service_would(browser: Client, kin: dict[str, Node]) -> None:
-    assert "the same one or below it" in save(browser, kin["ada"], parent=kin["ada-1"].pk)
-    assert "must be a list of text" in save(browser, kin["ada"], reef_config='{"organs": 1}')
-    assert kin["ada"].revisions.count() == 1
+def test_form_rejects_what_the_service_rejects(
+    browser: Client, family_tree: dict[str, Node]
+) -> None:
+    assert "the same one or below it" in save(
+        browser, family_tree["ada"], parent=family_tree["ada-1"].pk
+    )
+    assert "must be a list of text" in save(
+        browser, family_tree["ada"], reef_config='{"organs": 1}'
+    )
+    assert family_tree["ada"].revisions.count() == 1
 
 
-def test_tokens_are_revoked(browser: Client, kin: dict[str, Node]) -> None:
-    for node in kin.values():
+def test_action_revokes_tokens(browser: Client, family_tree: dict[str, Node]) -> None:
+    for node in family_tree.values():
         tokens.issue(node, made_by="tests")
-    body = {"action": "revoke_tokens", "_selected_action": [kin["ada"].pk]}
+    body = {"action": "revoke_tokens", "_selected_action": [family_tree["ada"].pk]}
 
     browser.post("/admin/vmtree/node/", body)
 
     assert [token.node.vm_id for token in NodeToken.objects.good()] == ["roof"]
 
 
-def test_queries_do_not_grow_with_the_rows(
-    browser: Client, kin: dict[str, Node], make: Make
+def test_number_of_queries_does_not_grow_with_the_rows(
+    browser: Client, family_tree: dict[str, Node], make: Make
 ) -> None:
     def queries(path: str) -> int:
         with CaptureQueriesContext(connection) as asked:

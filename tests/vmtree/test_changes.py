@@ -55,7 +55,7 @@ def patch(api: Api, vm_id: str, **fields: object) -> dict[str, object]:
         ({"name": "x", "category": "agent_vm", "vmId": "ada"}, 409, "VM 'ada' exists already"),
     ],
 )
-def test_what_is_no_vm_is_refused_in_words(
+def test_invalid_vm_is_rejected_with_a_reason(
     db: None, api: Api, make: Make, body: dict[str, object], status: int, says: str
 ) -> None:
     make("ada")
@@ -65,7 +65,7 @@ def test_what_is_no_vm_is_refused_in_words(
     assert Node.objects.count() == 1
 
 
-def test_a_vm_moves_with_all_below(family: Family, api: Api) -> None:
+def test_vm_moves_with_its_descendants(family: Family, api: Api) -> None:
     moved = patch(api, "ada-2", parentVmId="bob")
 
     assert moved["parentVmId"] == "bob"
@@ -77,7 +77,7 @@ def test_a_vm_moves_with_all_below(family: Family, api: Api) -> None:
 
 
 @pytest.mark.parametrize("under", ["ada", "ada-2", "ada-2-1"])
-def test_nothing_moves_below_itself(family: Family, api: Api, under: str) -> None:
+def test_vm_cannot_move_below_itself(family: Family, api: Api, under: str) -> None:
     answer = patch(api, "ada", parentVmId=under)
 
     assert answer["status"] == 400
@@ -85,7 +85,7 @@ def test_nothing_moves_below_itself(family: Family, api: Api, under: str) -> Non
     assert Node.objects.get(vm_id="ada").parent == family["roof"]
 
 
-def test_every_change_is_a_revision(family: Family, api: Api) -> None:
+def test_every_change_is_recorded_as_a_revision(family: Family, api: Api) -> None:
     patch(api, "ada-1", name="first")
     patch(api, "ada-1", reefConfig={"organs": ["cron"]}, category="infra_vm")
     patch(api, "ada-1", parentVmId="bob")
@@ -109,7 +109,7 @@ def test_every_change_is_a_revision(family: Family, api: Api) -> None:
     assert api.get(f"{AT}/ada-1/history?cursor=zz").status_code == 400
 
 
-def test_a_tombstone_stays_and_its_id_is_never_given_again(family: Family, api: Api) -> None:
+def test_removed_node_is_kept_and_its_id_is_never_reused(family: Family, api: Api) -> None:
     api.delete(f"{AT}/ada-1")
 
     again = api.post(AT, {"name": "x", "category": "agent_vm", "vmId": "ada-1"})
@@ -127,7 +127,7 @@ def test_a_tombstone_stays_and_its_id_is_never_given_again(family: Family, api: 
     assert below.status_code == 400
 
 
-def test_a_subtree_goes_only_with_the_right_number(family: Family, api: Api) -> None:
+def test_subtree_is_removed_only_with_the_correct_count(family: Family, api: Api) -> None:
     assert api.delete(f"{AT}/ada").json() == {
         "error": "VM 'ada' has 2 children. Remove or reassign them first."
     }
@@ -144,7 +144,7 @@ def test_a_subtree_goes_only_with_the_right_number(family: Family, api: Api) -> 
     assert Revision.objects.filter(what="removed").count() == 4
 
 
-def test_stats_and_lists_in_pages(family: Family, api: Api) -> None:
+def test_stats_are_correct_and_lists_are_paginated(family: Family, api: Api) -> None:
     assert api.get("/vm-tree/stats").json() == {
         "total": 7,
         "byCategory": {"agent_vm": 1, "infra_vm": 1, "lieutenant": 2, "swarm_vm": 3},
@@ -157,7 +157,7 @@ def test_stats_and_lists_in_pages(family: Family, api: Api) -> None:
     assert api.get(f"{AT}?limit=4&cursor=zz").status_code == 400
 
 
-def test_find_takes_exact_names(database: str, api: Api, make: Make) -> None:
+def test_find_matches_exact_names(database: str, api: Api, make: Make) -> None:
     make("a", organs=("store", "store", "ssh"), capabilities=("cron",))
     make("b", organs=("cron",), capabilities=("Store",))
 
@@ -170,7 +170,7 @@ def test_find_takes_exact_names(database: str, api: Api, make: Make) -> None:
     assert Trait.objects.filter(node__vm_id="a").count() == 1
 
 
-def test_names_that_would_break_a_page_or_a_path(database: str, api: Api, make: Make) -> None:
+def test_hostile_names_work_in_pages_and_paths(database: str, api: Api, make: Make) -> None:
     make("x/y z", name="<script>alert(1)</script>", organs=("<b>",), capabilities=("a&b",))
 
     panel = api.get("/vm-tree/_panel").content.decode()
@@ -181,7 +181,7 @@ def test_names_that_would_break_a_page_or_a_path(database: str, api: Api, make: 
     assert ids(api.get(f"{AT}/x%2Fy%20z/ancestors"), "ancestors") == ["x/y z"]
 
 
-def test_a_removal_tells_who_listens(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removal_is_published(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(events, "publish_nodes", told.extend)
 
@@ -192,7 +192,7 @@ def test_a_removal_tells_who_listens(family: Family, monkeypatch: pytest.MonkeyP
     assert told[4:] == ["bob"]
 
 
-def test_tokens_go_with_what_is_above(family: Family, api: Api) -> None:
+def test_tokens_of_removed_descendants_are_revoked(family: Family, api: Api) -> None:
     for vm_id in ("ada", "ada-2-1", "bob"):
         assert api.post(f"{AT}/{vm_id}/token").status_code == 201
 

@@ -12,20 +12,20 @@ from reef_site.dashboard import aggregate_health
 from reef_site.dashboard.tree_history import PastTree
 from registry.models import VM
 from tests.vmtree.conftest import Make
-from tests.vmtree.planted import heard_for_long
+from tests.vmtree.planted import set_long_uptime
 from vmtree import services
 from vmtree.models import Node
 
 
 def register(vm_id: str, *, minutes: int, status: str = "running") -> None:
-    """A VM that was last heard of so long ago."""
+    """Register a VM whose last heartbeat was this long ago."""
     vm = VM(id=vm_id, name=vm_id, role="worker", registered_by="tests", interval_ms=30_000)
     vm.last_seen = clock.now() - timedelta(minutes=minutes)
     vm.seen(vm.last_seen, status=status)
     vm.save()
 
 
-def test_the_worst_goes_up_to_the_roof(family: dict[str, Node]) -> None:
+def test_worst_state_of_descendants_reaches_the_root(family: dict[str, Node]) -> None:
     register("ada-1", minutes=0)
     register("ada-2-1", minutes=9)
     register("bob-1", minutes=4)
@@ -44,7 +44,7 @@ def test_the_worst_goes_up_to_the_roof(family: dict[str, Node]) -> None:
     assert aggregate_health.worst_descendant_states([], clock.now(), grace=False) == {}
 
 
-def test_who_stands_above(family: dict[str, Node]) -> None:
+def test_ancestors_are_found_up_to_a_depth(family: dict[str, Node]) -> None:
     key = family["ada-2-1"].pk
     path = {family[name].pk for name in ("roof", "ada", "ada-2", "ada-2-1")}
     assert aggregate_health.with_ancestors(["ada-2-1", "nobody"]) == path
@@ -52,8 +52,8 @@ def test_who_stands_above(family: dict[str, Node]) -> None:
     assert aggregate_health.ancestors([key], 100) == path
 
 
-def test_the_pages_answer(family: dict[str, Node], make: Make) -> None:
-    heard_for_long()
+def test_pages_render(family: dict[str, Node], make: Make) -> None:
+    set_long_uptime()
     before = clock.now()
     register("ada-2-1", minutes=9)
     services.remove("bob-1", by="tests")

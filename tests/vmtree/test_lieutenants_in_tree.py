@@ -13,7 +13,7 @@ from lieutenants.models import Lieutenant
 from registry.models import VM
 from tests.lieutenants.conftest import operator
 from tests.lieutenants.rows import enlist, page
-from tests.vmtree.planted import heard_for_long
+from tests.vmtree.planted import set_long_uptime
 from vmtree.models import Node
 
 __all__ = ["operator"]
@@ -25,9 +25,7 @@ pytestmark = pytest.mark.django_db
     ("word", "found"),
     [("error", {"eva"}), ("idle", {"ida"}), ("working", {"wim", "stan"}), ("stalled", {"stan"})],
 )
-def test_lieutenants_are_found_by_what_they_do(
-    operator: Client, word: str, found: set[str]
-) -> None:
+def test_search_finds_lieutenants_by_status(operator: Client, word: str, found: set[str]) -> None:
     long_ago = timezone.now() - timedelta(hours=1)
     for name, status in (
         ("eva", "error"),
@@ -44,8 +42,8 @@ def test_lieutenants_are_found_by_what_they_do(
     assert set(matches) == found
 
 
-def test_the_head_counts_a_lieutenant_in_error_as_that(operator: Client) -> None:
-    heard_for_long()
+def test_summary_counts_lieutenants_in_error(operator: Client) -> None:
+    set_long_uptime()
     lieutenant = enlist("eva", "error")
     Node.objects.create(vm_id=lieutenant.pk, name="eva", category="lieutenant", reef_config={})
     vm = VM(id=lieutenant.pk, name="eva", role="lieutenant", registered_by="tests")

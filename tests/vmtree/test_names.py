@@ -10,7 +10,7 @@ from django.test import Client
 from registry.models import VM
 from tests.conftest import Api
 from tests.lieutenants.conftest import operator
-from tests.vmtree.planted import heard_for_long
+from tests.vmtree.planted import set_long_uptime
 from vmtree import names
 from vmtree.models import Node
 
@@ -27,8 +27,8 @@ SHOWN = "evil[U+202E]exe.live[U+200B]"
 
 
 @pytest.fixture(autouse=True)
-def _heard(db: None) -> None:
-    heard_for_long()
+def _long_uptime(db: None) -> None:
+    set_long_uptime()
 
 
 def registration(name: str, vm_id: str = "vm-1", **more: Any) -> dict[str, Any]:
@@ -40,13 +40,13 @@ def patch(api: Api, path: str, **fields: object) -> Any:
     return api.client.patch(path, data=fields, content_type="application/json")
 
 
-def named(answer: Any) -> bool:
+def names_the_field(answer: Any) -> bool:
     """Return whether it is a 400 that names the field "name"."""
     return bool(answer.status_code == 400 and answer.json()["error"].startswith("name: "))
 
 
-def old(vm_id: str = "vm-1", name: str = OLD) -> None:
-    """A VM from before such names were refused, in tree and registry."""
+def create_with_old_name(vm_id: str = "vm-1", name: str = OLD) -> None:
+    """Create a VM, in tree and registry, from before such names were refused."""
     api = Api()
     assert api.post(TREE, {"name": "x", "category": "agent_vm", "vmId": vm_id}).status_code == 201
     assert api.post(REGISTRY, registration("x", vm_id)).status_code == 201
@@ -55,24 +55,24 @@ def old(vm_id: str = "vm-1", name: str = OLD) -> None:
 
 
 @pytest.mark.parametrize("sign", HIDDEN, ids=ascii)
-def test_new_names_have_none(api: Api, sign: str) -> None:
+def test_new_names_with_hidden_characters_are_rejected(api: Api, sign: str) -> None:
     name = f"a{sign}b"
-    old("known", "known")
+    create_with_old_name("known", "known")
 
-    assert named(api.post(TREE, {"name": name, "category": "agent_vm"}))
-    assert named(api.post(REGISTRY, registration(name)))
-    assert named(patch(api, f"{TREE}/known", name=name))
-    assert named(patch(api, f"{REGISTRY}/known", name=name))
-    assert named(api.post(REGISTRY, registration(name, "known")))
+    assert names_the_field(api.post(TREE, {"name": name, "category": "agent_vm"}))
+    assert names_the_field(api.post(REGISTRY, registration(name)))
+    assert names_the_field(patch(api, f"{TREE}/known", name=name))
+    assert names_the_field(patch(api, f"{REGISTRY}/known", name=name))
+    assert names_the_field(api.post(REGISTRY, registration(name, "known")))
     body = {"name": name, "role": "r", "local": True}
-    assert named(api.post("/lieutenant/lieutenants", body))
-    wish = {"vmId": "new", "name": name, "type": "lightweight"}
-    assert named(api.post("/bootloader/generate", wish))
+    assert names_the_field(api.post("/lieutenant/lieutenants", body))
+    body_with_name = {"vmId": "new", "name": name, "type": "lightweight"}
+    assert names_the_field(api.post("/bootloader/generate", body_with_name))
     assert not Node.objects.filter(name=name).exists()
     assert not VM.objects.filter(name=name).exists()
 
 
-def test_ids_have_none_either(api: Api) -> None:
+def test_ids_with_hidden_characters_are_rejected(api: Api) -> None:
     answer = api.post(REGISTRY, registration("a", "vm\u202e1"))
 
     assert answer.status_code == 400
@@ -80,13 +80,13 @@ def test_ids_have_none_either(api: Api) -> None:
 
 
 @pytest.mark.parametrize("name", ["größer", "名前", "Ада", "שלום", "emoji 😀", "a b", "‘quoted’"])
-def test_names_in_any_language_are_taken(api: Api, name: str) -> None:
+def test_names_in_any_language_are_accepted(api: Api, name: str) -> None:
     assert api.post(TREE, {"name": name, "category": "agent_vm"}).status_code == 201
     assert api.post(REGISTRY, registration(name)).status_code == 201
 
 
-def test_vms_with_an_old_name_go_on(api: Api) -> None:
-    old()
+def test_vms_with_an_old_name_can_be_updated(api: Api) -> None:
+    create_with_old_name()
 
     assert api.post(REGISTRY, registration(OLD)).status_code == 201
     assert patch(api, f"{REGISTRY}/vm-1", name=OLD, status="running").status_code == 200
@@ -94,8 +94,8 @@ def test_vms_with_an_old_name_go_on(api: Api) -> None:
     assert patch(api, f"{TREE}/vm-1", name="good").status_code == 200
 
 
-def test_pages_mark_them_in_old_names(api: Api, operator: Client) -> None:
-    old()
+def test_pages_mark_hidden_characters_in_old_names(api: Api, operator: Client) -> None:
+    create_with_old_name()
     api.post(REGISTRY, registration("x", "loose"))
     VM.objects.filter(pk="loose").update(name=OLD)
     key = Node.objects.get(vm_id="vm-1").pk
@@ -126,8 +126,8 @@ def test_only_hidden_characters_are_marked() -> None:
     assert names.marked("größer 名前 שלום 😀\u00a0x") == "größer 名前 שלום 😀\u00a0x"
 
 
-def test_ids_of_vms_do_not_look_like_those_of_lieutenants(api: Api) -> None:
-    """Else a VM could take what is meant for the lieutenant: config, children."""
+def test_vm_ids_with_the_prefix_of_lieutenants_are_rejected(api: Api) -> None:
+    """Otherwise a VM could receive a lieutenant's config or children."""
     vm = {"id": "local-ada", "name": "x", "role": "worker", "address": "a", "registeredBy": "me"}
     for path, body in (
         ("/registry/vms", vm),

@@ -24,7 +24,7 @@ from tests.conftest import Api
 from tests.lieutenants.conftest import operator
 from tests.lieutenants.rows import enlist
 from tests.registry.conftest import age
-from tests.vmtree.planted import heard_for_long, plant
+from tests.vmtree.planted import plant, set_long_uptime
 from vmtree import services
 from vmtree.models import Node, Revision
 from vmtree.services import UNCHANGED, NewNode, NodeChange
@@ -38,13 +38,13 @@ EVIL = "<script>alert('x')</script>"
 
 
 @pytest.fixture(autouse=True)
-def _heard(db: None, settings: Any, tmp_path: Path) -> None:
+def _long_uptime(db: None, settings: Any, tmp_path: Path) -> None:
     settings.DATA_DIR = tmp_path
-    heard_for_long()
+    set_long_uptime()
 
 
-def put(api: Api, vm_id: str, under: str = "", *, registered: bool = True, **more: Any) -> Node:
-    """A VM in the tree, and in the registry."""
+def add_vm(api: Api, vm_id: str, under: str = "", *, registered: bool = True, **more: Any) -> Node:
+    """Create a VM in the tree, and register it."""
     dna = {"organs": more.pop("organs", []), "capabilities": more.pop("capabilities", [])}
     new = NewNode(more.pop("name", vm_id), more.pop("category", "agent_vm"), vm_id, under, dna)
     node = services.create(new, by="tests")
@@ -62,27 +62,27 @@ def page(client: Client, path: str, status: int = 200) -> str:
 
 
 def row(html: str, node: Node) -> str:
-    """The row of a node, from its beginning to the next row's."""
+    """Return the HTML of a node's row."""
     found = re.search(rf'<div role="treeitem"[^>]*id="n{node.pk}".*?</div>', html, re.DOTALL)
     assert found, f"{node} has no row"
     return found[0]
 
 
-# -- coming in ---------------------------------------------------------------------------------
+# -- access ------------------------------------------------------------------------------------
 
 PATHS = ["", "_tree", "_children/0", "vm?vm=x", "picture/", "picture/_drawing", "1/", "1/_facts"]
 PATHS += ["then/", "then/_children/0", "snapshots/", "snapshots/compare", "snapshots/1/restore"]
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_strangers_are_sent_to_the_sign_in_page(client: Client, path: str) -> None:
+def test_anonymous_users_are_redirected_to_sign_in(client: Client, path: str) -> None:
     answer = client.get(f"/fleet/{path}")
     assert answer.status_code == 302
     assert answer["Location"].startswith("/signin/?next=")
 
 
-def test_pages_allow_no_script_or_style_of_their_own(operator: Client, api: Api) -> None:
-    ada = put(api, "ada", name=EVIL, organs=[EVIL])
+def test_pages_have_no_inline_script_or_style(operator: Client, api: Api) -> None:
+    ada = add_vm(api, "ada", name=EVIL, organs=[EVIL])
     paths = ["", "?q=ada", "?q=foo:bar", "picture/", f"{ada.pk}/", "then/", "snapshots/"]
     for path in paths:
         html = operator.get(f"/fleet/{path}").content.decode()
@@ -93,15 +93,15 @@ def test_pages_allow_no_script_or_style_of_their_own(operator: Client, api: Api)
 # -- rows --------------------------------------------------------------------------------------
 
 
-def test_an_empty_tree_says_what_will_stand_there(operator: Client) -> None:
+def test_empty_tree_shows_a_hint(operator: Client) -> None:
     assert "No VMs in the tree yet" in page(operator, "/fleet/")
     assert "No VMs in the tree yet" in page(operator, "/")
 
 
-def test_a_row_says_how_a_vm_is_and_what_it_is_made_of(operator: Client, api: Api) -> None:
+def test_row_shows_state_and_composition(operator: Client, api: Api) -> None:
     names = ["store", "cron", "mail", "tasks"]
-    ada = put(api, "ada", category="lieutenant", organs=names, capabilities=["ssh"])
-    put(api, "child", "ada")
+    ada = add_vm(api, "ada", category="lieutenant", organs=names, capabilities=["ssh"])
+    add_vm(api, "child", "ada")
     html = row(page(operator, "/fleet/"), ada)
     assert 'is-live">live' in html
     assert ">store<" in html
@@ -122,25 +122,27 @@ def test_a_row_says_how_a_vm_is_and_what_it_is_made_of(operator: Client, api: Ap
         (9, "stopped", "stopped"),
     ],
 )
-def test_states(operator: Client, api: Api, minutes: int, status: str, word: str) -> None:
-    top = put(api, "top", registered=False)
-    middle = put(api, "middle", "top")
-    low = put(api, "low", "middle")
+def test_states_are_shown_and_searchable(
+    operator: Client, api: Api, minutes: int, status: str, word: str
+) -> None:
+    top = add_vm(api, "top", registered=False)
+    middle = add_vm(api, "middle", "top")
+    low = add_vm(api, "low", "middle")
     api.client.patch("/registry/vms/low", {"status": status}, content_type="application/json")
     age("low", minutes=minutes)
     html = page(operator, f"/fleet/_children/{middle.pk}")
     assert f"is-{word}" in row(html, low)
-    above = page(operator, "/fleet/")
-    assert "is-unknown" in row(above, top)
-    assert (f"is-{word}" in row(above, top)) == (word != "live")
+    ancestors = page(operator, "/fleet/")
+    assert "is-unknown" in row(ancestors, top)
+    assert (f"is-{word}" in row(ancestors, top)) == (word != "live")
     found = page(operator, f"/fleet/_tree?q={word}")
     assert "is-match" in row(found, low)
 
 
-def test_the_worst_below_wins_and_the_removed_do_not_count(operator: Client, api: Api) -> None:
-    top = put(api, "top")
-    put(api, "late", "top")
-    put(api, "silent", "top")
+def test_row_shows_the_worst_state_of_active_descendants(operator: Client, api: Api) -> None:
+    top = add_vm(api, "top")
+    add_vm(api, "late", "top")
+    add_vm(api, "silent", "top")
     age("late", minutes=4)
     age("silent", minutes=9)
     assert "is-silent" in row(page(operator, "/fleet/"), top)
@@ -148,8 +150,8 @@ def test_the_worst_below_wins_and_the_removed_do_not_count(operator: Client, api
     assert "is-late" in row(page(operator, "/fleet/"), top)
 
 
-def test_nobody_is_silent_while_reef_itself_was_away(operator: Client, api: Api) -> None:
-    top, low = put(api, "top"), put(api, "low", "top")
+def test_no_vm_is_silent_because_of_reefs_own_downtime(operator: Client, api: Api) -> None:
+    top, low = add_vm(api, "top"), add_vm(api, "low", "top")
     age("low", minutes=9)
     Watch.objects.update(up_since=clock.now())
     html = page(operator, "/fleet/")
@@ -159,10 +161,10 @@ def test_nobody_is_silent_while_reef_itself_was_away(operator: Client, api: Api)
 
 
 @pytest.mark.parametrize("first", ["door", "clock"])
-def test_the_first_answers_after_a_downtime_call_nobody_silent(
+def test_first_responses_after_a_downtime_show_no_vm_as_silent(
     operator: Client, api: Api, first: str
 ) -> None:
-    top, low = put(api, "top"), put(api, "low", "top")
+    top, low = add_vm(api, "top"), add_vm(api, "low", "top")
     age("low", minutes=9)
     rule = Rule.objects.create(name="when silent", event="vm-silent", action="note")
     registry.record_edge_uptime(clock.now())
@@ -170,7 +172,7 @@ def test_the_first_answers_after_a_downtime_call_nobody_silent(
     then = clock.now() - timedelta(minutes=7)
     Watch.objects.update(ticked_at=then, door_at=then)
 
-    def looks() -> None:
+    def check_no_vm_is_silent() -> None:
         assert "is-silent" not in page(operator, "/fleet/")
         assert "is-late" in row(page(operator, f"/fleet/_children/{top.pk}"), low)
         assert "is-match" not in page(operator, "/fleet/_tree?q=silent")
@@ -179,26 +181,26 @@ def test_the_first_answers_after_a_downtime_call_nobody_silent(
         assert VM.objects.answering(clock.now()).filter(pk="low").exists()
         assert engine.dry_run(rule, clock.now()).grace
 
-    looks()
+    check_no_vm_is_silent()
     for sign in ("door", "clock") if first == "door" else ("clock", "door"):
         if sign == "door":
             registry.record_edge_uptime(clock.now())
         else:
             registry.sweep()
-        looks()
+        check_no_vm_is_silent()
 
 
-def test_a_lieutenant_in_error_is_seen_from_above(operator: Client, api: Api) -> None:
-    top = put(api, "top")
+def test_ancestors_show_a_lieutenant_in_error(operator: Client, api: Api) -> None:
+    top = add_vm(api, "top")
     ada = enlist()
-    low = put(api, ada.pk, "top")
+    low = add_vm(api, ada.pk, "top")
     Lieutenant.objects.filter(pk=ada.pk).update(status="error")
     assert "is-error" in row(page(operator, "/fleet/"), top)
     assert "is-error" in row(page(operator, f"/fleet/_children/{top.pk}"), low)
     assert "/lieutenants/ada/" in page(operator, f"/fleet/{low.pk}/")
 
 
-def test_children_come_page_by_page(operator: Client) -> None:
+def test_children_are_paginated(operator: Client) -> None:
     plant(140)
     Node.objects.exclude(pk=1).update(parent=1)
     seen, html = [], page(operator, "/fleet/_children/1?level=3")
@@ -214,7 +216,7 @@ def test_children_come_page_by_page(operator: Client) -> None:
     assert 'aria-level="3"' in html
 
 
-def test_a_chain_of_thousands_is_shown(operator: Client) -> None:
+def test_deep_chain_is_shown(operator: Client) -> None:
     plant(3000)
     for number in range(2, 3001):
         Node.objects.filter(pk=number).update(parent=number - 1)
@@ -226,28 +228,28 @@ def test_a_chain_of_thousands_is_shown(operator: Client) -> None:
     assert "below not drawn" in page(operator, "/fleet/picture/_drawing")
 
 
-# -- news --------------------------------------------------------------------------------------
+# -- updates -----------------------------------------------------------------------------------
 
 
-def ask_news(client: Client, **body: Any) -> tuple[int, str]:
+def fetch_updates(client: Client, **body: Any) -> tuple[int, str]:
     answer = client.post("/fleet/_news", body, content_type="application/json")
     return answer.status_code, answer.content.decode()
 
 
-def test_news_bring_the_rows_that_are_shown_and_concerned(operator: Client, api: Api) -> None:
-    top, other = put(api, "top"), put(api, "other")
-    low = put(api, "low", "top")
+def test_updates_contain_the_visible_rows_that_changed(operator: Client, api: Api) -> None:
+    top, other = add_vm(api, "top"), add_vm(api, "other")
+    low = add_vm(api, "low", "top")
     age("low", minutes=9)
     shown = [0, top.pk, other.pk]
-    status, html = ask_news(operator, shown=shown, changed=["low"])
+    status, html = fetch_updates(operator, shown=shown, changed=["low"])
     assert status == 200
     assert "is-silent" in row(html, top)
     assert f'id="n{other.pk}"' not in html, "it is not above what changed"
     assert f'id="n{low.pk}"' not in html, "it is not shown"
-    assert f'id="n{other.pk}"' in ask_news(operator, shown=shown, many=True)[1]
+    assert f'id="n{other.pk}"' in fetch_updates(operator, shown=shown, many=True)[1]
 
     services.remove("low", by="tests")
-    html = ask_news(operator, shown=[*shown, low.pk], changed=["low"])[1]
+    html = fetch_updates(operator, shown=[*shown, low.pk], changed=["low"])[1]
     assert f'data-gone="{low.pk}"' in html
     assert "is-silent" not in row(html, top)
 
@@ -263,12 +265,12 @@ def test_news_bring_the_rows_that_are_shown_and_concerned(operator: Client, api:
         b'{"shown": [1], "changed": [1]}',
     ],
 )
-def test_news_that_make_no_sense_are_refused(operator: Client, body: bytes) -> None:
+def test_invalid_update_requests_are_rejected(operator: Client, body: bytes) -> None:
     answer = operator.post("/fleet/_news", body, content_type="application/json")
     assert answer.status_code == 400
 
 
-def test_a_stream_says_which_vms_changed_or_that_they_are_many() -> None:
+def test_stream_names_changed_vms_or_says_that_they_are_many() -> None:
     listener = Listener()
     listener.add_nodes(["b", "a", "b"])
     assert listener.take() == b'event: nodes\ndata: {"ids":["a","b"]}\n\n'
@@ -281,14 +283,14 @@ def test_a_stream_says_which_vms_changed_or_that_they_are_many() -> None:
     assert not listener.news.is_set()
 
 
-# -- searching -----------------------------------------------------------------------------------
+# -- search --------------------------------------------------------------------------------------
 
 
-def test_a_search_shows_matches_with_what_is_above(operator: Client, api: Api) -> None:
-    top = put(api, "top")
-    put(api, "middle", "top")
-    low = put(api, "low", "middle", organs=["mail"])
-    other = put(api, "other", "top")
+def test_search_shows_matches_with_their_ancestors(operator: Client, api: Api) -> None:
+    top = add_vm(api, "top")
+    add_vm(api, "middle", "top")
+    low = add_vm(api, "low", "middle", organs=["mail"])
+    other = add_vm(api, "other", "top")
     html = page(operator, "/fleet/?q=organ:mail")
     assert "is-match" in row(html, low)
     assert "is-match" not in row(html, top)
@@ -296,7 +298,7 @@ def test_a_search_shows_matches_with_what_is_above(operator: Client, api: Api) -
     assert 'aria-level="4"' in row(html, low)
 
 
-def test_a_wrong_word_is_answered_with_the_right_ones(operator: Client) -> None:
+def test_unknown_term_lists_the_valid_ones(operator: Client) -> None:
     html = page(operator, "/fleet/?q=organs:mail", 400)
     assert "Unknown filter" in html
     assert all(word in html for word in ("organ:", "cap:", "silent", "under:"))
@@ -304,7 +306,7 @@ def test_a_wrong_word_is_answered_with_the_right_ones(operator: Client) -> None:
     assert 'role="tree"' not in page(operator, "/fleet/_tree?q=role:boss", 400)
 
 
-def test_many_matches_come_page_by_page(operator: Client) -> None:
+def test_matches_are_paginated(operator: Client) -> None:
     plant(120)
     seen, path = set(), "/fleet/?q=vm-"
     while path:
@@ -318,9 +320,9 @@ def test_many_matches_come_page_by_page(operator: Client) -> None:
 # -- one VM --------------------------------------------------------------------------------------
 
 
-def test_one_vm_with_history_lineage_and_difference(operator: Client, api: Api) -> None:
-    put(api, "top", organs=["store"])
-    low = put(api, "low", "top", organs=["store"], services=[{"name": "web", "port": 80}])
+def test_page_of_a_vm_shows_history_ancestors_and_difference(operator: Client, api: Api) -> None:
+    add_vm(api, "top", organs=["store"])
+    low = add_vm(api, "low", "top", organs=["store"], services=[{"name": "web", "port": 80}])
     dna = {"organs": ["mail"], "capabilities": []}
     services.change("low", NodeChange(name="lower", dna=dna, parent_vm_id=UNCHANGED), by="grace")
     html = page(operator, f"/fleet/{low.pk}/?with=top")
@@ -337,8 +339,8 @@ def test_one_vm_with_history_lineage_and_difference(operator: Client, api: Api) 
     page(operator, "/fleet/999999/", 404)
 
 
-def test_beats_as_a_strip_of_a_day(operator: Client, api: Api) -> None:
-    low = put(api, "low")
+def test_uptime_bar_shows_one_day(operator: Client, api: Api) -> None:
+    low = add_vm(api, "low")
     now = clock.now()
     VM.objects.update(registered_at=now - timedelta(days=3))
     began, ended = now - timedelta(hours=12), now - timedelta(hours=6)
@@ -354,12 +356,12 @@ def test_beats_as_a_strip_of_a_day(operator: Client, api: Api) -> None:
     assert page(operator, f"/fleet/{low.pk}/_facts").count('class="is-silent"') == 2
 
 
-# -- from above, and earlier -----------------------------------------------------------------------
+# -- map, and the tree in the past -----------------------------------------------------------------
 
 
-def test_the_picture_draws_boxes_in_boxes(operator: Client, api: Api) -> None:
-    put(api, "top")
-    put(api, "low", "top", organs=["mail"])
+def test_map_draws_nested_boxes(operator: Client, api: Api) -> None:
+    add_vm(api, "top")
+    add_vm(api, "low", "top", organs=["mail"])
     age("low", minutes=9)
     html = page(operator, "/fleet/picture/")
     assert re.search(r'class="box is-live of-agent_vm"> <title>top', html)
@@ -367,9 +369,9 @@ def test_the_picture_draws_boxes_in_boxes(operator: Client, api: Api) -> None:
     assert "2 of 2 VMs" in html
 
 
-def test_the_picture_of_what_a_search_finds(operator: Client, api: Api) -> None:
+def test_map_shows_the_result_of_a_search(operator: Client, api: Api) -> None:
     for vm_id, under in (("top", ""), ("ada", "top"), ("low", "ada"), ("bob", "top")):
-        put(api, vm_id, under)
+        add_vm(api, vm_id, under)
     for path in ("picture/", "picture/_drawing"):
         html = page(operator, f"/fleet/{path}?q=low")
         assert re.findall(r"<title>(\w+) ·", html) == ["top", "ada", "low"]
@@ -381,7 +383,7 @@ def test_the_picture_of_what_a_search_finds(operator: Client, api: Api) -> None:
 
 
 @pytest.mark.parametrize("width", [300, 1340])
-def test_nothing_in_the_picture_sticks_out(operator: Client, width: int) -> None:
+def test_boxes_of_the_map_are_inside_their_parents(operator: Client, width: int) -> None:
     plant(1000)
     html = page(operator, f"/fleet/picture/_drawing?width={width}")
     assert html.count("<rect") == 1000
@@ -389,16 +391,16 @@ def test_nothing_in_the_picture_sticks_out(operator: Client, width: int) -> None
         assert int(x) + int(wide) <= width
 
 
-def test_the_tree_at_an_earlier_moment(operator: Client, api: Api) -> None:
-    top, other = put(api, "top"), put(api, "other")
-    moved, gone = put(api, "moved", "top"), put(api, "gone", "top")
-    same = put(api, "same", "top")
+def test_page_shows_the_tree_at_an_earlier_time(operator: Client, api: Api) -> None:
+    top, other = add_vm(api, "top"), add_vm(api, "other")
+    moved, gone = add_vm(api, "moved", "top"), add_vm(api, "gone", "top")
+    same = add_vm(api, "same", "top")
     at = clock.now() - timedelta(hours=1)
     Revision.objects.update(at=at - timedelta(hours=1))
     Node.objects.update(created_at=at - timedelta(hours=1))
     services.change("moved", NodeChange(parent_vm_id="other"), by="tests")
     services.remove("gone", by="tests")
-    put(api, "new", "top")
+    add_vm(api, "new", "top")
     stamp = at.isoformat().replace("+", "%2B")
 
     html = page(operator, f"/fleet/then/?at={stamp}")
@@ -417,13 +419,13 @@ def test_the_tree_at_an_earlier_moment(operator: Client, api: Api) -> None:
     assert "Nothing changed" in page(operator, "/fleet/then/")
 
 
-# -- costs -----------------------------------------------------------------------------------------
+# -- queries ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "path", ["", "_children/1", "_tree?q=organ:store", "1/_facts", "then/", "picture/_drawing"]
 )
-def test_the_number_of_statements_does_not_grow(operator: Client, path: str) -> None:
+def test_number_of_statements_does_not_grow(operator: Client, path: str) -> None:
     def statements() -> int:
         with CaptureQueriesContext(connection) as queries:
             page(operator, f"/fleet/{path}")
@@ -435,7 +437,7 @@ def test_the_number_of_statements_does_not_grow(operator: Client, path: str) -> 
     assert statements() == few
 
 
-def test_worst_below_is_one_statement(django_assert_num_queries: Any) -> None:
+def test_worst_state_of_descendants_is_one_statement(django_assert_num_queries: Any) -> None:
     plant(500)
     keys = list(Node.objects.values_list("pk", flat=True))
     with django_assert_num_queries(1):
@@ -448,7 +450,7 @@ def test_worst_below_is_one_statement(django_assert_num_queries: Any) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_snapshots_are_taken_compared_and_restored(operator: Client, api: Api) -> None:
-    kept, lost = put(api, "kept"), put(api, "lost", organs=["mail"])
+    kept, lost = add_vm(api, "kept"), add_vm(api, "lost", organs=["mail"])
     assert "No snapshot yet" in page(operator, "/fleet/snapshots/")
     assert operator.post("/fleet/snapshots/take").status_code == 302
     snapshot = Snapshot.objects.get()
@@ -478,7 +480,7 @@ def test_snapshots_are_taken_compared_and_restored(operator: Client, api: Api) -
 
 @pytest.mark.django_db(transaction=True)
 def test_snapshots_are_pinned_verified_and_downloaded(operator: Client, api: Api) -> None:
-    put(api, "kept")
+    add_vm(api, "kept")
     operator.post("/fleet/snapshots/take")
     snapshot = Snapshot.objects.get()
     path = f"/fleet/snapshots/{snapshot.pk}"

@@ -34,20 +34,20 @@ READS = {"READ", "READ_TRANSCRIPT", "READ_CONFIG", "READ_MACHINES", "READ_SNAPSH
 
 @dataclass
 class Tree:
-    """A tree with what the model must know of it, kept apart from the database."""
+    """A tree with the data that the model of the rules needs, independent of the database."""
 
     parents: dict[str, str] = field(default_factory=dict)
-    # On which host the process of a local lieutenant runs; the others are VMs.
+    # Host of the process of each local lieutenant; the other nodes are VMs.
     hosts: dict[str, str] = field(default_factory=dict)
 
-    def line(self, vm_id: str) -> list[str]:
-        """The node and all above it."""
-        return [vm_id, *self.line(self.parents[vm_id])] if vm_id else []
+    def with_ancestors(self, vm_id: str) -> list[str]:
+        """Return the node and its ancestors."""
+        return [vm_id, *self.with_ancestors(self.parents[vm_id])] if vm_id else []
 
     def allows(self, caller: str, action: str, target: str) -> bool:
-        """The rules, written a second time. An empty target is the whole fleet."""
+        """Evaluate an independent copy of the rules. An empty target means the whole fleet."""
         known = target in self.parents
-        own = known and caller in self.line(target)
+        own = known and caller in self.with_ancestors(target)
         below = own and caller != target
         if action == "READ":
             return True
@@ -64,7 +64,7 @@ class Tree:
 
 
 def plant(seed: int, count: int) -> Tree:
-    """A random tree: VMs, local lieutenants here and on another host, remote and destroyed ones."""
+    """Create a random tree: VMs, local lieutenants on two hosts, remote and destroyed ones."""
     dice, tree = random.Random(seed), Tree()
     for number in range(count):
         vm_id = f"n{number}"
@@ -95,7 +95,7 @@ def caller_of(vm_id: str) -> Caller:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_all_pairs_and_all_actions_follow_the_model(seed: int) -> None:
+def test_permissions_follow_the_model(seed: int) -> None:
     tree = plant(seed, 14)
     targets: list[Node | str | None] = [*Node.objects.all(), *tree.parents, None, "unknown"]
     wrong = []
@@ -115,11 +115,11 @@ def test_relations_and_lists_follow_the_model(seed: int) -> None:
     tree = plant(seed, 14)
     for vm_id in tree.parents:
         node = Node.objects.get(vm_id=vm_id)
-        own = {other for other in tree.parents if vm_id in tree.line(other)}
+        own = {other for other in tree.parents if vm_id in tree.with_ancestors(other)}
         seen = permissions.readable_among(caller_of(vm_id), Action.READ_TRANSCRIPT, tree.parents)
         assert seen == own
         for other in tree.parents:
-            above = other in tree.line(vm_id)
+            above = other in tree.with_ancestors(vm_id)
             expected = (
                 Relation.SELF
                 if other == vm_id
@@ -132,7 +132,7 @@ def test_relations_and_lists_follow_the_model(seed: int) -> None:
             assert permissions.relation_of(node, other) == expected, (vm_id, other)
 
 
-def test_the_root_token_and_operators_may_do_all_accounts_read_and_strangers_nothing() -> None:
+def test_root_and_operators_have_all_permissions_and_accounts_only_read() -> None:
     plant(0, 4)
     everything = {action.name for action in Action}
     callers: list[tuple[object, set[str]]] = [
@@ -153,7 +153,7 @@ def test_the_root_token_and_operators_may_do_all_accounts_read_and_strangers_not
         assert (permissions.readable(caller, Action.READ_CONFIG) is None) == bool(expected)
 
 
-def test_a_refusal_names_the_rule_the_caller_the_action_and_the_target() -> None:
+def test_refusal_names_rule_caller_action_and_target() -> None:
     tree = plant(1, 8)
     for vm_id in tree.parents:
         with pytest.raises(Forbidden) as caught:
@@ -165,8 +165,10 @@ def test_a_refusal_names_the_rule_the_caller_the_action_and_the_target() -> None
         permissions.check(caller_of("vm"), Action.START_BELOW, "vm")
 
 
-def test_a_vm_starts_no_code_in_an_agent_whose_data_folder_is_not_known_yet() -> None:
-    """State after the upgrade of a shared database, until the agent's follower claims the row."""
+def test_vm_cannot_run_code_in_an_agent_of_an_unknown_data_folder() -> None:
+    """After the upgrade of a shared database, rows have no data folder until a follower claims
+    them.
+    """
     services.create(NewNode("vm", "agent_vm", "vm"), by="tests")
     for name, host in (("ada", "box1"), ("bob", "box2")):
         services.create(NewNode(name, "lieutenant", name, "vm"), by="tests")
@@ -198,7 +200,7 @@ def _rename(api: Api, target: str) -> Any:
     )
 
 
-# Of each: the action, whether only lieutenants can be its target, and the request.
+# (action, whether only lieutenants can be the target, request)
 ENTRANCES: dict[str, tuple[str, bool, Callable[[Api, str], Any]]] = {
     "starts a process here": ("START_BELOW", False, _make),
     "reads a transcript": (
@@ -238,9 +240,7 @@ ENTRANCES: dict[str, tuple[str, bool, Callable[[Api, str], Any]]] = {
 
 @pytest.mark.rotated
 @pytest.mark.parametrize("seed", [11, pytest.param(12, marks=pytest.mark.thorough)])
-def test_the_api_follows_the_model(
-    seed: int, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_api_follows_the_model(seed: int, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.PI_PATH = str(STANDIN)
     drop_tasks(monkeypatch, "lieutenants.settle")
     drop_tasks(monkeypatch, "bootloader.")

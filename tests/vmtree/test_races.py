@@ -20,10 +20,10 @@ pytestmark = pytest.mark.postgres
 ROUNDS = 30
 
 
-def together(*acts: Callable[[], object]) -> list[str]:
-    """Run all at once, each on a connection of its own; what each came to."""
-    start = threading.Barrier(len(acts))
-    outcomes = [""] * len(acts)
+def run_concurrently(*functions: Callable[[], object]) -> list[str]:
+    """Run all functions at once, each on its own connection; return their outcomes."""
+    start = threading.Barrier(len(functions))
+    outcomes = [""] * len(functions)
 
     def run(number: int, act: Callable[[], object]) -> None:
         try:
@@ -35,7 +35,7 @@ def together(*acts: Callable[[], object]) -> list[str]:
         finally:
             connections.close_all()
 
-    threads = [threading.Thread(target=run, args=each) for each in enumerate(acts)]
+    threads = [threading.Thread(target=run, args=each) for each in enumerate(functions)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -47,15 +47,15 @@ def move(vm_id: str, under: str) -> Callable[[], object]:
     return lambda: services.change(vm_id, NodeChange(parent_vm_id=under), by="tests")
 
 
-def test_two_movers_never_make_a_cycle(postgres: object, make: Make) -> None:
+def test_concurrent_moves_never_create_a_cycle(postgres: object, make: Make) -> None:
     make("roof")
     won = []
     for number in range(ROUNDS):
         one, two, of_one, of_two = (f"{name}{number}" for name in ("a", "b", "a-", "b-"))
         for vm_id, parent in ((one, "roof"), (two, "roof"), (of_one, one), (of_two, two)):
             make(vm_id, under=parent)
-        # No row is touched by both, so no lock on rows would help.
-        outcomes = together(move(one, of_two), move(two, of_one))
+        # The moves change different rows, so row locks would not help.
+        outcomes = run_concurrently(move(one, of_two), move(two, of_one))
         won.append(outcomes.count("done"))
         for vm_id in (one, two, of_one, of_two):
             node = Node.objects.get(vm_id=vm_id)
@@ -63,30 +63,30 @@ def test_two_movers_never_make_a_cycle(postgres: object, make: Make) -> None:
     assert won == [1] * ROUNDS
 
 
-def test_without_the_hold_there_would_be_cycles(
+def test_moves_without_the_lock_create_a_cycle(
     postgres: object, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_locks, "lock", lambda *_, **__: None)
     both = threading.Barrier(2)
-    # Both have looked, and neither has committed.
+    # Both have checked, and neither has committed.
     monkeypatch.setattr(events, "publish_nodes", lambda _ids: both.wait(10))
     for vm_id, parent in (("a", None), ("b", None), ("a-", "a"), ("b-", "b")):
         above = Node.objects.filter(vm_id=parent).first()
         Node.objects.create(vm_id=vm_id, category="agent_vm", parent=above)
 
-    assert together(move("a", "b-"), move("b", "a-")) == ["done", "done"]
-    # The queries end all the same.
+    assert run_concurrently(move("a", "b-"), move("b", "a-")) == ["done", "done"]
+    # The queries terminate despite the cycle.
     start = Node.objects.get(vm_id="a")
     assert len(ancestor_keys(LINKS, start.pk)) == len(descendant_keys(LINKS, start.pk)) == 4
 
 
-def test_nobody_is_born_below_a_removed_one(postgres: object, make: Make) -> None:
+def test_no_node_is_created_below_a_removed_one(postgres: object, make: Make) -> None:
     make("roof")
     for number in range(ROUNDS):
         parent, child = f"p{number}", f"k{number}"
         make(parent, under="roof")
         make(f"q{number}", under=parent)
-        together(
+        run_concurrently(
             lambda: services.remove(parent, by="tests", subtree=True, confirm=2),  # noqa: B023
             lambda: services.create(
                 NewNode("x", "agent_vm", child, parent_vm_id=f"q{number}"),  # noqa: B023
@@ -97,9 +97,9 @@ def test_nobody_is_born_below_a_removed_one(postgres: object, make: Make) -> Non
         assert not orphans.exists()
 
 
-def test_one_of_two_creators_gets_the_id(postgres: object) -> None:
+def test_only_one_of_two_creations_gets_the_id(postgres: object) -> None:
     for number in range(ROUNDS):
         new = NewNode("x", "agent_vm", f"n{number}")
-        outcomes = together(*[lambda: services.create(new, by="tests")] * 2)  # noqa: B023
+        outcomes = run_concurrently(*[lambda: services.create(new, by="tests")] * 2)  # noqa: B023
 
         assert sorted(outcomes) == [f"VM 'n{number}' exists already", "done"]

@@ -10,7 +10,7 @@ from reef_site.common import clock
 from registry.models import VM, Status
 from tests.conftest import Api
 from tests.vmtree.conftest import Make, ids
-from tests.vmtree.planted import heard_for_long
+from tests.vmtree.planted import set_long_uptime
 from vmtree import search
 from vmtree.models import Node
 
@@ -40,7 +40,7 @@ Family = dict[str, Node]
         ('organ:"', []),
     ],
 )
-def test_words_narrow(family: Family, api: Api, query: str, found: list[str]) -> None:
+def test_terms_narrow_the_result(family: Family, api: Api, query: str, found: list[str]) -> None:
     answer = api.client.get("/vm-tree/vms", {"q": query})
 
     assert sorted(ids(answer, "vms")) == sorted(found)
@@ -60,7 +60,7 @@ def test_words_narrow(family: Family, api: Api, query: str, found: list[str]) ->
         ("x" * 1001, "at most 1000 characters"),
     ],
 )
-def test_a_wrong_word_lists_the_right_ones(db: None, api: Api, query: str, says: str) -> None:
+def test_unknown_term_lists_the_valid_ones(db: None, api: Api, query: str, says: str) -> None:
     answer = api.client.get("/vm-tree/vms", {"q": query})
 
     assert answer.status_code == 400
@@ -77,8 +77,8 @@ WORDS = {
 }
 
 
-def test_states_are_words_in_capitals_too(database: str, make: Make, api: Api) -> None:
-    heard_for_long()
+def test_states_are_case_insensitive(database: str, make: Make, api: Api) -> None:
+    set_long_uptime()
     now, far = clock.now(), timedelta(hours=6)
     for vm_id in ("live", "late", "silent", "paused", "stopped"):
         make(vm_id, name=f"is {vm_id}")
@@ -103,7 +103,7 @@ def test_states_are_words_in_capitals_too(database: str, make: Make, api: Api) -
         assert word in {vm["id"] for vm in found}
 
 
-def test_capitals_beyond_ascii_do_not_count(database: str, make: Make, api: Api) -> None:
+def test_search_ignores_case_beyond_ascii(database: str, make: Make, api: Api) -> None:
     make("one", name="Größe ÉTÉ (1)")
     make("two", name="Grosse")
     for text in ("größe", "GRÖßE", "été", "Été", '"été (1)"', "one"):
@@ -123,14 +123,16 @@ def test_capitals_beyond_ascii_do_not_count(database: str, make: Make, api: Api)
         ({"liveness": "dead"}, "liveness: must be one of live, late, silent"),
     ],
 )
-def test_wrong_words_of_the_registry(db: None, api: Api, asked: dict[str, str], says: str) -> None:
+def test_invalid_terms_of_the_registry_are_named(
+    db: None, api: Api, asked: dict[str, str], says: str
+) -> None:
     answer = api.client.get("/registry/vms", asked)
 
     assert answer.status_code == 400
     assert says in answer.json()["error"]
 
 
-def test_apps_above_register_terms(family: Family, api: Api) -> None:
+def test_higher_apps_register_terms(family: Family, api: Api) -> None:
     loud = search.Term("loud", lambda nodes, _: nodes.filter(name="ada"), flag=True)
 
     with search.search_terms.changed({"loud": loud}):

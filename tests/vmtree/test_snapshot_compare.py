@@ -27,7 +27,9 @@ def take(api: Api) -> Snapshot:
     return Snapshot.objects.get(pk=api.post("/vm-tree/snapshot").json()["id"])
 
 
-def test_compare_names_what_is_other(database: str, api: Api, family: dict[str, Node]) -> None:
+def test_compare_lists_differences_of_the_tree(
+    database: str, api: Api, family: dict[str, Node]
+) -> None:
     old = take(api)
     services.create(services.NewNode("new one", "agent_vm", "cid", "bob"), by="x")
     services.remove("bob-1", by="x")
@@ -75,7 +77,7 @@ def test_compare_names_what_is_other(database: str, api: Api, family: dict[str, 
     assert api.get(f"/vm-tree/snapshots/{new.pk}/compare").json()["counts"]["added"] == 0
 
 
-def test_compare_names_what_is_other_in_the_registry(database: str, api: Api) -> None:
+def test_compare_lists_differences_of_the_registry(database: str, api: Api) -> None:
     def register(vm_id: str, **fields: Any) -> None:
         registry.register(Registration(vm_id, f"VM {vm_id}", "worker", "::1", "tests", **fields))
 
@@ -102,7 +104,7 @@ def test_compare_names_what_is_other_in_the_registry(database: str, api: Api) ->
     new = take(api)
     assert api.get(f"{path}?with={new.pk}").json()["registry"] == answer
     assert api.get(f"{path}?limit=0").json()["registry"]["added"] == []
-    # A restore leaves the registry as it is, but tells.
+    # A restore does not change the registry but reports the differences.
     plan = api.post(f"/vm-tree/snapshots/{old.pk}/restore").json()
     assert [each["id"] for each in plan["notRestored"]["registry"]["removed"]] == ["comes"]
     assert set(plan["counts"].values()) == {0}

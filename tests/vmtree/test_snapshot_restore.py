@@ -35,8 +35,8 @@ def folder(settings: Any, tmp_path: Path) -> Path:
     return tmp_path / "snapshots"
 
 
-def living() -> States:
-    """All that a restore has to bring back."""
+def active_nodes() -> States:
+    """Return everything that a restore must bring back, by VM id."""
     nodes = Node.objects.active().select_related("parent").order_by("pk")
     return {
         node.vm_id: (
@@ -52,19 +52,19 @@ def take() -> Snapshot:
 
 
 def restore(api: Api, snapshot: Snapshot) -> dict[str, Any]:
-    """Both steps: look, agree."""
+    """Request the plan and confirm it."""
     path = f"/vm-tree/snapshots/{snapshot.pk}/restore"
     plan = api.post(path).json()
     assert plan["restored"] is False
-    answer = api.post(path, {"confirm": plan["confirm"]})
-    assert answer.status_code == 200, answer.content
-    done: dict[str, Any] = answer.json()
+    register_live = api.post(path, {"confirm": plan["confirm"]})
+    assert register_live.status_code == 200, register_live.content
+    done: dict[str, Any] = register_live.json()
     assert done["counts"] == plan["counts"]
     return done
 
 
-def change_a_lot() -> None:
-    """Of each kind of difference some."""
+def make_all_kinds_of_changes() -> None:
+    """Change the tree in every way that a comparison distinguishes."""
     services.create(NewNode("late", "agent_vm", "late", "bob"), by="x")
     services.create(NewNode("later", "agent_vm", "later", "late"), by="x")
     services.change("ada-2", NodeChange(parent_vm_id="later"), by="x")
@@ -75,17 +75,17 @@ def change_a_lot() -> None:
     services.remove("ada-1", by="x")
 
 
-def test_the_tree_is_exactly_that_of_the_snapshot(
+def test_restored_tree_equals_the_snapshot(
     database: str, api: Api, family: dict[str, Node]
 ) -> None:
-    before = living()
+    before = active_nodes()
     snapshot = take()
-    change_a_lot()
+    make_all_kinds_of_changes()
     history = list(Revision.objects.order_by("pk").values())
 
     done = restore(api, snapshot)
 
-    assert living() == before
+    assert active_nodes() == before
     assert done["counts"] == {
         "added": 2,
         "removed": 2,
@@ -95,7 +95,7 @@ def test_the_tree_is_exactly_that_of_the_snapshot(
         "kept": 0,
         "leftOut": 0,
     }
-    # Nothing of the history is lost, and each change is in it.
+    # The history is kept and contains each change.
     revisions = Revision.objects.order_by("pk")
     assert list(revisions.values())[: len(history)] == history
     newer = revisions[len(history) :]
@@ -113,25 +113,25 @@ def test_the_tree_is_exactly_that_of_the_snapshot(
         services.create(NewNode("late", "agent_vm", "late"), by="x")
 
 
-def test_what_was_before_is_in_a_snapshot_and_can_be_restored(
+def test_restore_takes_a_snapshot_first_that_can_be_restored(
     database: str, api: Api, family: dict[str, Node]
 ) -> None:
     snapshot = take()
-    change_a_lot()
-    changed = living()
+    make_all_kinds_of_changes()
+    changed = active_nodes()
 
     done = restore(api, snapshot)
     before = Snapshot.objects.get(pk=done["before"]["id"])
 
     assert before.why == Why.CHANGE
-    assert living() != changed
+    assert active_nodes() != changed
     restore(api, before)
-    assert living() == changed
+    assert active_nodes() == changed
     counts = api.get(f"/vm-tree/snapshots/{before.pk}/compare").json()["counts"]
     assert set(counts.values()) == {0}
 
 
-def test_a_lost_database_comes_back_with_history_and_tombstones(
+def test_restore_into_an_empty_database_includes_history_and_removed_nodes(
     database: str, api: Api, family: dict[str, Node]
 ) -> None:
     services.change("ada-2", NodeChange(parent_vm_id="bob"), by="x")
@@ -142,7 +142,7 @@ def test_a_lost_database_comes_back_with_history_and_tombstones(
         nodes = Node.objects.order_by("pk").values_list(*columns, "removed_at")
         revisions = Revision.objects.exclude(what="restored").order_by("pk")
         facts = ("node__vm_id", "at", "actor", "what", "name", "parent_vm_id", "reef_config")
-        return [living(), list(nodes), list(revisions.values_list(*facts))]
+        return [active_nodes(), list(nodes), list(revisions.values_list(*facts))]
 
     before, snapshot = everything(), take()
     Trait.objects.all().delete()
@@ -156,7 +156,7 @@ def test_a_lost_database_comes_back_with_history_and_tombstones(
     assert everything() == before
 
 
-def test_nothing_is_done_without_the_word_or_after_a_change(
+def test_restore_needs_the_current_confirmation(
     database: str, api: Api, family: dict[str, Node], make: Make
 ) -> None:
     snapshot = take()
@@ -164,18 +164,18 @@ def test_nothing_is_done_without_the_word_or_after_a_change(
     path = f"/vm-tree/snapshots/{snapshot.pk}/restore"
     plan = api.post(path).json()
     make("in between")
-    now = living()
+    now = active_nodes()
 
     for confirm in (plan["confirm"], "", "yes"):
-        answer = api.post(path, {"confirm": confirm})
-        assert answer.status_code == 409
-        assert answer.json()["error"].startswith("confirm: the tree has changed")
+        register_live = api.post(path, {"confirm": confirm})
+        assert register_live.status_code == 409
+        assert register_live.json()["error"].startswith("confirm: the tree has changed")
     assert api.post(path, {"confirm": True}).status_code == 400
-    assert living() == now
+    assert active_nodes() == now
     assert Snapshot.objects.count() == 1
 
 
-def test_a_change_while_the_old_tree_is_saved_stops_it(
+def test_restore_stops_if_the_tree_changes_during_the_first_snapshot(
     database: str, api: Api, family: dict[str, Node], make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = take()
@@ -189,15 +189,15 @@ def test_a_change_while_the_old_tree_is_saved_stops_it(
         return made
 
     monkeypatch.setattr(creation, "create", make_and_change)
-    answer = api.post(f"/vm-tree/snapshots/{snapshot.pk}/restore", {"confirm": plan.confirm})
+    register_live = api.post(f"/vm-tree/snapshots/{snapshot.pk}/restore", {"confirm": plan.confirm})
 
-    assert answer.status_code == 409
-    assert "in between" in living()
-    assert "bob-1" not in living()
+    assert register_live.status_code == 409
+    assert "in between" in active_nodes()
+    assert "bob-1" not in active_nodes()
 
 
 @pytest.mark.parametrize("where", ["_set_traits", "_remove"])
-def test_an_error_in_the_middle_changes_nothing(
+def test_failed_restore_changes_nothing(
     database: str,
     api: Api,
     family: dict[str, Node],
@@ -205,39 +205,39 @@ def test_an_error_in_the_middle_changes_nothing(
     where: str,
 ) -> None:
     snapshot = take()
-    change_a_lot()
-    now, revisions = living(), Revision.objects.count()
+    make_all_kinds_of_changes()
+    now, revisions = active_nodes(), Revision.objects.count()
     plan = snapshots.plan(snapshot, by="tests")
 
-    def broken(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr(restore_writer, where, broken)
+    monkeypatch.setattr(restore_writer, where, fail)
     with pytest.raises(RuntimeError, match="in the middle"):
         snapshots.restore(snapshot, confirm=plan.confirm, by="tests")
 
-    assert (living(), Revision.objects.count()) == (now, revisions)
+    assert (active_nodes(), Revision.objects.count()) == (now, revisions)
 
 
-def test_tokens_of_those_that_came_later_are_revoked(
+def test_restore_revokes_tokens_of_removed_nodes(
     database: str, api: Api, family: dict[str, Node], as_node: Callable[[Node], NodeApi], make: Make
 ) -> None:
     snapshot = take()
-    stays, goes = as_node(family["ada"]), as_node(make("late", under="ada"))
-    assert goes.get("/vm-tree/stats").status_code == 200
+    kept, removed = as_node(family["ada"]), as_node(make("late", under="ada"))
+    assert removed.get("/vm-tree/stats").status_code == 200
 
     restore(api, snapshot)
 
-    assert goes.get("/vm-tree/stats").status_code == 401
-    assert stays.get("/vm-tree/stats").status_code == 200
+    assert removed.get("/vm-tree/stats").status_code == 401
+    assert kept.get("/vm-tree/stats").status_code == 200
 
 
-def test_two_restores_and_writers_at_once_leave_one_of_the_trees(
+def test_concurrent_restores_and_writes_end_in_one_of_the_trees(
     database: str, family: dict[str, Node], make: Make
 ) -> None:
-    """The later one finds its comparison outdated, or restores on top of the first."""
+    """The later restore finds its plan outdated, or restores on top of the first."""
     first = take()
-    change_a_lot()
+    make_all_kinds_of_changes()
     second = take()
     trees = [tree_diff.snapshot_tree(each) for each in (first, second)]
     ready = threading.Barrier(3)
@@ -272,22 +272,22 @@ def test_two_restores_and_writers_at_once_leave_one_of_the_trees(
         thread.join(60)
 
     assert len(outcomes) == 10, outcomes
-    restored = {vm_id: each[2] for vm_id, each in living().items()}
+    restored = {vm_id: each[2] for vm_id, each in active_nodes().items()}
     assert restored in [{vm.vm_id: vm.parent for vm in tree.values()} for tree in trees]
 
 
-# -- who lives is not buried -----------------------------------------------------------------
+# -- active VMs are kept ---------------------------------------------------------------------
 
 
-def answer(vm_id: str, **fields: Any) -> None:
-    """A VM that is registered and was heard of just now."""
+def register_live(vm_id: str, **fields: Any) -> None:
+    """Register a VM that has just sent a heartbeat."""
     registry.register(Registration(vm_id, vm_id, "worker", "::1", "tests", **fields))
 
 
-def test_those_that_live_keep_their_place(
+def test_restore_keeps_active_vms(
     database: str, api: Api, family: dict[str, Node], as_node: Callable[[Node], NodeApi], make: Make
 ) -> None:
-    before = living()
+    before = active_nodes()
     snapshot = take()
     # late → (mate → beats, dead → deep); ada → near
     for vm_id, parent in (("late", "ada"), ("mate", "late"), ("beats", "mate"), ("near", "ada")):
@@ -297,7 +297,7 @@ def test_those_that_live_keep_their_place(
     Lieutenant.objects.create(id="mate", name="mate", role="tests", status="paused")
     Lieutenant.objects.create(id="dead", name="dead", role="tests", status="destroyed")
     for vm_id in ("beats", "near", "deep", "dead"):
-        answer(vm_id)
+        register_live(vm_id)
     registry.patch("dead", {"status": "stopped"})
     holder = as_node(Node.objects.get(vm_id="mate"))
 
@@ -312,7 +312,7 @@ def test_those_that_live_keep_their_place(
     assert {each["vmId"]: each["why"] for each in plan["kept"]}["mate"] == "its lieutenant lives"
     assert {each["vmId"] for each in plan["removed"]} == {"late", "dead"}
     restore(api, snapshot)
-    now = living()
+    now = active_nodes()
     assert {vm_id: now[vm_id][2] for vm_id in now.keys() - before.keys()} == {
         "mate": "ada",
         "beats": "mate",
@@ -329,7 +329,7 @@ def test_those_that_live_keep_their_place(
     assert {each["vmId"] for each in tree} == {each["vmId"] for each in then} == now.keys()
 
 
-def test_whose_lieutenant_was_destroyed_does_not_come_back(
+def test_restore_leaves_out_nodes_of_destroyed_lieutenants(
     database: str, api: Api, family: dict[str, Node]
 ) -> None:
     Lieutenant.objects.create(id="ada", name="ada", role="tests", status="destroyed")
@@ -347,12 +347,12 @@ def test_whose_lieutenant_was_destroyed_does_not_come_back(
     }
     restore(api, snapshot)
     assert Node.objects.get(vm_id="ada").removed_at
-    assert {vm_id: facts[2] for vm_id, facts in living().items()}["ada-2"] == "roof"
+    assert {vm_id: facts[2] for vm_id, facts in active_nodes().items()}["ada-2"] == "roof"
     then = api.get("/vm-tree/tree?flat=true&at=2100-01-01").json()["vms"]
-    assert {each["vmId"] for each in then} == living().keys()
+    assert {each["vmId"] for each in then} == active_nodes().keys()
 
 
-def test_nor_does_one_that_only_the_file_knows(
+def test_restore_leaves_out_destroyed_lieutenants_known_only_to_the_file(
     database: str, api: Api, family: dict[str, Node]
 ) -> None:
     snapshot = take()
@@ -364,36 +364,38 @@ def test_nor_does_one_that_only_the_file_knows(
     done = restore(api, snapshot)
     assert done["counts"]["leftOut"] == 1
     assert Node.objects.get(vm_id="bob").removed_at
-    assert {vm_id: facts[2] for vm_id, facts in living().items()}["bob-1"] == "roof"
+    assert {vm_id: facts[2] for vm_id, facts in active_nodes().items()}["bob-1"] == "roof"
     then = api.get("/vm-tree/tree?flat=true&at=2100-01-01").json()["vms"]
-    assert {each["vmId"] for each in then} == living().keys()
+    assert {each["vmId"] for each in then} == active_nodes().keys()
 
 
-def test_all_above_it_may_be_gone(database: str, api: Api, make: Make) -> None:
+def test_kept_vm_without_ancestors_becomes_a_root(database: str, api: Api, make: Make) -> None:
     snapshot = take()
     make("top")
     make("low", under="top")
-    answer("low")
+    register_live("low")
 
     restore(api, snapshot)
 
-    assert {vm_id: facts[2] for vm_id, facts in living().items()} == {"low": None}
+    assert {vm_id: facts[2] for vm_id, facts in active_nodes().items()} == {"low": None}
 
 
-def test_one_that_wakes_after_the_look_stops_it(database: str, api: Api, make: Make) -> None:
+def test_vm_that_becomes_active_after_the_plan_stops_the_restore(
+    database: str, api: Api, make: Make
+) -> None:
     snapshot = take()
     make("late")
     path = f"/vm-tree/snapshots/{snapshot.pk}/restore"
     plan = api.post(path).json()
     assert [each["vmId"] for each in plan["removed"]] == ["late"]
 
-    answer("late")
+    register_live("late")
 
     assert api.post(path, {"confirm": plan["confirm"]}).status_code == 409
-    assert "late" in living()
+    assert "late" in active_nodes()
 
 
-def test_one_that_wakes_at_the_last_moment_stops_it(
+def test_vm_that_becomes_active_during_the_restore_stops_it(
     database: str, api: Api, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = take()
@@ -403,17 +405,17 @@ def test_one_that_wakes_at_the_last_moment_stops_it(
 
     def prepare(*args: Any) -> restore_writer.RestoreWork:
         monkeypatch.setattr(restore_writer, "prepare", usual)
-        answer("late")
+        register_live("late")
         return usual(*args)
 
     monkeypatch.setattr(restore_writer, "prepare", prepare)
     with pytest.raises(Conflict, match="has changed"):
         snapshots.restore(snapshot, confirm=plan.confirm, by="tests")
 
-    assert "late" in living()
+    assert "late" in active_nodes()
 
 
-# -- killed in the middle ------------------------------------------------------------------------
+# -- killed processes -----------------------------------------------------------------------------
 
 CHILD = """
 import os, signal, sys
@@ -452,7 +454,7 @@ def database_url() -> str:
 
 
 def run_until_killed(folder: Path, what: str, where: str, call: int = 1) -> None:
-    """A process that does this, and is killed by `kill -9` at that call of that function."""
+    """Run a process that kills itself with SIGKILL at the given call of a function."""
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(folder.parent), what, where, str(call)],
         env={
@@ -475,7 +477,7 @@ def run_until_killed(folder: Path, what: str, where: str, call: int = 1) -> None
         "verification:file_columns",
     ],
 )
-def test_killed_while_it_writes(
+def test_snapshot_interrupted_by_a_kill_is_repeated(
     database: str, family: dict[str, Node], folder: Path, where: str
 ) -> None:
     old = take()
@@ -483,17 +485,17 @@ def test_killed_while_it_writes(
 
     run_until_killed(folder, "tick", where)
 
-    [broken] = Snapshot.objects.filter(why=Why.HOURLY)
-    assert broken.state == State.WRITING
+    [fail] = Snapshot.objects.filter(why=Why.HOURLY)
+    assert fail.state == State.WRITING
     assert (folder / old.file).read_bytes() == content
     for path in folder.glob("vms-*.sqlite"):
         file = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
         assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert file.execute("SELECT count(*) FROM nodes").fetchone() == (len(family),)
         file.close()
-    # Whoever looks knows that its writer is dead; then the hour is made up for.
-    has_name = (folder / broken.file).exists()
-    [looked] = [each for each in snapshots.listing() if each.pk == broken.pk]
+    # The next reader notices that the writer is dead; the tick then takes the missed snapshot.
+    has_name = (folder / fail.file).exists()
+    [looked] = [each for each in snapshots.listing() if each.pk == fail.pk]
     assert looked.state == (State.READY if has_name else State.FAILED)
     assert has_name or looked.trouble == "it was cut off while it was written: its writer is gone"
     assert not list(folder.glob(".*.part")), "its draft goes, too"
@@ -523,21 +525,21 @@ def test_killed_while_it_writes(
         ("retention:prune", 1),
     ],
 )
-def test_killed_while_it_restores(
+def test_restore_interrupted_by_a_kill_is_complete_or_absent(
     database: str, api: Api, family: dict[str, Node], folder: Path, where: str, call: int
 ) -> None:
-    before = living()
+    before = active_nodes()
     snapshot = take()
-    change_a_lot()
-    now, revisions = living(), Revision.objects.count()
+    make_all_kinds_of_changes()
+    now, revisions = active_nodes(), Revision.objects.count()
 
     run_until_killed(folder, str(snapshot.pk), where, call)
 
     if where == "retention:prune":
-        # It was committed by then.
-        assert living() == before
+        # The restore had been committed before.
+        assert active_nodes() == before
     else:
-        assert (living(), Revision.objects.count()) == (now, revisions)
-    # It can be done again.
+        assert (active_nodes(), Revision.objects.count()) == (now, revisions)
+    # The restore can be repeated.
     restore(api, snapshot)
-    assert living() == before
+    assert active_nodes() == before

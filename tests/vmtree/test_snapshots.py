@@ -37,14 +37,14 @@ def folder(settings: Any, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets reef's clock: to NOW, and by each call on."""
+    """Set reef's clock to NOW; further calls advance it."""
     moment = [NOW]
     monkeypatch.setattr(clock, "now", lambda: moment[0])
 
-    def pass_by(**time: float) -> None:
+    def advance_clock(**time: float) -> None:
         moment[0] += timedelta(**time)
 
-    return pass_by
+    return advance_clock
 
 
 def take(api: Api) -> Snapshot:
@@ -71,10 +71,10 @@ def value_of(text: str | None) -> Any:
     return orjson.loads(text) if text else None
 
 
-# -- what is in it -------------------------------------------------------------------------------
+# -- content -------------------------------------------------------------------------------------
 
 
-def test_it_holds_exactly_the_rows_of_its_moment(
+def test_snapshot_has_exactly_the_rows_of_its_time(
     database: str, api: Api, family: dict[str, Node]
 ) -> None:
     services.change("bob", NodeChange(name="Böb \"'x", dna=None), by="somebody")
@@ -118,7 +118,9 @@ def test_it_holds_exactly_the_rows_of_its_moment(
     assert snapshot.counts == {"nodes": 7, "traits": 12, "revisions": 9, "vms": 1}
 
 
-def test_row_and_file_agree(database: str, api: Api, family: dict[str, Node], folder: Path) -> None:
+def test_row_and_file_have_equal_facts(
+    database: str, api: Api, family: dict[str, Node], folder: Path
+) -> None:
     snapshot = take(api)
 
     path = folder / snapshot.file
@@ -144,7 +146,7 @@ def test_row_and_file_agree(database: str, api: Api, family: dict[str, Node], fo
     assert int(answer["Content-Length"]) == len(content)
 
 
-def test_no_secrets_and_no_transcripts_are_in_it(
+def test_snapshot_has_no_secrets_and_no_transcripts(
     database: str, api: Api, family: dict[str, Node]
 ) -> None:
     token = tokens.issue(family["ada"], made_by="tests")
@@ -160,7 +162,7 @@ def test_no_secrets_and_no_transcripts_are_in_it(
         assert secret.encode() not in content
 
 
-def test_it_shows_one_moment_while_others_write(database: str, api: Api, make: Make) -> None:
+def test_snapshot_is_consistent_during_writes(database: str, api: Api, make: Make) -> None:
     stop = threading.Event()
 
     def write() -> None:
@@ -189,10 +191,10 @@ def test_it_shows_one_moment_while_others_write(database: str, api: Api, make: M
         assert snapshot.counts["revisions"] == count
 
 
-# -- a file that is not what was written ---------------------------------------------------------
+# -- damaged files -------------------------------------------------------------------------------
 
 
-def cut_off(path: Path) -> None:
+def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
@@ -208,12 +210,12 @@ def alter(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "trouble", "seen_at_once"),
     [
-        (cut_off, "the file was cut off", True),
+        (truncate, "the file was cut off", True),
         (alter, "the file was altered", False),
         (Path.unlink, "the file is missing", True),
     ],
 )
-def test_what_was_cut_off_or_altered_is_named_and_not_used(
+def test_truncated_or_altered_file_is_reported_and_not_used(
     api: Api,
     folder: Path,
     db: None,
@@ -238,7 +240,7 @@ def test_what_was_cut_off_or_altered_is_named_and_not_used(
         assert trouble in answer.json()["error"]
 
 
-def test_a_list_notices_that_a_file_was_touched(api: Api, folder: Path, db: None) -> None:
+def test_list_shows_that_a_file_was_changed(api: Api, folder: Path, db: None) -> None:
     snapshot = take(api)
     path = folder / snapshot.file
     path.chmod(0o600)
@@ -252,7 +254,7 @@ def test_a_list_notices_that_a_file_was_touched(api: Api, folder: Path, db: None
     assert listed["trouble"].startswith("the file was altered")
 
 
-def test_a_file_that_came_back_is_good_again(api: Api, folder: Path, db: None) -> None:
+def test_restored_file_is_valid_again(api: Api, folder: Path, db: None) -> None:
     snapshot = take(api)
     path = folder / snapshot.file
     content = path.read_bytes()
@@ -265,7 +267,7 @@ def test_a_file_that_came_back_is_good_again(api: Api, folder: Path, db: None) -
     assert (verified["state"], verified["trouble"]) == ("ready", None)
 
 
-def test_a_full_disk_leaves_nothing(
+def test_full_disk_leaves_no_snapshot(
     api: Api, folder: Path, db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -280,7 +282,7 @@ def test_a_full_disk_leaves_nothing(
     assert api.get("/vm-tree/snapshots").json()["snapshots"][0]["state"] == "failed"
 
 
-def test_unknown_ones_are_404_and_nonsense_is_400(api: Api, db: None) -> None:
+def test_unknown_snapshots_are_404_and_invalid_input_is_400(api: Api, db: None) -> None:
     assert api.get("/vm-tree/snapshots/77").status_code == 404
     assert api.get("/vm-tree/snapshots/x").status_code == 404
     snapshot = take(api)
@@ -292,10 +294,10 @@ def test_unknown_ones_are_404_and_nonsense_is_400(api: Api, db: None) -> None:
     assert answer.json() == {"error": "pinned: must be true or false"}
 
 
-# -- the clock -----------------------------------------------------------------------------------
+# -- schedule ------------------------------------------------------------------------------------
 
 
-def test_missed_hours_are_made_up_for_once(db: None, set_clock: Callable[..., None]) -> None:
+def test_one_snapshot_is_taken_after_missed_hours(db: None, set_clock: Callable[..., None]) -> None:
     def hours() -> list[int]:
         rows = Snapshot.objects.filter(why=Why.HOURLY).order_by("hour")
         return [row.hour.hour for row in rows if row.hour]
@@ -314,7 +316,7 @@ def test_missed_hours_are_made_up_for_once(db: None, set_clock: Callable[..., No
     assert hours() == [10, 20, 21]
 
 
-def test_two_workers_make_one_snapshot(database: str, folder: Path, make: Make) -> None:
+def test_concurrent_workers_take_one_snapshot(database: str, folder: Path, make: Make) -> None:
     make("vm")
     ready = threading.Barrier(4)
     made: list[Snapshot | None] = []
@@ -336,15 +338,15 @@ def test_two_workers_make_one_snapshot(database: str, folder: Path, make: Make) 
     assert len(os.listdir(folder)) == 1
 
 
-def test_what_failed_is_tried_again_after_a_pause(
+def test_failed_snapshot_is_repeated_after_a_pause(
     db: None, set_clock: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
 
-        def broken(*_: object) -> None:
+        def fail(*_: object) -> None:
             raise sqlite3.OperationalError("disk I/O error")
 
-        patched.setattr(drafts, "_write_meta", broken)
+        patched.setattr(drafts, "_write_meta", fail)
         with pytest.raises(SnapshotFailed, match="disk I/O error"):
             snapshots.tick()
     set_clock(minutes=1)
@@ -355,20 +357,20 @@ def test_what_failed_is_tried_again_after_a_pause(
     assert Snapshot.objects.get().trouble == ""
 
 
-def test_a_writer_that_took_too_long_changes_nothing(
+def test_writer_whose_lease_has_expired_changes_nothing(
     db: None, set_clock: Callable[..., None], monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    """It hangs for longer than its lease, and another one makes the snapshot meanwhile."""
+    """Meanwhile another worker takes the snapshot."""
     write = drafts.write
     inner: list[Snapshot] = []
 
-    def slow(draft: Path, **facts: Any) -> Any:
+    def wait_past_lease(draft: Path, **facts: Any) -> Any:
         monkeypatch.setattr(drafts, "write", write)
         set_clock(minutes=11)
         inner.extend(filter(None, [snapshots.tick()]))
         return write(draft, **facts)
 
-    monkeypatch.setattr(drafts, "write", slow)
+    monkeypatch.setattr(drafts, "write", wait_past_lease)
     with pytest.raises(SnapshotFailed, match="somebody else"):
         snapshots.tick()
 
@@ -377,24 +379,24 @@ def test_a_writer_that_took_too_long_changes_nothing(
     assert verification.ensure_intact(Snapshot.objects.get())
 
 
-def test_whoever_looks_leaves_a_living_writer_alone(
+def test_reading_does_not_disturb_an_active_writer(
     database: str, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = drafts.write
     seen: list[str] = []
 
-    def watched(draft: Path, **facts: Any) -> Any:
+    def record_call(draft: Path, **facts: Any) -> Any:
         [mine] = snapshots.listing()
         seen.extend([mine.state, snapshots.find(mine.pk).state])
         return write(draft, **facts)
 
-    monkeypatch.setattr(drafts, "write", watched)
+    monkeypatch.setattr(drafts, "write", record_call)
     take(api)
     assert seen == [State.WRITING, State.WRITING]
     assert Snapshot.objects.get().state == State.READY
 
 
-def test_a_dead_writers_snapshot_is_named_when_it_is_looked_at(
+def test_reading_marks_the_snapshot_of_a_dead_writer_as_failed(
     database: str, api: Api, settings: Any
 ) -> None:
     now = clock.now()
@@ -408,10 +410,10 @@ def test_a_dead_writers_snapshot_is_named_when_it_is_looked_at(
     assert api.get(f"/vm-tree/snapshots/{elsewhere.pk}").json()["state"] == "writing"
 
 
-def test_files_without_a_row_are_found(
+def test_files_without_a_row_are_adopted(
     database: str, api: Api, family: dict[str, Node], folder: Path
 ) -> None:
-    """Such as when the database was lost."""
+    """This happens after the database was lost."""
     lost = take(api)
     content = (folder / lost.file).read_bytes()
     Snapshot.objects.all().delete()
@@ -430,11 +432,11 @@ def test_files_without_a_row_are_found(
     assert {"vms-half.sqlite", "vms-text.sqlite", "notes.txt"} < set(os.listdir(folder))
 
 
-# -- how long they are kept ----------------------------------------------------------------------
+# -- retention ------------------------------------------------------------------------------------
 
 
-def add(folder: Path, why: Why = Why.HOURLY, *, ago: timedelta, **fields: Any) -> Snapshot:
-    """A row with a file, as if it had been made so long ago."""
+def add_snapshot(folder: Path, why: Why = Why.HOURLY, *, ago: timedelta, **fields: Any) -> Snapshot:
+    """Add a row with a file, as if it had been taken this long ago."""
     folder.mkdir(exist_ok=True)
     began = NOW - ago
     name = files.name_of(began).replace("vms-", f"vms-{why}-")
@@ -443,12 +445,14 @@ def add(folder: Path, why: Why = Why.HOURLY, *, ago: timedelta, **fields: Any) -
     return Snapshot.objects.create(file=name, why=why, made_by="t", began_at=began, **facts)
 
 
-def test_the_newest_24_and_one_a_day_for_30_days_stay(
+def test_latest_24_and_one_a_day_for_30_days_are_kept(
     db: None, folder: Path, set_clock: Callable[..., None]
 ) -> None:
-    hourly = [add(folder, ago=timedelta(hours=hour)) for hour in range(40 * 24)]
-    pinned = add(folder, ago=timedelta(days=400), pinned=True)
-    asked = [add(folder, Why.ASKED, ago=timedelta(minutes=minute)) for minute in range(1, 31)]
+    hourly = [add_snapshot(folder, ago=timedelta(hours=hour)) for hour in range(40 * 24)]
+    pinned = add_snapshot(folder, ago=timedelta(days=400), pinned=True)
+    asked = [
+        add_snapshot(folder, Why.ASKED, ago=timedelta(minutes=minute)) for minute in range(1, 31)
+    ]
 
     count = retention.prune()
 
@@ -462,13 +466,13 @@ def test_the_newest_24_and_one_a_day_for_30_days_stay(
     assert len(days) == len(set(days))
     assert len(days) in (28, 29, 30)
     assert older[0].began_at > NOW - timedelta(days=30)
-    # Of each day the last.
+    # The last one of each day is kept.
     assert {each.began_at.hour for each in older} == {23}
     assert {each.file for each in left} == set(os.listdir(folder))
     assert retention.prune() == 0
 
 
-def test_the_answer_tells_how_many_went_and_pinned_ones_stay(
+def test_response_counts_deleted_snapshots_and_pinned_ones_are_kept(
     api: Api, db: None, folder: Path
 ) -> None:
     first, second = take(api), take(api)
@@ -483,23 +487,23 @@ def test_the_answer_tells_how_many_went_and_pinned_ones_stay(
     assert first.file not in os.listdir(folder)
 
 
-def test_damaged_ones_stand_for_no_day(
+def test_damaged_snapshot_is_not_the_one_kept_for_its_day(
     db: None, set_clock: Callable[..., None], folder: Path
 ) -> None:
-    good = add(folder, ago=timedelta(days=5, hours=1))
-    bad = add(folder, ago=timedelta(days=5), state=State.DAMAGED)
+    good = add_snapshot(folder, ago=timedelta(days=5, hours=1))
+    bad = add_snapshot(folder, ago=timedelta(days=5), state=State.DAMAGED)
     for hour in range(24):
-        add(folder, ago=timedelta(hours=hour))
+        add_snapshot(folder, ago=timedelta(hours=hour))
     assert retention.prune() == 0
     assert {good, bad} < set(Snapshot.objects.all())
     set_clock(days=31)
     assert retention.prune() == 2
 
 
-# -- who may -------------------------------------------------------------------------------------
+# -- permissions ---------------------------------------------------------------------------------
 
 
-def test_nodes_neither_read_nor_change_them(
+def test_nodes_cannot_read_or_change_snapshots(
     database: str, api: Api, family: dict[str, Node], as_node: Callable[[Node], NodeApi]
 ) -> None:
     snapshot = take(api)
@@ -521,7 +525,7 @@ def test_nodes_neither_read_nor_change_them(
     assert api.get(f"{one}/download").status_code == 401
 
 
-def test_operators_may_do_all(family: dict[str, Node], admin_api: Api) -> None:
+def test_operators_have_all_permissions(family: dict[str, Node], admin_api: Api) -> None:
     snapshot = take(admin_api)
     assert snapshot.made_by == "admin"
     plan = admin_api.post(f"/vm-tree/snapshots/{snapshot.pk}/restore").json()

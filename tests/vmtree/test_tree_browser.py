@@ -23,10 +23,10 @@ QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
-# What is waited for comes in a moment; where many share a machine, later.
+# Generous limit for waiting, since the machine may be shared.
 SECONDS = 120
 PLANT = "from tests.vmtree.planted import plant; plant(5000)"
-# Its beats end so that it is silent in a moment; nothing more is done to it.
+# A heartbeat that is old enough that the VM becomes silent soon.
 FADE = """
 from datetime import timedelta
 from registry.models import VM
@@ -67,7 +67,7 @@ def signed_in(browser: Browser, stack: Stack) -> BrowserContext:
 
 @pytest.fixture
 def page(signed_in: BrowserContext, stack: Stack) -> Iterator[Page]:
-    """A tab with the live tree that must not complain."""
+    """Provide a page with the live tree; script errors and violations of the CSP fail the test."""
     expect.set_options(timeout=SECONDS * 1000)
     page = signed_in.new_page()
     complaints: list[str] = []
@@ -87,30 +87,30 @@ def row(page: Page, vm_id: str) -> Locator:
     return page.locator(f'[data-vm="{vm_id}"]')
 
 
-def unfold(page: Page, *vm_ids: str) -> None:
+def expand(page: Page, *vm_ids: str) -> None:
     for vm_id in vm_ids:
         row(page, vm_id).locator(".twist").click()
         expect(row(page, vm_id)).to_have_attribute("aria-expanded", "true")
 
 
-def beat(stack: Stack, vm_id: str) -> None:
+def send_heartbeat(stack: Stack, vm_id: str) -> None:
     assert stack.client.post(f"/registry/vms/{vm_id}/heartbeat").status_code == 200
 
 
-def put(stack: Stack, vm_id: str, parent: str) -> None:
+def add_vm(stack: Stack, vm_id: str, parent: str) -> None:
     body = {"vmId": vm_id, "name": vm_id, "category": "agent_vm", "parentVmId": parent}
     assert stack.client.post("/vm-tree/vms", json=body).status_code == 201
 
 
-def test_the_page_begins_small_and_unfolds_by_fetching(page: Page) -> None:
+def test_rows_are_fetched_when_their_parent_is_expanded(page: Page) -> None:
     expect(row(page, "vm-0")).to_be_visible()
     assert page.locator("[role=treeitem]").count() == 21
     expect(page.locator("#n0")).to_contain_text("5,000 VMs")
     expect(page.locator("#n0")).to_contain_text("silent 50")
-    unfold(page, "vm-0", "vm-20")
+    expand(page, "vm-0", "vm-20")
     expect(row(page, "vm-225").locator(".worst")).to_contain_text("silent")
     expect(row(page, "vm-220").locator(".worst")).to_have_count(0)
-    unfold(page, "vm-225")
+    expand(page, "vm-225")
     expect(row(page, "vm-2477").locator(".status")).to_have_text("silent")
     expect(row(page, "vm-2478").locator(".status")).to_have_text("late")
     assert row(page, "vm-2477").get_attribute("aria-level") == "5"
@@ -120,8 +120,8 @@ def test_the_page_begins_small_and_unfolds_by_fetching(page: Page) -> None:
     expect(row(page, "vm-2477")).to_be_visible()
 
 
-def test_a_vm_falls_silent_and_the_page_shows_it_by_itself(stack: Stack, page: Page) -> None:
-    unfold(page, "vm-1", "vm-21", "vm-232")
+def test_page_shows_a_vm_that_becomes_silent(stack: Stack, page: Page) -> None:
+    expand(page, "vm-1", "vm-21", "vm-232")
     row(page, "vm-2553").click()
     page.locator("[data-close]").click()
     page.evaluate("window.notReloaded = true")
@@ -132,20 +132,20 @@ def test_a_vm_falls_silent_and_the_page_shows_it_by_itself(stack: Stack, page: P
     expect(row(page, "vm-2553").locator(".status")).to_have_text("silent")
     expect(row(page, "vm-232").locator(".worst")).to_contain_text("silent")
     expect(row(page, "vm-2553")).to_be_focused()
-    beat(stack, "vm-2553")
+    send_heartbeat(stack, "vm-2553")
     expect(row(page, "vm-2553").locator(".status")).to_have_text("live")
     expect(row(page, "vm-232").locator(".worst")).to_have_count(0)
     assert page.evaluate("window.notReloaded")
 
 
-def test_rows_come_go_and_move_where_it_is_unfolded(stack: Stack, page: Page) -> None:
-    unfold(page, "vm-2", "vm-22", "vm-42")
-    put(stack, "newcomer", "vm-22")
+def test_expanded_rows_are_added_removed_and_moved(stack: Stack, page: Page) -> None:
+    expand(page, "vm-2", "vm-22", "vm-42")
+    add_vm(stack, "newcomer", "vm-22")
     expect(row(page, "newcomer")).to_have_attribute("aria-level", "4")
     expect(row(page, "newcomer")).to_have_attribute("aria-setsize", "12")
-    put(stack, "child", "newcomer")
+    add_vm(stack, "child", "newcomer")
     expect(row(page, "newcomer")).to_have_attribute("aria-expanded", "false")
-    unfold(page, "newcomer")
+    expand(page, "newcomer")
     expect(row(page, "child")).to_be_visible()
     row(page, "vm-242").focus()
     moved = stack.client.patch("/vm-tree/vms/newcomer", json={"parentVmId": "vm-42"})
@@ -158,7 +158,7 @@ def test_rows_come_go_and_move_where_it_is_unfolded(stack: Stack, page: Page) ->
     expect(row(page, "vm-242")).to_be_focused()
 
 
-def test_search(stack: Stack, page: Page) -> None:
+def test_search_updates_the_tree(stack: Stack, page: Page) -> None:
     box = page.locator("#tree-q")
     box.fill("silent under:vm-0")
     box.press("Enter")
@@ -168,7 +168,7 @@ def test_search(stack: Stack, page: Page) -> None:
     assert "q=silent" in page.url
     stack.manage("shell", "-c", FADE.format("vm-2420"))
     expect(page.locator('.is-match[data-vm="vm-2420"]')).to_be_visible()
-    beat(stack, "vm-2420")
+    send_heartbeat(stack, "vm-2420")
     expect(page.locator('[data-vm="vm-2420"]')).to_have_count(0)
 
     box.fill("organs:store")
@@ -181,7 +181,7 @@ def test_search(stack: Stack, page: Page) -> None:
     expect(page.locator("[role=treeitem]")).to_have_count(21)
 
 
-def test_by_keyboard_alone(page: Page) -> None:
+def test_tree_is_usable_by_keyboard(page: Page) -> None:
     def focused() -> str:
         return str(page.evaluate("document.activeElement.dataset.vm ?? document.activeElement.id"))
 
@@ -212,7 +212,7 @@ def test_by_keyboard_alone(page: Page) -> None:
     press("ArrowLeft", "n0")
 
 
-def test_one_vm_beside_the_tree(stack: Stack, page: Page) -> None:
+def test_side_panel_shows_a_vm(stack: Stack, page: Page) -> None:
     body = {"reefConfig": {"organs": ["store", "mail"], "capabilities": []}}
     assert stack.client.patch("/vm-tree/vms/vm-3", json=body).status_code == 200
     row(page, "vm-3").locator(".vm-name").click()
@@ -226,8 +226,8 @@ def test_one_vm_beside_the_tree(stack: Stack, page: Page) -> None:
     expect(page.locator("svg.picture a").first).to_be_visible()
 
 
-def test_a_page_that_hears_nothing_says_so_until_it_does(stack: Stack, page: Page) -> None:
-    unfold(page, "vm-0")
+def test_page_without_a_connection_says_so(stack: Stack, page: Page) -> None:
+    expand(page, "vm-0")
     row(page, "vm-20").focus()
     stack.end("edge")
     live = page.locator("#live")
@@ -244,9 +244,9 @@ def test_a_page_that_hears_nothing_says_so_until_it_does(stack: Stack, page: Pag
     expect(row(page, "vm-220")).to_be_visible()
 
 
-def test_a_page_whose_server_hangs_says_so_too(stack: Stack, page: Page) -> None:
+def test_page_with_a_hanging_server_says_so(stack: Stack, page: Page) -> None:
     live = page.locator("#live")
-    # Its connections stay open, and nobody says anything on them.
+    # The connections stay open without any data.
     os.killpg(stack.processes["edge"].pid, signal.SIGSTOP)
     try:
         expect(live).to_have_text("Delayed")
@@ -256,12 +256,12 @@ def test_a_page_whose_server_hangs_says_so_too(stack: Stack, page: Page) -> None
     expect(live).to_have_text("Live")
 
 
-# When the page asked for news, in milliseconds: it knows best, however late a test hears of it.
+# Times of the page's own requests for updates, in milliseconds.
 ASKED = """performance.getEntriesByType("resource")
     .filter((each) => each.name.includes("/_news")).map((each) => each.startTime)"""
 
 
-def test_a_burst_of_changes_costs_few_refreshes(stack: Stack, page: Page) -> None:
+def test_burst_of_changes_causes_few_refreshes(stack: Stack, page: Page) -> None:
     page.evaluate("performance.setResourceTimingBufferSize(5000)")
     password = (stack.data / "redis-password").read_text()
     redis = Redis(unix_socket_path=str(stack.run / "redis.sock"), password=password)
@@ -275,7 +275,7 @@ def test_a_burst_of_changes_costs_few_refreshes(stack: Stack, page: Page) -> Non
                     pipe.execute()
                     page.wait_for_timeout(max(0, due(began, second, number) * 1000))
     redis.close()
-    beat(stack, "vm-2477")
+    send_heartbeat(stack, "vm-2477")
     expect(page.locator("#n0")).to_contain_text("silent 49")
     asked = page.evaluate(ASKED)
     assert len(asked) > 2
@@ -283,33 +283,33 @@ def test_a_burst_of_changes_costs_few_refreshes(stack: Stack, page: Page) -> Non
 
 
 def due(began: float, second: int, number: int) -> float:
-    """Seconds until this change of 5,000 a second is due."""
+    """Return the seconds until this change of 5,000 a second is due."""
     return began + second + number / 5000 - time.monotonic()
 
 
-def test_one_more_than_a_page_is_told_where_its_parent_is_out_of_sight(
+def test_child_beyond_the_page_is_announced_while_its_parent_is_not_visible(
     stack: Stack, page: Page
 ) -> None:
-    put(stack, "full", "vm-4")
+    add_vm(stack, "full", "vm-4")
     for number in range(50):
-        put(stack, f"full-{number}", "full")
-    unfold(page, "vm-4")
+        add_vm(stack, f"full-{number}", "full")
+    expand(page, "vm-4")
     row(page, "full").scroll_into_view_if_needed()
-    unfold(page, "full")
+    expand(page, "full")
     row(page, "full-49").scroll_into_view_if_needed()
     expect(row(page, "full")).not_to_be_in_viewport()
     key = row(page, "full").get_attribute("data-key")
     expect(page.locator(f"#more{key}")).to_have_count(0)
-    put(stack, "full-50", "full")
+    add_vm(stack, "full-50", "full")
     expect(page.locator(f"#more{key}")).to_contain_text("(1 not shown)")
     page.locator(f"#more{key} a").click()
     expect(row(page, "full-50")).to_be_visible()
-    put(stack, "full-51", "full")
+    add_vm(stack, "full-51", "full")
     expect(row(page, "full-51")).to_have_count(0)
     expect(page.locator(f"#more{key}")).to_contain_text("(1 not shown)")
 
 
-def test_lists_of_the_admin_need_no_sideways_scrolling(stack: Stack, page: Page) -> None:
+def test_lists_of_the_admin_need_no_horizontal_scrolling(stack: Stack, page: Page) -> None:
     stack.client.post("/vm-tree/snapshot")
     page.set_viewport_size({"width": 390, "height": 844})
     host = page.url.split("/fleet/")[0]
@@ -330,7 +330,7 @@ def test_lists_of_the_admin_need_no_sideways_scrolling(stack: Stack, page: Page)
     expect(page.locator(".messagelist")).to_contain_text("saved")
 
 
-def test_who_is_registered_only_appears_and_gets_a_place(stack: Stack, page: Page) -> None:
+def test_unplaced_vm_appears_and_is_added_to_the_tree(stack: Stack, page: Page) -> None:
     group = page.locator("#nregistered")
     expect(group).to_have_count(0)
     register(stack, "stray-1")
@@ -363,10 +363,10 @@ def register(stack: Stack, vm_id: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.thorough), "dark"])
-def test_small_screens_need_no_sideways_scrolling(page: Page, scheme: str) -> None:
+def test_small_screens_need_no_horizontal_scrolling(page: Page, scheme: str) -> None:
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     page.set_viewport_size({"width": 390, "height": 844})
-    unfold(page, "vm-0", "vm-20", "vm-225")
+    expand(page, "vm-0", "vm-20", "vm-225")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     row(page, "vm-2477").locator(".vm-name").click()
     expect(page.locator("#beside")).to_contain_text("Lineage")

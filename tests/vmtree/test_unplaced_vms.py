@@ -17,7 +17,7 @@ from registry.models import VM
 from tests.conftest import Api
 from tests.lieutenants.conftest import operator
 from tests.registry.conftest import age
-from tests.vmtree.planted import heard_for_long
+from tests.vmtree.planted import set_long_uptime
 from vmtree import services
 from vmtree.models import Node
 from vmtree.services import NewNode
@@ -29,8 +29,8 @@ GROUP = "/fleet/_children/registered"
 
 
 @pytest.fixture(autouse=True)
-def _heard(db: None) -> None:
-    heard_for_long()
+def _long_uptime(db: None) -> None:
+    set_long_uptime()
 
 
 def register(api: Api, vm_id: str, parent: str | None = None, **more: Any) -> None:
@@ -54,34 +54,34 @@ def page(client: Client, path: str, status: int = 200) -> str:
     return " ".join(answer.content.decode().split())
 
 
-def group(html: str) -> str:
+def unplaced_group(html: str) -> str:
     found = re.search(r'<div role="treeitem"[^>]*id="nregistered".*?</div>', html, re.DOTALL)
     return found[0] if found else ""
 
 
-def test_they_stand_in_a_group_below_the_roof(operator: Client, api: Api) -> None:
+def test_unplaced_vms_are_in_a_group_below_the_root(operator: Client, api: Api) -> None:
     plant("known")
     register(api, "known")
-    assert not group(page(operator, "/fleet/"))
+    assert not unplaced_group(page(operator, "/fleet/"))
     register(api, "a")
     register(api, "b", parent="nobody")
     age("b", minutes=30)
 
     html = page(operator, "/fleet/")
-    assert ">2<" in group(html)
-    assert "is-silent" in group(html)
+    assert ">2<" in unplaced_group(html)
+    assert "is-silent" in unplaced_group(html)
     assert "1 VM, 2 not in the tree" in " ".join(html.split())
     for path in ("/", "/fleet/_children/0"):
-        assert group(page(operator, path)), path
+        assert unplaced_group(page(operator, path)), path
     for path in ("/fleet/?q=known", "/fleet/?under=known", "/fleet/_children/0?after=1&place=1"):
-        assert not group(page(operator, path)) or "after" in path
+        assert not unplaced_group(page(operator, path)) or "after" in path
     rows = page(operator, f"{GROUP}?level=3")
     assert re.findall(r'data-vm="([^"]+)"', rows) == ["a", "b"]
     assert "reports parent nobody" in rows
     assert 'is-silent">silent' in rows
 
 
-def test_a_search_finds_them_in_their_group(operator: Client, api: Api) -> None:
+def test_search_finds_unplaced_vms_in_their_group(operator: Client, api: Api) -> None:
     plant("known")
     for vm_id in ("known", "a-1", "a-2", "b-1"):
         register(api, vm_id)
@@ -97,12 +97,12 @@ def test_a_search_finds_them_in_their_group(operator: Client, api: Api) -> None:
         html = " ".join(operator.get("/fleet/_tree", {"q": words}).content.decode().split())
         assert re.findall(r'data-vm="([^"]+)"', html) == found, words
         loose = [vm_id for vm_id in found if vm_id != "known"]
-        assert bool(group(html)) == bool(loose), words
+        assert bool(unplaced_group(html)) == bool(loose), words
         assert f"{len(loose)} not in the tree" in " ".join(html.split()) or not loose
     assert "1 VM found" in page(operator, "/fleet/?q=live")
 
 
-def test_many_found_ones_are_counted(
+def test_found_vms_beyond_the_page_are_counted(
     operator: Client, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unplaced, "PAGE", 2)
@@ -113,14 +113,14 @@ def test_many_found_ones_are_counted(
     assert "a-3" not in html
 
 
-def test_a_registry_without_a_tree_is_no_empty_page(operator: Client, api: Api) -> None:
+def test_unplaced_vms_are_shown_without_a_tree(operator: Client, api: Api) -> None:
     register(api, "a")
     html = page(operator, "/fleet/")
     assert "No VM has a place" not in html
     assert 'aria-expanded="true"' in html
 
 
-def test_the_group_comes_page_by_page(operator: Client, api: Api) -> None:
+def test_group_is_paginated(operator: Client, api: Api) -> None:
     for number in range(5):
         register(api, f"vm-{number}")
     first = page(operator, f"{GROUP}?limit=3")
@@ -133,7 +133,7 @@ def test_the_group_comes_page_by_page(operator: Client, api: Api) -> None:
     assert "not shown" not in second
 
 
-def test_one_of_them_beside_the_tree(operator: Client, api: Api) -> None:
+def test_side_panel_shows_an_unplaced_vm(operator: Client, api: Api) -> None:
     register(api, "lonely", parent="known", services=[{"name": "ssh", "port": 22}])
     plant("known")
     for path in ("/fleet/registered/_facts?vm=lonely", "/fleet/registered/?vm=lonely"):
@@ -147,7 +147,7 @@ def test_one_of_them_beside_the_tree(operator: Client, api: Api) -> None:
     page(operator, "/fleet/vm?vm=nobody", 404)
 
 
-def test_it_is_put_into_the_tree(operator: Client, api: Api) -> None:
+def test_unplaced_vm_is_added_to_the_tree(operator: Client, api: Api) -> None:
     plant("known")
     register(api, "lonely", reefConfig={"organs": ["store"], "capabilities": []})
     form = {"vm": "lonely", "under": "known", "category": "swarm_vm"}
@@ -157,7 +157,7 @@ def test_it_is_put_into_the_tree(operator: Client, api: Api) -> None:
     node = Node.objects.get(vm_id="lonely")
     assert (node.parent_vm_id, node.category, node.organs) == ("known", "swarm_vm", ["store"])
     assert node.revisions.get().actor == "admin"
-    assert not group(page(operator, "/fleet/"))
+    assert not unplaced_group(page(operator, "/fleet/"))
     page(operator, "/fleet/registered/_facts?vm=lonely")
     moved = operator.get("/fleet/registered/?vm=lonely")
     assert moved["Location"] == f"/fleet/{node.pk}/"
@@ -172,7 +172,7 @@ def test_it_is_put_into_the_tree(operator: Client, api: Api) -> None:
         ({"vm": "gone", "category": "swarm_vm"}, 409, "never given again"),
     ],
 )
-def test_what_cannot_be_placed_is_refused_in_words(
+def test_invalid_placement_is_refused_with_a_reason(
     operator: Client, api: Api, form: dict[str, str], status: int, words: str
 ) -> None:
     for vm_id in ("lonely", "gone"):
@@ -186,22 +186,22 @@ def test_what_cannot_be_placed_is_refused_in_words(
     assert not Node.objects.active().exists()
 
 
-def test_news_bring_the_group_and_take_it_away(operator: Client, api: Api) -> None:
-    asked = {"shown": [0], "also": [0]}
-    answer = operator.post("/fleet/_news", asked, content_type="application/json")
+def test_updates_add_and_remove_the_group(operator: Client, api: Api) -> None:
+    request_body = {"shown": [0], "also": [0]}
+    answer = operator.post("/fleet/_news", request_body, content_type="application/json")
     assert 'data-gone="registered"' in answer.content.decode()
     before = re.search(r'data-shape="([^"]+)"', answer.content.decode())
     register(api, "lonely")
-    answer = operator.post("/fleet/_news", asked, content_type="application/json")
+    answer = operator.post("/fleet/_news", request_body, content_type="application/json")
     after = re.search(r'data-shape="([^"]+)"', answer.content.decode())
-    assert group(answer.content.decode())
+    assert unplaced_group(answer.content.decode())
     assert before
     assert after
     assert before[1] != after[1]
 
 
-def test_in_the_admin_they_are_filtered_and_placed_together(operator: Client, api: Api) -> None:
-    # Their ids are in no good order: the parent comes last.
+def test_admin_filters_and_places_unplaced_vms(operator: Client, api: Api) -> None:
+    # In the order of ids, the parent comes last.
     register(api, "a-child", parent="z-parent")
     register(api, "z-parent", parent="known")
     plant("known")
@@ -224,7 +224,7 @@ def test_in_the_admin_they_are_filtered_and_placed_together(operator: Client, ap
     }
 
 
-def test_a_circle_of_parents_is_refused_one_by_one(operator: Client, api: Api) -> None:
+def test_cycle_of_parents_is_refused(operator: Client, api: Api) -> None:
     register(api, "a")
     register(api, "b", parent="a")
     VM.objects.filter(pk="a").update(parent_vm_id="b")
@@ -233,7 +233,7 @@ def test_a_circle_of_parents_is_refused_one_by_one(operator: Client, api: Api) -
     assert not Node.objects.exists()
 
 
-def test_removed_ones_that_still_are_registered_count(operator: Client, api: Api) -> None:
+def test_removed_vm_that_is_still_registered_is_unplaced(operator: Client, api: Api) -> None:
     for vm_id in ("kept", "gone", "lonely"):
         register(api, vm_id)
     plant("kept")
@@ -242,7 +242,7 @@ def test_removed_ones_that_still_are_registered_count(operator: Client, api: Api
     assert roofs.counted(Moment.now()).loose.count == VM.objects.without_place().count() == 2
 
 
-def test_the_roof_of_a_large_fleet_is_counted_now_and_then(
+def test_summary_of_a_large_fleet_is_cached(
     operator: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(roofs, "LARGE_FLEET", 2)
@@ -254,9 +254,9 @@ def test_the_roof_of_a_large_fleet_is_counted_now_and_then(
     assert roofs.roof(Moment.now()).total == 2
     plant("c")
     moment = Moment.now()
-    with CaptureQueriesContext(connection) as asked:
+    with CaptureQueriesContext(connection) as request_body:
         kept = roofs.roof(moment)
-    assert (len(asked), kept.total) == (0, 2)
+    assert (len(request_body), kept.total) == (0, 2)
     assert 4_000 < kept.again_ms <= 5_001
     assert f'data-again="{str(kept.again_ms)[0]}' in page(operator, "/fleet/")
     roofs.forget()

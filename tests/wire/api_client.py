@@ -22,7 +22,7 @@ def send(api: Api, name: str, text: str, mode: str | None = None, key: str = "")
     return api.post(f"{LIEUTENANTS}/{name}/send", body, **headers)
 
 
-def living(name: str, **fields: Any) -> Lieutenant:
+def create_row(name: str, **fields: Any) -> Lieutenant:
     """Create a lieutenant row without a process."""
     fields = {"status": Status.IDLE, "role": "tests", "host": "elsewhere", **fields}
     return Lieutenant.objects.create(name=name, **fields)

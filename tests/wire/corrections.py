@@ -1,8 +1,8 @@
 """Responses of reef that differ from `golden.json`, and the reasons.
 
 `golden.json` holds exchanges with the server that agents in the field were built for, in replay
-order. Each difference of ours stands here by its case, with the reason; a difference without an
-entry fails the replay, and so does an entry without a difference.
+order. Differences are listed by case, with the reason. The replay fails for a difference without
+an entry, and for an entry without a difference.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Partly:
+class HasValues:
     """Matches an object that has at least these values."""
 
     values: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Ours:
-    """Expected difference of our response: another status, another body, or other values in it."""
+class Correction:
+    """The expected difference of our response: status, whole body, or some values."""
 
     why: str
     status: int | None = None
@@ -73,7 +73,7 @@ def error(text: str | re.Pattern[str]) -> dict[str, Any]:
 
 
 def listing(*names: str) -> dict[str, Any]:
-    return {"lieutenants": [Partly({"name": name}) for name in names], "count": len(names)}
+    return {"lieutenants": [HasValues({"name": name}) for name in names], "count": len(names)}
 
 
 NOT_JSON = error(re.compile(r"body: is not JSON \(.+\)"))
@@ -101,79 +101,81 @@ DESTROYED_PAUSE = "pausing a destroyed one is a 404; it does not come back"
 COUNTED = "the two messages to the idle lieutenant were sent as prompts, so they count as tasks"
 
 CORE = {
-    "health needs no auth": Ours(
+    "health needs no auth": Correction(
         "the services are those that this reef has",
         changes={
             "services": ["ui", "lieutenant", "registry", "vm-tree", "vers-config", "bootloader"]
         },
     ),
-    "health with wrong method": Ours(JSON_405, 405, error("method not allowed")),
-    "health sub path": Ours(JSON_404, 404, error("not found")),
-    "root path": Ours("the root is the operators' page: they are asked to sign in", 302, ""),
-    "unknown path in service": Ours(JSON_404, 404, error("not found")),
-    "service root without root route": Ours(JSON_404, 404, error("not found")),
-    "service root with slash": Ours(JSON_404, 404, error("not found")),
-    "wrong method on known path": Ours(JSON_405, 405, error("method not allowed")),
-    "trailing slash on known path": Ours(
+    "health with wrong method": Correction(JSON_405, 405, error("method not allowed")),
+    "health sub path": Correction(JSON_404, 404, error("not found")),
+    "root path": Correction("the root is the operators' page: they are asked to sign in", 302, ""),
+    "unknown path in service": Correction(JSON_404, 404, error("not found")),
+    "service root without root route": Correction(JSON_404, 404, error("not found")),
+    "service root with slash": Correction(JSON_404, 404, error("not found")),
+    "wrong method on known path": Correction(JSON_405, 405, error("method not allowed")),
+    "trailing slash on known path": Correction(
         "a trailing slash works like none", 200, {"vms": [], "count": 0}
     ),
-    "OPTIONS": Ours(JSON_405, 405, error("method not allowed")),
+    "OPTIONS": Correction(JSON_405, 405, error("method not allowed")),
 }
 
 CREATE = {
-    "create null body": Ours(BAD_INPUT, 400, error("name is required")),
-    "create malformed": Ours(BAD_INPUT, 400, NOT_JSON),
-    "create empty body": Ours(BAD_INPUT, 400, error("name is required")),
-    "create local": Ours(AT_ONCE, changes={"status": "starting"}),
-    "create local with model": Ours(AT_ONCE, changes={"status": "starting"}),
-    "re-create destroyed name": Ours(AT_ONCE, changes={"status": "starting"}),
-    "create remote (local absent)": Ours(LATER, 400, error(NO_PROVIDER)),
-    "create remote (local false)": Ours(LATER, 400, error(NO_PROVIDER)),
-    "create local=string is truthy": Ours(
+    "create null body": Correction(BAD_INPUT, 400, error("name is required")),
+    "create malformed": Correction(BAD_INPUT, 400, NOT_JSON),
+    "create empty body": Correction(BAD_INPUT, 400, error("name is required")),
+    "create local": Correction(AT_ONCE, changes={"status": "starting"}),
+    "create local with model": Correction(AT_ONCE, changes={"status": "starting"}),
+    "re-create destroyed name": Correction(AT_ONCE, changes={"status": "starting"}),
+    "create remote (local absent)": Correction(LATER, 400, error(NO_PROVIDER)),
+    "create remote (local false)": Correction(LATER, 400, error(NO_PROVIDER)),
+    "create local=string is truthy": Correction(
         "a local of text is a 400", 400, error("local: must be true or false")
     ),
-    "name with slash and space": Ours("names have a rule", 400, error(NAME_RULE)),
-    "get name with slash": Ours("there is no such name", 404, error("not found")),
-    "name with padding": Ours(
+    "name with slash and space": Correction("names have a rule", 400, error(NAME_RULE)),
+    "get name with slash": Correction("there is no such name", 404, error("not found")),
+    "name with padding": Correction(
         "without local and without a VM's option it is local; its agent starts like any other's",
         201,
-        Partly({"name": "padded", "isLocal": True, "vmId": "local-padded", "status": "starting"}),
+        HasValues(
+            {"name": "padded", "isLocal": True, "vmId": "local-padded", "status": "starting"}
+        ),
     ),
-    "name with padding trimmed exists": Ours(
+    "name with padding trimmed exists": Correction(
         "without local and without a VM's option it is local; its agent starts like any other's",
         changes={"vmId": "local-padded", "isLocal": True, "status": "idle"},
     ),
-    "name with padding again": Ours(
+    "name with padding again": Correction(
         "it was made the first time",
         409,
         error("Lieutenant 'padded' already exists. Destroy it first or use a different name."),
     ),
-    "create with object model": Ours(BAD_INPUT, 400, error("model: must be a string")),
+    "create with object model": Correction(BAD_INPUT, 400, error("model: must be a string")),
 }
 
 SEND_AND_READ = {
-    "send malformed": Ours(BAD_INPUT, 400, NOT_JSON),
-    "get after task 2": Ours(
+    "send malformed": Correction(BAD_INPUT, 400, NOT_JSON),
+    "get after task 2": Correction(
         "separate texts of one run have a blank line between them",
         changes={"outputHistory": ["echo: hello world", FINISHED]},
     ),
-    "read after task 1": Ours(
+    "read after task 1": Correction(
         IDLE_READ, changes={"outputLength": 17, "output": "echo: hello world"}
     ),
-    "read after task 1 with history": Ours(
+    "read after task 1 with history": Correction(
         IDLE_READ,
         changes={"outputLength": 17},
     ),
-    "read tail negative": Ours(TAIL, 400, error(f"tail: {WHOLE}")),
-    "read tail not a number": Ours(TAIL, 400, error(f"tail: {WHOLE}")),
-    "read tail with junk suffix": Ours(TAIL, 400, error(f"tail: {WHOLE}")),
-    "read history negative": Ours(TAIL, 400, error(f"history: {WHOLE}")),
-    "send bogus mode": Ours(
+    "read tail negative": Correction(TAIL, 400, error(f"tail: {WHOLE}")),
+    "read tail not a number": Correction(TAIL, 400, error(f"tail: {WHOLE}")),
+    "read tail with junk suffix": Correction(TAIL, 400, error(f"tail: {WHOLE}")),
+    "read history negative": Correction(TAIL, 400, error(f"history: {WHOLE}")),
+    "send bogus mode": Correction(
         "an unknown mode is a 400 that says the valid ones",
         400,
         error("mode: must be one of prompt, steer, followUp"),
     ),
-    "read history 2": Ours(
+    "read history 2": Correction(
         IDLE_READ,
         changes={
             "outputLength": len(FINISHED),
@@ -181,28 +183,30 @@ SEND_AND_READ = {
             "=== Current (idle) ===\n(no output yet)",
         },
     ),
-    "send followUp when idle": Ours(
+    "send followUp when idle": Correction(
         IDLE_SEND,
-        response=Partly({"sent": True, "mode": "prompt", "note": PROMPT_NOTE}),
+        response=HasValues({"sent": True, "mode": "prompt", "note": PROMPT_NOTE}),
     ),
-    "send steer when idle": Ours(
+    "send steer when idle": Correction(
         IDLE_SEND,
-        response=Partly({"sent": True, "mode": "prompt", "note": PROMPT_NOTE}),
+        response=HasValues({"sent": True, "mode": "prompt", "note": PROMPT_NOTE}),
     ),
 }
 
 PAUSE_AND_END = {
-    "pause local": Ours(LOCAL_PAUSE, 200, {"paused": True}),
-    "resume local": Ours(LOCAL_PAUSE, 200, {"resumed": True}),
-    "destroy local": Ours(
+    "pause local": Correction(LOCAL_PAUSE, 200, {"paused": True}),
+    "resume local": Correction(LOCAL_PAUSE, 200, {"resumed": True}),
+    "destroy local": Correction(
         COUNTED, changes={"detail": "alpha: destroyed (local, 4 tasks completed)"}
     ),
-    "destroy destroyed": Ours(
+    "destroy destroyed": Correction(
         COUNTED, changes={"detail": "alpha: destroyed (local, 4 tasks completed)"}
     ),
-    "pause destroyed local": Ours(DESTROYED_PAUSE, 404, error("Lieutenant 'alpha' not found")),
-    "list before destroy-all": Ours(NEVER_MADE, response=listing("padded", "alpha", "beta")),
-    "destroy-all": Ours(
+    "pause destroyed local": Correction(
+        DESTROYED_PAUSE, 404, error("Lieutenant 'alpha' not found")
+    ),
+    "list before destroy-all": Correction(NEVER_MADE, response=listing("padded", "alpha", "beta")),
+    "destroy-all": Correction(
         NEVER_MADE,
         changes={
             "results": [
@@ -211,7 +215,7 @@ PAUSE_AND_END = {
             ]
         },
     ),
-    "destroy-all final": Ours(NEVER_MADE, changes={"results": []}),
+    "destroy-all final": Correction(NEVER_MADE, changes={"results": []}),
 }
 
 TRACKED = [f"{name}: already tracked" for name in ("beta", "alpha", "padded")]
@@ -225,24 +229,26 @@ LEFT_ALONE = [
 ]
 
 REMOTE = {
-    "send remote": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
-    "resume not paused": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
-    "pause remote": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
-    "pause remote again": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
-    "get paused": Ours(NEVER_MADE, 404, error("Lieutenant not found")),
-    "send paused": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
-    "resume remote": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
-    "destroy remote": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
-    "resume destroyed remote": Ours(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
-    "pause destroyed remote": Ours(DESTROYED_PAUSE, 404, error("Lieutenant 'remote1' not found")),
-    "get destroyed then paused": Ours(DESTROYED_PAUSE, 404, error("Lieutenant not found")),
-    "discover": Ours(DISCOVER, changes={"results": TRACKED}),
-    "discover finds": Ours(DISCOVER, changes={"results": [*TRACKED, *LEFT_ALONE]}),
-    "discover again": Ours(DISCOVER, changes={"results": [*TRACKED, *LEFT_ALONE]}),
-    "get discovered": Ours(DISCOVER, 404, error("Lieutenant not found")),
-    "get discovered stopped": Ours(DISCOVER, 404, error("Lieutenant not found")),
-    "send discovered": Ours(DISCOVER, 404, error("Lieutenant 'disc-agent' not found")),
-    "discover after destroy re-creates": Ours(
+    "send remote": Correction(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
+    "resume not paused": Correction(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
+    "pause remote": Correction(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
+    "pause remote again": Correction(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
+    "get paused": Correction(NEVER_MADE, 404, error("Lieutenant not found")),
+    "send paused": Correction(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
+    "resume remote": Correction(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
+    "destroy remote": Correction(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
+    "resume destroyed remote": Correction(NEVER_MADE, 404, error("Lieutenant 'remote1' not found")),
+    "pause destroyed remote": Correction(
+        DESTROYED_PAUSE, 404, error("Lieutenant 'remote1' not found")
+    ),
+    "get destroyed then paused": Correction(DESTROYED_PAUSE, 404, error("Lieutenant not found")),
+    "discover": Correction(DISCOVER, changes={"results": TRACKED}),
+    "discover finds": Correction(DISCOVER, changes={"results": [*TRACKED, *LEFT_ALONE]}),
+    "discover again": Correction(DISCOVER, changes={"results": [*TRACKED, *LEFT_ALONE]}),
+    "get discovered": Correction(DISCOVER, 404, error("Lieutenant not found")),
+    "get discovered stopped": Correction(DISCOVER, 404, error("Lieutenant not found")),
+    "send discovered": Correction(DISCOVER, 404, error("Lieutenant 'disc-agent' not found")),
+    "discover after destroy re-creates": Correction(
         "discover never brings a destroyed one back",
         changes={"results": LEFT_ALONE},
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.wire.corrections import BAD_INPUT, JSON_404, NOT_JSON, Ours, error
+from tests.wire.corrections import BAD_INPUT, JSON_404, NOT_JSON, Correction, error
 from versconfig import keys
 
 MASK = "a mask shows at most a quarter of a secret"
@@ -19,11 +19,11 @@ def sources(**stored: str) -> dict[str, str]:
     return {name: known.get(name, "unset") for name in names}
 
 
-def overview(**stored: str) -> Ours:
+def overview(**stored: str) -> Correction:
     shown = {"authToken": "tes...", "sources": sources(**stored)}
     if "apiKey" in stored:
         shown["apiKey"] = "sk-0..."
-    return Ours(f"{MASK}; {ALL_SOURCES}; {UNSET}", changes=shown)
+    return Correction(f"{MASK}; {ALL_SOURCES}; {UNSET}", changes=shown)
 
 
 CORRECTIONS = {
@@ -31,11 +31,11 @@ CORRECTIONS = {
     "get root without slash": overview(),
     "get after puts": overview(apiKey="store", baseUrl="store", agentName="store", vmId="store"),
     "get after deletes": overview(agentName="store", vmId="store"),
-    "resolve unset": Ours(UNSET, changes={"source": "unset"}),
-    "resolve empty string": Ours(UNSET, changes={"source": "unset"}),
-    "get single key without resolve": Ours(JSON_404, 404, error("not found")),
-    "put invalid key": Ours(MORE_KEYS, 400, INVALID),
-    "put invalid key with malformed body": Ours(MORE_KEYS, 400, INVALID),
-    "put null body": Ours(BAD_INPUT, 400, VALUE),
-    "put malformed": Ours(BAD_INPUT, 400, NOT_JSON),
+    "resolve unset": Correction(UNSET, changes={"source": "unset"}),
+    "resolve empty string": Correction(UNSET, changes={"source": "unset"}),
+    "get single key without resolve": Correction(JSON_404, 404, error("not found")),
+    "put invalid key": Correction(MORE_KEYS, 400, INVALID),
+    "put invalid key with malformed body": Correction(MORE_KEYS, 400, INVALID),
+    "put null body": Correction(BAD_INPUT, 400, VALUE),
+    "put malformed": Correction(BAD_INPUT, 400, NOT_JSON),
 }

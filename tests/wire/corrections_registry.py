@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.wire.corrections import BAD_INPUT, JSON_404, NOT_JSON, Ours, Partly, error
+from tests.wire.corrections import BAD_INPUT, JSON_404, NOT_JSON, Correction, HasValues, error
 
 CIRCLES = "no VM is its own parent, and parents form no circle"
 NO_CIRCLE = f"the circle was not made: {CIRCLES}"
@@ -12,61 +12,61 @@ SHAPE = "the shape of reefConfig and services is checked at the door"
 NOT_TAKEN = f"this VM was not taken: {SHAPE}"
 
 REGISTER = {
-    "register number id": Ours(BAD_INPUT, 400, error("id: must be a string")),
-    "register null body": Ours(BAD_INPUT, 400, error("id is required")),
-    "register malformed JSON": Ours(BAD_INPUT, 400, NOT_JSON),
-    "register no body": Ours(BAD_INPUT, 400, error("id is required")),
-    "register id with spaces (first time)": Ours(
-        "the answer is the VM, under its trimmed id", response=Partly({"id": "vm-pad"})
+    "register number id": Correction(BAD_INPUT, 400, error("id: must be a string")),
+    "register null body": Correction(BAD_INPUT, 400, error("id is required")),
+    "register malformed JSON": Correction(BAD_INPUT, 400, NOT_JSON),
+    "register no body": Correction(BAD_INPUT, 400, error("id is required")),
+    "register id with spaces (first time)": Correction(
+        "the answer is the VM, under its trimmed id", response=HasValues({"id": "vm-pad"})
     ),
-    "register id with spaces (again)": Ours(
+    "register id with spaces (again)": Correction(
         "an id is trimmed each time, so the second time is an upsert",
         201,
-        Partly({"id": "vm-pad", "name": "pad"}),
+        HasValues({"id": "vm-pad", "name": "pad"}),
     ),
-    "bad reefConfig shape accepted": Ours(SHAPE, 400, error("services: must be a list")),
-    "parent cannot be cleared by register": Ours(NO_CIRCLE, changes={"parentVmId": None}),
+    "bad reefConfig shape accepted": Correction(SHAPE, 400, error("services: must be a list")),
+    "parent cannot be cleared by register": Correction(NO_CIRCLE, changes={"parentVmId": None}),
 }
 
 PATCH = {
-    "patch role and parent ignored": Ours(
+    "patch role and parent ignored": Correction(
         "PATCH may change the parent", changes={"parentVmId": "vm-root"}
     ),
-    "patch null name": Ours(BAD_INPUT, 400, error("name: must be a string")),
-    "patch number name": Ours(BAD_INPUT, 400, error("name: must be a string")),
-    "patch malformed": Ours(BAD_INPUT, 400, NOT_JSON),
+    "patch null name": Correction(BAD_INPUT, 400, error("name: must be a string")),
+    "patch number name": Correction(BAD_INPUT, 400, error("name: must be a string")),
+    "patch malformed": Correction(BAD_INPUT, 400, NOT_JSON),
 }
 
 LINE = [
-    Partly({"id": "vm-root", "parentVmId": None, "address": "vm-root.vm.vers.sh"}),
-    Partly({"id": "vm-lt", "parentVmId": "vm-root", "name": "lt renamed"}),
-    Partly({"id": "vm-w1", "parentVmId": "vm-lt", "address": "addr"}),
+    HasValues({"id": "vm-root", "parentVmId": None, "address": "vm-root.vm.vers.sh"}),
+    HasValues({"id": "vm-lt", "parentVmId": "vm-root", "name": "lt renamed"}),
+    HasValues({"id": "vm-w1", "parentVmId": "vm-lt", "address": "addr"}),
 ]
 CYCLES = {
-    "cycle: root's parent becomes worker": Ours(
+    "cycle: root's parent becomes worker": Correction(
         CIRCLES, 400, error(re.compile("parentVmId: 'vm-w1' stands below 'vm-root', .+"))
     ),
-    "cycle: ancestors terminates": Ours(NO_CIRCLE, response={"ancestors": LINE, "count": 3}),
-    "cycle: subtree terminates": Ours(NO_CIRCLE, response={"subtree": LINE, "count": 3}),
-    "self parent": Ours(CIRCLES, 400, error("parentVmId: a VM cannot be its own parent")),
+    "cycle: ancestors terminates": Correction(NO_CIRCLE, response={"ancestors": LINE, "count": 3}),
+    "cycle: subtree terminates": Correction(NO_CIRCLE, response={"subtree": LINE, "count": 3}),
+    "self parent": Correction(CIRCLES, 400, error("parentVmId: a VM cannot be its own parent")),
 }
 
 OTHERS = {
-    "discover without role": Ours(JSON_404, 404, error("not found")),
-    "diff with bad shape": Ours(NOT_TAKEN, 404, error("One or both VMs not found")),
-    "panel broken by bad shape": Ours(NOT_TAKEN, 200, "<<a table>>"),
-    "delete bad shape": Ours(NOT_TAKEN, 404, error("VM not found")),
+    "discover without role": Correction(JSON_404, 404, error("not found")),
+    "diff with bad shape": Correction(NOT_TAKEN, 404, error("One or both VMs not found")),
+    "panel broken by bad shape": Correction(NOT_TAKEN, 200, "<<a table>>"),
+    "delete bad shape": Correction(NOT_TAKEN, 404, error("VM not found")),
 }
 
 BEATS = {
-    "after heartbeat": Ours(
+    "after heartbeat": Correction(
         "who was paused stays so until it is resumed, registers or says that it runs: what was"
         " meant to rest is not woken by the next beat of its agent",
         changes={"status": "paused"},
     ),
 }
 
-CORRECTIONS: dict[str, Ours] = {**REGISTER, **PATCH, **BEATS, **CYCLES, **OTHERS}
+CORRECTIONS: dict[str, Correction] = {**REGISTER, **PATCH, **BEATS, **CYCLES, **OTHERS}
 
 # The recorded server kept or woke the VM here, and the following exchanges rely on that.
 AFTERWARDS = {

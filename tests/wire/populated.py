@@ -20,7 +20,7 @@ from reef_site.common import broker, clock, outside
 from reef_site.common.models import OutsideCall
 from registry import heartbeats
 from registry.models import Role
-from tests.bootloader.join_clients import invite
+from tests.bootloader.join_clients import issue_join_token
 from tests.conftest import Api
 from tests.emulator.handle import Emulator
 from tests.lieutenants.rows import Told, use
@@ -186,7 +186,7 @@ def _provisionings(api: Api, nodes: dict[str, Node]) -> dict[str, list[Any]]:
     for row in rows:
         LogLine.objects.create(provisioning=row, kind=LogLine.Kind.OUTPUT, step="run", text="x")
     Machine.objects.create(provider="vers", machine_id="m-1", vm_id="ada-1", mine=False)
-    invite("box")
+    issue_join_token("box")
     BootReport.objects.create(vm_id="ada-1", run="r1", step="dns", status="ok", output="fine")
     _done(api.post("/bootloader/reconcile"))
     # A comparison would settle them.

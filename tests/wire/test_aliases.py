@@ -10,7 +10,7 @@ from django.test import Client
 from lieutenants import membership
 from lieutenants.models import Lieutenant
 from tests.conftest import Api
-from tests.wire.api_client import LIEUTENANTS, living
+from tests.wire.api_client import LIEUTENANTS, create_row
 from vmtree import services, tokens
 from vmtree.models import Node
 from vmtree.services import NewNode
@@ -21,7 +21,7 @@ ADA = "local-ada"
 
 @pytest.fixture
 def ada(api: Api) -> Lieutenant:
-    lieutenant = living("ada")
+    lieutenant = create_row("ada")
     membership.register(lieutenant, actor="tests")
     return lieutenant
 
@@ -64,8 +64,8 @@ def test_alias_can_be_a_parent(api: Api, ada: Lieutenant) -> None:
 
 def test_heartbeats_and_placement_accept_the_alias(api: Api, ada: Lieutenant) -> None:
     assert api.post(f"/registry/vms/{ADA}/heartbeat").json()["id"] == ada.pk
-    told = api.post("/registry/heartbeats", {"ids": [ADA], "beats": [{"id": "local-bob"}]}).json()
-    assert (told["count"], told["unknown"]) == (1, ["local-bob"])
+    result = api.post("/registry/heartbeats", {"ids": [ADA], "beats": [{"id": "local-bob"}]}).json()
+    assert (result["count"], result["unknown"]) == (1, ["local-bob"])
 
 
 def test_operations_and_config_accept_the_alias(api: Api, ada: Lieutenant) -> None:
@@ -81,7 +81,7 @@ def test_operations_and_config_accept_the_alias(api: Api, ada: Lieutenant) -> No
     assert api.post(f"/vm-tree/vms/{ADA}/token").json()["vmId"] == ada.pk
 
 
-def test_it_names_the_lieutenant_too(api: Api, ada: Lieutenant) -> None:
+def test_lieutenant_routes_accept_the_alias(api: Api, ada: Lieutenant) -> None:
     for path in ("", "/read", "/transcript", "/messages", "/usage", "/stream"):
         assert api.get(f"{LIEUTENANTS}/{ADA}{path}").status_code == 200, path
     sent: Any = api.post(f"{LIEUTENANTS}/{ADA}/send", {"message": "x"})
@@ -89,12 +89,12 @@ def test_it_names_the_lieutenant_too(api: Api, ada: Lieutenant) -> None:
     assert ada.messages.get().pk == sent.json()["messageId"]
 
 
-def test_a_node_that_only_has_the_name_is_not_meant(api: Api) -> None:
+def test_alias_does_not_match_nodes_by_name(api: Api) -> None:
     services.create(NewNode("ada", "lieutenant", "imposter"), by="tests")
     assert api.get(f"/vm-tree/vms/{ADA}").status_code == 404
 
 
-def test_a_nodes_rights_are_those_to_the_lieutenant(api: Api, ada: Lieutenant) -> None:
+def test_permissions_of_an_alias_are_those_of_the_lieutenant(api: Api, ada: Lieutenant) -> None:
     services.create(NewNode("far", "agent_vm", "far"), by="tests")
     token = tokens.issue(Node.objects.get(vm_id="far"), made_by="tests")
     node = Client(headers={"authorization": f"Bearer {token}"})
@@ -104,14 +104,14 @@ def test_a_nodes_rights_are_those_to_the_lieutenant(api: Api, ada: Lieutenant) -
 
 
 @pytest.mark.parametrize("name", ["destroy-all", "discover"])
-def test_a_lieutenant_is_not_called_like_a_route(api: Api, name: str) -> None:
+def test_names_of_routes_are_rejected(api: Api, name: str) -> None:
     answer = api.post(LIEUTENANTS, {"name": name, "role": "tests"})
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(f"name: '{name}' cannot be used, as /lieutenant/")
     assert not Lieutenant.objects.exists()
 
 
-def test_ui_leads_to_the_overview(client: Client) -> None:
+def test_ui_redirects_to_the_overview(client: Client) -> None:
     for path in ("/ui", "/ui/", "/ui/anything"):
         answer = client.get(path)
         assert (answer.status_code, answer["Location"]) == (302, "/")
@@ -119,7 +119,7 @@ def test_ui_leads_to_the_overview(client: Client) -> None:
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Pacific/Kiritimati"])
 @pytest.mark.parametrize("at", ["9999-12-31T23:59", "0001-01-01T00:00", "9999-12-31T23:59:59Z"])
-def test_a_time_beyond_the_calendar_is_refused(
+def test_time_out_of_range_is_rejected(
     api: Api, admin_client: Client, settings: Any, at: str, zone: str
 ) -> None:
     settings.TIME_ZONE = zone
@@ -127,7 +127,7 @@ def test_a_time_beyond_the_calendar_is_refused(
     assert admin_client.get(f"/fleet/then/?at={at}").status_code == 400
 
 
-def test_no_list_takes_a_limit_of_0(api: Api, ada: Lieutenant) -> None:
+def test_limit_of_0_is_rejected_by_all_lists(api: Api, ada: Lieutenant) -> None:
     for path in (
         *("/registry/vms", "/vm-tree/vms", "/vm-tree/jobs", "/vers-config/history"),
         *("/registry/firings", "/bootloader/machines", "/bootloader/findings"),
@@ -140,9 +140,9 @@ def test_no_list_takes_a_limit_of_0(api: Api, ada: Lieutenant) -> None:
         assert api.get(f"{path}?limit=1").json().get("next", "none") is None, path
 
 
-def test_another_name_of_its_node_changes_nothing(api: Api, ada: Lieutenant) -> None:
+def test_renamed_node_does_not_change_the_alias(api: Api, ada: Lieutenant) -> None:
     """Agents may rename their own nodes; that must not let them impersonate others."""
-    bob = living("bob")
+    bob = create_row("bob")
     membership.register(bob, actor="tests")
     Node.objects.filter(vm_id=bob.pk).update(name="ada")
     Node.objects.filter(vm_id=ada.pk).update(name="other")
@@ -151,7 +151,7 @@ def test_another_name_of_its_node_changes_nothing(api: Api, ada: Lieutenant) -> 
     assert api.get("/vm-tree/vms/local-other").status_code == 404
 
 
-def test_no_lieutenant_is_called_like_an_id_of_another(api: Api, settings: Any) -> None:
+def test_name_like_an_alias_is_rejected(api: Api, settings: Any) -> None:
     settings.PI_PATH = "/bin/true"
     refused = api.post(LIEUTENANTS, {"name": "local-ada", "role": "r", "local": True})
     assert refused.status_code == 400

@@ -13,7 +13,7 @@ from reef_site.common.ids import new_ulid
 from tests.conftest import Api, Fleet
 from tests.dispatching import drop_tasks
 from tests.waiting import until
-from tests.wire.api_client import DATE, LIEUTENANTS, STARTING_NOTE, living, send
+from tests.wire.api_client import DATE, LIEUTENANTS, STARTING_NOTE, create_row, send
 
 # -- sending -----------------------------------------------------------------------------------
 
@@ -150,7 +150,7 @@ def test_tail_counts_characters_not_code_units(fleet: Fleet) -> None:
 @pytest.mark.parametrize("value", ["-1", "abc", "8abc", "1.5", "1e3", "+1", "٣", "1" * 30, "%20"])
 @pytest.mark.parametrize("name", ["tail", "history"])
 def test_invalid_numbers_are_rejected(api: Api, name: str, value: str) -> None:
-    living("odd")
+    create_row("odd")
 
     refused = api.get(f"{LIEUTENANTS}/odd/read?{name}={value}")
 
@@ -158,7 +158,7 @@ def test_invalid_numbers_are_rejected(api: Api, name: str, value: str) -> None:
     assert refused.json()["error"].startswith(f"{name}: must be a whole number from 0 to ")
 
 
-def answered(row: Lieutenant, count: int) -> None:
+def create_turns(row: Lieutenant, count: int) -> None:
     process = row.processes.create(host=row.host, transport="local", directory="/", agent="x")
     now = timezone.now()
     facts = {"lieutenant": row, "process": process, "started_at": now, "ended_at": now}
@@ -170,8 +170,8 @@ def answered(row: Lieutenant, count: int) -> None:
 
 @pytest.mark.django_db
 def test_history_has_the_newest_twenty_answers(api: Api) -> None:
-    row = living("wordy")
-    answered(row, 25)
+    row = create_row("wordy")
+    create_turns(row, 25)
     Answer.objects.filter(text="answer 24").update(text="  \n ")
 
     got = api.get(f"{LIEUTENANTS}/wordy").json()["outputHistory"]
@@ -188,7 +188,7 @@ def test_history_has_the_newest_twenty_answers(api: Api) -> None:
 # -- transcript --------------------------------------------------------------------------------
 
 
-def test_the_transcript_is_complete_and_pages_are_stable(fleet: Fleet) -> None:
+def test_transcript_is_complete_and_pages_are_stable(fleet: Fleet) -> None:
     fleet.create("teller")
     for text in ("THINK one", "TOOL two", "three"):
         fleet.ask("teller", text)
@@ -212,7 +212,7 @@ def test_the_transcript_is_complete_and_pages_are_stable(fleet: Fleet) -> None:
     assert ids == sorted(set(ids))
 
 
-def test_pages_do_not_shift_while_it_grows(fleet: Fleet) -> None:
+def test_pages_are_stable_while_the_transcript_grows(fleet: Fleet) -> None:
     fleet.create("grower")
     fleet.ask("grower", "before")
     path = f"{LIEUTENANTS}/grower/transcript"
@@ -227,7 +227,7 @@ def test_pages_do_not_shift_while_it_grows(fleet: Fleet) -> None:
     assert (nothing["entries"], nothing["next"]) == ([], None)
 
 
-def test_a_running_answer_is_in_the_transcript(fleet: Fleet) -> None:
+def test_transcript_contains_the_running_turn(fleet: Fleet) -> None:
     fleet.create("slow")
     fleet.send("slow", "SLOW 30 one two three four five six")
 
@@ -246,7 +246,7 @@ def test_a_running_answer_is_in_the_transcript(fleet: Fleet) -> None:
 # -- what changes state ------------------------------------------------------------------------
 
 
-def test_abort(fleet: Fleet) -> None:
+def test_abort_ends_the_turn(fleet: Fleet) -> None:
     fleet.create("stopped")
     refused = fleet.api.post(f"{LIEUTENANTS}/stopped/abort")
     assert refused.status_code == 400
@@ -261,7 +261,7 @@ def test_abort(fleet: Fleet) -> None:
     assert fleet.ask("stopped", "go on") == "echo: go on"
 
 
-def test_restart(fleet: Fleet) -> None:
+def test_restart_replaces_the_process(fleet: Fleet) -> None:
     fleet.create("again")
     fleet.ask("again", "remember me")
     before = fleet.process("again").pk
@@ -334,7 +334,7 @@ def test_reading_an_unknown_lieutenant_is_a_404(api: Api, route: str) -> None:
 
 @pytest.mark.django_db
 def test_sending_to_a_dead_agent_is_rejected(api: Api) -> None:
-    living("dead", status=Status.ERROR)
+    create_row("dead", status=Status.ERROR)
 
     refused = send(api, "dead", "x")
 
@@ -350,7 +350,7 @@ def test_sending_to_a_dead_agent_is_rejected(api: Api) -> None:
 @pytest.mark.django_db
 @pytest.mark.parametrize("wait", ["61", "-1", "x", "1.5"])
 def test_invalid_waits_are_rejected(api: Api, wait: str) -> None:
-    living("asleep", status=Status.PAUSED)
+    create_row("asleep", status=Status.PAUSED)
     for path in ("", "/asleep/resume", "/asleep/restart"):
         body = {} if path else {"name": "a", "role": "r", "local": True}
         refused = api.post(f"{LIEUTENANTS}{path}?wait={wait}", body)

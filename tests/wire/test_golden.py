@@ -26,13 +26,13 @@ from tests.wire import (
     corrections_registry,
     corrections_vmtree,
 )
-from tests.wire.corrections import ADDED, FIRST, Ours, Partly
+from tests.wire.corrections import ADDED, FIRST, Correction, HasValues
 from versconfig import keys
 
 EXCHANGES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "golden.json").read_text(encoding="utf-8")
 )
-CORRECTIONS: dict[str, dict[str, Ours]] = {
+CORRECTIONS: dict[str, dict[str, Correction]] = {
     "core": corrections.CORE,
     "registry": corrections_registry.CORRECTIONS,
     "vm-tree": corrections_vmtree.CORRECTIONS,
@@ -41,8 +41,8 @@ CORRECTIONS: dict[str, dict[str, Ours]] = {
     "lieutenant": corrections.LIEUTENANT,
 }
 AFTERWARDS = {
-    **{("registry", case): ask for case, ask in corrections_registry.AFTERWARDS.items()},
-    **{("vm-tree", case): ask for case, ask in corrections_vmtree.AFTERWARDS.items()},
+    **{("registry", case): send for case, send in corrections_registry.AFTERWARDS.items()},
+    **{("vm-tree", case): send for case, send in corrections_vmtree.AFTERWARDS.items()},
 }
 TOKEN = "test-token-123"
 ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
@@ -52,13 +52,13 @@ STEP_SECONDS = 15.0
 
 
 class Replay:
-    """A replay; maps recorded ids to ours."""
+    """A replay of the recording. It maps recorded ids to ours."""
 
     def __init__(self) -> None:
         self.client = Client()
         self.ids: dict[str, str] = {}
 
-    def ask(self, exchange: dict[str, Any]) -> Any:
+    def send(self, exchange: dict[str, Any]) -> Any:
         """Send a recorded request and return our response."""
         raw = exchange.get("request_raw")
         if raw is None and exchange["request"] is not None:
@@ -74,78 +74,81 @@ class Replay:
 
     def repair(self, exchange: dict[str, Any]) -> None:
         """Undo a change that only our server made."""
-        if asked := AFTERWARDS.get((exchange["service"], exchange["case"])):
-            assert self.ask(asked).status_code == 200
+        if request := AFTERWARDS.get((exchange["service"], exchange["case"])):
+            assert self.send(request).status_code == 200
 
-    def problems(self, exchange: dict[str, Any], ours: Ours | None, answer: Any) -> list[str]:
+    def problems(self, exchange: dict[str, Any], ours: Correction | None, answer: Any) -> list[str]:
         """Return the differences between a response and the record, corrected by `ours`."""
-        status, wanted = exchange["status"], exchange["response"]
+        status, expected = exchange["status"], exchange["response"]
         if ours:
             status = status if ours.status is None else ours.status
-            wanted = ours.response if ours.is_whole else _changed(wanted, ours.changes)
+            expected = ours.response if ours.is_whole else _changed(expected, ours.changes)
         found: list[str] = []
         if answer.status_code != status:
             found.append(f"status {answer.status_code}, not {status}: {answer.content[:200]!r}")
-        got = _value_of(answer)
-        if isinstance(got, dict) and exchange["method"] != "HEAD":
+        actual = _value_of(answer)
+        if isinstance(actual, dict) and exchange["method"] != "HEAD":
             found += [] if _is_compact(answer.content) else [f"not compact: {answer.content!r}"]
-        if wanted != "":
-            json_now = isinstance(got, dict)
+        if expected != "":
+            json_now = isinstance(actual, dict)
             kind = "application/json" if json_now else exchange["content_type"]
             if not json_now and isinstance(exchange["response"], dict):
                 kind = "text/html; charset=utf-8"
             if answer.headers.get("Content-Type", "").lower() != kind.lower():
                 found.append(f"content type {answer.headers.get('Content-Type')}, not {kind}")
-        return found + list(self.differences(wanted, got, "$"))
+        return found + list(self.differences(expected, actual, "$"))
 
-    def differences(self, wanted: Any, got: Any, at: str) -> list[str]:
+    def differences(self, expected: Any, actual: Any, at: str) -> list[str]:
         """Return where `got` does not match `wanted`."""
-        if isinstance(wanted, Partly):
-            if not isinstance(got, dict):
-                return [f"{at}: {got!r} is no object"]
+        if isinstance(expected, HasValues):
+            if not isinstance(actual, dict):
+                return [f"{at}: {actual!r} is no object"]
             return [
                 problem
-                for key, value in wanted.values.items()
-                for problem in self.differences(value, got.get(key, "<absent>"), f"{at}.{key}")
+                for key, value in expected.values.items()
+                for problem in self.differences(value, actual.get(key, "<absent>"), f"{at}.{key}")
             ]
-        if isinstance(wanted, dict) and isinstance(got, dict):
-            return self._objects(wanted, got, at)
-        if isinstance(wanted, list) and isinstance(got, list) and len(wanted) == len(got):
-            pairs = enumerate(zip(wanted, got, strict=True))
+        if isinstance(expected, dict) and isinstance(actual, dict):
+            return self._objects(expected, actual, at)
+        if isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):
+            pairs = enumerate(zip(expected, actual, strict=True))
             return [
                 problem
                 for number, (one, other) in pairs
                 for problem in self.differences(one, other, f"{at}[{number}]")
             ]
-        return [] if self._same(wanted, got) else [f"{at}: {got!r}, not {wanted!r}"]
+        return [] if self._same(expected, actual) else [f"{at}: {actual!r}, not {expected!r}"]
 
-    def _objects(self, wanted: dict[str, Any], got: dict[str, Any], at: str) -> list[str]:
-        allowed = next((ADDED[key] for key in ADDED if key in wanted), set())
-        known = [key for key in got if key in wanted]
+    def _objects(self, expected: dict[str, Any], actual: dict[str, Any], at: str) -> list[str]:
+        allowed = next((ADDED[key] for key in ADDED if key in expected), set())
+        known = [key for key in actual if key in expected]
         found = []
-        if known != list(wanted):
-            found.append(f"{at}: keys {known}, not {list(wanted)}")
-        if unknown := got.keys() - wanted.keys() - allowed:
-            found.append(f"{at}: keys that nobody knows: {sorted(unknown)}")
+        if known != list(expected):
+            found.append(f"{at}: keys {known}, not {list(expected)}")
+        if unknown := actual.keys() - expected.keys() - allowed:
+            found.append(f"{at}: unknown keys: {sorted(unknown)}")
         for key in known:
-            found += self.differences(wanted[key], got[key], f"{at}.{key}")
+            found += self.differences(expected[key], actual[key], f"{at}.{key}")
         return found
 
-    def _same(self, wanted: Any, got: Any) -> bool:
-        if isinstance(wanted, re.Pattern):
-            return isinstance(got, str) and wanted.fullmatch(got) is not None
-        if type(wanted) is not type(got):
+    def _same(self, expected: Any, actual: Any) -> bool:
+        if isinstance(expected, re.Pattern):
+            return isinstance(actual, str) and expected.fullmatch(actual) is not None
+        if type(expected) is not type(actual):
             return False
-        if isinstance(wanted, float):
-            return bool(got >= 0)
-        if isinstance(wanted, str):
-            if FREE.search(wanted):
-                return bool(got)
-            if DATE.fullmatch(wanted):
-                return DATE.fullmatch(got) is not None
-            if ULID.fullmatch(wanted):
-                return ULID.fullmatch(got) is not None and self.ids.setdefault(wanted, got) == got
-        return bool(wanted == got)
+        if isinstance(expected, float):
+            return bool(actual >= 0)
+        if isinstance(expected, str):
+            if FREE.search(expected):
+                return bool(actual)
+            if DATE.fullmatch(expected):
+                return DATE.fullmatch(actual) is not None
+            if ULID.fullmatch(expected):
+                return (
+                    ULID.fullmatch(actual) is not None
+                    and self.ids.setdefault(expected, actual) == actual
+                )
+        return bool(expected == actual)
 
 
 def _is_compact(body: bytes) -> bool:
@@ -166,7 +169,7 @@ def _of(*services: str) -> list[dict[str, Any]]:
     return [exchange for exchange in EXCHANGES if exchange["service"] in services]
 
 
-def _correction(exchange: dict[str, Any]) -> Ours | None:
+def _correction(exchange: dict[str, Any]) -> Correction | None:
     return CORRECTIONS[exchange["service"]].get(exchange["case"])
 
 
@@ -208,14 +211,14 @@ def test_exchanges(fleet: Fleet, settings: Any, monkeypatch: pytest.MonkeyPatch)
         if exchange["service"] == "lieutenant":
             _wait_first(case)
 
-        found = replay.problems(exchange, ours, replay.ask(exchange))
+        found = replay.problems(exchange, ours, replay.send(exchange))
         replay.repair(exchange)
         if "wait_before_s" in exchange and exchange["service"] == "lieutenant":
-            # The recorder slept here; wait for the condition instead.
+            # The recorder slept here; wait for its condition instead.
             end = time.monotonic() + STEP_SECONDS
             while found and time.monotonic() < end:
                 time.sleep(0.05)
-                found = replay.problems(exchange, ours, replay.ask(exchange))
+                found = replay.problems(exchange, ours, replay.send(exchange))
         report += [f"{exchange['service']}: {case}: {problem}" for problem in found]
 
     assert not report, "\n" + "\n".join(report)
@@ -227,7 +230,7 @@ def test_exchanges_of_the_tree(settings: Any, db: None) -> None:
     report: list[str] = []
 
     for exchange in _of("vm-tree"):
-        found = replay.problems(exchange, _correction(exchange), replay.ask(exchange))
+        found = replay.problems(exchange, _correction(exchange), replay.send(exchange))
         report += [f"{exchange['case']}: {problem}" for problem in found]
         replay.repair(exchange)
 
@@ -247,7 +250,7 @@ def test_exchanges_of_the_config(
     report: list[str] = []
 
     for exchange in _of("vers-config"):
-        found = replay.problems(exchange, _correction(exchange), replay.ask(exchange))
+        found = replay.problems(exchange, _correction(exchange), replay.send(exchange))
         report += [f"{exchange['case']}: {problem}" for problem in found]
 
     assert not report, "\n" + "\n".join(report)
@@ -259,7 +262,7 @@ def test_exchanges_of_the_bootloader(settings: Any, db: None) -> None:
     report: list[str] = []
 
     for exchange in _of("bootloader"):
-        found = replay.problems(exchange, _correction(exchange), replay.ask(exchange))
+        found = replay.problems(exchange, _correction(exchange), replay.send(exchange))
         report += [f"{exchange['case']}: {problem}" for problem in found]
 
     assert not report, "\n" + "\n".join(report)
@@ -273,7 +276,7 @@ def test_every_correction_belongs_to_a_difference() -> None:
             _differs(by_case[service, case], ours)
 
 
-def _differs(exchange: dict[str, Any], ours: Ours) -> None:
+def _differs(exchange: dict[str, Any], ours: Correction) -> None:
     case, response = exchange["case"], exchange["response"]
     same_status = ours.status in (None, exchange["status"])
     same = (not ours.is_whole or ours.response == response) and all(

@@ -15,7 +15,7 @@ from rest_framework.views import APIView
 from reef_site.common.json_format import AnyTypeJSONParser
 from reef_site.common.request_names import OnlyKnownNames, nearest
 from tests.conftest import Api
-from tests.wire.api_client import LIEUTENANTS, living
+from tests.wire.api_client import LIEUTENANTS, create_row
 
 pytestmark = pytest.mark.django_db
 
@@ -105,7 +105,7 @@ def test_misspelt_field_of_a_create_is_named(api: Api) -> None:
 
 
 def test_misspelt_field_of_an_update_is_named(api: Api) -> None:
-    living("ada")
+    create_row("ada")
     answer = api.client.patch(
         f"{LIEUTENANTS}/ada", {"model": "a/b", "Restart": True}, content_type="application/json"
     )
@@ -124,14 +124,14 @@ def test_lenient_routes_reject_only_near_misses(api: Api) -> None:
     assert api.get("/registry/vms?livenes=live").status_code == 400
 
 
-def test_a_body_that_no_route_reads_may_be_no_json(api: Api) -> None:
-    living("ada")
+def test_unread_body_need_not_be_json(api: Api) -> None:
+    create_row("ada")
     path = f"{LIEUTENANTS}/ada/abort"
     answer = api.client.post(path, b"not JSON", content_type="text/plain")
     assert answer.json()["error"] == "Lieutenant 'ada' is not working (status: idle)"
 
 
-def test_a_body_that_is_read_must_be_json(api: Api) -> None:
+def test_read_body_must_be_json(api: Api) -> None:
     answer = api.client.post(LIEUTENANTS, b"{", content_type="application/json")
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("body: is not JSON")

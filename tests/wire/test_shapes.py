@@ -11,7 +11,7 @@ from django.conf import settings
 from lieutenants.models import Lieutenant, Message
 from lieutenants.states import Status
 from tests.conftest import Api
-from tests.wire.api_client import DATE, LIEUTENANTS, ULID, living, send
+from tests.wire.api_client import DATE, LIEUTENANTS, ULID, create_row, send
 
 
 @pytest.mark.django_db
@@ -37,7 +37,7 @@ def test_keys_are_absent_when_unset(api: Api, settings: Any) -> None:
 
 
 @pytest.mark.django_db
-def test_the_body_is_json_whatever_its_type_says(api: Api, settings: Any) -> None:
+def test_body_is_parsed_as_json_for_any_content_type(api: Api, settings: Any) -> None:
     settings.PI_PATH = "/bin/true"
     types = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""]
     for number, kind in enumerate(types):
@@ -65,8 +65,8 @@ def test_the_body_is_json_whatever_its_type_says(api: Api, settings: Any) -> Non
         b"true",
     ],
 )
-def test_no_request_is_a_500(api: Api, body: bytes) -> None:
-    living("target")
+def test_malformed_requests_are_not_a_500(api: Api, body: bytes) -> None:
+    create_row("target")
     for path in (LIEUTENANTS, f"{LIEUTENANTS}/target/send"):
         answer = api.client.generic("POST", path, body, content_type="application/json")
         assert answer.status_code == 400, answer.content
@@ -91,7 +91,7 @@ BAD_FIELDS: dict[str, list[object]] = {
 @pytest.mark.parametrize(
     ("field", "value"), [(field, value) for field in BAD_FIELDS for value in BAD_FIELDS[field]]
 )
-def test_fields_are_checked_and_named(api: Api, field: str, value: object) -> None:
+def test_invalid_fields_are_rejected_by_name(api: Api, field: str, value: object) -> None:
     body = {"name": "good", "role": "r", "local": True, field: value}
 
     refused = api.post(LIEUTENANTS, body)
@@ -132,8 +132,8 @@ def test_missing_agent_is_a_503_with_a_remedy(api: Api, settings: Any) -> None:
 
 
 @pytest.mark.django_db
-def test_large_messages(api: Api) -> None:
-    living("target")
+def test_large_messages_are_accepted_up_to_the_limit(api: Api) -> None:
+    create_row("target")
     most = settings.MAX_MESSAGE_BYTES
 
     refused = send(api, "target", "é" * most)
@@ -144,8 +144,8 @@ def test_large_messages(api: Api) -> None:
 
 
 @pytest.mark.django_db
-def test_a_trailing_slash_works_like_none(api: Api) -> None:
-    row = living("slash")
+def test_trailing_slash_is_ignored(api: Api) -> None:
+    row = create_row("slash")
     gets = ["", "/slash", "/slash/read", "/slash/transcript", "/slash/messages", "/slash/usage"]
     for path in [*(f"{LIEUTENANTS}{each}" for each in gets), "/lieutenant/usage"]:
         plain, slashed = api.get(path), api.get(f"{path}/")
@@ -160,8 +160,8 @@ def test_a_trailing_slash_works_like_none(api: Api) -> None:
 
 
 @pytest.mark.django_db
-def test_head_works_where_get_does(api: Api) -> None:
-    living("head")
+def test_head_is_supported_where_get_is(api: Api) -> None:
+    create_row("head")
     for path in (LIEUTENANTS, f"{LIEUTENANTS}/head", f"{LIEUTENANTS}/head/read"):
         answer = api.client.head(path)
         assert (answer.status_code, answer.content) == (200, b"")
@@ -169,9 +169,9 @@ def test_head_works_where_get_does(api: Api) -> None:
 
 
 @pytest.mark.django_db
-def test_lists_by_status(api: Api) -> None:
+def test_list_is_filtered_by_status(api: Api) -> None:
     for status in Status.values:
-        living(f"is-{status}", status=status)
+        create_row(f"is-{status}", status=status)
 
     def names(query: str) -> list[str]:
         found = api.get(f"{LIEUTENANTS}{query}").json()
@@ -185,8 +185,8 @@ def test_lists_by_status(api: Api) -> None:
 
 
 @pytest.mark.django_db
-def test_the_panel_escapes(api: Api) -> None:
-    living("panel", role="<script>alert(1)</script>" + "x" * 100)
+def test_panel_escapes_names(api: Api) -> None:
+    create_row("panel", role="<script>alert(1)</script>" + "x" * 100)
 
     panel = api.get("/lieutenant/_panel")
 

@@ -8,9 +8,9 @@ import pytest
 
 from bootloader.models.joining import BootReport
 from reef_site.common.json_format import dumps
-from tests.bootloader.join_clients import Door, invite
+from tests.bootloader.join_clients import BearerClient, issue_join_token
 from tests.conftest import Api
-from tests.wire.api_client import LIEUTENANTS, living
+from tests.wire.api_client import LIEUTENANTS, create_row
 from vmtree import services
 from vmtree.services import NewNode
 
@@ -33,10 +33,10 @@ REQUESTS: list[tuple[str, str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("method", "path", "body", "place"), REQUESTS)
-def test_it_is_refused_by_its_place(
+def test_lone_surrogate_is_rejected_with_its_path(
     api: Api, method: str, path: str, body: Any, place: str
 ) -> None:
-    living("ada")
+    create_row("ada")
     services.create(NewNode("one", "agent_vm", "one"), by="tests")
     call = getattr(api.client, method)
     answer = call(path, body, content_type="application/json")
@@ -44,7 +44,7 @@ def test_it_is_refused_by_its_place(
     assert answer.json()["error"] == f"{place}: has characters that are no text"
 
 
-def test_a_whole_pair_is_text(api: Api) -> None:
+def test_surrogate_pair_is_accepted(api: Api) -> None:
     made = api.client.post(
         "/vm-tree/vms",
         b'{"name": "\\ud83d\\ude00", "category": "agent_vm"}',
@@ -53,11 +53,11 @@ def test_a_whole_pair_is_text(api: Api) -> None:
     assert (made.status_code, made.json()["name"]) == (201, "\U0001f600")
 
 
-def test_what_a_program_printed_is_kept_without_it() -> None:
-    Door(invite()).report(output=f"half {BAD} a pair")
+def test_lone_surrogate_in_program_output_is_replaced() -> None:
+    BearerClient(issue_join_token()).report(output=f"half {BAD} a pair")
     assert BootReport.objects.get().output == "half ? a pair"
 
 
-def test_an_answer_that_repeats_one_is_written_all_the_same() -> None:
-    said = {f"key{BAD}": [BAD, {"deep": f"x{BAD}"}], "pair": "\U0001f600"}
-    assert dumps(said).decode() == '{"key?":["?",{"deep":"x?"}],"pair":"\U0001f600"}'
+def test_lone_surrogate_in_a_response_is_replaced() -> None:
+    data = {f"key{BAD}": [BAD, {"deep": f"x{BAD}"}], "pair": "\U0001f600"}
+    assert dumps(data).decode() == '{"key?":["?",{"deep":"x?"}],"pair":"\U0001f600"}'

@@ -74,7 +74,7 @@ def test_too_short_wait_returns_pending(stack: Stack) -> None:
     stack.wait_idle("ada")
 
 
-def test_abort_and_error_have_their_outcome(stack: Stack) -> None:
+def test_wait_reports_abort_and_error(stack: Stack) -> None:
     stack.wait_idle("ada")
     waiting, results = in_background(lambda: ask(stack, "ada", "SILENT"))
     until(lambda: "SILENT" in stack.texts("ada", "user"), 30)
@@ -88,7 +88,7 @@ def test_abort_and_error_have_their_outcome(stack: Stack) -> None:
     assert "no credit left" in failed["error"]
 
 
-def test_each_of_several_messages_has_its_own_answer(stack: Stack) -> None:
+def test_waits_for_several_messages_return_their_own_turns(stack: Stack) -> None:
     stack.wait_idle("bob")
     first = ask(stack, "bob", "SLOW 1.5 first", wait=0)
     until(lambda: "SLOW 1.5 first" in stack.texts("bob", "user"), 30)
@@ -99,7 +99,7 @@ def test_each_of_several_messages_has_its_own_answer(stack: Stack) -> None:
     assert (whole["outcome"], whole["answer"]) == ("completed", "first")
 
 
-def test_paused_lieutenant_is_not_waited_for(stack: Stack) -> None:
+def test_wait_for_a_paused_lieutenant_returns_at_once(stack: Stack) -> None:
     stack.create("paused")
     waiting, results = in_background(lambda: ask(stack, "paused", "SILENT", wait=60))
     until(lambda: "SILENT" in stack.texts("paused", "user"), 30)
@@ -128,7 +128,7 @@ def test_waiting_clients_hold_no_web_thread(stack: Stack) -> None:
 # -- lieutenants -------------------------------------------------------------------------------
 
 
-def test_actions_return_the_state_they_waited_for(stack: Stack) -> None:
+def test_actions_wait_for_their_state(stack: Stack) -> None:
     stack.create("verbs")
     for verb, status in (("restart", "idle"), ("pause", "paused"), ("resume", "idle")):
         answer = stack.client.post(f"{LIEUTENANTS}/verbs/{verb}?wait=30", timeout=60).json()
@@ -219,7 +219,7 @@ def test_stream_accepts_cursor(stack: Stack) -> None:
 # -- while web is away -------------------------------------------------------------------------
 
 
-def test_a_browser_gets_a_page_that_loads_itself_again(stack: Stack) -> None:
+def test_browser_gets_a_self_reloading_page_without_web(stack: Stack) -> None:
     browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
     stack.kill("web")
     try:
@@ -232,7 +232,7 @@ def test_a_browser_gets_a_page_that_loads_itself_again(stack: Stack) -> None:
         api = stack.client.get(LIEUTENANTS)
     finally:
         stack.start("web")
-        until(stack.answers, 60)
+        until(stack.is_responding, 60)
 
     assert (page.status_code, page.headers["refresh"]) == (502, "2")
     assert page.headers["content-type"] == "text/html; charset=utf-8"

@@ -38,7 +38,7 @@ def hidden(html: str) -> dict[str, list[str]]:
     return found
 
 
-def said(answer: Any) -> list[str]:
+def messages(answer: Any) -> list[str]:
     return [str(message) for message in get_messages(answer.wsgi_request)]
 
 
@@ -53,7 +53,7 @@ def test_plan_page_shows_the_plan_and_starts_it(operator: Client, pump: Pump) ->
     assert not Job.objects.exists()
     answer = operator.post(f"{JOBS}plan/pause/", hidden(html))
     assert answer.status_code == 302
-    assert [text.split(": ")[0] for text in said(answer)] == ["pause left", "pause right"]
+    assert [text.split(": ")[0] for text in messages(answer)] == ["pause left", "pause right"]
     pump.work()
     assert set(Job.objects.values_list("state", "actor")) == {("done", "admin")}
     assert not VM.objects.filter(status="running").exclude(pk="root").exists()
@@ -64,7 +64,7 @@ def test_changed_plan_is_not_started(operator: Client, pump: Pump) -> None:
     form = hidden(page(operator, f"{JOBS}plan/destroy/?vm=left"))
     plant("new", "left")
     answer = operator.post(f"{JOBS}plan/destroy/", form)
-    assert said(answer) == ["left: confirm: 4 VMs would be touched, not 3"]
+    assert messages(answer) == ["left: confirm: 4 VMs would be touched, not 3"]
     assert not Job.objects.exists()
 
 
@@ -97,10 +97,10 @@ def test_jobs_can_be_cancelled_and_retried(operator: Client, pump: Pump) -> None
     grow()
     job, _ = services.start(Operation.PAUSE, "root", by="tests")
     form = {"action": "cancel", "_selected_action": [job.pk]}
-    assert said(operator.post(JOBS, form)) == ["pause root: cancelled"]
+    assert messages(operator.post(JOBS, form)) == ["pause root: cancelled"]
     operator.get("/admin/")
     answer = operator.post(JOBS, {**form, "action": "retry"})
-    assert said(answer) == ["pause root: continued"]
+    assert messages(answer) == ["pause root: continued"]
     assert Job.objects.get().state == "open"
 
 

@@ -35,12 +35,12 @@ from vmtree.snapshots import creation, files
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("database")]
 
 
-def operate(api: Api, verb: str, vm_id: str = "root", **body: Any) -> Any:
+def start_operation(api: Api, verb: str, vm_id: str = "root", **body: Any) -> Any:
     return api.post(f"/vm-tree/vms/{vm_id}/{verb}", body)
 
 
 def begin(api: Api, verb: str, vm_id: str = "root", **body: Any) -> str:
-    answer = operate(api, verb, vm_id, **body)
+    answer = start_operation(api, verb, vm_id, **body)
     assert answer.status_code == 202, answer.content
     job_id: str = answer.json()["job"]["id"]
     return job_id
@@ -50,8 +50,8 @@ def state_of(job_id: str) -> str:
     return Job.objects.get(pk=job_id).state
 
 
-class Fragile(RegistryHandler):
-    """VMs of a provider that fails, or takes its time, as a test says."""
+class ScriptedHandler(RegistryHandler):
+    """Handler for VMs of a provider that fails or is slow, as the test says."""
 
     name = "fragile"
 
@@ -75,7 +75,7 @@ class Fragile(RegistryHandler):
 
 @pytest.fixture
 def fragile() -> Any:
-    provider = Fragile()
+    provider = ScriptedHandler()
     with handlers.vm_handlers.changed({"fragile": provider}):
         yield provider
 
@@ -87,7 +87,7 @@ def test_dry_run_returns_the_ordered_plan_and_changes_nothing(api: Api, pump: Pu
     grow()
     VM.objects.filter(pk="leaf").update(status="paused", late_after=None, silent_after=None)
     tree.create(NewNode("never seen", "agent_vm", vm_id="ghost", parent_vm_id="right"), by="tests")
-    answer = operate(api, "pause", dryRun=True)
+    answer = start_operation(api, "pause", dryRun=True)
     assert answer.status_code == 200
     plan = answer.json()["plan"]
     ids = [step["vmId"] for step in plan["steps"]]
@@ -103,7 +103,7 @@ def test_dry_run_returns_the_ordered_plan_and_changes_nothing(api: Api, pump: Pu
 
 def test_resume_starts_at_the_root(api: Api, pump: Pump) -> None:
     grow()
-    plan = operate(api, "resume", dryRun=True).json()["plan"]
+    plan = start_operation(api, "resume", dryRun=True).json()["plan"]
     assert [step["vmId"] for step in plan["steps"]] == ["root", "left", "right", "leaf", "leaf2"]
     assert {step["leftOut"] for step in plan["steps"]} == {"is not paused but running"}
 
@@ -175,10 +175,10 @@ def test_dry_run_can_be_requested_in_the_query(api: Api, query: str, body: Any) 
 
 def test_unknown_removed_and_miscounted_vms_are_rejected(api: Api, pump: Pump) -> None:
     grow()
-    assert operate(api, "pause", "nobody").status_code == 404
+    assert start_operation(api, "pause", "nobody").status_code == 404
     tree.remove("leaf2", by="tests")
-    assert operate(api, "pause", "leaf2").status_code == 404
-    answer = operate(api, "pause", confirm=5)
+    assert start_operation(api, "pause", "leaf2").status_code == 404
+    answer = start_operation(api, "pause", confirm=5)
     assert answer.status_code == 409
     assert "4 VMs" in answer.json()["error"]
     assert not Job.objects.exists()
@@ -187,7 +187,9 @@ def test_unknown_removed_and_miscounted_vms_are_rejected(api: Api, pump: Pump) -
 # -- the job -------------------------------------------------------------------------------------
 
 
-def test_pause_and_resume_change_the_whole_subtree(api: Api, pump: Pump, fragile: Fragile) -> None:
+def test_pause_and_resume_change_the_whole_subtree(
+    api: Api, pump: Pump, fragile: ScriptedHandler
+) -> None:
     grow()
     before = dict(VM.objects.values_list("id", "last_seen"))
     job = begin(api, "pause", confirm=5)
@@ -204,7 +206,7 @@ def test_pause_and_resume_change_the_whole_subtree(api: Api, pump: Pump, fragile
     assert fragile.asked[0] == "left"
     running = VM.objects.filter(status="running", silent_after__gt=clock.now())
     assert set(running.values_list("id", flat=True)) == {"left", "leaf", "leaf2"}
-    # An order is no sign of life.
+    # A command is not a heartbeat.
     assert dict(VM.objects.values_list("id", "last_seen")) == before
 
 
@@ -230,22 +232,24 @@ def test_nothing_is_destroyed_without_a_snapshot(
 ) -> None:
     grow()
 
-    def full(*_: Any, **__: Any) -> Any:
+    def fail_on_full_disk(*_: Any, **__: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vmtree.snapshots.take", full)
+    monkeypatch.setattr("vmtree.snapshots.take", fail_on_full_disk)
     job = begin(api, "destroy")
     pump.work()
     row = Job.objects.get(pk=job)
     assert (row.state, "No space left" in row.reason) == ("failed", True)
     assert Node.objects.active().count() == 5
     monkeypatch.setattr("vmtree.snapshots.take", creation.take)
-    assert operate(api, "destroy").json()["job"]["id"] == job
+    assert start_operation(api, "destroy").json()["job"]["id"] == job
     pump.work()
     assert state_of(job) == "done"
 
 
-def test_failed_step_blocks_only_its_dependents(api: Api, pump: Pump, fragile: Fragile) -> None:
+def test_failed_step_blocks_only_its_dependents(
+    api: Api, pump: Pump, fragile: ScriptedHandler
+) -> None:
     grow()
     fragile.broken = {"leaf"}
     job = begin(api, "destroy")
@@ -262,7 +266,7 @@ def test_failed_step_blocks_only_its_dependents(api: Api, pump: Pump, fragile: F
     assert "'leaf'" in Step.objects.get(job=job, vm_id="root").reason
 
     fragile.broken, fragile.asked = set(), []
-    answer = operate(api, "destroy").json()
+    answer = start_operation(api, "destroy").json()
     assert (answer["job"]["id"], answer["continued"]) == (job, True)
     pump.work()
     assert (state_of(job), set(states(job).values())) == ("done", {"done"})
@@ -271,7 +275,7 @@ def test_failed_step_blocks_only_its_dependents(api: Api, pump: Pump, fragile: F
 
 
 def test_failure_blocks_descendants_of_a_resume_but_no_ancestors_of_a_pause(
-    api: Api, pump: Pump, fragile: Fragile
+    api: Api, pump: Pump, fragile: ScriptedHandler
 ) -> None:
     grow()
     fragile.broken = {"left"}
@@ -288,7 +292,9 @@ def test_failure_blocks_descendants_of_a_resume_but_no_ancestors_of_a_pause(
     assert (found["root"], found["right"]) == ("done", "done")
 
 
-def test_repeated_job_includes_new_descendants(api: Api, pump: Pump, fragile: Fragile) -> None:
+def test_repeated_job_includes_new_descendants(
+    api: Api, pump: Pump, fragile: ScriptedHandler
+) -> None:
     grow()
     fragile.broken = {"leaf"}
     job = begin(api, "destroy")
@@ -300,7 +306,7 @@ def test_repeated_job_includes_new_descendants(api: Api, pump: Pump, fragile: Fr
     pump.work()
     assert states(job)["late"] == "done"
     assert not Node.objects.active().exists()
-    # The snapshot of the first time knows nothing of those who came since: there is another.
+    # The first snapshot does not contain the new descendants, so another one is taken.
     second = Job.objects.get(pk=job).snapshot
     assert second not in ("", first)
     file = sqlite3.connect(files.path_of(second))
@@ -308,7 +314,9 @@ def test_repeated_job_includes_new_descendants(api: Api, pump: Pump, fragile: Fr
     file.close()
 
 
-def test_vm_created_during_a_job_keeps_its_parent(api: Api, pump: Pump, fragile: Fragile) -> None:
+def test_vm_created_during_a_job_keeps_its_parent(
+    api: Api, pump: Pump, fragile: ScriptedHandler
+) -> None:
     grow()
     job = begin(api, "destroy")
     plant("late", "left")
@@ -318,7 +326,7 @@ def test_vm_created_during_a_job_keeps_its_parent(api: Api, pump: Pump, fragile:
     assert Node.objects.active().filter(vm_id="late").exists()
 
 
-def test_running_steps_are_limited(api: Api, pump: Pump, fragile: Fragile) -> None:
+def test_running_steps_are_limited(api: Api, pump: Pump, fragile: ScriptedHandler) -> None:
     plant("root")
     for number in range(30):
         plant(f"vm{number}", "root")
@@ -334,7 +342,7 @@ def test_running_steps_are_limited(api: Api, pump: Pump, fragile: Fragile) -> No
 
 
 def test_unfinished_step_fails_after_the_timeout(
-    api: Api, pump: Pump, fragile: Fragile, monkeypatch: pytest.MonkeyPatch
+    api: Api, pump: Pump, fragile: ScriptedHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant("root")
     fragile.slow = {"root"}
@@ -345,7 +353,7 @@ def test_unfinished_step_fails_after_the_timeout(
     assert state_of(job) == "failed"
 
 
-def test_tasks_may_run_twice(api: Api, pump: Pump, fragile: Fragile) -> None:
+def test_tasks_may_run_twice(api: Api, pump: Pump, fragile: ScriptedHandler) -> None:
     grow()
     job = begin(api, "destroy")
     while pump.waiting:
@@ -364,10 +372,10 @@ def test_tick_recovers_lost_tasks_and_workers(
     grow()
     job = begin(api, "pause")
     pump.waiting.clear()
-    # A worker that died after it claimed a step.
+    # A worker died after claiming a step.
     step = Step.objects.claim(Step.objects.get(vm_id="leaf").pk, timedelta(seconds=-1))
     assert step
-    # And one that died holding the job.
+    # Another one died while it held the lease of the job.
     Job.objects.filter(pk=job).update(leased_until=clock.now() - timedelta(seconds=1))
     runner.tick()
     pump.work()
@@ -392,11 +400,11 @@ def test_overlapping_job_with_another_operation_is_rejected(api: Api, pump: Pump
     grow()
     first = begin(api, "pause", "left")
     for vm_id in ("root", "left", "leaf"):
-        answer = operate(api, "destroy", vm_id)
+        answer = start_operation(api, "destroy", vm_id)
         assert answer.status_code == 409, vm_id
         assert first in answer.json()["error"]
-    assert operate(api, "destroy", "right").status_code == 202
-    assert operate(api, "pause", "left").json()["continued"]
+    assert start_operation(api, "destroy", "right").status_code == 202
+    assert start_operation(api, "pause", "left").json()["continued"]
     with pytest.raises(IntegrityError), transaction.atomic():
         Job.objects.create(verb="pause", vm_id="left", actor="t")
 
@@ -425,7 +433,9 @@ def test_only_one_of_two_concurrent_jobs_starts(pump: Pump) -> None:
     assert Job.objects.count() == 1
 
 
-def test_cancelled_job_starts_no_further_step(api: Api, pump: Pump, fragile: Fragile) -> None:
+def test_cancelled_job_starts_no_further_step(
+    api: Api, pump: Pump, fragile: ScriptedHandler
+) -> None:
     grow()
     fragile.slow = {"leaf"}
     job = begin(api, "destroy")
@@ -443,14 +453,14 @@ def test_cancelled_job_starts_no_further_step(api: Api, pump: Pump, fragile: Fra
     runner.tick()
     assert states(job)["leaf"] == "done"
     assert Node.objects.active().count() == 4
-    # And it can be taken up again.
+    # The job can be continued.
     assert begin(api, "destroy") == job
     pump.work()
     assert not Node.objects.active().exists()
 
 
 def test_step_of_a_lost_worker_in_a_cancelled_job_stays_cancelled(
-    api: Api, pump: Pump, fragile: Fragile
+    api: Api, pump: Pump, fragile: ScriptedHandler
 ) -> None:
     grow()
     job = begin(api, "destroy")
@@ -510,7 +520,7 @@ def test_long_chain_is_completed(api: Api, pump: Pump) -> None:
     assert state_of(job) == "done"
 
 
-# -- who may -------------------------------------------------------------------------------------
+# -- permissions ---------------------------------------------------------------------------------
 
 
 def test_node_may_operate_only_on_its_descendants(api: Api, pump: Pump) -> None:
@@ -537,8 +547,8 @@ def test_unknown_route_is_a_404(api: Api) -> None:
 # -- lieutenants ---------------------------------------------------------------------------------
 
 
-def root_of(lieutenant: Lieutenant) -> None:
-    """Its place in the tree, if it has none of its own yet."""
+def ensure_node(lieutenant: Lieutenant) -> None:
+    """Create the lieutenant's node unless it exists."""
     if not Node.objects.filter(vm_id=lieutenant.pk).exists():
         new = NewNode(lieutenant.name, "lieutenant", vm_id=lieutenant.pk)
         tree.create(new, by="tests")
@@ -549,10 +559,10 @@ def test_operations_on_lieutenants_use_their_handler(
 ) -> None:
     drop_tasks(monkeypatch, "lieutenants.settle")
     ada = enlist("ada", "working")
-    root_of(ada)
+    ensure_node(ada)
     eve = enlist("eve", "error")
     tree.create(NewNode("eve", "lieutenant", vm_id=eve.pk, parent_vm_id=ada.pk), by="tests")
-    steps = operate(api, "pause", ada.pk, dryRun=True).json()["plan"]["steps"]
+    steps = start_operation(api, "pause", ada.pk, dryRun=True).json()["plan"]["steps"]
     assert [step["handler"] for step in steps] == ["lieutenant", "lieutenant"]
     assert steps[0]["leftOut"] == "is in error: no agent runs"
     assert "in the middle of its work" in steps[1]["does"]
@@ -563,8 +573,8 @@ def test_operations_on_lieutenants_use_their_handler(
     assert ada.moves.first().actor == "root token"  # type: ignore[union-attr]
 
 
-def _do_in_a_thread(task: str, args: list[Any], countdown: float) -> None:
-    """Do a task as workers do, with a second between looks."""
+def _run_in_a_thread(task: str, args: list[Any], countdown: float) -> None:
+    """Run a task as workers do, with a second between checks."""
 
     def run_it() -> None:
         getattr(runner, task.removeprefix("operations."))(*args)
@@ -576,11 +586,11 @@ def _do_in_a_thread(task: str, args: list[Any], countdown: float) -> None:
 def test_real_agents_are_paused_resumed_and_destroyed(
     fleet: Fleet, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    intercept_tasks(monkeypatch, "operations.", _do_in_a_thread)
+    intercept_tasks(monkeypatch, "operations.", _run_in_a_thread)
     ada = fleet.row(fleet.create("ada")["name"])
-    root_of(ada)
+    ensure_node(ada)
     bea = fleet.row(fleet.create("bea")["name"])
-    root_of(bea)
+    ensure_node(bea)
     tree.change(bea.pk, tree.NodeChange(parent_vm_id=ada.pk), by="tests")
     plant("worker", bea.pk)
     processes = [fleet.process("ada"), fleet.process("bea")]
@@ -592,7 +602,7 @@ def test_real_agents_are_paused_resumed_and_destroyed(
         assert process.ended_at
     assert [fleet.row(name).status for name in ("ada", "bea")] == ["paused", "paused"]
     assert VM.objects.get(pk="worker").status == "paused"
-    # What is below came to its end before what is above was asked.
+    # Descendants were destroyed before their ancestors were asked to stop.
     ended = {step.vm_id: step for step in Step.objects.filter(job=job)}
     below, above = ended[bea.pk].ended_at, ended[ada.pk].started_at
     assert below
@@ -617,7 +627,7 @@ def test_real_agents_are_paused_resumed_and_destroyed(
 # -- handlers ------------------------------------------------------------------------------------
 
 
-def test_registered_handler_takes_over_its_vms(fragile: Fragile) -> None:
+def test_registered_handler_takes_over_its_vms(fragile: ScriptedHandler) -> None:
     plant("one")
     assert handlers.handler_for("one").name == "fragile"
     handlers.vm_handlers.unregister("fragile")
@@ -627,7 +637,7 @@ def test_registered_handler_takes_over_its_vms(fragile: Fragile) -> None:
 
 
 def test_step_of_an_unregistered_handler_fails_with_its_name(
-    api: Api, pump: Pump, fragile: Fragile
+    api: Api, pump: Pump, fragile: ScriptedHandler
 ) -> None:
     plant("one")
     job = begin(api, "pause", "one")
