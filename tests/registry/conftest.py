@@ -23,20 +23,20 @@ Register = Callable[..., dict[str, Any]]
     ]
 )
 def database(request: pytest.FixtureRequest) -> str:
-    """The test runs on both databases."""
+    """Run the test on both databases."""
     if request.param == "postgresql":
         request.getfixturevalue("postgres")
     return str(request.param)
 
 
 @pytest.fixture(autouse=True)
-def _count_anew() -> None:
+def _reset_fleet_size() -> None:
     heartbeats.fleet.forget()
 
 
 @pytest.fixture
 def register(api: Api, database: str) -> Register:
-    """Registers a VM through the API; its answer."""
+    """Return a function that registers a VM through the API and returns its JSON."""
 
     def register(vm_id: str, **fields: object) -> dict[str, Any]:
         body = {
@@ -56,7 +56,7 @@ def register(api: Api, database: str) -> Register:
 
 
 def age(vm_id: str, **ago: float) -> None:
-    """Make a VM one that was last seen so long ago."""
+    """Set the time of a VM's last heartbeat to this long ago."""
     vm = VM.objects.get(pk=vm_id)
     seen = clock.now() - timedelta(**ago)
     late, silent = liveness.deadlines(seen, vm.interval_ms)

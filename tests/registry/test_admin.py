@@ -30,9 +30,7 @@ def test_vms_are_filtered_by_liveness(operator: Client, word: str) -> None:
         assert (f">vm-{other}<" in page) == (other == word)
 
 
-def test_who_said_good_bye_is_not_called_live(
-    operator: Client, api: Api, register: Register
-) -> None:
+def test_stopped_vm_is_not_shown_as_live(operator: Client, api: Api, register: Register) -> None:
     register("vm-gone")
     api.post("/registry/vms/vm-gone/heartbeat", {"status": "stopped"})
 
@@ -45,12 +43,12 @@ def test_who_said_good_bye_is_not_called_live(
     assert re.search(
         r"<td>vm-gone</td>\s*<td>worker</td>\s*<td>stopped</td>\s*<td>stopped</td>", panel
     )
-    # The API's word is that of the contract: no sign of it is overdue.
+    # In the API, `live` means that no heartbeat is overdue.
     vm = api.get("/registry/vms/vm-gone").json()
     assert (vm["status"], vm["liveness"]) == ("stopped", "live")
 
 
-def test_facts_are_only_looked_at(operator: Client) -> None:
+def test_admin_of_the_registry_is_read_only(operator: Client) -> None:
     for path in ("vm/", "vm/?q=late", "vm/vm-late/change/", "gap/", "watch/"):
         assert operator.get(f"/admin/registry/{path}").status_code == 200
     for path in ("vm/add/", "vm/vm-late/delete/"):

@@ -21,7 +21,7 @@ def ids(answer: Any, key: str = "vms") -> list[str]:
     return [vm["id"] for vm in found[key]]
 
 
-def test_pages_lose_and_repeat_nothing_while_vms_beat(api: Api, register: Register) -> None:
+def test_pagination_is_stable_during_heartbeats(api: Api, register: Register) -> None:
     for number in range(7):
         register(f"vm-{number}")
     seen: list[str] = []
@@ -37,13 +37,13 @@ def test_pages_lose_and_repeat_nothing_while_vms_beat(api: Api, register: Regist
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "x", "1001", "1e3", "9" * 30])
-def test_a_bad_limit_is_named(api: Api, database: str, limit: str) -> None:
+def test_invalid_limit_is_rejected(api: Api, database: str, limit: str) -> None:
     answer = api.get(f"/registry/vms?limit={limit}")
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("limit: ")
 
 
-def test_silent_vms_are_neither_running_nor_discovered(api: Api, register: Register) -> None:
+def test_silent_vms_are_not_listed_as_running(api: Api, register: Register) -> None:
     register("here")
     register("gone")
     age("gone", minutes=6)
@@ -57,7 +57,7 @@ def test_silent_vms_are_neither_running_nor_discovered(api: Api, register: Regis
     }
 
 
-def test_parents_may_be_changed_and_cleared_but_never_form_a_circle(
+def test_parent_can_be_changed_and_cleared_but_never_forms_a_cycle(
     api: Api, register: Register
 ) -> None:
     register("a")
@@ -75,16 +75,14 @@ def test_parents_may_be_changed_and_cleared_but_never_form_a_circle(
     assert register("c", parentVmId=None)["parentVmId"] is None
 
 
-def test_a_circle_does_not_close_through_a_vm_that_registers_later(
-    api: Api, register: Register
-) -> None:
+def test_late_registration_cannot_close_a_cycle_of_parents(api: Api, register: Register) -> None:
     register("child", parentVmId="ghost")
     body = {"id": "ghost", "name": "n", "role": "worker", "address": "x", "registeredBy": "t"}
     assert api.post("/registry/vms", {**body, "parentVmId": "child"}).status_code == 400
     assert register("ghost")["parentVmId"] is None
 
 
-def test_ids_with_slashes_are_found_below_every_route(api: Api, register: Register) -> None:
+def test_ids_with_slashes_work_in_every_route(api: Api, register: Register) -> None:
     register("a/b c")
     register("child", parentVmId="a/b c")
     path = "/registry/vms/a%2Fb%20c"
@@ -115,7 +113,7 @@ def test_ids_with_slashes_are_found_below_every_route(api: Api, register: Regist
         ({"metadata": "x" * (300 << 10)}, "metadata: has 307202 bytes"),
     ],
 )
-def test_what_cannot_be_kept_is_refused_by_name(
+def test_invalid_registration_is_rejected_with_its_field(
     api: Api, database: str, body: dict[str, object], text: str
 ) -> None:
     whole = {"id": "x", "name": "n", "role": "worker", "address": "a", "registeredBy": "t"}
@@ -126,7 +124,7 @@ def test_what_cannot_be_kept_is_refused_by_name(
 
 
 @pytest.mark.parametrize("path", ["x%00y", "%ED%A0%80", "none"])
-def test_impossible_ids_are_just_not_there(api: Api, database: str, path: str) -> None:
+def test_impossible_ids_are_a_404(api: Api, database: str, path: str) -> None:
     for answer in (
         api.get(f"/registry/vms/{path}"),
         api.get(f"/registry/vms/{path}/ancestors"),
@@ -139,14 +137,14 @@ def test_impossible_ids_are_just_not_there(api: Api, database: str, path: str) -
         assert answer.json() == {"error": "VM not found"}
 
 
-def test_the_panel_escapes_what_agents_say(api: Api, register: Register) -> None:
+def test_panel_escapes_names(api: Api, register: Register) -> None:
     register("vm", name="<script>alert(1)</script>")
     html = api.get("/registry/_panel").content.decode()
     assert "&lt;script&gt;" in html
     assert "<script>" not in html
 
 
-def test_an_unknown_path_is_json(api: Api, database: str) -> None:
+def test_errors_of_unknown_paths_are_json(api: Api, database: str) -> None:
     for path in ("/registry", "/registry/", "/registry/nope", "/registry/discover"):
         answer = api.get(path)
         assert (answer.status_code, answer.json()) == (404, {"error": "not found"})
@@ -156,8 +154,8 @@ def test_an_unknown_path_is_json(api: Api, database: str) -> None:
     assert api.client.put("/registry/vms").status_code == 405
 
 
-def test_escaped_backslash_in_metadata_is_no_nul(api: Api, database: str) -> None:
-    """A pattern that names NUL has a backslash and digits, and no such character."""
+def test_escaped_backslash_in_metadata_is_not_a_nul(api: Api, database: str) -> None:
+    """The pattern contains a backslash and digits, but no NUL character."""
     pattern = {"allowed": r"[^\u0000-\u001f]"}
     body = {"id": "x", "name": "n", "role": "worker", "address": "a", "registeredBy": "t"}
     answer = api.post("/registry/vms", {**body, "metadata": pattern})

@@ -28,7 +28,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield running
 
 
-def beat(stack: Stack, vm_id: str, token: str | None = None) -> httpx.Response:
+def send_heartbeat(stack: Stack, vm_id: str, token: str | None = None) -> httpx.Response:
     headers = {"authorization": f"Bearer {token}"} if token else {}
     return stack.client.post(f"/registry/vms/{vm_id}/heartbeat", headers=headers)
 
@@ -40,13 +40,13 @@ def new_token(stack: Stack, vm_id: str) -> str:
     return token
 
 
-def test_beats_and_looks_are_answered_without_web(stack: Stack) -> None:
+def test_edge_answers_heartbeats_and_reads_without_web(stack: Stack) -> None:
     token = new_token(stack, "top")
     stack.kill("web")
     try:
         for _ in range(20):
-            assert beat(stack, "low").status_code == 200
-            assert beat(stack, "low", token).status_code == 200
+            assert send_heartbeat(stack, "low").status_code == 200
+            assert send_heartbeat(stack, "low", token).status_code == 200
         assert stack.client.post("/registry/heartbeats", json={"ids": ["top", "x"]}).json()[
             "unknown"
         ] == ["x"]
@@ -54,34 +54,34 @@ def test_beats_and_looks_are_answered_without_web(stack: Stack) -> None:
         assert stack.client.get("/registry/discover/worker").json()["count"] == 2
         line = stack.client.get("/registry/vms/low/ancestors").json()["ancestors"]
         assert [vm["id"] for vm in line] == ["top", "low"]
-        # What only web can say is a refusal in words, with the body that was read here.
-        odd = stack.client.post("/registry/vms/low/heartbeat", json={"status": "dead"})
-        assert odd.status_code == 502
+        # An invalid body needs web, which writes the error.
+        invalid = stack.client.post("/registry/vms/low/heartbeat", json={"status": "dead"})
+        assert invalid.status_code == 502
     finally:
         stack.start("web")
     until(lambda: stack.client.get("/registry/vms").status_code == 200, 20)
-    odd = stack.client.post("/registry/vms/low/heartbeat", json={"status": "dead"})
-    assert (odd.status_code, odd.json()["error"][:8]) == (400, "status: ")
+    invalid = stack.client.post("/registry/vms/low/heartbeat", json={"status": "dead"})
+    assert (invalid.status_code, invalid.json()["error"][:8]) == (400, "status: ")
 
 
 @pytest.mark.parametrize("with_redis", [True, False])
-def test_a_revoked_token_is_refused_everywhere_within_a_second(
+def test_revoked_token_is_rejected_everywhere_within_a_second(
     stack: Stack, with_redis: bool
 ) -> None:
     token = new_token(stack, "low")
     mine = {"authorization": f"Bearer {token}"}
-    doors = ["/registry/vms/low", "/registry/vms", "/vm-tree/vms", "/lieutenant/lieutenants"]
+    paths = ["/registry/vms/low", "/registry/vms", "/vm-tree/vms", "/lieutenant/lieutenants"]
     if not with_redis:
         stack.kill("redis")
     try:
-        assert beat(stack, "low", token).status_code == 200
-        for door in doors:
-            assert stack.client.get(door, headers=mine).status_code == 200
+        assert send_heartbeat(stack, "low", token).status_code == 200
+        for path in paths:
+            assert stack.client.get(path, headers=mine).status_code == 200
         assert stack.client.delete("/vm-tree/vms/low/token").status_code == 200
         revoked = time.monotonic()
-        assert beat(stack, "low", token).status_code == 401
-        for door in doors:
-            assert stack.client.get(door, headers=mine).status_code == 401
+        assert send_heartbeat(stack, "low", token).status_code == 401
+        for path in paths:
+            assert stack.client.get(path, headers=mine).status_code == 401
         assert time.monotonic() - revoked < 1.0
     finally:
         if not with_redis:
@@ -96,9 +96,7 @@ def has_ended(answer: httpx.Response) -> bool:
 
 
 @pytest.mark.parametrize("with_redis", [True, False])
-def test_open_streams_end_within_a_second_when_their_token_is_revoked(
-    stack: Stack, with_redis: bool
-) -> None:
+def test_revoking_a_token_ends_its_streams_within_a_second(stack: Stack, with_redis: bool) -> None:
     above = {"authorization": f"Bearer {new_token(stack, 'top')}"}
     stack.create("heard", parentVmId="low")
     paths = ("/events", "/lieutenant/lieutenants/heard/stream")
@@ -128,7 +126,7 @@ def test_open_streams_end_within_a_second_when_their_token_is_revoked(
             stack.start("redis")
 
 
-def test_a_node_follows_no_transcript_of_others(stack: Stack) -> None:
+def test_node_cannot_follow_transcripts_of_others(stack: Stack) -> None:
     stack.create("beside")
     path = "/lieutenant/lieutenants/beside/stream"
     try:
@@ -139,48 +137,48 @@ def test_a_node_follows_no_transcript_of_others(stack: Stack) -> None:
         stack.client.delete("/lieutenant/lieutenants/beside")
 
 
-def test_a_node_reads_the_registry_and_writes_below_itself(stack: Stack) -> None:
+def test_node_reads_the_registry_and_writes_below_itself(stack: Stack) -> None:
     token = new_token(stack, "low")
-    assert beat(stack, "low", token).status_code == 200
-    answer = beat(stack, "top", token)
+    assert send_heartbeat(stack, "low", token).status_code == 200
+    answer = send_heartbeat(stack, "top", token)
     assert answer.status_code == 403
     assert answer.json()["error"].startswith("rule: ")
     mine = {"authorization": f"Bearer {token}"}
     assert stack.client.get("/registry/vms/top", headers=mine).status_code == 200
 
 
-def test_beats_know_no_pause_while_web_ends_and_starts(stack: Stack) -> None:
+def test_restart_of_web_does_not_delay_heartbeats(stack: Stack) -> None:
     longest = 0.0
 
-    def beat_for(seconds: float) -> None:
+    def send_heartbeats_for(seconds: float) -> None:
         nonlocal longest
         end = time.monotonic() + seconds
         while (began := time.monotonic()) < end:
-            assert beat(stack, "low").status_code == 200
+            assert send_heartbeat(stack, "low").status_code == 200
             longest = max(longest, time.monotonic() - began)
 
-    beat_for(0.3)
+    send_heartbeats_for(0.3)
     stack.kill("web")
-    beat_for(0.3)
+    send_heartbeats_for(0.3)
     stack.start("web")
-    beat_for(1.5)
+    send_heartbeats_for(1.5)
     assert longest < 1.0
 
 
-def test_ten_thousand_in_one_request(stack: Stack) -> None:
+def test_bulk_heartbeat_accepts_ten_thousand_ids(stack: Stack) -> None:
     ids = [f"unknown-{number}" for number in range(9_998)]
     answer = stack.client.post("/registry/heartbeats", json={"ids": ["top", *ids, "low"]})
     assert (answer.status_code, answer.json()["count"]) == (200, 2)
     assert answer.json()["unknown"] == ids
 
 
-def test_sweep_and_door_give_signs_of_themselves(stack: Stack) -> None:
-    def signs() -> tuple[str | None, ...] | None:
+def test_sweep_and_edge_record_their_uptime(stack: Stack) -> None:
+    def recorded_times() -> tuple[str | None, ...] | None:
         with sqlite3.connect(stack.data / "db.sqlite3") as database:
             found: tuple[str | None, ...] | None = database.execute(
                 "SELECT ticked_at, door_at FROM registry_watch"
             ).fetchone()
             return found if found and all(found) else None
 
-    first = until(signs, 30)
-    until(lambda: signs() not in (None, first), 30)
+    first = until(recorded_times, 30)
+    until(lambda: recorded_times() not in (None, first), 30)

@@ -23,7 +23,7 @@ ROOT = "root"
 
 @dataclass(frozen=True)
 class Case:
-    """A request. `answered` is False where the hot routes leave it to DRF."""
+    """A request. `answered` is False if the fast path passes it on to Django."""
 
     name: str
     method: str
@@ -103,7 +103,7 @@ CASES = [
 
 @pytest.fixture
 def fleet_tokens(register: Register) -> dict[str, str]:
-    """A few VMs in registry and tree, and tokens by name."""
+    """Create a few VMs in registry and tree, and return tokens by name."""
     dna = {"organs": ["störe"], "capabilities": ["ssh"]}
     register("top", role="infra", reefConfig=dna, services=[{"name": "reef", "port": 3000}])
     register(
@@ -134,17 +134,17 @@ def fleet_tokens(register: Register) -> dict[str, str]:
     }
 
 
-def ask_hot(case: Case, header: str) -> JSONResponse | None:
-    """Return a fast route's answer, computed in this thread to see the test's transaction."""
+def ask_fast_path(case: Case, header: str) -> JSONResponse | None:
+    """Return the fast path's response, computed in this thread to see the test's transaction."""
     path = case.path.encode()
     route = fast_path.FastPath.route({"method": case.method, "raw_path": path})
     if route is None:
         return None
     headers = {b"authorization": header.encode(), b"host": b"testserver"}
-    asked = fast_path.parse(route, headers, case.body)
-    if isinstance(asked, fast_path.WriteRequest):
-        return fast_path.write(lambda _: None, [asked])[0]
-    return fast_path.read([asked])[0] if isinstance(asked, fast_path.ReadRequest) else asked
+    parsed = fast_path.parse(route, headers, case.body)
+    if isinstance(parsed, fast_path.WriteRequest):
+        return fast_path.write(lambda _: None, [parsed])[0]
+    return fast_path.read([parsed])[0] if isinstance(parsed, fast_path.ReadRequest) else parsed
 
 
 def ask_django(case: Case, header: str) -> Any:
@@ -157,7 +157,7 @@ def ask_django(case: Case, header: str) -> Any:
     )
 
 
-def test_both_doors_say_and_do_the_same(fleet_tokens: dict[str, str]) -> None:
+def test_fast_path_and_django_respond_and_act_equally(fleet_tokens: dict[str, str]) -> None:
     before = rows()
     for case in CASES:
         check(case, f"Bearer {fleet_tokens.get(case.token, case.token)}", before)
@@ -165,18 +165,21 @@ def test_both_doors_say_and_do_the_same(fleet_tokens: dict[str, str]) -> None:
 
 
 def check(case: Case, header: str, before: dict[str, dict[str, Any]]) -> None:
-    hot = ask_hot(case, header)
-    assert (hot is not None) == case.answered, case.name
+    fast = ask_fast_path(case, header)
+    assert (fast is not None) == case.answered, case.name
     after = rows()
-    if hot is None:
+    if fast is None:
         assert after == before, case.name
         return
     restore(before)
     django = ask_django(case, header)
-    answers = (hot.status, timeless(hot.body)), (django.status_code, timeless(django.content))
+    answers = (
+        (fast.status, without_times(fast.body)),
+        (django.status_code, without_times(django.content)),
+    )
     assert answers[0] == answers[1], case.name
-    assert_alike(after, rows())
-    if hot.status == 401:
+    assert_equal_rows(after, rows())
+    if fast.status == 401:
         assert django.headers["WWW-Authenticate"] == "Bearer"
 
 
@@ -189,25 +192,25 @@ def restore(before: dict[str, dict[str, Any]]) -> None:
         VM.objects.filter(pk=pk).update(**row)
 
 
-def assert_alike(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> None:
-    """The same rows, their moments of now apart by no more than the test takes."""
+def assert_equal_rows(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> None:
+    """Check that rows are equal, except for times that differ by the duration of the test."""
     assert one.keys() == other.keys()
     for pk, row in one.items():
         for name, value in row.items():
-            twin = other[pk][name]
+            other_value = other[pk][name]
             if hasattr(value, "timestamp"):
-                assert abs(value.timestamp() - twin.timestamp()) < 30, (pk, name)
+                assert abs(value.timestamp() - other_value.timestamp()) < 30, (pk, name)
             elif name == "vitals":
-                # So far off is a clock when the beat comes.
-                skews = [each.pop("clockSkewSeconds", 0) for each in (value, twin)]
+                # The skew depends on the time of the request.
+                skews = [each.pop("clockSkewSeconds", 0) for each in (value, other_value)]
                 assert abs(skews[0] - skews[1]) < 30, (pk, name)
-                assert value == twin, (pk, name)
+                assert value == other_value, (pk, name)
             else:
-                assert value == twin, (pk, name)
+                assert value == other_value, (pk, name)
 
 
-def timeless(body: bytes) -> Any:
-    """An answer's keys in their order and its values, but for what differs by the clock."""
+def without_times(body: bytes) -> Any:
+    """Return keys in order with their values, except for values that depend on the clock."""
     found = json.loads(body)
     for each in [found, *found.get("vms", []), *found.get("ancestors", [])]:
         for key in ("lastSeen", "nextBeatInMs"):
@@ -229,11 +232,11 @@ def timeless(body: bytes) -> Any:
         ("GET", b"/lieutenant/lieutenants"),
     ],
 )
-def test_all_else_is_passed_on(method: str, path: bytes) -> None:
+def test_other_requests_are_passed_on(method: str, path: bytes) -> None:
     assert fast_path.FastPath.route({"method": method, "raw_path": path}) is None
 
 
-def test_a_session_or_another_host_is_passed_on(register: Register) -> None:
+def test_session_or_another_host_is_passed_on(register: Register) -> None:
     register("vm")
     good = f"Bearer {settings.ROOT_TOKEN}".encode()
     ask = fast_path.parse
@@ -242,15 +245,15 @@ def test_a_session_or_another_host_is_passed_on(register: Register) -> None:
     assert ask(("vm", "vm"), {b"authorization": good, b"host": b"testserver"}, b"") is not None
 
 
-def test_a_token_is_refused_from_the_next_request_after_its_revocation(
+def test_revoked_token_is_rejected_in_the_next_request(
     fleet_tokens: dict[str, str],
 ) -> None:
     case = Case("beat", "POST", "/registry/vms/mid/heartbeat")
     header = f"Bearer {fleet_tokens['mid']}"
-    first = ask_hot(case, header)
+    first = ask_fast_path(case, header)
     assert first is not None
     assert first.status == 200
     tree.revoke_tokens("top", by="tests")
-    second = ask_hot(case, header)
+    second = ask_fast_path(case, header)
     assert second is not None
     assert second.status == 401

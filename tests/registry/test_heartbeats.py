@@ -1,4 +1,4 @@
-"""Heartbeats through Django: what they say, what they change, what they are told."""
+"""Heartbeats through Django: their input, their effects and their responses."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from tests.conftest import Api
 from tests.registry.conftest import Register, age
 
 
-def beat(api: Api, vm_id: str, body: object = None) -> dict[str, Any]:
+def send_heartbeat(api: Api, vm_id: str, body: object = None) -> dict[str, Any]:
     answer = api.post(f"/registry/vms/{vm_id}/heartbeat", body)
     assert answer.status_code == 200, answer.content
     found: dict[str, Any] = answer.json()
     return found
 
 
-@pytest.mark.parametrize("how", ["plain", "told", "bulk", "bulk told", "hot", "hot bulk"])
-def test_a_beat_wakes_who_was_stopped_not_who_was_paused(
-    api: Api, register: Register, how: str
+@pytest.mark.parametrize("route", ["plain", "told", "bulk", "bulk told", "hot", "hot bulk"])
+def test_heartbeat_resumes_a_stopped_vm_but_not_a_paused_one(
+    api: Api, register: Register, route: str
 ) -> None:
-    def sign(vm_id: str, **said: Any) -> None:
+    def send_by_route(vm_id: str, **said: Any) -> None:
         bodies: dict[str, Any] = {
             "bulk": ("/registry/heartbeats", {"ids": [vm_id]}),
             "bulk told": ("/registry/heartbeats", {"beats": [{"id": vm_id, "load": 1, **said}]}),
             "told": (f"/registry/vms/{vm_id}/heartbeat", {"load": 1, **said}),
         }
-        if how.startswith("hot"):
+        if route.startswith("hot"):
             one = heartbeats.parse_one(vm_id, orjson.dumps(said))
-            asked = fast_path.WriteRequest(None, [one], single=how == "hot")
-            (answer,) = fast_path.write(lambda _: None, [asked])
+            statements = fast_path.WriteRequest(None, [one], single=route == "hot")
+            (answer,) = fast_path.write(lambda _: None, [statements])
             assert answer
             assert answer.status == 200
             return
-        path, body = bodies.get(how, (f"/registry/vms/{vm_id}/heartbeat", said))
+        path, body = bodies.get(route, (f"/registry/vms/{vm_id}/heartbeat", said))
         assert api.post(path, body).status_code == 200
 
     for status in ("paused", "stopped"):
@@ -51,7 +51,7 @@ def test_a_beat_wakes_who_was_stopped_not_who_was_paused(
         path = f"/registry/vms/{status}"
         api.client.patch(path, {"status": status}, content_type="application/json")
         age(status, minutes=1)
-        sign(status)
+        send_by_route(status)
     paused = VM.objects.get(pk="paused")
     assert (paused.status, paused.late_after, paused.silent_after) == ("paused", None, None)
     assert clock.now() - paused.last_seen < timedelta(seconds=30)
@@ -59,14 +59,14 @@ def test_a_beat_wakes_who_was_stopped_not_who_was_paused(
     assert stopped.status == "running"
     assert stopped.late_after
 
-    if how == "bulk":
+    if route == "bulk":
         register("paused")
     else:
-        sign("paused", status="running")
+        send_by_route("paused", status="running")
     assert VM.objects.get(pk="paused").status == "running"
 
 
-def test_a_beat_of_a_paused_vm_tells_nobody(register: Register) -> None:
+def test_heartbeat_of_a_paused_vm_is_not_published(register: Register) -> None:
     register("vm")
     VM.objects.update(status="paused", late_after=None, silent_after=None)
     with transaction.atomic():
@@ -75,14 +75,14 @@ def test_a_beat_of_a_paused_vm_tells_nobody(register: Register) -> None:
         ).changed
 
 
-def test_what_a_beat_does_not_say_stays(api: Api, register: Register) -> None:
+def test_fields_missing_in_a_heartbeat_are_kept(api: Api, register: Register) -> None:
     register("vm", services=[{"name": "reef", "port": 1}])
-    beat(api, "vm", {"load": 0.5, "disk": 71})
-    beat(api, "vm", {"load": 0.75})
+    send_heartbeat(api, "vm", {"load": 0.5, "disk": 71})
+    send_heartbeat(api, "vm", {"load": 0.75})
     vm = api.get("/registry/vms/vm").json()
     assert vm["vitals"] == {"load": 0.75, "disk": 71}
     assert vm["services"] == [{"name": "reef", "port": 1}]
-    beat(api, "vm", {"services": [], "status": "paused"})
+    send_heartbeat(api, "vm", {"services": [], "status": "paused"})
     vm = api.get("/registry/vms/vm").json()
     assert (vm["services"], vm["status"], vm["liveness"]) == ([], "paused", "live")
 
@@ -102,7 +102,7 @@ def test_what_a_beat_does_not_say_stays(api: Api, register: Register) -> None:
         ({"reefConfigDigest": "<>"}, "reefConfigDigest: must be a digest"),
     ],
 )
-def test_nonsense_in_a_beat_is_named(
+def test_invalid_heartbeat_is_rejected_with_its_field(
     api: Api, register: Register, body: dict[str, Any], text: str
 ) -> None:
     register("vm")
@@ -112,27 +112,29 @@ def test_nonsense_in_a_beat_is_named(
 
 
 @pytest.mark.parametrize("skew", [0, -75, 400 * 24])
-def test_an_older_beat_never_overwrites_a_newer_one(
+def test_older_heartbeat_never_overwrites_a_newer_one(
     api: Api, register: Register, skew: int
 ) -> None:
     register("vm")
     skewed = clock.now() + timedelta(hours=skew)
-    newest = beat(api, "vm", {"at": clock.format_timestamp(skewed), "load": 1})["lastSeen"]
+    newest = send_heartbeat(api, "vm", {"at": clock.format_timestamp(skewed), "load": 1})[
+        "lastSeen"
+    ]
     earlier = clock.format_timestamp(skewed - timedelta(seconds=30))
-    answer = beat(api, "vm", {"at": earlier, "status": "stopped", "load": 9})
+    answer = send_heartbeat(api, "vm", {"at": earlier, "status": "stopped", "load": 9})
     assert answer["lastSeen"] == newest
     vm = api.get("/registry/vms/vm").json()
     assert (vm["lastSeen"], vm["status"], vm["vitals"]["load"]) == (newest, "running", 1)
 
 
 @pytest.mark.parametrize("skew", [-75 * 3600, -300, 300, 400 * 86400])
-def test_a_wrong_clock_does_not_make_a_vm_silent(
+def test_wrong_clock_does_not_make_a_vm_silent(
     api: Api, register: Register, admin_client: Client, skew: int
 ) -> None:
     register("vm")
     age("vm", minutes=30)
     sent = clock.format_timestamp(clock.now() + timedelta(seconds=skew))
-    beat(api, "vm", {"at": sent})
+    send_heartbeat(api, "vm", {"at": sent})
     vm = api.get("/registry/vms/vm").json()
     assert vm["liveness"] == "live"
     assert VM.objects.get().last_seen > clock.now() - timedelta(minutes=1)
@@ -140,38 +142,38 @@ def test_a_wrong_clock_does_not_make_a_vm_silent(
     page = admin_client.get("/fleet/registered/_facts?vm=vm").content.decode()
     assert f"clock is {format_duration(abs(skew))} {'behind' if skew < 0 else 'ahead of'}" in page
 
-    # The clock is put right: it goes on.
+    # After a correction of the clock, heartbeats still count.
     age("vm", minutes=30)
-    beat(api, "vm", {"at": clock.format_timestamp(clock.now())})
+    send_heartbeat(api, "vm", {"at": clock.format_timestamp(clock.now())})
     assert api.get("/registry/vms/vm").json()["liveness"] == "live"
     assert VM.objects.get().clock_warning == ""
 
 
-def test_machines_that_take_turns_are_noted(api: Api, register: Register) -> None:
+def test_alternating_machines_of_one_id_are_recorded(api: Api, register: Register) -> None:
     register("vm")
     for machine in ("a1", "a1", "b2", "b2"):
-        beat(api, "vm", {"machine": machine})
+        send_heartbeat(api, "vm", {"machine": machine})
         assert "twinSeenAt" not in VM.objects.get().vitals, "it may have moved"
-    beat(api, "vm", {"machine": "a1"})
+    send_heartbeat(api, "vm", {"machine": "a1"})
     assert VM.objects.get().vitals["twinSeenAt"]
 
 
-def test_no_beat_is_of_the_future(api: Api, register: Register) -> None:
+def test_heartbeat_is_never_in_the_future(api: Api, register: Register) -> None:
     register("vm")
-    beat(api, "vm", {"at": clock.format_timestamp(clock.now() + timedelta(days=1))})
+    send_heartbeat(api, "vm", {"at": clock.format_timestamp(clock.now() + timedelta(days=1))})
     assert VM.objects.get().last_seen <= clock.now()
 
 
-def test_a_vm_with_another_dna_is_asked_to_register_again(api: Api, register: Register) -> None:
+def test_changed_composition_asks_for_a_new_registration(api: Api, register: Register) -> None:
     dna = {"organs": ["store"], "capabilities": []}
     register("vm", reefConfig=dna)
-    assert "reefConfigDiffers" not in beat(
+    assert "reefConfigDiffers" not in send_heartbeat(
         api, "vm", {"reefConfigDigest": heartbeats.digest_of(dna)}
     )
-    assert beat(api, "vm", {"reefConfigDigest": "0" * 64})["reefConfigDiffers"] is True
+    assert send_heartbeat(api, "vm", {"reefConfigDigest": "0" * 64})["reefConfigDiffers"] is True
 
 
-def test_bulk_names_unknown_ids(api: Api, register: Register) -> None:
+def test_bulk_heartbeat_names_unknown_ids(api: Api, register: Register) -> None:
     for vm_id in ("a", "b", "c"):
         register(vm_id)
         age(vm_id, minutes=4)
@@ -197,20 +199,22 @@ def test_bulk_names_unknown_ids(api: Api, register: Register) -> None:
         ({"beats": [{"id": "x", "load": "y"}]}, "beats[0].load: must be a number"),
     ],
 )
-def test_nonsense_in_bulk_is_named(api: Api, database: str, body: object, text: str) -> None:
+def test_invalid_bulk_heartbeat_is_rejected_with_its_field(
+    api: Api, database: str, body: object, text: str
+) -> None:
     answer = api.post("/registry/heartbeats", body)
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(text)
 
 
-def test_the_pause_until_the_next_beat_grows_with_the_fleet() -> None:
+def test_heartbeat_interval_grows_with_the_fleet() -> None:
     assert liveness.interval_ms(0) == liveness.interval_ms(10_000) == 30_000
     assert liveness.interval_ms(100_000) == 200_000
     for fleet in (50_000, 100_000, 500_000):
         assert fleet / (liveness.interval_ms(fleet) / 1000) <= liveness.MAX_HEARTBEATS_PER_SECOND
 
 
-def test_vms_that_start_together_do_not_beat_together() -> None:
+def test_heartbeats_of_vms_started_together_spread() -> None:
     pauses = [liveness.next_heartbeat_ms(30_000) for _ in range(1000)]
     assert min(pauses) < 25_000
     assert max(pauses) > 35_000
@@ -220,7 +224,7 @@ def test_vms_that_start_together_do_not_beat_together() -> None:
     assert fullest < 150
 
 
-def test_no_vm_that_keeps_its_pauses_is_ever_late() -> None:
+def test_vm_that_keeps_the_interval_is_never_late() -> None:
     for fleet in (1, 10_000, 100_000, 1_000_000):
         interval, now = liveness.interval_ms(fleet), clock.now()
         late, silent = liveness.deadlines(now, interval)
@@ -229,7 +233,7 @@ def test_no_vm_that_keeps_its_pauses_is_ever_late() -> None:
         assert late - now >= timedelta(seconds=2 * liveness.FIELD_INTERVAL_SECONDS)
 
 
-def test_live_late_silent(api: Api, register: Register) -> None:
+def test_liveness_follows_the_deadlines(api: Api, register: Register) -> None:
     register("vm")
     for ago, word in (
         ({"seconds": 100}, "live"),
@@ -245,11 +249,11 @@ def test_live_late_silent(api: Api, register: Register) -> None:
         assert api.get("/registry/vms/vm").json()["liveness"] == "live"
 
 
-def test_nobody_is_silent_while_reef_itself_was_down(api: Api, register: Register) -> None:
+def test_no_vm_is_silent_because_of_reefs_own_downtime(api: Api, register: Register) -> None:
     register("vm")
     start = clock.now()
     assert services.sweep(start) == []
-    # Reef is away for an hour, and so is the VM's chance to beat.
+    # Reef is down for an hour, so the VM cannot send heartbeats.
     age("vm", minutes=70)
     Watch.objects.update(ticked_at=start - timedelta(hours=1))
     assert api.get("/registry/vms/vm").json()["liveness"] == "late"
@@ -261,7 +265,7 @@ def test_nobody_is_silent_while_reef_itself_was_down(api: Api, register: Registe
     assert api.get("/registry/vms/vm").json()["liveness"] == "silent"
 
 
-def test_a_shut_door_is_reefs_fault_too(register: Register) -> None:
+def test_downtime_of_the_edge_gives_a_grace_period(register: Register) -> None:
     register("vm")
     now = clock.now()
     services.sweep(now - timedelta(minutes=20))
@@ -276,7 +280,7 @@ def test_a_shut_door_is_reefs_fault_too(register: Register) -> None:
     assert not Watch.grace(now + timedelta(minutes=6))
 
 
-def test_the_sweep_tells_each_change_once(api: Api, register: Register) -> None:
+def test_sweep_reports_each_change_once(api: Api, register: Register) -> None:
     now = clock.now()
     services.sweep(now)
     Watch.objects.update(up_since=now - timedelta(hours=1))
@@ -299,11 +303,11 @@ def test_the_sweep_tells_each_change_once(api: Api, register: Register) -> None:
     assert at(320) == []
 
 
-def test_whoever_comes_back_leaves_a_gap(api: Api, register: Register) -> None:
+def test_returning_vm_leaves_an_outage(api: Api, register: Register) -> None:
     register("vm")
     age("vm", minutes=10)
-    beat(api, "vm")
-    beat(api, "vm")
+    send_heartbeat(api, "vm")
+    send_heartbeat(api, "vm")
     found = api.get("/registry/vms/vm/gaps").json()
     assert found["count"] == 1
     gap = Gap.objects.get()
@@ -312,14 +316,16 @@ def test_whoever_comes_back_leaves_a_gap(api: Api, register: Register) -> None:
     assert not Gap.objects.exists()
 
 
-def test_the_sweep_reads_no_table_through(register: Register) -> None:
+def test_sweep_uses_indexes(register: Register) -> None:
     register("vm")
     with connection.cursor() as cursor, CaptureQueriesContext(connection) as queries:
-        # Not in the seconds in which signs from the future are looked for, once a minute.
+        # Avoids the seconds in which the sweep checks for future heartbeats, once a minute.
         services.sweep(clock.now().replace(second=30))
-        asked = [each["sql"] for each in queries.captured_queries if "registry_vm" in each["sql"]]
-        assert asked
-        for sql in asked:
+        statements = [
+            each["sql"] for each in queries.captured_queries if "registry_vm" in each["sql"]
+        ]
+        assert statements
+        for sql in statements:
             if connection.vendor == "sqlite":
                 cursor.execute(f"EXPLAIN QUERY PLAN {sql}")
                 assert {row[3][:6] for row in cursor.fetchall()} == {"SEARCH"}

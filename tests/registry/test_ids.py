@@ -22,7 +22,7 @@ REGISTRATION = {"name": "n", "role": "worker", "address": "a", "registeredBy": "
         ("t1/diff/t2", "must not end like a route, with /diff"),
     ],
 )
-def test_ids_that_lead_elsewhere_are_refused(api: Api, vm_id: str, text: str) -> None:
+def test_ids_that_collide_with_routes_are_rejected(api: Api, vm_id: str, text: str) -> None:
     body = {"name": "n", "category": "agent_vm", "vmId": vm_id}
     answer = api.post("/vm-tree/vms", body)
     assert (answer.status_code, answer.json()) == (400, {"error": f"vmId: {text}"})
@@ -31,7 +31,7 @@ def test_ids_that_lead_elsewhere_are_refused(api: Api, vm_id: str, text: str) ->
 
 
 @pytest.mark.parametrize("vm_id", ["ancestors", "a.b", "...", "a/b", "ancestors/t1", "diff/a"])
-def test_others_are_found_again(api: Api, vm_id: str) -> None:
+def test_ids_with_special_characters_work_in_routes(api: Api, vm_id: str) -> None:
     body = {"name": "n", "category": "agent_vm", "vmId": vm_id}
     assert api.post("/vm-tree/vms", body).status_code == 201
     assert api.post("/registry/vms", {**REGISTRATION, "id": vm_id}).status_code == 201
@@ -40,6 +40,6 @@ def test_others_are_found_again(api: Api, vm_id: str) -> None:
     assert api.get(f"/registry/vms/{path}").json()["id"] == vm_id
 
 
-def test_the_tree_says_how_it_calls_an_id(api: Api) -> None:
+def test_wrong_name_of_the_id_field_is_corrected(api: Api) -> None:
     answer = api.post("/vm-tree/vms", {"name": "n", "category": "agent_vm", "id": "t1"})
     assert (answer.status_code, answer.json()) == (400, {"error": "id: is called vmId here"})

@@ -1,4 +1,4 @@
-"""A VM registered below a VM of the tree gets a place there; others are placed by hand."""
+"""Places in the tree: given to VMs that register below a node, or assigned by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def as_node(node: Node) -> NodeApi:
     return NodeApi(tokens.issue(node, made_by="tests"))
 
 
-def put(api: Api, vm_id: str, **more: Any) -> Any:
+def post_node(api: Api, vm_id: str, **more: Any) -> Any:
     return api.post("/vm-tree/vms", {"vmId": vm_id, "name": vm_id, "category": "swarm_vm", **more})
 
 
@@ -44,7 +44,7 @@ def history(vm_id: str) -> list[str]:
         ("custom", Category.AGENT_VM),
     ],
 )
-def test_who_registers_below_a_vm_of_the_tree_stands_there(
+def test_vm_registered_below_a_node_gets_a_place(
     register: Register, top: Node, role: str, category: str
 ) -> None:
     dna = {"organs": ["store"], "capabilities": ["ssh"]}
@@ -57,7 +57,7 @@ def test_who_registers_below_a_vm_of_the_tree_stands_there(
     assert history("child") == ["placed"]
 
 
-def test_a_later_registration_brings_the_parent_or_finds_it(register: Register, top: Node) -> None:
+def test_later_registration_can_assign_the_parent(register: Register, top: Node) -> None:
     register("first")
     register("second", parentVmId="late")
     assert not Node.objects.exclude(vm_id="top").exists()
@@ -68,7 +68,7 @@ def test_a_later_registration_brings_the_parent_or_finds_it(register: Register, 
     assert {("first", "top"), ("second", "late")} <= set(found)
 
 
-def test_those_who_waited_follow_their_parent(register: Register, top: Node) -> None:
+def test_sweep_places_vms_below_a_new_parent(register: Register, top: Node) -> None:
     register("leaf", parentVmId="mid")
     register("mid", parentVmId="root")
     register("lonely", parentVmId="nobody")
@@ -80,7 +80,9 @@ def test_those_who_waited_follow_their_parent(register: Register, top: Node) -> 
     assert not Node.objects.filter(vm_id="lonely").exists()
 
 
-def test_who_was_removed_or_stands_elsewhere_is_left_alone(register: Register, top: Node) -> None:
+def test_registration_does_not_change_removed_or_placed_nodes(
+    register: Register, top: Node
+) -> None:
     tree.create(NewNode("gone", "agent_vm", "gone", "top"), by="tests")
     tree.create(NewNode("root", "agent_vm", "elsewhere"), by="tests")
     tree.remove("gone", by="tests")
@@ -91,35 +93,39 @@ def test_who_was_removed_or_stands_elsewhere_is_left_alone(register: Register, t
     assert tree.find("elsewhere").parent is None
 
 
-def test_the_first_hand_upon_it_is_no_duplicate(api: Api, register: Register, top: Node) -> None:
+def test_first_creation_of_a_placed_node_updates_it(
+    api: Api, register: Register, top: Node
+) -> None:
     dna = {"organs": ["store"], "capabilities": []}
     register("child", parentVmId="top", reefConfig=dna)
-    answer = put(api, "child", parentVmId=None)
+    answer = post_node(api, "child", parentVmId=None)
     assert answer.status_code == 201
-    said = answer.json()
-    assert (said["category"], said["parentVmId"], said["reefConfig"]) == ("swarm_vm", "top", dna)
-    assert put(api, "child").status_code == 409
+    node = answer.json()
+    assert (node["category"], node["parentVmId"], node["reefConfig"]) == ("swarm_vm", "top", dna)
+    assert post_node(api, "child").status_code == 409
     assert history("child") == ["placed", "changed"]
 
 
-def test_nor_when_it_says_the_same_or_moves_it(api: Api, register: Register, top: Node) -> None:
+def test_first_creation_may_confirm_or_move_a_placed_node(
+    api: Api, register: Register, top: Node
+) -> None:
     tree.create(NewNode("other", "lieutenant", "other"), by="tests")
     for vm_id in ("same", "moved"):
         register(vm_id, parentVmId="top")
-    assert put(api, "same", category="agent_vm", parentVmId="top").status_code == 201
-    assert put(api, "same", category="agent_vm", parentVmId="top").status_code == 409
-    assert put(api, "moved", parentVmId="nobody").status_code == 400
-    assert put(api, "moved", parentVmId="other").json()["parentVmId"] == "other"
-    assert put(api, "top").status_code == 409
+    assert post_node(api, "same", category="agent_vm", parentVmId="top").status_code == 201
+    assert post_node(api, "same", category="agent_vm", parentVmId="top").status_code == 409
+    assert post_node(api, "moved", parentVmId="nobody").status_code == 400
+    assert post_node(api, "moved", parentVmId="other").json()["parentVmId"] == "other"
+    assert post_node(api, "top").status_code == 409
 
 
-def test_who_was_changed_by_hand_is_a_duplicate(api: Api, register: Register, top: Node) -> None:
+def test_creation_of_a_changed_node_is_a_conflict(api: Api, register: Register, top: Node) -> None:
     register("child", parentVmId="top")
     tree.change("child", tree.NodeChange(name="by hand"), by="tests")
-    assert put(api, "child").status_code == 409
+    assert post_node(api, "child").status_code == 409
 
 
-def test_a_node_beats_and_ends_what_it_registers_below_itself(
+def test_node_manages_vms_that_it_registers_below_itself(
     api: Api, register: Register, top: Node
 ) -> None:
     register("stranger")
@@ -139,7 +145,7 @@ def test_a_node_beats_and_ends_what_it_registers_below_itself(
     assert not VM.objects.filter(pk="c").exists()
 
 
-def test_registered_vms_are_put_into_the_tree(api: Api, register: Register, top: Node) -> None:
+def test_registered_vms_are_added_to_the_tree(api: Api, register: Register, top: Node) -> None:
     register("leaf", parentVmId="root", reefConfig={"organs": ["store"], "capabilities": []})
     register("root", role="infra")
     register("orphan", parentVmId="nobody")
@@ -151,10 +157,10 @@ def test_registered_vms_are_put_into_the_tree(api: Api, register: Register, top:
         {"id": "orphan", "error": "parent VM 'nobody' not found"},
         {"id": "unknown", "error": "VM not found"},
     ]
-    wish = {"ids": ["orphan"], "parentVmId": "top", "category": "swarm_vm"}
-    placed = api.post("/registry/place", wish).json()["placed"]
+    body_of_request = {"ids": ["orphan"], "parentVmId": "top", "category": "swarm_vm"}
+    placed = api.post("/registry/place", body_of_request).json()["placed"]
     assert [(each["parentVmId"], each["category"]) for each in placed] == [("top", "swarm_vm")]
-    again = api.post("/registry/place", wish).json()
+    again = api.post("/registry/place", body_of_request).json()
     assert again["refused"] == [{"id": "orphan", "error": "VM 'orphan' exists already"}]
 
 
@@ -168,7 +174,7 @@ def test_registered_vms_are_put_into_the_tree(api: Api, register: Register, top:
         ({"ids": ["a"], "parentVmId": 5}, "parentVmId: must be a string"),
     ],
 )
-def test_what_is_wrong_with_a_wish_for_places_is_named(
+def test_invalid_placement_request_is_rejected_with_its_field(
     api: Api, database: str, body: object, word: str
 ) -> None:
     answer = api.post("/registry/place", body)
@@ -176,7 +182,7 @@ def test_what_is_wrong_with_a_wish_for_places_is_named(
     assert answer.json()["error"].startswith(word)
 
 
-def test_a_node_places_below_itself_only(register: Register, top: Node) -> None:
+def test_node_places_vms_only_below_itself(register: Register, top: Node) -> None:
     register("stranger")
     register("mine", parentVmId="mid")
     tree.create(NewNode("mid", "agent_vm", "mid", "top"), by="tests")

@@ -15,7 +15,7 @@ from vmtree.services import NewNode
 
 @pytest.fixture
 def fleet(register: Register) -> None:
-    """roof → (ada → ada-1, bob); and one that is only registered."""
+    """Create roof → (ada → ada-1, bob), and a VM that is only registered."""
     stores: dict[str, Any] = {"organs": ["store", "cron"], "capabilities": ["ssh"]}
     register("roof", reefConfig={"organs": ["storekeeper"], "capabilities": []})
     tree.create(NewNode("roof", "infra_vm", "roof"), by="tests")
@@ -39,21 +39,23 @@ def fleet(register: Register) -> None:
         ("parent:nobody", []),
     ],
 )
-def test_words_of_the_tree(api: Api, fleet: None, query: str, found: list[str]) -> None:
+def test_registry_accepts_search_terms_of_the_tree(
+    api: Api, fleet: None, query: str, found: list[str]
+) -> None:
     answer = api.get(f"/registry/vms?{urlencode({'q': query})}")
     assert answer.status_code == 200, answer.content
     assert sorted(vm["id"] for vm in answer.json()["vms"]) == found
 
 
 @pytest.mark.parametrize(
-    ("query", "says"),
+    ("query", "error"),
     [
         ("category:king", "q: category is one of lieutenant, swarm_vm, agent_vm, infra_vm, not"),
         ("under:nobody", "q: under: there is no VM 'nobody'"),
         ("organs:store", 'q: Unknown filter "organs:". Try cap:, category:, id:, late, live,'),
     ],
 )
-def test_what_is_wrong_is_said(api: Api, fleet: None, query: str, says: str) -> None:
+def test_invalid_search_term_is_named(api: Api, fleet: None, query: str, error: str) -> None:
     answer = api.get(f"/registry/vms?{urlencode({'q': query})}")
     assert answer.status_code == 400
-    assert answer.json()["error"].startswith(says)
+    assert answer.json()["error"].startswith(error)

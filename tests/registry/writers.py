@@ -51,24 +51,24 @@ def seed(count: int) -> None:
         tree.create(tree.NewNode("n", "agent_vm", f"node-{number}"), by="seed")
 
 
-def beat_on(noted: dict[str, Any]) -> Iterator[None]:
+def send_heartbeats(recorded: dict[str, Any]) -> Iterator[None]:
     """Write heartbeats like the edge: dozens in one transaction, some with further fields."""
     ids = list(VM.objects.filter(pk__startswith="vm-").values_list("pk", flat=True))
     for number in itertools.count(1):
         some = [ids[(number * 37 + step) % len(ids)] for step in range(32)]
-        said = [heartbeats.Heartbeat(vm_id) for vm_id in some]
-        said.append(heartbeats.Heartbeat(ids[0], vitals={"load": number}))
+        batch = [heartbeats.Heartbeat(vm_id) for vm_id in some]
+        batch.append(heartbeats.Heartbeat(ids[0], vitals={"load": number}))
         answers = fast_path.write(
-            lambda _: None, [fast_path.WriteRequest(None, [each], True) for each in said]
+            lambda _: None, [fast_path.WriteRequest(None, [each], True) for each in batch]
         )
         assert all(answer and answer.status == 200 for answer in answers)
-        noted["load"] = number
+        recorded["load"] = number
         yield
 
 
-def register_on(noted: dict[str, Any]) -> Iterator[None]:
-    """New VMs, and the same ones again under another name; every third leaves."""
-    noted["there"] = []
+def register_vms(recorded: dict[str, Any]) -> Iterator[None]:
+    """Register VMs twice with different names, and deregister every third one."""
+    recorded["there"] = []
     for number in itertools.count():
         vm_id = f"new-{number}"
         services.register(command(vm_id))
@@ -76,55 +76,55 @@ def register_on(noted: dict[str, Any]) -> Iterator[None]:
         if number % 3 == 0:
             services.deregister(vm_id)
         else:
-            noted["there"].append(vm_id)
+            recorded["there"].append(vm_id)
         yield
 
 
-def change_tree_on(noted: dict[str, Any]) -> Iterator[None]:
-    """Nodes are made, renamed and moved; each change is a revision."""
-    noted["changes"] = noted["made"] = 0
+def change_tree(recorded: dict[str, Any]) -> Iterator[None]:
+    """Create, rename and move nodes; each change writes a revision."""
+    recorded["changes"] = recorded["made"] = 0
     for number in itertools.count():
         vm_id = f"leaf-{number}"
         dna = {"organs": ["store"], "capabilities": []}
         tree.create(tree.NewNode("n", "swarm_vm", vm_id, f"node-{number % 100}", dna), by="t")
         tree.change(vm_id, tree.NodeChange(name=f"name {number}"), by="t")
         tree.change(vm_id, tree.NodeChange(parent_vm_id=f"node-{number % 50 + 100}"), by="t")
-        noted["made"] += 1
-        noted["changes"] += 2
+        recorded["made"] += 1
+        recorded["changes"] += 2
         yield
 
 
-def snapshot_on(noted: dict[str, Any]) -> Iterator[None]:
-    noted["taken"] = 0
+def take_snapshots(recorded: dict[str, Any]) -> Iterator[None]:
+    recorded["taken"] = 0
     while True:
         snapshots.take(by="tests")
-        noted["taken"] += 1
+        recorded["taken"] += 1
         time.sleep(0.2)
         yield
 
 
 WRITERS = {
-    "beats": beat_on,
-    "registrations": register_on,
-    "tree": change_tree_on,
-    "snapshots": snapshot_on,
+    "beats": send_heartbeats,
+    "registrations": register_vms,
+    "tree": change_tree,
+    "snapshots": take_snapshots,
 }
 
 
 def write(name: str, seconds: float) -> None:
-    """Go on for so long; any error ends the process with its traceback."""
-    noted: dict[str, Any] = {"rounds": 0, "longest": 0.0}
-    rounds = WRITERS[name](noted)
+    """Write for this long; an error ends the process with its traceback."""
+    recorded: dict[str, Any] = {"rounds": 0, "longest": 0.0}
+    rounds = WRITERS[name](recorded)
     end = time.monotonic() + seconds
     while (began := time.monotonic()) < end:
         next(rounds)
-        noted["rounds"] += 1
-        noted["longest"] = max(noted["longest"], time.monotonic() - began)
-    print(json.dumps(noted))
+        recorded["rounds"] += 1
+        recorded["longest"] = max(recorded["longest"], time.monotonic() - began)
+    print(json.dumps(recorded))
 
 
 def check(done: dict[str, Any]) -> None:
-    """All that was answered is there."""
+    """Check that everything acknowledged is in the database."""
     assert VM.objects.get(pk="vm-0").vitals["load"] == done["beats"]["load"]
     there = set(
         VM.objects.filter(pk__startswith="new-", name="second").values_list("pk", flat=True)

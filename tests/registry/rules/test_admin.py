@@ -22,11 +22,11 @@ pytestmark = pytest.mark.django_db
 RULES = "/admin/rules/rule/"
 
 
-def said(answer: Any) -> list[str]:
+def messages_of(answer: Any) -> list[str]:
     return [str(message) for message in get_messages(answer.wsgi_request)]
 
 
-def form_of(**fields: str) -> dict[str, str]:
+def form_data(**fields: str) -> dict[str, str]:
     usual = {
         "name": "r",
         "enabled": "on",
@@ -41,28 +41,28 @@ def form_of(**fields: str) -> dict[str, str]:
 
 def test_webhook_secret_is_never_shown(operator: Client) -> None:
     hook = {"action": "webhook", "webhook_url": "http://127.0.0.1:9/"}
-    html = operator.post(f"{RULES}add/", form_of(**hook)).content.decode()
+    html = operator.post(f"{RULES}add/", form_data(**hook)).content.decode()
     assert "is required for a webhook" in html
-    answer = operator.post(f"{RULES}add/", form_of(**hook, webhook_secret="s3cret-words"))
+    answer = operator.post(f"{RULES}add/", form_data(**hook, webhook_secret="s3cret-words"))
     assert answer.status_code == 302
     rule = Rule.objects.get(name="r")
     assert webhook_secret.decrypt(rule.sealed_secret) == "s3cret-words"
     html = page(operator, f"{RULES}{rule.pk}/change/")
     assert "s3cret-words" not in html
     assert rule.sealed_secret not in html
-    assert operator.post(f"{RULES}{rule.pk}/change/", form_of(**hook)).status_code == 302
+    assert operator.post(f"{RULES}{rule.pk}/change/", form_data(**hook)).status_code == 302
     rule.refresh_from_db()
     assert webhook_secret.decrypt(rule.sealed_secret) == "s3cret-words"
 
 
 def test_form_rejects_what_the_api_rejects(operator: Client) -> None:
-    html = operator.post(f"{RULES}add/", form_of(action="destroy")).content.decode()
+    html = operator.post(f"{RULES}add/", form_data(action="destroy")).content.decode()
     assert "waits 5 minutes or more" in html
     assert not Rule.objects.filter(name="r").exists()
 
 
 def test_form_has_the_limits_of_the_api(operator: Client) -> None:
-    form = form_of(minutes=str(MAX_MINUTES + 1))
+    form = form_data(minutes=str(MAX_MINUTES + 1))
     html = operator.post(f"{RULES}add/", form).content.decode()
     assert f"minutes: must be a whole number from 0 to {MAX_MINUTES}" in html
     assert not Rule.objects.filter(name="r").exists()
@@ -74,12 +74,12 @@ def test_enabled_rule_ignores_earlier_events(operator: Client) -> None:
         name="r", event="vm-registered", action="note", watched_from=long_ago
     )
     form = {"action": "switch_on", "_selected_action": [rule.pk]}
-    assert said(operator.post(RULES, form)) == ["r: enabled"]
+    assert messages_of(operator.post(RULES, form)) == ["r: enabled"]
     rule.refresh_from_db()
     assert rule.enabled
     assert rule.watched_from > long_ago + timedelta(days=8)
     operator.get("/admin/")
-    assert said(operator.post(RULES, {**form, "action": "switch_off"})) == ["r: disabled"]
+    assert messages_of(operator.post(RULES, {**form, "action": "switch_off"})) == ["r: disabled"]
 
 
 def test_dry_run_page_shows_cases_and_evidence(operator: Client) -> None:

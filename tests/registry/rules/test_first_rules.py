@@ -15,7 +15,7 @@ pytestmark = pytest.mark.django_db
 
 
 def test_initial_rules_are_harmless(api: Api) -> None:
-    # Tests that commit empty all tables after them, those of the first rules as well.
+    # Tests that commit empty all tables afterwards, including the initial rules.
     Rule.objects.all().delete()
     old = MigrationLoader(connection).project_state(("lieutenants", "0004_first_rules")).apps
     import_module("lieutenants.migrations.0004_first_rules").add(old, None)

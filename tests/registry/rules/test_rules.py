@@ -39,12 +39,12 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 
 @pytest.fixture(autouse=True)
-def quiet(database: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Rings are collected; no rule of the first day is there to mix in."""
+def dispatched(database: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the dispatched rule executions, and delete the initial rules."""
     Rule.objects.all().delete()
-    rung: list[int] = []
-    intercept_tasks(monkeypatch, "rules.", lambda _task, args, _countdown: rung.append(args[0]))
-    return rung
+    sent: list[int] = []
+    intercept_tasks(monkeypatch, "rules.", lambda _task, args, _countdown: sent.append(args[0]))
+    return sent
 
 
 def rule(event: str, action: str = "note", **fields: Any) -> Rule:
@@ -56,8 +56,8 @@ def ago(**span: float) -> datetime:
     return clock.now() - timedelta(**span)
 
 
-def silence(vm_id: str, minutes: float = 10, **fields: Any) -> VM:
-    """A VM whose silence began so long ago."""
+def create_silent_vm(vm_id: str, minutes: float = 10, **fields: Any) -> VM:
+    """Create a VM whose silence began this long ago."""
     plant(vm_id, **fields)
     rows = VM.objects.filter(pk=vm_id)
     rows.update(
@@ -73,26 +73,26 @@ def tick_and_act(at: datetime | None = None) -> None:
         engine.act(pk)
 
 
-def only() -> Firing:
+def only_execution() -> Firing:
     return Firing.objects.get()
 
 
-def due_now() -> None:
+def let_waits_pass() -> None:
     """Let waiting times pass."""
     Firing.objects.update(due_at=ago(seconds=1))
 
 
-# -- whom a rule finds ---------------------------------------------------------------------------
+# -- conditions ----------------------------------------------------------------------------------
 
 
-def test_silent_vm_fires_once_per_silence(quiet: list[int]) -> None:
+def test_silent_vm_fires_once_per_silence(dispatched: list[int]) -> None:
     rule("vm-silent", minutes=5)
-    silence("gone", 10)
-    silence("not long enough", 3)
+    create_silent_vm("gone", 10)
+    create_silent_vm("not long enough", 3)
     plant("well")
     for _ in range(3):
         tick_and_act()
-    found = only()
+    found = only_execution()
     assert (found.subject, found.state, found.cause_at) == (
         "gone",
         "done",
@@ -100,7 +100,7 @@ def test_silent_vm_fires_once_per_silence(quiet: list[int]) -> None:
     )
     assert found.evidence["status"] == "running"
     assert found.evidence["last_seen"]
-    assert quiet == [found.pk]
+    assert dispatched == [found.pk]
 
     VM.objects.filter(pk="gone").update(last_seen=ago(minutes=8))
     tick_and_act()
@@ -112,26 +112,26 @@ def test_vm_is_late_before_it_is_silent() -> None:
     vm = plant("slow")
     VM.objects.filter(pk=vm.pk).update(late_after=ago(seconds=1))
     tick_and_act()
-    assert only().subject == "slow"
+    assert only_execution().subject == "slow"
 
 
 @pytest.mark.parametrize("event", ["vm-late", "vm-silent"])
 def test_downtime_of_reef_causes_no_firing(event: str) -> None:
     rule(event)
-    silence("gone", 60)
+    create_silent_vm("gone", 60)
     now = clock.now()
     Watch.objects.create(up_since=now - timedelta(minutes=1), ticked_at=now)
     tick_and_act()
     assert not Firing.objects.exists()
     Watch.objects.update(up_since=now - timedelta(minutes=6))
     tick_and_act()
-    assert only().state == "done"
+    assert only_execution().state == "done"
 
 
 def test_paused_and_deregistered_vms_are_not_silent() -> None:
     rule("vm-silent")
-    silence("paused")
-    silence("gone")
+    create_silent_vm("paused")
+    create_silent_vm("gone")
     VM.objects.filter(pk="paused").update(status="paused", late_after=None, silent_after=None)
     VM.objects.filter(pk="gone").delete()
     tick_and_act()
@@ -140,8 +140,8 @@ def test_paused_and_deregistered_vms_are_not_silent() -> None:
 
 def test_role_category_and_name_filter_subjects() -> None:
     for vm_id, category in (("web-1", "swarm_vm"), ("web-2", "infra_vm"), ("db-1", "swarm_vm")):
-        silence(vm_id, category=category)
-    silence("web.x")
+        create_silent_vm(vm_id, category=category)
+    create_silent_vm("web.x")
     VM.objects.filter(pk="web-2").update(role="infra")
     assert engine.record_cases(rule("vm-silent", name="a", role="infra"), clock.now()) == 1
     assert engine.record_cases(rule("vm-silent", name="b", category="infra_vm"), clock.now()) == 1
@@ -157,7 +157,7 @@ def test_registration_before_the_rule_does_not_fire() -> None:
     plant("new")
     tick_and_act()
     tick_and_act()
-    assert only().subject == "new"
+    assert only_execution().subject == "new"
 
 
 def test_error_idle_and_finished_lieutenants_fire() -> None:
@@ -195,7 +195,7 @@ def test_error_idle_and_finished_lieutenants_fire() -> None:
 
 def test_firings_per_hour_are_limited() -> None:
     for number in range(12):
-        silence(f"vm{number:02}", 20 - number)
+        create_silent_vm(f"vm{number:02}", 20 - number)
     storm = rule("vm-silent", most_an_hour=5)
     tick_and_act()
     tick_and_act()
@@ -215,10 +215,10 @@ def test_tick_uses_few_queries_for_any_fleet() -> None:
             engine.tick()
         return len(seen)
 
-    silence("a")
+    create_silent_vm("a")
     few = statements()
     for number in range(40):
-        silence(f"b{number}")
+        create_silent_vm(f"b{number}")
     assert statements() <= few
 
 
@@ -242,14 +242,14 @@ def test_constraint_lets_a_cause_fire_once() -> None:
         Firing.objects.create(**same, cause_at=now)
 
 
-# -- what rules do -------------------------------------------------------------------------------
+# -- actions -------------------------------------------------------------------------------------
 
 
 def test_rules_mark_stopped_pause_and_resume() -> None:
     rule("vm-silent", "mark-stopped", minutes=60)
     rule("vm-silent", "pause", minutes=5)
-    before = silence("dead", 70).last_seen
-    silence("quiet", 10)
+    before = create_silent_vm("dead", 70).last_seen
+    create_silent_vm("quiet", 10)
     rule("vm-registered", "resume", name_pattern="quiet")
     tick_and_act()
     assert VM.objects.get(pk="dead").status == "stopped"
@@ -263,47 +263,47 @@ def test_rules_mark_stopped_pause_and_resume() -> None:
 
 def test_case_that_is_over_is_dropped() -> None:
     rule("vm-silent", "mark-stopped", grace_minutes=10)
-    vm = silence("back")
+    vm = create_silent_vm("back")
     tick_and_act()
-    assert (only().state, VM.objects.get().status) == ("waiting", "running")
+    assert (only_execution().state, VM.objects.get().status) == ("waiting", "running")
     VM.objects.filter(pk=vm.pk).update(silent_after=clock.now() + timedelta(minutes=5))
-    due_now()
+    let_waits_pass()
     tick_and_act()
-    assert (only().state, VM.objects.get().status) == ("dropped", "running")
+    assert (only_execution().state, VM.objects.get().status) == ("dropped", "running")
 
 
 def test_disabled_or_changed_rule_runs_no_action() -> None:
     one = rule("vm-silent", "mark-stopped", grace_minutes=10)
-    silence("a")
+    create_silent_vm("a")
     engine.tick()
-    due_now()
+    let_waits_pass()
     Rule.objects.filter(pk=one.pk).update(enabled=False)
-    engine.act(only().pk)
-    assert only().outcome == "the rule was switched off"
+    engine.act(only_execution().pk)
+    assert only_execution().outcome == "the rule was switched off"
     assert VM.objects.get().status == "running"
 
 
 def test_firings_outlive_their_rule() -> None:
     one = rule("vm-silent")
-    silence("a")
+    create_silent_vm("a")
     tick_and_act()
     one.delete()
-    assert (only().rule, only().rule_name) == (None, "vm-silent note")
+    assert (only_execution().rule, only_execution().rule_name) == (None, "vm-silent note")
 
 
 def test_firing_is_run_by_one_of_many_workers() -> None:
     rule("vm-silent", "pause")
-    silence("a")
+    create_silent_vm("a")
     (pk,) = engine.tick()
     assert Firing.objects.claim(pk, timedelta(minutes=1))
     engine.act(pk)
-    assert only().state == "waiting"
-    # That worker died; its lease passes.
+    assert only_execution().state == "waiting"
+    # The worker died; its lease expires.
     Firing.objects.update(leased_until=ago(seconds=1))
     tick_and_act()
-    assert (only().state, only().attempts) == ("done", 2)
+    assert (only_execution().state, only_execution().attempts) == ("done", 2)
     engine.act(pk)
-    assert only().attempts == 2
+    assert only_execution().attempts == 2
 
 
 def test_lieutenant_is_restarted_once_per_error(
@@ -324,7 +324,7 @@ def test_lieutenant_is_restarted_once_per_error(
 def test_one_snapshot_serves_many_firings() -> None:
     rule("vm-silent", "snapshot")
     for number in range(5):
-        silence(f"vm{number}")
+        create_silent_vm(f"vm{number}")
     tick_and_act()
     assert set(Firing.objects.values_list("state", flat=True)) == {"done"}
     assert Snapshot.objects.count() == 1
@@ -333,8 +333,8 @@ def test_one_snapshot_serves_many_firings() -> None:
 # -- destroying ----------------------------------------------------------------------------------
 
 
-class Told(RegistryHandler):
-    """VMs of a provider that knows which of them are gone."""
+class ReportingHandler(RegistryHandler):
+    """Handler of a provider that knows which of its VMs are gone."""
 
     name = "told"
     gone: frozenset[str] = frozenset()
@@ -344,23 +344,23 @@ class Told(RegistryHandler):
 
 
 @pytest.fixture
-def provider() -> Iterator[Told]:
-    told = Told()
-    with handlers.vm_handlers.changed({"told": told}):
-        yield told
+def provider() -> Iterator[ReportingHandler]:
+    handler = ReportingHandler()
+    with handlers.vm_handlers.changed({"told": handler}):
+        yield handler
 
 
-def destroyer(event: str = "vm-silent", **fields: Any) -> Rule:
+def destroying_rule(event: str = "vm-silent", **fields: Any) -> Rule:
     return rule(event, "destroy", **{"grace_minutes": 10, **fields})
 
 
 def test_silence_alone_is_not_enough_to_destroy(pump: Pump) -> None:
-    destroyer()
-    silence("quiet", 600)
+    destroying_rule()
+    create_silent_vm("quiet", 600)
     tick_and_act()
-    due_now()
+    let_waits_pass()
     tick_and_act()
-    found = only()
+    found = only_execution()
     assert found.state == "waiting"
     assert "not proven dead" in found.outcome
     assert found.due_at > clock.now()
@@ -369,17 +369,17 @@ def test_silence_alone_is_not_enough_to_destroy(pump: Pump) -> None:
 
 
 def test_vm_is_destroyed_after_grace_with_two_pieces_of_evidence(
-    pump: Pump, provider: Told
+    pump: Pump, provider: ReportingHandler
 ) -> None:
-    destroyer()
-    silence("dead", 600)
+    destroying_rule()
+    create_silent_vm("dead", 600)
     provider.gone = frozenset({"dead"})
     tick_and_act()
-    assert only().state == "waiting"
+    assert only_execution().state == "waiting"
     assert not Job.objects.exists()
-    due_now()
+    let_waits_pass()
     tick_and_act()
-    found = only()
+    found = only_execution()
     assert (found.state, found.outcome) == ("done", f"job {Job.objects.get().pk} destroys it")
     said = {proof["source"]: proof for proof in found.evidence["proofs"]}
     assert said["silence"]["holds"]
@@ -391,74 +391,76 @@ def test_vm_is_destroyed_after_grace_with_two_pieces_of_evidence(
     assert Snapshot.objects.filter(why="change").count() == 1
 
 
-def test_vm_that_returns_during_grace_is_kept(pump: Pump, provider: Told) -> None:
-    destroyer()
-    vm = silence("back", 600)
+def test_vm_that_returns_during_grace_is_kept(pump: Pump, provider: ReportingHandler) -> None:
+    destroying_rule()
+    vm = create_silent_vm("back", 600)
     provider.gone = frozenset({"back"})
     engine.tick()
     vm.seen(clock.now())
     vm.save()
-    due_now()
+    let_waits_pass()
     tick_and_act()
-    assert only().state == "dropped"
+    assert only_execution().state == "dropped"
     assert Node.objects.active().exists()
 
 
-def test_silence_after_downtime_of_reef_is_not_evidence(pump: Pump, provider: Told) -> None:
-    destroyer()
-    silence("a", 600)
+def test_silence_after_downtime_of_reef_is_not_evidence(
+    pump: Pump, provider: ReportingHandler
+) -> None:
+    destroying_rule()
+    create_silent_vm("a", 600)
     provider.gone = frozenset({"a"})
     engine.tick()
-    due_now()
+    let_waits_pass()
     now = clock.now()
     Watch.objects.create(up_since=now - timedelta(minutes=1), ticked_at=now)
     tick_and_act()
-    assert only().state != "done"
+    assert only_execution().state != "done"
     assert not Job.objects.exists()
 
 
 def test_status_set_by_a_rule_is_not_evidence(pump: Pump) -> None:
     rule("vm-silent", "mark-stopped", minutes=60)
-    silence("marked", 600)
-    silence("said so", 600)
+    create_silent_vm("marked", 600)
+    create_silent_vm("said so", 600)
     VM.objects.filter(pk="said so").update(status="stopped", late_after=None, silent_after=None)
     tick_and_act()
     assert VM.objects.get(pk="marked").status == "stopped"
-    destroyer()
+    destroying_rule()
     tick_and_act()
-    due_now()
+    let_waits_pass()
     tick_and_act()
     found = Firing.objects.filter(action="destroy")
     assert dict(found.values_list("subject", "state")) == {"marked": "waiting", "said so": "done"}
     assert "a rule marked it" in found.get(subject="marked").outcome
 
 
-def test_destroy_waits_for_active_children(pump: Pump, provider: Told) -> None:
-    destroyer(name_pattern="dead")
-    silence("dead", 600)
+def test_destroy_waits_for_active_children(pump: Pump, provider: ReportingHandler) -> None:
+    destroying_rule(name_pattern="dead")
+    create_silent_vm("dead", 600)
     plant("child", "dead")
     provider.gone = frozenset({"dead"})
     engine.tick()
-    due_now()
+    let_waits_pass()
     tick_and_act()
-    assert "1 VMs stand below it" in only().outcome
+    assert "1 VMs stand below it" in only_execution().outcome
     assert not Job.objects.exists()
 
 
-def test_vm_outside_the_tree_is_deregistered(provider: Told) -> None:
-    destroyer()
-    silence("stray", 600)
+def test_vm_outside_the_tree_is_deregistered(provider: ReportingHandler) -> None:
+    destroying_rule()
+    create_silent_vm("stray", 600)
     Node.objects.all().delete()
     provider.gone = frozenset({"stray"})
     engine.tick()
-    due_now()
+    let_waits_pass()
     tick_and_act()
-    assert (only().state, VM.objects.exists()) == ("done", False)
+    assert (only_execution().state, VM.objects.exists()) == ("done", False)
     assert Snapshot.objects.count() == 1
 
 
 def test_ended_agent_process_is_evidence(fleet: Fleet, pump: Pump) -> None:
-    destroyer("lieutenant-error", grace_minutes=5)
+    destroying_rule("lieutenant-error", grace_minutes=5)
     ada = fleet.row(fleet.create("ada")["name"])
     process = fleet.process("ada")
     assert handlers.handler_for(ada.pk).evidence_of_death(ada.pk) is None
@@ -470,15 +472,15 @@ def test_ended_agent_process_is_evidence(fleet: Fleet, pump: Pump) -> None:
     assert "SIGKILL" in text
     Lieutenant.objects.update(status_since=ago(minutes=20))
     engine.tick()
-    due_now()
+    let_waits_pass()
     tick_and_act()
-    # Its process is gone, but nothing else says so.
+    # The ended process is the only evidence.
     assert Firing.objects.get(subject=ada.pk).state == "waiting"
     assert fleet.row("ada").status == "error"
-    # Now it was not heard of for long, too.
+    # Now the VM has also been silent for long.
     fleet.stop_follower()
     VM.objects.update_or_create(pk=ada.pk, defaults=silent_for(ada, hours=2))
-    due_now()
+    let_waits_pass()
     tick_and_act()
     assert Firing.objects.get(subject=ada.pk).state == "done"
     pump.work()
@@ -488,7 +490,7 @@ def test_ended_agent_process_is_evidence(fleet: Fleet, pump: Pump) -> None:
 
 
 def silent_for(lieutenant: Lieutenant, **span: float) -> dict[str, Any]:
-    """A registered VM of a lieutenant whose agent ended so long ago."""
+    """Register a VM of a lieutenant whose agent ended this long ago."""
     return {
         "name": lieutenant.name,
         "role": "lieutenant",
@@ -504,7 +506,7 @@ def silent_for(lieutenant: Lieutenant, **span: float) -> dict[str, Any]:
 
 
 class Listener:
-    """A webhook on the loopback: what it was sent, and what it answers."""
+    """A webhook on the loopback that records its calls and sends scripted responses."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[dict[str, str], bytes]] = []
@@ -520,7 +522,7 @@ class Listener:
                 self.end_headers()
 
             def log_message(self, *_: Any) -> None:
-                """Say nothing."""
+                """Do not log."""
 
         self.server = HTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hook"
@@ -547,7 +549,7 @@ def test_webhook_call_is_signed(api: Api, listener: Listener) -> None:
     made = hook(api, listener.url, text="look here", webhookSecret="s3cret-of-tests")
     assert "webhookSecret" not in made
     assert made["hasWebhookSecret"]
-    silence("gone")
+    create_silent_vm("gone")
     tick_and_act()
     ((headers, body),) = listener.calls
     said = json.loads(body)
@@ -556,26 +558,26 @@ def test_webhook_call_is_signed(api: Api, listener: Listener) -> None:
     signed = stamp.removeprefix("t=").encode() + b"." + body
     expected = hmac.new(b"s3cret-of-tests", signed, hashlib.sha256).hexdigest()
     assert signature == f"v1={expected}"
-    assert headers["Reef-Firing"] == str(only().pk)
-    assert only().outcome == "the webhook answered 204"
+    assert headers["Reef-Firing"] == str(only_execution().pk)
+    assert only_execution().outcome == "the webhook answered 204"
 
 
 def test_failed_webhook_is_retried_with_backoff(api: Api, listener: Listener) -> None:
     hook(api, listener.url)
-    silence("gone")
+    create_silent_vm("gone")
     listener.answers = [500, 302]
     pauses = []
     tick_and_act()
     for _ in range(2):
-        pauses.append((only().due_at - clock.now()).total_seconds())
-        assert only().state == "waiting"
-        engine.act(only().pk)
-        due_now()
+        pauses.append((only_execution().due_at - clock.now()).total_seconds())
+        assert only_execution().state == "waiting"
+        engine.act(only_execution().pk)
+        let_waits_pass()
         tick_and_act()
     assert 5 < pauses[0] <= 10
     assert 20 < pauses[1] <= 30
-    assert (only().state, len(listener.calls)) == ("done", 3)
-    assert {headers["Reef-Firing"] for headers, _ in listener.calls} == {str(only().pk)}
+    assert (only_execution().state, len(listener.calls)) == ("done", 3)
+    assert {headers["Reef-Firing"] for headers, _ in listener.calls} == {str(only_execution().pk)}
 
 
 @pytest.mark.parametrize("event", ["vm-late", "vm-silent"])
@@ -583,16 +585,16 @@ def test_webhook_is_postponed_after_downtime_of_reef(
     api: Api, listener: Listener, event: str
 ) -> None:
     hook(api, listener.url, event=event)
-    silence("gone", 60)
-    silence("back", 60)
+    create_silent_vm("gone", 60)
+    create_silent_vm("back", 60)
     listener.answers = [500, 500]
     tick_and_act()
     assert len(listener.calls) == 2
-    # Reef is stopped and comes back: the tries go on, but nobody is judged yet.
+    # After a restart of reef, retries continue, but conditions are not evaluated yet.
     now = clock.now()
     Watch.objects.create(up_since=now, ticked_at=now)
     api.post("/registry/vms/back/heartbeat")
-    due_now()
+    let_waits_pass()
     tick_and_act()
     states = dict(Firing.objects.values_list("subject", "state"))
     assert states == {"gone": "waiting", "back": "dropped"}
@@ -602,7 +604,7 @@ def test_webhook_is_postponed_after_downtime_of_reef(
     assert waiting.due_at > clock.now()
 
     Watch.objects.update(up_since=now - timedelta(minutes=6))
-    due_now()
+    let_waits_pass()
     tick_and_act()
     assert Firing.objects.get(subject="gone").state == "done"
     assert len(listener.calls) == 3
@@ -614,13 +616,13 @@ def test_past_events_fire_after_long_downtime(api: Api, listener: Listener) -> N
     plant("new")
     listener.answers = [500]
     tick_and_act()
-    assert only().state == "waiting"
+    assert only_execution().state == "waiting"
     long_ago = ago(days=3)
     VM.objects.update(registered_at=long_ago)
     Firing.objects.update(cause_at=long_ago)
-    due_now()
-    engine.act(only().pk)
-    assert only().state == "done"
+    let_waits_pass()
+    engine.act(only_execution().pk)
+    assert only_execution().state == "done"
 
 
 def test_webhook_fails_after_max_attempts(api: Api, listener: Listener) -> None:
@@ -628,12 +630,12 @@ def test_webhook_fails_after_max_attempts(api: Api, listener: Listener) -> None:
     listener.server.shutdown()
     listener.server.server_close()
     hook(api, f"http://127.0.0.1:{port}/")
-    silence("gone")
+    create_silent_vm("gone")
     for _ in range(engine.MAX_ATTEMPTS):
         tick_and_act()
-        due_now()
-    assert only().state == "failed"
-    assert "given up after 7 tries: no answer" in only().outcome
+        let_waits_pass()
+    assert only_execution().state == "failed"
+    assert "given up after 7 tries: no answer" in only_execution().outcome
 
 
 def test_webhook_secrets_are_encrypted_and_never_returned(api: Api) -> None:
@@ -661,7 +663,7 @@ def test_rules_are_created_updated_dry_run_and_deleted(api: Api) -> None:
     assert (made["name"], made["enabled"], made["role"]) == ("night watch", False, None)
     path = f"/registry/rules/{made['id']}"
     assert api.get("/registry/rules").json()["count"] == 1
-    silence("web-1", 10)
+    create_silent_vm("web-1", 10)
     found = api.get(f"{path}/dry-run").json()
     assert [each["vmId"] for each in found["would"]] == ["web-1"]
     assert (found["count"], found["more"], found["grace"]) == (1, False, False)
@@ -680,10 +682,10 @@ def test_rules_are_created_updated_dry_run_and_deleted(api: Api) -> None:
     assert api.get("/registry/firings").json()["count"] == 1
 
 
-def test_dry_run_returns_the_evidence(api: Api, provider: Told) -> None:
-    one = destroyer(enabled=False)
-    silence("dead", 600)
-    silence("quiet", 600)
+def test_dry_run_returns_the_evidence(api: Api, provider: ReportingHandler) -> None:
+    one = destroying_rule(enabled=False)
+    create_silent_vm("dead", 600)
+    create_silent_vm("quiet", 600)
     provider.gone = frozenset({"dead"})
     would = api.get(f"/registry/rules/{one.pk}/dry-run").json()["would"]
     assert {each["vmId"]: each["acts"] for each in would} == {"dead": True, "quiet": False}
@@ -729,7 +731,7 @@ def test_rule_name_is_unique(api: Api) -> None:
 
 
 def test_grace_of_a_destroying_rule_cannot_be_removed(api: Api) -> None:
-    one = destroyer()
+    one = destroying_rule()
     answer = patch(api, f"/registry/rules/{one.pk}", {"graceMinutes": 0})
     assert answer.status_code == 400
     with pytest.raises(IntegrityError), transaction.atomic():
