@@ -16,7 +16,7 @@ from vmtree.models import Category, Node
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder without files, and an environment without any of our keys."""
+    """Provide a home folder without files, and an environment without config keys."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in keys.ALL:
         monkeypatch.delenv(name, raising=False)
@@ -25,7 +25,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_keys() -> Iterator[None]:
-    """Each test begins without a key file."""
+    """Start each test without a key file."""
     settings.CONFIG_KEYS_FILE.unlink(missing_ok=True)
     yield
     settings.CONFIG_KEYS_FILE.unlink(missing_ok=True)
@@ -38,20 +38,20 @@ def _own_keys() -> Iterator[None]:
     ]
 )
 def database(request: pytest.FixtureRequest) -> str:
-    """The test runs on both databases."""
+    """Run the test on both databases."""
     if request.param == "postgresql":
         request.getfixturevalue("postgres")
     return str(request.param)
 
 
 def plant(vm_id: str, parent: str = "", category: str = Category.SWARM_VM) -> Node:
-    """A VM in the tree."""
+    """Create a VM in the tree."""
     new = tree.NewNode(vm_id, category, vm_id=vm_id, parent_vm_id=parent)
     return tree.create(new, by="tests")
 
 
 def write(home: Path, name: str, content: object) -> Path:
-    """A file of ~/.vers; a text goes in as it is."""
+    """Write a file of ~/.vers: text unchanged, other values as JSON."""
     file = home / ".vers" / name
     file.parent.mkdir(exist_ok=True)
     file.write_text(content if isinstance(content, str) else json.dumps(content))

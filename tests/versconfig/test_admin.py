@@ -30,7 +30,7 @@ def add(operator: Client, **fields: object) -> str:
     return answer.content.decode()
 
 
-def test_a_setting_is_made_changed_and_deleted(operator: Client) -> None:
+def test_setting_is_added_changed_and_deleted(operator: Client) -> None:
     add(operator)
     row = Setting.objects.get()
     assert (row.clear, row.actor) == ("4", "admin")
@@ -57,7 +57,7 @@ def test_a_setting_is_made_changed_and_deleted(operator: Client) -> None:
         ({"key": "NOPE"}, "Select a valid choice"),
     ],
 )
-def test_what_cannot_be_is_refused_in_the_form(
+def test_form_rejects_invalid_values(
     operator: Client, fields: dict[str, object], said: str
 ) -> None:
     web = plant("web")
@@ -66,7 +66,7 @@ def test_what_cannot_be_is_refused_in_the_form(
     assert not Setting.objects.exists()
 
 
-def test_what_is_stored_already_is_not_added_again(operator: Client) -> None:
+def test_existing_setting_is_not_added_again(operator: Client) -> None:
     web = plant("web")
     add(operator)
     add(operator, node=web.pk, scope="vm")
@@ -76,7 +76,7 @@ def test_what_is_stored_already_is_not_added_again(operator: Client) -> None:
         assert f"REEF_VM_VCPUS is already set for {who}; edit that setting." in said
     assert {row.clear for row in Setting.objects.all()} == {"4"}
     Setting.objects.all().delete()
-    # What was removed may be added again.
+    # A removed setting can be added again.
     add(operator, value="16")
     assert config.integer("REEF_VM_VCPUS") == 16
 
@@ -90,12 +90,12 @@ def test_secrets_are_never_shown(operator: Client) -> None:
         content = operator.get(path).content.decode()
         assert "sk-test" not in content, path
         assert row.sealed not in content, path
-    # Empty leaves it as it is.
+    # An empty value does not change a secret.
     operator.post(f"{SETTINGS}{row.pk}/change/", {"value": ""})
     assert Setting.objects.get().text() == SECRET
 
 
-def test_versions_are_read_and_undone(operator: Client) -> None:
+def test_versions_are_shown_and_undone(operator: Client) -> None:
     for text in ("2", "4"):
         put(build_change("REEF_VM_VCPUS", text), by="tests")
     first, second = Version.objects.order_by("id")

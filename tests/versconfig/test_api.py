@@ -36,7 +36,7 @@ def as_node(node: Node) -> Api:
     return found
 
 
-def test_a_put_says_who_it_changes(api: Api, database: str) -> None:
+def test_put_returns_its_impact(api: Api, database: str) -> None:
     root = plant("root")
     plant("low", "root")
     plant("ada", "low", Category.LIEUTENANT)
@@ -68,7 +68,7 @@ def test_a_put_says_who_it_changes(api: Api, database: str) -> None:
     assert Setting.objects.filter(node=root).count() == 0
 
 
-def test_what_the_environment_shadows_says_so(
+def test_put_reports_that_the_environment_overrides_it(
     api: Api, db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-environment")
@@ -105,7 +105,9 @@ def test_what_the_environment_shadows_says_so(
         (["value"], 400, "value must be a string"),
     ],
 )
-def test_bad_input_is_named(api: Api, db: None, body: object, status: int, said: str) -> None:
+def test_invalid_input_is_rejected_with_its_field(
+    api: Api, db: None, body: object, status: int, said: str
+) -> None:
     plant("web")
 
     answer = api.client.put("/vers-config/REEF_VM_VCPUS", body, content_type="application/json")
@@ -114,7 +116,7 @@ def test_bad_input_is_named(api: Api, db: None, body: object, status: int, said:
     assert answer.json().get("error", "").startswith(said)
 
 
-def test_what_holds_for_the_whole_fleet_has_no_scopes(api: Api, db: None) -> None:
+def test_key_of_the_whole_fleet_has_no_narrower_scope(api: Api, db: None) -> None:
     plant("web")
 
     answer = put(api, "REEF_MAX_VMS", "5", vm="web")
@@ -123,7 +125,7 @@ def test_what_holds_for_the_whole_fleet_has_no_scopes(api: Api, db: None) -> Non
     assert "holds for the whole fleet" in answer.json()["error"]
 
 
-def test_history_undo_and_put_back(api: Api, db: None) -> None:
+def test_history_entries_can_be_undone_and_restored(api: Api, db: None) -> None:
     for text in ("p/one", "p/two"):
         put(api, MODEL, text)
     api.client.delete(f"/vers-config/{MODEL}")
@@ -149,7 +151,7 @@ def test_history_undo_and_put_back(api: Api, db: None) -> None:
     assert (page["count"], page["next"]) == (2, page["history"][1]["id"])
 
 
-def test_who_was_quicker_is_not_overwritten(api: Api, db: None) -> None:
+def test_conflicting_put_is_rejected(api: Api, db: None) -> None:
     first = put(api, MODEL, "p/one", seen=None).json()["version"]
     assert put(api, MODEL, "p/two", seen=None).status_code == 409
     assert put(api, MODEL, "p/two", seen=first).status_code == 200
@@ -164,9 +166,7 @@ def delete(api: Api, query: str = "", **body: object) -> Any:
 
 
 @pytest.mark.parametrize(("query", "body"), [("?dryRun=true", {}), ("", {"dryRun": True})])
-def test_a_dry_run_neither_stores_nor_removes(
-    api: Api, db: None, query: str, body: dict[str, object]
-) -> None:
+def test_dry_run_changes_nothing(api: Api, db: None, query: str, body: dict[str, object]) -> None:
     asked = api.client.put(
         f"/vers-config/{MODEL}{query}", {"value": "p/x", **body}, content_type="application/json"
     )
@@ -181,13 +181,13 @@ def test_a_dry_run_neither_stores_nor_removes(
     assert Setting.objects.get().clear == "p/one"
 
 
-def test_a_dry_run_that_is_neither_true_nor_false_is_refused_first(api: Api, db: None) -> None:
+def test_invalid_dry_run_flag_is_rejected(api: Api, db: None) -> None:
     answer = delete(api, "?dryRun=maybe")
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("dryRun: must be true or false")
 
 
-def test_a_change_may_expect_that_nothing_is_stored(api: Api, db: None) -> None:
+def test_put_can_require_that_nothing_is_stored(api: Api, db: None) -> None:
     path = f"/vers-config/{MODEL}?seen=null"
     first = api.client.put(path, {"value": "p/one"}, content_type="application/json")
     assert first.status_code == 200, first.content
@@ -197,9 +197,7 @@ def test_a_change_may_expect_that_nothing_is_stored(api: Api, db: None) -> None:
 
 
 @pytest.mark.parametrize("in_query", [True, False])
-def test_what_somebody_changed_meanwhile_is_not_removed(
-    api: Api, db: None, *, in_query: bool
-) -> None:
+def test_conflicting_delete_is_rejected(api: Api, db: None, *, in_query: bool) -> None:
     def seen(version: int) -> Any:
         return delete(api, f"?seen={version}") if in_query else delete(api, seen=version)
 
@@ -216,7 +214,7 @@ def test_what_somebody_changed_meanwhile_is_not_removed(
     assert not Setting.objects.exists()
 
 
-def test_a_dry_run_of_an_old_version_is_refused_too(api: Api, db: None) -> None:
+def test_dry_run_with_an_old_version_is_rejected(api: Api, db: None) -> None:
     first = put(api, MODEL, "p/one").json()["version"]
     put(api, MODEL, "p/two")
     assert put(api, MODEL, "p/three", seen=first, dryRun=True).status_code == 409
@@ -224,7 +222,7 @@ def test_a_dry_run_of_an_old_version_is_refused_too(api: Api, db: None) -> None:
     assert delete(api, seen="x").status_code == 400
 
 
-def test_the_history_goes_on_after_a_cursor(api: Api, db: None) -> None:
+def test_history_is_paginated_by_cursor(api: Api, db: None) -> None:
     for value in ("p/one", "p/two", "p/three"):
         put(api, MODEL, value)
     first = api.get("/vers-config/history?limit=2").json()
@@ -234,7 +232,7 @@ def test_the_history_goes_on_after_a_cursor(api: Api, db: None) -> None:
         assert rest["next"] is None
 
 
-def test_nodes_read_masked_values_and_write_about_themselves(api: Api, db: None) -> None:
+def test_nodes_read_masked_values_and_change_their_own(api: Api, db: None) -> None:
     plant("mine")
     mine, low, other = plant("me", "mine"), plant("low", "me"), plant("other")
     put(api, "VERS_API_KEY", SECRET)
@@ -256,7 +254,7 @@ def test_nodes_read_masked_values_and_write_about_themselves(api: Api, db: None)
         answer = put(node, MODEL, "p/x", **target)
         assert answer.status_code == 403, target
         assert answer.json()["error"].startswith("rule: ")
-    # What says where secrets go is for operators, even for oneself.
+    # Only operators may set addresses to which secrets are sent.
     for name, value in (
         ("VERS_BASE_URL", "http://evil.example"),
         ("REEF_NPM_REGISTRY", "http://x"),
@@ -269,7 +267,7 @@ def test_nodes_read_masked_values_and_write_about_themselves(api: Api, db: None)
     assert other.pk
 
 
-def test_the_right_to_change_a_key_comes_before_its_value(api: Api, db: None) -> None:
+def test_permission_is_checked_before_the_value(api: Api, db: None) -> None:
     node = as_node(plant("me"))
     plant("other")
 
@@ -283,7 +281,7 @@ def test_the_right_to_change_a_key_comes_before_its_value(api: Api, db: None) ->
     assert (rows[MODEL], rows["VERS_BASE_URL"]) == (True, False)
 
 
-def test_a_node_reads_the_config_of_its_own_line_only(api: Api, db: None) -> None:
+def test_node_reads_only_the_config_of_its_subtree(api: Api, db: None) -> None:
     plant("mine")
     mine = plant("me", "mine")
     plant("low", "me")
@@ -307,7 +305,7 @@ def test_a_node_reads_the_config_of_its_own_line_only(api: Api, db: None) -> Non
     assert "p/inherited" in node.get(f"/vers-config/explain/{MODEL}").content.decode()
 
 
-def test_no_answer_but_resolve_shows_a_secret(api: Api, db: None) -> None:
+def test_only_resolve_returns_secrets(api: Api, db: None) -> None:
     plant("web")
     put(api, "VERS_API_KEY", SECRET)
     put(api, "VERS_API_KEY", SECRET + "2", scope="vm", vm="web")
@@ -329,7 +327,7 @@ def test_no_answer_but_resolve_shows_a_secret(api: Api, db: None) -> None:
     assert found == {"key": "VERS_API_KEY", "value": SECRET + "2", "source": "store"}
 
 
-def test_a_url_with_a_password_is_a_secret(api: Api, db: None) -> None:
+def test_url_with_a_password_is_masked(api: Api, db: None) -> None:
     plant("web")
     url = "https://ada:pass-w%40rd@mirror.example/npm/@scope/"
     put(api, "REEF_NPM_REGISTRY", url)
@@ -348,14 +346,14 @@ def test_a_url_with_a_password_is_a_secret(api: Api, db: None) -> None:
     assert "pass-word" not in refused.content.decode()
 
 
-def test_a_refused_secret_is_not_repeated(api: Api, db: None) -> None:
+def test_error_does_not_repeat_a_rejected_secret(api: Api, db: None) -> None:
     answer = put(api, "VERS_API_KEY", f"{SECRET}\n{SECRET}")
 
     assert answer.status_code == 400
     assert SECRET not in answer.content.decode()
 
 
-def test_the_test_button(api: Api, db: None) -> None:
+def test_check_returns_a_finding(api: Api, db: None) -> None:
     asked: list[Node | None] = []
 
     def check(node: Node | None) -> Finding:
@@ -381,7 +379,7 @@ def test_the_test_button(api: Api, db: None) -> None:
         assert [node and node.vm_id for node in asked] == [None, "web"]
 
 
-def test_keys_and_unknown_paths(api: Api, db: None) -> None:
+def test_keys_are_listed_and_unknown_paths_are_404(api: Api, db: None) -> None:
     found = api.get("/vers-config/keys").json()
     assert found["count"] == len(found["keys"])
     assert found["keys"][0]["files"][0] == "~/.vers/keys.json, keys.VERS_API_KEY"
@@ -396,14 +394,14 @@ HOSTILE = [
 ]
 
 
-def test_hostile_texts_are_taken_or_refused_in_words(api: Api, database: str) -> None:
+def test_hostile_texts_are_accepted_or_rejected_with_a_reason(api: Api, database: str) -> None:
     plant("web")
     for text in HOSTILE:
-        set_everywhere(api, text)
-        ask_everywhere(api, quote(text.encode("utf-8", "replace"), safe="")[:2000])
+        put_in_all_fields(api, text)
+        request_all_paths(api, quote(text.encode("utf-8", "replace"), safe="")[:2000])
 
 
-def set_everywhere(api: Api, text: str) -> None:
+def put_in_all_fields(api: Api, text: str) -> None:
     for name in {(key.kind, key.secret): key.name for key in keys.ALL.values()}.values():
         answer = put(api, name, text)
         assert answer.status_code in (200, 400), (name, text, answer.content)
@@ -413,7 +411,7 @@ def set_everywhere(api: Api, text: str) -> None:
         assert put(api, MODEL, "p/x", **more).status_code in (200, 400, 404), more
 
 
-def ask_everywhere(api: Api, quoted: str) -> None:
+def request_all_paths(api: Api, quoted: str) -> None:
     for path in (
         *(f"/vers-config/{quoted}", f"/vers-config/resolve/{quoted}", f"/vers-config/?vm={quoted}"),
         *(f"/vers-config/history?key={quoted}", f"/vers-config/history?vm={quoted}"),
@@ -427,13 +425,11 @@ def ask_everywhere(api: Api, quoted: str) -> None:
     assert person.get(f"/config/{MODEL}/?vm={quoted}").status_code in (200, 404)
 
 
-# -- whom a change is for ------------------------------------------------------------------------
+# -- targets -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("words", ["id-of-ada", "ada", "local-ada"])
-def test_a_lieutenant_is_addressed_by_id_name_and_what_its_api_shows(
-    db: None, api: Api, words: str
-) -> None:
+def test_lieutenant_is_addressed_by_id_name_or_alias(db: None, api: Api, words: str) -> None:
     new = tree.NewNode("ada", Category.LIEUTENANT, vm_id="id-of-ada")
     tree.create(new, by="tests")
     plant("vm-7")
@@ -449,7 +445,7 @@ def test_a_lieutenant_is_addressed_by_id_name_and_what_its_api_shows(
     assert gone.status_code == 200
 
 
-def test_a_name_that_several_have_is_asked_back(db: None, api: Api) -> None:
+def test_ambiguous_name_is_rejected(db: None, api: Api) -> None:
     for vm_id in ("one", "two"):
         tree.create(tree.NewNode("twin", Category.SWARM_VM, vm_id=vm_id), by="tests")
 
@@ -459,20 +455,20 @@ def test_a_name_that_several_have_is_asked_back(db: None, api: Api) -> None:
     assert answer.json()["error"] == "vm: 2 VMs are called twin; give the id of one"
 
 
-def test_scopes_of_lieutenants_and_vms(db: None, api: Api) -> None:
+def test_scopes_match_the_kind_of_node(db: None, api: Api) -> None:
     plant("ada", category=Category.LIEUTENANT)
     plant("vm-7")
 
     refused = put(api, MODEL, "p/x", scope="lieutenant", vm="vm-7")
     assert refused.status_code == 400
     assert refused.json()["error"] == "vm: vm-7 is no lieutenant; its scope is vm"
-    # At a lieutenant the scope vm does the same, one step farther away.
+    # For a lieutenant, the scope vm works as well; the scope lieutenant is nearer.
     for scope in ("vm", "lieutenant"):
         assert put(api, MODEL, f"p/{scope}", scope=scope, vm="ada").status_code == 200
         assert api.get(f"/vers-config/explain/{MODEL}?vm=ada").json()["value"] == f"p/{scope}"
 
 
-def test_an_empty_value_says_what_it_did(db: None, api: Api) -> None:
+def test_empty_value_removes_the_setting(db: None, api: Api) -> None:
     first = put(api, MODEL, "").json()
     assert (first["did"], first["version"]) == ("nothing", None)
     assert put(api, MODEL, "p/x").json()["did"] == "stored"
@@ -482,7 +478,7 @@ def test_an_empty_value_says_what_it_did(db: None, api: Api) -> None:
 
 
 @pytest.mark.django_db
-def test_a_key_that_could_never_be_sent_is_refused(api: Api) -> None:
+def test_key_that_is_not_ascii_is_rejected(api: Api) -> None:
     answer = api.client.put(
         "/vers-config/OPENAI_API_KEY",
         {"value": "sk-ключ-0123456789"},

@@ -22,48 +22,48 @@ from versconfig.services import build_change, config, put
 SECRET = "sk-test-0123456789-abcdefghij"
 
 
-def imported(*words: str) -> str:
+def run_import(*words: str) -> str:
     out = StringIO()
     call_command("import_config", *words, stdout=out, stderr=out)
     return out.getvalue()
 
 
-def test_an_import_shows_first_what_it_would_do(db: None, home: Path) -> None:
+def test_import_shows_a_preview(db: None, home: Path) -> None:
     write(home, "keys.json", {"keys": {"VERS_API_KEY": SECRET}})
     write(home, "config.json", {"baseUrl": "http://one", "versApiKey": "sk-another-one-0123"})
     put(build_change("VERS_BASE_URL", "http://two"), by="tests")
 
-    said = imported()
+    output = run_import()
 
-    assert said.splitlines() == [
+    assert output.splitlines() == [
         "VERS_API_KEY = sk-test...  (~/.vers/keys.json, keys.VERS_API_KEY)  set",
         "VERS_BASE_URL = http://one  (~/.vers/config.json, baseUrl)  replace",
         "Nothing was changed; --apply does it.",
     ]
     assert Setting.objects.get().clear == "http://two"
 
-    assert "2 settings were stored." in imported("--apply")
+    assert "2 settings were stored." in run_import("--apply")
     write(home, "keys.json", {})
     write(home, "config.json", {})
     assert config.secret("VERS_API_KEY") == SECRET
     assert config.text("VERS_BASE_URL") == "http://one"
     newest = Version.objects.latest("id")
     assert (newest.what, newest.actor) == ("imported", "import_config")
-    assert "The files hold nothing that reef knows." in imported()
+    assert "The files hold nothing that reef knows." in run_import()
 
 
-def test_a_second_import_changes_nothing(db: None, home: Path) -> None:
+def test_repeated_import_changes_nothing(db: None, home: Path) -> None:
     write(home, "agent-services.json", {"infraUrl": "http://roof", "authToken": SECRET})
-    imported("--apply")
+    run_import("--apply")
 
-    said = imported("--apply")
+    output = run_import("--apply")
 
-    assert said.count("stored already") == 2
-    assert "0 settings were stored." in said
+    assert output.count("stored already") == 2
+    assert "0 settings were stored." in output
     assert Version.objects.count() == 2
 
 
-def test_what_is_broken_is_told_and_the_rest_is_imported(db: None, home: Path) -> None:
+def test_broken_values_are_reported_and_the_rest_is_imported(db: None, home: Path) -> None:
     write(home, "keys.json", '{"keys": {"VERS_API_KEY": "sk-sec')
     write(home, "config.json", {"baseUrl": "no url"})
     write(home, "agent-services.json", {"infraUrl": "http://roof", "authToken": 5})
@@ -73,16 +73,16 @@ def test_what_is_broken_is_told_and_the_rest_is_imported(db: None, home: Path) -
     with pytest.raises(CommandError, match=words):
         call_command("import_config", "--apply", stdout=out, stderr=out)
 
-    said = out.getvalue()
-    assert "keys.json: is not JSON" in said
-    assert "refused: must be a URL" in said
-    assert "authToken: must be a text" in said
-    assert "sk-sec" not in said
+    output = out.getvalue()
+    assert "keys.json: is not JSON" in output
+    assert "refused: must be a URL" in output
+    assert "authToken: must be a text" in output
+    assert "sk-sec" not in output
     assert config.text("VERS_INFRA_URL") == "http://roof"
 
 
 @pytest.mark.parametrize("apply", [[], ["--apply"]])
-def test_a_wrong_shape_is_told(db: None, home: Path, apply: list[str]) -> None:
+def test_wrong_shape_of_a_file_is_reported(db: None, home: Path, apply: list[str]) -> None:
     write(home, "keys.json", {"keys": []})
     out = StringIO()
 
@@ -93,31 +93,31 @@ def test_a_wrong_shape_is_told(db: None, home: Path, apply: list[str]) -> None:
     assert "keys: must be an object" in config.explain("VERS_API_KEY").problems[0]
 
 
-def test_a_value_that_cannot_be_is_what_failed(db: None, home: Path) -> None:
+def test_invalid_value_fails_the_import(db: None, home: Path) -> None:
     write(home, "config.json", {"baseUrl": "no url"})
 
     with pytest.raises(CommandError, match=r"^Refused: VERS_BASE_URL; see above\.$"):
-        imported()
+        run_import()
 
 
-def test_names_that_reef_does_not_take_are_listed(db: None, home: Path) -> None:
+def test_unknown_names_are_listed(db: None, home: Path) -> None:
     held = {"VERS_API_KEY": SECRET, "NO_SUCH_KEY": "sk-unknown", "A\nB": "x"}
     write(home, "keys.json", {"keys": held, "LAID_BESIDE": "x"})
 
-    said = imported("--apply")
+    output = run_import("--apply")
 
-    assert "NO_SUCH_KEY  (~/.vers/keys.json)  left out: reef takes none there" in said
-    assert "A\\nB  (~/.vers" in said
-    assert "LAID_BESIDE  (~/.vers" in said
-    assert "sk-unknown" not in said
-    assert "1 settings were stored." in said
+    assert "NO_SUCH_KEY  (~/.vers/keys.json)  left out: reef takes none there" in output
+    assert "A\\nB  (~/.vers" in output
+    assert "LAID_BESIDE  (~/.vers" in output
+    assert "sk-unknown" not in output
+    assert "1 settings were stored." in output
 
 
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Takes one key; says 500 to `away`."""
+    """Start a provider that accepts one key and responds with 500 to another."""
 
-    class Answers(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             known = {"Bearer sk-good-0123456789": 200, "Bearer sk-away-0123456789": 500}
             self.send_response(known.get(self.headers["Authorization"], 401))
@@ -127,7 +127,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     url = f"http://127.0.0.1:{server.server_port}/v1/models"
@@ -140,24 +140,24 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(
-    ("key", "good", "said"),
+    ("key", "good", "output"),
     [
         ("sk-good-0123456789", True, "127.0.0.1 takes this key."),
         ("sk-else-0123456789", False, "127.0.0.1 refuses this key (HTTP 401)."),
         ("sk-away-0123456789", None, "127.0.0.1 answered HTTP 500; try again later."),
     ],
 )
-def test_a_model_provider_is_asked(
-    db: None, provider: Any, key: str, good: bool | None, said: str
+def test_key_is_checked_at_the_model_provider(
+    db: None, provider: Any, key: str, good: bool | None, output: str
 ) -> None:
     put(build_change("OPENAI_API_KEY", key), by="tests")
 
     found = run("OPENAI_API_KEY")
 
-    assert (found.good, found.text) == (good, said)
+    assert (found.good, found.text) == (good, output)
 
 
-def test_a_model_provider_that_is_away(db: None, provider: Any) -> None:
+def test_unreachable_model_provider_is_reported(db: None, provider: Any) -> None:
     provider.shutdown()
     provider.server_close()
     put(build_change("OPENAI_API_KEY", "sk-good-0123456789"), by="tests")

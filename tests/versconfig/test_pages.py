@@ -36,26 +36,26 @@ def store(name: str, text: str, scope: str = "fleet", node: Node | None = None) 
     return made
 
 
-def seen_in(answer: Any) -> str:
-    """The text of a page, without its tags."""
+def text_of(answer: Any) -> str:
+    """Return the text of a page without its tags."""
     assert answer.status_code < 500
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", answer.content.decode())).split())
 
 
 def fields(answer: Any) -> dict[str, str]:
-    """The hidden fields of a page's last form."""
+    """Return the hidden fields of a page's last form."""
     form = answer.content.decode().rpartition("<form")[2]
     found = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form)
     return {name: html.unescape(value) for name, value in found}
 
 
-def test_nobody_sees_it_who_is_not_signed_in(db: None) -> None:
+def test_anonymous_users_are_redirected_to_sign_in(db: None) -> None:
     for path in ("/config/", "/config/history/", f"/config/{MODEL}/"):
         assert Client().get(path).status_code == 302
     assert Client().post(f"/config/{MODEL}/save", {"scope": "fleet"}).status_code == 302
 
 
-def test_sources_stand_side_by_side(
+def test_overview_shows_all_sources(
     client: Client, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VERS_API_KEY", SECRET)
@@ -64,55 +64,55 @@ def test_sources_stand_side_by_side(
     write(home, "config.json", "{broken")
 
     answer = client.get("/config/")
-    said = seen_in(answer)
+    text = text_of(answer)
 
-    assert "sk-test..." in said
-    assert "sk-stor..." in said
-    assert "sk-fil..." in said
-    assert "stored, but overridden" in said
-    assert "~/.vers/config.json: is not JSON" in said
+    assert "sk-test..." in text
+    assert "sk-stor..." in text
+    assert "sk-fil..." in text
+    assert "stored, but overridden" in text
+    assert "~/.vers/config.json: is not JSON" in text
     for secret in (SECRET, "sk-stored", "sk-filed"):
         assert secret not in answer.content.decode()
     assert answer.headers["Cache-Control"].startswith("max-age=0")
 
 
-def test_whose_configuration_is_chosen_by_id_or_name(client: Client) -> None:
+def test_target_is_chosen_by_id_or_name(client: Client) -> None:
     plant("web-1")
     plant("web-2")
-    assert "of web-1 (swarm VM)" in seen_in(client.get("/config/?vm=web-1"))
-    both = seen_in(client.get("/config/?vm=WEB"))
+    assert "of web-1 (swarm VM)" in text_of(client.get("/config/?vm=web-1"))
+    both = text_of(client.get("/config/?vm=WEB"))
     assert "Several match: web-1 web-1 · swarm VM web-2" in both
-    assert "There is no VM or lieutenant “nobody”" in seen_in(client.get("/config/?vm=nobody"))
+    assert "There is no VM or lieutenant “nobody”" in text_of(client.get("/config/?vm=nobody"))
 
 
-def test_one_key_shows_the_whole_chain(client: Client) -> None:
+def test_page_of_a_key_shows_all_layers(client: Client) -> None:
     plant("root")
     ada = plant("ada", "root", Category.LIEUTENANT)
     store(MODEL, "p/fleet")
     store(MODEL, "p/root", "subtree", tree.find("root"))
 
-    said = seen_in(client.get(f"/config/{MODEL}/?vm={ada.vm_id}"))
+    text = text_of(client.get(f"/config/{MODEL}/?vm={ada.vm_id}"))
 
-    assert "subtree of root p/root in effect" in said
-    assert "the fleet p/fleet overridden by store, subtree of root" in said
-    assert "lieutenant ada nothing" in said
-    assert "the lieutenant ada alone" in said
+    assert "subtree of root p/root in effect" in text
+    assert "the fleet p/fleet overridden by store, subtree of root" in text
+    assert "lieutenant ada nothing" in text
+    assert "the lieutenant ada alone" in text
 
 
-def test_a_long_line_shows_the_subtrees_that_count(client: Client) -> None:
+def test_page_of_a_key_shortens_a_long_list_of_ancestors(client: Client) -> None:
     for number in range(30):
         plant(f"v{number}", f"v{number - 1}" if number else "")
     store(MODEL, "p/top", "subtree", tree.find("v0"))
 
-    said = seen_in(client.get(f"/config/{MODEL}/?vm=v29"))
+    text = text_of(client.get(f"/config/{MODEL}/?vm=v29"))
 
-    assert "subtree of v0 p/top in effect" in said
-    assert "subtree of v22 nothing" in said
-    assert "subtree of v21" not in said
-    assert "21 more subtrees above have no value." in said
+    assert "subtree of v0 p/top in effect" in text
+    assert "subtree of v22 nothing" in text
+    assert "subtree of v21" not in text
+    assert "21 more subtrees above have no value." in text
 
 
-def test_a_change_is_shown_before_it_is_made(client: Client) -> None:
+def test_change_is_previewed(client: Client) -> None:
     plant("root")
     plant("low", "root")
     store(MODEL, "p/low", "vm", tree.find("low"))
@@ -120,26 +120,26 @@ def test_a_change_is_shown_before_it_is_made(client: Client) -> None:
     question = client.post(
         f"/config/{MODEL}/preview", {"value": "p/new", "scope": "subtree", "vm": "root"}
     )
-    said = seen_in(question)
-    assert f"Set {MODEL} for subtree of root?" in said
-    assert "1 of the existing VMs and lieutenants: root." in said
-    assert "1 below keeps its own nearer value." in said
-    assert "No running agent is affected." in said
+    text = text_of(question)
+    assert f"Set {MODEL} for subtree of root?" in text
+    assert "1 of the existing VMs and lieutenants: root." in text
+    assert "1 below keeps its own nearer value." in text
+    assert "No running agent is affected." in text
     assert Setting.objects.count() == 1
 
     answer = client.post(f"/config/{MODEL}/save", fields(question))
     assert answer.headers["Location"] == f"/config/{MODEL}/?vm=root"
     assert Setting.objects.get(scope="subtree").clear == "p/new"
     assert Version.objects.latest("id").actor == "admin"
-    assert f"{MODEL} set for subtree of root." in seen_in(client.get("/config/"))
+    assert f"{MODEL} set for subtree of root." in text_of(client.get("/config/"))
 
 
-def test_a_secret_waits_sealed_for_its_confirmation(client: Client) -> None:
+def test_secret_is_encrypted_in_the_preview_form(client: Client) -> None:
     question = client.post("/config/VERS_API_KEY/preview", {"value": SECRET, "scope": "fleet"})
     assert SECRET not in question.content.decode()
-    assert "Then sk-test..." in seen_in(question)
+    assert "Then sk-test..." in text_of(question)
     given = fields(question)
-    # It is good for this key alone.
+    # The encrypted value is valid for this key only.
     other = client.post("/config/OPENAI_API_KEY/save", given)
     assert other.status_code == 409
 
@@ -151,28 +151,28 @@ def test_a_secret_waits_sealed_for_its_confirmation(client: Client) -> None:
     assert "sk-test" not in client.get("/config/history/").content.decode()
 
 
-def test_who_was_quicker_is_not_overwritten(client: Client) -> None:
+def test_conflicting_change_is_rejected(client: Client) -> None:
     question = client.post(f"/config/{MODEL}/preview", {"value": "p/mine", "scope": "fleet"})
     store(MODEL, "p/quicker")
 
     answer = client.post(f"/config/{MODEL}/save", fields(question))
 
     assert answer.status_code == 409
-    assert "was changed by ada meanwhile" in seen_in(answer)
+    assert "was changed by ada meanwhile" in text_of(answer)
     assert Setting.objects.get().clear == "p/quicker"
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "text"),
     [
         ("plenty", "must be a whole number from 1 to 256"),
         ("", "value: is empty; to take a stored value away, use Remove"),
     ],
 )
-def test_bad_values_come_back_with_what_is_wrong(client: Client, value: str, said: str) -> None:
+def test_form_shows_errors_of_bad_values(client: Client, value: str, text: str) -> None:
     answer = client.post("/config/REEF_VM_VCPUS/preview", {"value": value, "scope": "fleet"})
     assert answer.status_code == 400
-    assert said in seen_in(answer)
+    assert text in text_of(answer)
     assert f'value="{value}"' in answer.content.decode()
     refused = client.post(
         "/config/VERS_API_KEY/preview", {"value": f"{SECRET}\0", "scope": "fleet"}
@@ -181,7 +181,7 @@ def test_bad_values_come_back_with_what_is_wrong(client: Client, value: str, sai
     assert SECRET not in refused.content.decode()
 
 
-def test_remove_undo_and_put_back(client: Client) -> None:
+def test_settings_can_be_removed_undone_and_restored(client: Client) -> None:
     plant("low")
     store(MODEL, "p/fleet")
     made = store(MODEL, "p/low", "vm", tree.find("low"))
@@ -189,12 +189,12 @@ def test_remove_undo_and_put_back(client: Client) -> None:
     question = client.post(
         f"/config/{MODEL}/preview", {"remove": "yes", "scope": "vm", "target": "low"}
     )
-    assert "Remove REEF_AGENT_MODEL of VM low? Now p/low Then p/fleet" in seen_in(question)
+    assert "Remove REEF_AGENT_MODEL of VM low? Now p/low Then p/fleet" in text_of(question)
     client.post(f"/config/{MODEL}/save", fields(question))
     assert Setting.objects.count() == 1
 
     removed = Version.objects.latest("id")
-    assert "Undo the change by admin" in seen_in(client.get(f"/config/history/{removed.pk}/undo"))
+    assert "Undo the change by admin" in text_of(client.get(f"/config/history/{removed.pk}/undo"))
     client.post(f"/config/history/{removed.pk}/undo")
     assert Setting.objects.get(node__isnull=False).clear == "p/low"
     store(MODEL, "p/other", "vm", tree.find("low"))
@@ -204,11 +204,11 @@ def test_remove_undo_and_put_back(client: Client) -> None:
     assert client.get("/config/history/99999/undo").status_code == 404
 
 
-def test_what_a_removed_vm_left_behind_can_be_removed(client: Client) -> None:
+def test_settings_of_a_removed_vm_can_be_removed(client: Client) -> None:
     plant("gone")
     store("OPENAI_API_KEY", SECRET, "vm", tree.find("gone"))
     tree.remove("gone", by="tests")
-    assert "VM gone (removed)" in seen_in(client.get("/config/OPENAI_API_KEY/"))
+    assert "VM gone (removed)" in text_of(client.get("/config/OPENAI_API_KEY/"))
 
     question = client.post(
         "/config/OPENAI_API_KEY/preview", {"remove": "yes", "scope": "vm", "target": "gone"}
@@ -220,7 +220,7 @@ def test_what_a_removed_vm_left_behind_can_be_removed(client: Client) -> None:
     assert client.post(f"/config/history/{newest.pk}/undo").status_code == 409
 
 
-def test_the_test_button(client: Client) -> None:
+def test_button_checks_a_key(client: Client) -> None:
     refusal = Finding(False, "The provider refuses it.")
     with checks.key_checks.changed({"VERS_API_KEY": lambda _: refusal}):
         assert "/test" not in client.get("/config/VERS_API_KEY/").content.decode()
@@ -229,7 +229,7 @@ def test_the_test_button(client: Client) -> None:
 
         answer = client.post("/config/VERS_API_KEY/test", {"from": "index"}, follow=True)
 
-    assert "VERS_API_KEY: The provider refuses it." in seen_in(answer)
+    assert "VERS_API_KEY: The provider refuses it." in text_of(answer)
 
 
 def test_hostile_values_are_escaped(client: Client) -> None:
@@ -253,23 +253,23 @@ def test_unknown_keys_and_vms_are_404(client: Client) -> None:
 
 
 @pytest.mark.parametrize("words", ["ada", "local-ada", "id-of-ada"])
-def test_a_keys_page_takes_the_names_that_its_field_promises(client: Client, words: str) -> None:
+def test_page_of_a_key_accepts_id_name_and_alias(client: Client, words: str) -> None:
     new = tree.NewNode("ada", Category.LIEUTENANT, vm_id="id-of-ada")
     tree.create(new, by="tests")
 
     page = client.get(f"/config/{MODEL}/?vm={words}")
 
     assert page.status_code == 200
-    assert "the lieutenant ada alone" in seen_in(page)
+    assert "the lieutenant ada alone" in text_of(page)
 
 
-def test_a_bad_value_of_the_environment_is_not_called_in_effect(
+def test_bad_value_of_the_environment_is_shown_as_invalid(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REEF_VM_VCPUS", "plenty")
 
-    one = seen_in(client.get("/config/REEF_VM_VCPUS/"))
-    both = seen_in(client.get("/config/"))
+    one = text_of(client.get("/config/REEF_VM_VCPUS/"))
+    both = text_of(client.get("/config/"))
 
     assert "must be a whole number from 1 to 256 first, but invalid" in one
     assert "REEF_VM_VCPUS invalid" in both

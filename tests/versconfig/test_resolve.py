@@ -29,7 +29,7 @@ def store(name: str, text: str, scope: str = "fleet", node: Node | None = None) 
     put(build_change(name, text, Target(Scope(scope), node)), by="tests")
 
 
-def test_the_first_that_has_a_value_wins_and_shadows_the_rest() -> None:
+def test_first_layer_with_a_value_overrides_the_rest() -> None:
     found = resolve(
         "A",
         [
@@ -46,7 +46,7 @@ def test_the_first_that_has_a_value_wins_and_shadows_the_rest() -> None:
     assert "stored" not in repr(found).replace("store, the fleet", "")
 
 
-def test_unset_and_empty_are_the_same(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_value_counts_as_unset(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERS_AGENT_ROLE", "  ")
 
     found = config.resolve("VERS_AGENT_ROLE")
@@ -55,7 +55,7 @@ def test_unset_and_empty_are_the_same(db: None, monkeypatch: pytest.MonkeyPatch)
     assert config.text("VERS_AGENT_ROLE") == ""
 
 
-def test_environment_over_store_over_file_over_default(
+def test_sources_have_an_order_of_precedence(
     db: None, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert config.resolve("VERS_INFRA_URL").source == "default"
@@ -87,7 +87,7 @@ def test_environment_over_store_over_file_over_default(
         ("config.json", {"api_key": SECRET, "update_check": {"check_interval": 3600}}),
     ],
 )
-def test_where_files_hold_the_platforms_key(
+def test_platform_key_is_read_from_all_known_files(
     db: None, home: Path, file: str, content: object
 ) -> None:
     write(home, file, content)
@@ -105,7 +105,7 @@ def test_where_files_hold_the_platforms_key(
         ("[" * 100_000, "nested too deeply"),
     ],
 )
-def test_a_broken_file_is_told_and_counts_as_empty(
+def test_broken_file_is_reported_and_counts_as_empty(
     db: None, home: Path, content: str, said: str
 ) -> None:
     write(home, "keys.json", content)
@@ -118,7 +118,7 @@ def test_a_broken_file_is_told_and_counts_as_empty(
     assert "sk-sec" not in str(found.problems)
 
 
-def test_files_are_read_anew(db: None, home: Path) -> None:
+def test_changed_files_are_read_again(db: None, home: Path) -> None:
     file = write(home, "config.json", {"baseUrl": "http://one"})
     assert config.text("VERS_BASE_URL") == "http://one"
     write(home, "config.json", {"baseUrl": "http://two"})
@@ -127,7 +127,7 @@ def test_files_are_read_anew(db: None, home: Path) -> None:
     assert config.text("VERS_BASE_URL") == ""
 
 
-def test_the_nearest_scope_wins(database: str) -> None:
+def test_nearest_scope_is_effective(database: str) -> None:
     root = plant("root")
     middle = plant("middle", "root")
     ada = plant("ada", "middle", Category.LIEUTENANT)
@@ -153,7 +153,7 @@ def test_the_nearest_scope_wins(database: str) -> None:
     assert config.text(name, middle) == "p/middle"
 
 
-def test_explain_shows_the_whole_chain(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explain_returns_all_layers(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant("root")
     ada = plant("ada", "root", Category.LIEUTENANT)
     store("REEF_VM_VCPUS", "4")
@@ -174,7 +174,9 @@ def test_explain_shows_the_whole_chain(database: str, monkeypatch: pytest.Monkey
     ]
 
 
-def test_many_keys_cost_no_more_statements(db: None, django_assert_max_num_queries: Any) -> None:
+def test_number_of_statements_does_not_grow_with_keys(
+    db: None, django_assert_max_num_queries: Any
+) -> None:
     node = plant("low", plant("root").vm_id)
 
     with django_assert_max_num_queries(2):
@@ -183,7 +185,7 @@ def test_many_keys_cost_no_more_statements(db: None, django_assert_max_num_queri
     assert list(found) == list(keys.ALL)
 
 
-def test_typed_readers(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_typed_readers_return_their_type(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.integer("REEF_VM_VCPUS") == 2
     assert config.pairs("REEF_VM_LABELS") == {}
     store("REEF_VM_LABELS", "team=blue, cost-centre=4711,")
@@ -196,7 +198,7 @@ def test_typed_readers(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
         config.text("NOPE")
 
 
-def test_a_bad_value_is_named_with_its_place_and_not_repeated(
+def test_error_names_the_source_of_a_bad_value_without_repeating_it(
     db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REEF_VM_VCPUS", "plenty")
@@ -209,7 +211,7 @@ def test_a_bad_value_is_named_with_its_place_and_not_repeated(
     )
 
 
-def test_a_bad_value_of_the_environment_is_in_effect_for_nobody(
+def test_bad_value_of_the_environment_is_not_effective(
     db: None, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REEF_VM_VCPUS", "plenty")
@@ -227,7 +229,7 @@ def test_a_bad_value_of_the_environment_is_in_effect_for_nobody(
         config.integer("REEF_VM_VCPUS")
 
 
-def test_a_demo_without_vms_uses_no_platform(db: None, api: Api, settings: Any) -> None:
+def test_demo_without_vms_uses_no_stored_key(db: None, api: Api, settings: Any) -> None:
     store("VERS_API_KEY", SECRET)
     settings.NO_VMS = "this demo has no VMs (no root)"
 
@@ -244,7 +246,7 @@ def test_a_demo_without_vms_uses_no_platform(db: None, api: Api, settings: Any) 
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "rsa"])
-def test_private_keys_are_tried_to_load(tmp_path: Path, kind: str) -> None:
+def test_private_keys_are_validated(tmp_path: Path, kind: str) -> None:
     def made(name: str, passphrase: str) -> str:
         words = ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-f", str(tmp_path / name)]
         subprocess.run(words, check=True)
@@ -259,7 +261,7 @@ def test_private_keys_are_tried_to_load(tmp_path: Path, kind: str) -> None:
     assert values.problem(key, ED25519).startswith("is a public key")
 
 
-def test_what_cannot_be_decrypted_is_not_passed_over(db: None, home: Path) -> None:
+def test_undecryptable_value_is_an_error_and_not_skipped(db: None, home: Path) -> None:
     write(home, "keys.json", {"keys": {"VERS_API_KEY": "sk-of-the-file-0123"}})
     store("VERS_API_KEY", SECRET)
     settings.CONFIG_KEYS_FILE.unlink()
@@ -297,16 +299,16 @@ def test_what_cannot_be_decrypted_is_not_passed_over(db: None, home: Path) -> No
         ("VERS_API_KEY", "x" * 16_001),
     ],
 )
-def test_values_that_cannot_be(name: str, text: str) -> None:
+def test_invalid_values_are_rejected(name: str, text: str) -> None:
     assert values.problem(keys.get(name), text)
 
 
-def test_defaults_are_values_that_can_be() -> None:
+def test_defaults_are_valid() -> None:
     for key in keys.ALL.values():
         assert not key.default or not values.problem(key, key.default), key.name
 
 
-def test_masks_show_a_quarter_and_no_more_than_eight_characters() -> None:
+def test_mask_shows_at_most_a_quarter_and_eight_characters() -> None:
     for length in range(1, 80):
         shown = values.mask("x" * length)
         assert shown is not None

@@ -26,13 +26,13 @@ TOKEN = "reef_" + "aB3-x_Y9" * 5 + "Zq7"
 MARK = "[ANTHROPIC_API_KEY]"
 ALPHABET = string.ascii_letters + string.digits + "_-"
 SECRETS = [Secret("ANTHROPIC_API_KEY", KEY), Secret("root token", SHORT)]
-# Of secrets that an agent was given, and of those of others.
+# The screens for the agent's own secrets and for those of others.
 SCREEN = Screen(own=SECRETS)
 OTHERS = Screen(SECRETS)
 
 
-def streamed(screen: Screen, parts: Iterable[str], unheld: int) -> str:
-    """Return all that a stream shows when it is fed like this."""
+def stream_through(screen: Screen, parts: Iterable[str], unheld: int) -> str:
+    """Return what a stream shows when it is fed these parts."""
     shown, held, done = [], "", 0
     for part in parts:
         given = held + part
@@ -44,7 +44,7 @@ def streamed(screen: Screen, parts: Iterable[str], unheld: int) -> str:
 
 
 def leaks(text: str, secret: str) -> list[str]:
-    """Parts of 8 characters of the secret that stand in the text."""
+    """Return the parts of 8 characters of the secret that occur in the text."""
     parts = (secret[start : start + 8] for start in range(len(secret) - 7))
     return [part for part in parts if part in text]
 
@@ -87,28 +87,30 @@ def test_base64_is_covered_in_each_alignment(secret: str, before: str, width: in
         assert len(data) <= len(text) - len(secret), covered
 
 
-def test_each_way_to_cut_a_secret_over_two_and_three_pieces_is_covered() -> None:
+def test_secret_split_into_two_or_three_pieces_is_covered() -> None:
     for secret, name in ((KEY, MARK), (SHORT, "[root token]"), (TOKEN, "[VERS_AUTH_TOKEN]")):
         text = f"it is {secret}, really"
         for first, second in itertools.combinations(range(len(text) + 1), 2):
             parts = [text[:first], text[first:second], text[second:]]
-            assert streamed(SCREEN, parts, 0) == f"it is {name}, really"
-            shown = streamed(SCREEN, parts, MAX_UNHELD_CHARS)
+            assert stream_through(SCREEN, parts, 0) == f"it is {name}, really"
+            shown = stream_through(SCREEN, parts, MAX_UNHELD_CHARS)
             assert not leaks(shown, secret)
             begun, _, rest = shown.partition(name)
             assert f"it is {secret[:MAX_UNHELD_CHARS]}".startswith(begun)
             assert rest == ", really"
 
 
-def test_joined_pieces_are_what_the_joined_text_is_covered_to() -> None:
-    chance = random.Random(20261129)
-    values = ["".join(chance.choices(ALPHABET, k=k)) for k in (8, 10, 15, 16, 17, 40, 51, 108)]
+def test_streamed_pieces_equal_the_covered_text() -> None:
+    rng = random.Random(20261129)
+    values = ["".join(rng.choices(ALPHABET, k=k)) for k in (8, 10, 15, 16, 17, 40, 51, 108)]
     screen = Screen([Secret(f"K{number}", value) for number, value in enumerate(values)])
     for _ in range(1500):
-        text = "".join(_some_text(chance, values) for _ in range(chance.randint(1, 4)))
+        text = "".join(_random_text(rng, values) for _ in range(rng.randint(1, 4)))
         whole = screen.feed(text, last=True).text
-        assert streamed(screen, _cut(chance, text), 0) == whole
-        shown = re.split(r"\[K\d\]", streamed(screen, _cut(chance, text), MAX_UNHELD_CHARS))
+        assert stream_through(screen, _random_pieces(rng, text), 0) == whole
+        shown = re.split(
+            r"\[K\d\]", stream_through(screen, _random_pieces(rng, text), MAX_UNHELD_CHARS)
+        )
         covered = re.split(r"\[K\d\]", whole)
         assert len(shown) == len(covered)
         for more, less in zip(shown, covered, strict=True):
@@ -116,36 +118,36 @@ def test_joined_pieces_are_what_the_joined_text_is_covered_to() -> None:
             assert len(more) <= len(less) + MAX_UNHELD_CHARS
 
 
-def _some_text(chance: random.Random, values: list[str]) -> str:
-    value = chance.choice(values)
+def _random_text(rng: random.Random, values: list[str]) -> str:
+    value = rng.choice(values)
     kinds = [
-        "".join(chance.choices(ALPHABET + " \n\\", k=chance.randint(0, 30))),
+        "".join(rng.choices(ALPHABET + " \n\\", k=rng.randint(0, 30))),
         value,
-        value[: chance.randint(1, len(value))],
-        value[chance.randint(1, len(value)) :],
-        base64.b64encode(b"x" * chance.randint(0, 3) + value.encode()).decode(),
+        value[: rng.randint(1, len(value))],
+        value[rng.randint(1, len(value)) :],
+        base64.b64encode(b"x" * rng.randint(0, 3) + value.encode()).decode(),
         "\n".join(textwrap.wrap(value, 9)),
         "\\n".join(textwrap.wrap(value, 9)),
     ]
-    return chance.choice(kinds)
+    return rng.choice(kinds)
 
 
-def _cut(chance: random.Random, text: str) -> Iterable[str]:
+def _random_pieces(rng: random.Random, text: str) -> Iterable[str]:
     at = 0
     while at < len(text):
-        size = chance.choice([1, 2, 3, 7, 40])
+        size = rng.choice([1, 2, 3, 7, 40])
         yield text[at : at + size]
         at += size
 
 
-def test_what_turns_out_to_be_no_secret_is_unheld_at_once() -> None:
+def test_held_text_is_released_once_it_is_not_a_secret() -> None:
     piece = SCREEN.feed(f"it begins like {KEY[:12]}")
     assert piece.text == "it begins like "
     assert SCREEN.feed(KEY[:12] + "!", shown=piece.shown).text == KEY[:12] + "!"
     assert SCREEN.feed("some ordinary words").text == "some ordinary words"
 
 
-def test_texts_of_many_blocks_are_covered_across_their_edges() -> None:
+def test_secrets_across_block_boundaries_are_covered() -> None:
     filler = "0123456789 abcdefghij\n" * 3000
     for offset in range(65_500, 65_545, 3):
         text = filler[:offset] + KEY + filler
@@ -162,9 +164,9 @@ def test_json_values_are_covered_with_their_keys() -> None:
     assert SCREEN.cover_value(clean) is clean
 
 
-def test_a_private_key_is_covered_line_by_line_but_not_what_all_keys_share() -> None:
-    chance = random.Random(7)
-    lines = ["".join(chance.choices(ALPHABET, k=70)) for _ in range(5)]
+def test_private_key_is_covered_except_for_its_common_lines() -> None:
+    rng = random.Random(7)
+    lines = ["".join(rng.choices(ALPHABET, k=70)) for _ in range(5)]
     begin, end = "-----BEGIN OPENSSH PRIVATE KEY-----", "-----END OPENSSH PRIVATE KEY-----"
     screen = Screen([Secret("KEY", "\n".join([begin, *lines, end]))])
     assert screen.cover(f"{begin}\n{lines[2]}\n{end}") == f"{begin}\n[KEY]\n{end}"
@@ -191,7 +193,7 @@ def test_a_private_key_is_covered_line_by_line_but_not_what_all_keys_share() -> 
         *("ANTHROPIC_API_KEY", "abababababab"),
     ],
 )
-def test_short_and_common_values_do_not_eat_the_transcript(value: str) -> None:
+def test_short_and_common_values_are_not_covered(value: str) -> None:
     assert not is_distinctive(value)
     text = f"a text with {value} in it"
     assert Screen([Secret("KEY", value)]).cover(text) == text
@@ -204,7 +206,7 @@ def test_short_and_common_values_do_not_eat_the_transcript(value: str) -> None:
         *("postgres://reef:pa55word@db/reef", "0123456789012345678", "sk-proj-Ab12Cd34"),
     ],
 )
-def test_values_that_can_be_told_from_text_are_covered(value: str) -> None:
+def test_distinctive_values_are_covered(value: str) -> None:
     assert is_distinctive(value)
     covered = Screen([Secret("KEY", value)]).cover(f"a text with {value} in it")
     assert covered == "a text with [KEY] in it"
@@ -227,7 +229,7 @@ def test_logs_show_no_secret(
 
 
 @pytest.mark.django_db
-def test_a_change_of_what_is_stored_is_noticed(client: Any, settings: Any) -> None:
+def test_changed_secrets_are_covered(client: Any, settings: Any) -> None:
     assert sources.current(recheck=True).cover(f"x {KEY}") == f"x {KEY}"
     headers = {"authorization": f"Bearer {settings.ROOT_TOKEN}"}
     body = {"value": KEY}

@@ -18,7 +18,7 @@ from bootloader.join import reports
 from tests.conftest import Api
 from tests.versconfig.conftest import plant
 from tests.versconfig.test_api import as_node, put
-from tests.versconfig.test_screening import ALPHABET, KEY, MARK, OTHERS, SHORT, streamed
+from tests.versconfig.test_screening import ALPHABET, KEY, MARK, OTHERS, SHORT, stream_through
 from versconfig.models import Version
 from versconfig.screening import log_records, sources, stored
 from versconfig.screening.screen import Screen, Secret
@@ -28,18 +28,18 @@ from versconfig.services import put as put_setting
 
 @pytest.fixture(autouse=True)
 def _fresh_screens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test is a process that has not looked for secrets yet."""
+    """Reset the caches, as in a process that has not read secrets yet."""
     monkeypatch.setattr(sources, "_known", None)
     monkeypatch.setattr(sources, "_first", None)
     monkeypatch.setattr(stored, "_newest_by_nodes", (float("-inf"), None))
     monkeypatch.setattr(log_records, "_refreshed_at", float("-inf"))
 
 
-# -- no oracle -----------------------------------------------------------------------------------
+# -- no oracle for guesses -----------------------------------------------------------------------
 
 
 def guesses(secret: str) -> Iterable[tuple[str, str]]:
-    """Texts with a right guess of some more characters, and with a wrong one."""
+    """Yield pairs of texts: with a correct guess of some characters, and with a wrong one."""
     for length in range(8, len(secret) - 1):
         right, wrong = secret[:length], secret[: length - 1] + "~"
         for before, after in (("", ""), ("it is ", ""), ("it is ", " or not")):
@@ -47,7 +47,7 @@ def guesses(secret: str) -> Iterable[tuple[str, str]]:
         yield secret[-length:] + " is it", "~" + secret[1 - length :] + " is it"
 
 
-def test_guesses_of_others_secrets_stand_as_they_are() -> None:
+def test_guesses_of_others_secrets_are_shown_unchanged() -> None:
     for secret in (KEY, SHORT):
         for right, wrong in guesses(secret):
             assert OTHERS.cover(right) == right
@@ -57,7 +57,7 @@ def test_guesses_of_others_secrets_stand_as_they_are() -> None:
     assert OTHERS.cover(f"x {coded[:24]}") == f"x {coded[:24]}"
 
 
-def test_streams_hold_back_right_and_wrong_guesses_alike() -> None:
+def test_streams_treat_correct_and_wrong_guesses_equally() -> None:
     for secret in (KEY, SHORT):
         for length in range(4, len(secret)):
             right = OTHERS.feed(f"it is {secret[:length]}")
@@ -81,26 +81,26 @@ def test_whole_secrets_of_others_are_covered(text: str) -> None:
     assert KEY[:12] not in covered
     for size in (1, 2, 5, 13):
         parts = [text[start : start + size] for start in range(0, len(text), size)]
-        assert streamed(OTHERS, parts, 0) == covered
-        shown = streamed(OTHERS, parts, 3)
+        assert stream_through(OTHERS, parts, 0) == covered
+        shown = stream_through(OTHERS, parts, 3)
         assert shown.count(MARK) == 1
         assert KEY[:4] not in shown
 
 
-def test_what_is_held_back_ends_with_the_word() -> None:
+def test_held_text_ends_with_the_word() -> None:
     assert OTHERS.feed("it begins sk-or-so").text == "it begins "
     assert OTHERS.feed("it begins sk-or-so, and").text == "it begins sk-or-so, and"
 
 
 def test_long_values_are_covered_in_pieces_and_marked_once() -> None:
-    chance = random.Random(3)
-    value = "".join(chance.choices(ALPHABET, k=3000))
+    rng = random.Random(3)
+    value = "".join(rng.choices(ALPHABET, k=3000))
     screen = Screen([Secret("KEY", value)])
     assert screen.cover(f"a {value} b") == "a [KEY] b"
     assert screen.cover(f"a {value[:100]} b") == f"a {value[:100]} b"
 
 
-def test_reports_of_vms_are_no_oracle(api: Api, db: None) -> None:
+def test_reports_of_vms_do_not_confirm_guesses(api: Api, db: None) -> None:
     put(api, "ANTHROPIC_API_KEY", KEY)
     plant("web")
     for guess in (KEY[:-1], KEY[:16], KEY[4:26]):
@@ -119,10 +119,10 @@ def test_only_an_agents_own_secrets_are_covered_in_fragments(api: Api, db: None)
     assert other.cover(f"whole {KEY}") == f"whole {MARK}"
 
 
-# -- nodes cannot blank out texts of others ------------------------------------------------------
+# -- secrets of nodes do not affect others --------------------------------------------------------
 
 
-def test_what_a_node_stored_is_covered_only_in_its_own_line(api: Api, database: str) -> None:
+def test_secret_of_a_node_is_covered_only_in_its_subtree(api: Api, database: str) -> None:
     plant("root")
     web, low = plant("web", "root"), plant("low", "web")
     word = "/usr/lib/python3/dist-packages/django"
@@ -135,7 +135,7 @@ def test_what_a_node_stored_is_covered_only_in_its_own_line(api: Api, database: 
     assert sources.current(recheck=True).cover(text) == text
 
 
-def test_many_changes_do_not_push_out_what_is_stored(
+def test_many_changes_do_not_evict_current_secrets(
     api: Api, db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(api, "ANTHROPIC_API_KEY", KEY)
@@ -151,21 +151,21 @@ def test_many_changes_do_not_push_out_what_is_stored(
     assert screen.cover("sk-proj-0003-abcdef") == "sk-proj-0003-abcdef"
 
 
-def test_a_change_of_one_value_among_many_is_compiled_quickly() -> None:
-    chance = random.Random(9)
-    known = [Secret(f"K{n}", "".join(chance.choices(ALPHABET, k=100))) for n in range(200)]
+def test_change_of_one_value_among_many_is_applied_quickly() -> None:
+    rng = random.Random(9)
+    known = [Secret(f"K{n}", "".join(rng.choices(ALPHABET, k=100))) for n in range(200)]
     Screen(known)
     taken = []
     for number in range(5):
-        new = Secret("NEW", "".join(chance.choices(ALPHABET, k=512)))
+        new = Secret("NEW", "".join(rng.choices(ALPHABET, k=512)))
         begun = time.process_time()
         Screen([new, *known[number:]], own=[new])
         taken.append(time.process_time() - begun)
-    # Without a cache it takes more than ten times as long.
+    # Without the cache it takes more than ten times as long.
     assert min(taken) < 0.05
 
 
-def test_others_are_not_kept_waiting_while_secrets_are_read(db: None) -> None:
+def test_reading_secrets_does_not_block_others(db: None) -> None:
     inside: list[bool] = []
 
     def secrets() -> list[Secret]:
@@ -181,7 +181,7 @@ def test_others_are_not_kept_waiting_while_secrets_are_read(db: None) -> None:
 # -- logs ----------------------------------------------------------------------------------------
 
 
-def test_logs_cover_what_was_just_stored(api: Api, db: None, caplog: Any) -> None:
+def test_logs_cover_a_secret_stored_just_now(api: Api, db: None, caplog: Any) -> None:
     put(api, "ANTHROPIC_API_KEY", KEY)
     sources._known = None
     logging.getLogger("tests").warning("refused: %s", KEY)
@@ -189,7 +189,7 @@ def test_logs_cover_what_was_just_stored(api: Api, db: None, caplog: Any) -> Non
     assert KEY not in caplog.text
 
 
-def test_logs_look_for_secrets_only_every_few_seconds(
+def test_logs_reread_secrets_only_every_few_seconds(
     db: None, caplog: Any, django_assert_num_queries: Any
 ) -> None:
     logger = logging.getLogger("tests")
@@ -199,7 +199,7 @@ def test_logs_look_for_secrets_only_every_few_seconds(
             logger.warning("another")
 
 
-def test_logs_leave_a_broken_transaction_alone(
+def test_logging_in_a_broken_transaction_runs_no_query(
     db: None, caplog: Any, django_assert_num_queries: Any
 ) -> None:
     with transaction.atomic():
@@ -211,7 +211,7 @@ def test_logs_leave_a_broken_transaction_alone(
     assert not connection.needs_rollback
 
 
-def test_looking_for_secrets_for_a_log_line_may_log(db: None, caplog: Any) -> None:
+def test_reading_secrets_while_logging_may_log(db: None, caplog: Any) -> None:
     asked = []
 
     def secrets() -> list[Secret]:

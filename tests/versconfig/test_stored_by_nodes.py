@@ -15,7 +15,7 @@ from versconfig.services import MAX_CHANGES_PER_MINUTE
 from vmtree.models import Category, Node
 
 
-def local(name: str, parent: str) -> Node:
+def create_local(name: str, parent: str) -> Node:
     """Make a lieutenant whose agent runs on this host."""
     row = Lieutenant.objects.create(name=name, role="tests", transport="local", host=settings.HOST)
     return plant(row.pk, parent, Category.LIEUTENANT)
@@ -29,9 +29,9 @@ def test_keys_of_providers_are_printable_and_short(api: Api, db: None, value: st
     assert put(api, "ANTHROPIC_API_KEY", "x" * 512).status_code == 200
 
 
-def test_local_agents_do_not_use_what_a_vm_stored(api: Api, database: str) -> None:
+def test_local_agents_do_not_use_values_stored_by_vms(api: Api, database: str) -> None:
     web = plant("web")
-    ada = local("ada", "web")
+    ada = create_local("ada", "web")
     put(api, MODEL, "p/fleet")
     put(api, "OPENAI_API_KEY", SECRET)
     node = as_node(web)
@@ -42,29 +42,33 @@ def test_local_agents_do_not_use_what_a_vm_stored(api: Api, database: str) -> No
     assert config.text(MODEL, web) == "p/evil"
     assert config.text(MODEL, ada) == "p/fleet"
     assert config.secret("OPENAI_API_KEY", ada) == SECRET
-    said = api.get(f"/vers-config/explain/{MODEL}?vm={ada.vm_id}").json()
-    assert (said["value"], said["scope"], said["effective"]) == ("p/fleet", "fleet", True)
-    skipped = [each for each in said["chain"] if each["skipped"]]
+    explained = api.get(f"/vers-config/explain/{MODEL}?vm={ada.vm_id}").json()
+    assert (explained["value"], explained["scope"], explained["effective"]) == (
+        "p/fleet",
+        "fleet",
+        True,
+    )
+    skipped = [each for each in explained["chain"] if each["skipped"]]
     assert len(skipped) == 3
     assert "stored by web (web), which is no local agent" in skipped[0]["skipped"]
     assert not any(each["effective"] for each in skipped)
 
 
-def test_an_operator_can_confirm_what_a_vm_stored(api: Api, db: None) -> None:
+def test_operator_can_confirm_a_value_stored_by_a_vm(api: Api, db: None) -> None:
     web = plant("web")
-    ada = local("ada", "web")
+    ada = create_local("ada", "web")
     put(as_node(web), MODEL, "p/x", scope="subtree", vm="web")
     assert config.text(MODEL, ada) != "p/x"
     assert put(api, MODEL, "p/x", scope="subtree", vm="web").status_code == 200
     assert config.text(MODEL, ada) == "p/x"
-    # Storing the same again does not make it the node's.
+    # Storing the same value again does not change its owner.
     put(as_node(web), MODEL, "p/x", scope="subtree", vm="web")
     assert Setting.objects.get().stored_by is None
 
 
-def test_local_agents_use_what_a_local_agent_above_stored(api: Api, db: None) -> None:
-    ada = local("ada", "")
-    bea = local("bea", ada.vm_id)
+def test_local_agents_use_values_stored_by_a_local_ancestor(api: Api, db: None) -> None:
+    ada = create_local("ada", "")
+    bea = create_local("bea", ada.vm_id)
     put(as_node(ada), MODEL, "p/ada", scope="subtree", vm=ada.vm_id)
     assert config.text(MODEL, bea) == "p/ada"
 

@@ -33,18 +33,18 @@ def rotate() -> str:
     return out.getvalue()
 
 
-def test_a_rotation_seals_all_with_another_key(database: str) -> None:
+def test_rotation_encrypts_all_values_with_a_new_key(database: str) -> None:
     store(SECRET + "-older")
     store(SECRET)
     before, sealed = vault.keys(), Setting.objects.get().sealed
 
-    said = rotate()
+    message = rotate()
 
-    assert "3 values were sealed anew" in said
+    assert "3 values were sealed anew" in message
     assert len(vault.keys()) == 1
     assert vault.keys() != before
-    assert before[0] not in said
-    assert vault.keys()[0] not in said
+    assert before[0] not in message
+    assert vault.keys()[0] not in message
     assert Setting.objects.get().sealed != sealed
     assert settings.CONFIG_KEYS_FILE.stat().st_mode & 0o777 == 0o600
     assert config.secret("VERS_API_KEY") == SECRET
@@ -56,7 +56,7 @@ def test_a_rotation_seals_all_with_another_key(database: str) -> None:
     assert config.secret("VERS_API_KEY") == SECRET + "-older"
 
 
-def test_killed_before_the_commit_nothing_is_lost(
+def test_rotation_that_fails_before_the_commit_loses_nothing(
     db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store(SECRET)
@@ -74,7 +74,7 @@ def test_killed_before_the_commit_nothing_is_lost(
     assert config.secret("VERS_API_KEY") == SECRET + "2"
 
 
-def test_keys_of_the_environment_come_first(db: None, settings: Any) -> None:
+def test_keys_of_the_environment_take_precedence(db: None, settings: Any) -> None:
     store(SECRET)
     settings.CONFIG_KEYS = [Fernet.generate_key().decode()]
     assert config.secret("VERS_API_KEY") == SECRET
@@ -89,10 +89,10 @@ def test_keys_of_the_environment_come_first(db: None, settings: Any) -> None:
     assert config.secret("VERS_API_KEY") == SECRET
 
 
-def test_what_no_key_can_read_is_told(db: None) -> None:
+def test_undecryptable_values_are_reported(db: None) -> None:
     store(SECRET)
     settings.CONFIG_KEYS_FILE.unlink()
-    # It may lie with another host: no second one is made behind anybody's back.
+    # The key may be on another host, so no second one is created silently.
     with pytest.raises(Unreadable, match="sealed with a key that is not here"):
         store("sk-another-0123456789", "OPENAI_API_KEY")
     assert vault.kept() == []
@@ -109,7 +109,7 @@ def test_what_no_key_can_read_is_told(db: None) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite", pytest.param("pg", marks=pytest.mark.postgres)])
-def test_many_who_set_the_same_key_leave_one_setting(
+def test_concurrent_puts_of_a_key_leave_one_setting(
     backend: str, transactional_db: None, request: pytest.FixtureRequest
 ) -> None:
     if backend == "pg":
@@ -134,7 +134,7 @@ def test_many_who_set_the_same_key_leave_one_setting(
     assert (row.version, row.text()) == (versions[-1], versions[-1].text())
 
 
-def test_a_sealed_value_is_good_for_its_key_alone(db: None) -> None:
+def test_encrypted_value_is_bound_to_its_key(db: None) -> None:
     sealed = vault.seal("OPENAI_API_KEY", SECRET)
 
     with pytest.raises(Unreadable):
@@ -142,7 +142,7 @@ def test_a_sealed_value_is_good_for_its_key_alone(db: None) -> None:
     assert vault.unseal("OPENAI_API_KEY", sealed) == SECRET
 
 
-def test_a_key_file_that_others_can_read_is_shut(db: None) -> None:
+def test_permissions_of_a_readable_key_file_are_fixed(db: None) -> None:
     store(SECRET)
     settings.CONFIG_KEYS_FILE.chmod(0o644)
 
@@ -151,7 +151,7 @@ def test_a_key_file_that_others_can_read_is_shut(db: None) -> None:
     assert settings.CONFIG_KEYS_FILE.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_spoilt_key_file_is_named(db: None) -> None:
+def test_damaged_key_file_is_reported(db: None) -> None:
     settings.CONFIG_KEYS_FILE.write_text("no key at all\n")
 
     with pytest.raises(Unreadable, match="has a line that is no key") as caught:
@@ -160,7 +160,7 @@ def test_a_spoilt_key_file_is_named(db: None) -> None:
 
 
 @pytest.mark.parametrize("bad", ["short", "x" * 44, "é" * 44, "QUJD" * 12])
-def test_nonsense_in_the_environment_stops_the_start_and_is_not_repeated(
+def test_invalid_key_in_the_environment_stops_the_start_and_is_not_repeated(
     monkeypatch: pytest.MonkeyPatch, bad: str
 ) -> None:
     good = Fernet.generate_key().decode()
@@ -169,13 +169,13 @@ def test_nonsense_in_the_environment_stops_the_start_and_is_not_repeated(
     with pytest.raises(env.SettingError) as caught:
         env.fernet_keys("REEF_CONFIG_KEYS")
 
-    said = "reef: REEF_CONFIG_KEYS: its key number 2 is not 32 bytes in base64"
-    assert str(caught.value) == said
+    message = "reef: REEF_CONFIG_KEYS: its key number 2 is not 32 bytes in base64"
+    assert str(caught.value) == message
     monkeypatch.setenv("REEF_CONFIG_KEYS", f" {good} ")
     assert env.fernet_keys("REEF_CONFIG_KEYS") == [good]
 
 
-def test_many_first_starters_make_one_key(db: None) -> None:
+def test_concurrent_first_uses_create_one_key(db: None) -> None:
     found: list[str] = []
     threads = [
         threading.Thread(target=lambda: found.append(vault.seal("A", "text"))) for _ in range(8)
@@ -190,10 +190,10 @@ def test_many_first_starters_make_one_key(db: None) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite", pytest.param("pg", marks=pytest.mark.postgres)])
-def test_rotations_amid_writers_lose_nothing(
+def test_rotations_during_writes_lose_nothing(
     backend: str, transactional_db: None, request: pytest.FixtureRequest
 ) -> None:
-    """Two write and read all the time while keys are rotated again and again."""
+    """Two threads write and read while keys are rotated repeatedly."""
     if backend == "pg":
         request.getfixturevalue("postgres")
     store(SECRET)
