@@ -53,7 +53,7 @@ def recipe(tmp_path: Path) -> Recipe:
     return Recipe(source, PACKAGE)
 
 
-def silent(_: str) -> None:
+def ignore_line(_: str) -> None:
     """Ignore the line."""
 
 
@@ -61,21 +61,21 @@ def silent(_: str) -> None:
 def test_install_reports_the_program(tmp_path: Path, recipe: Recipe) -> None:
     target = tmp_path / "agent it's"
 
-    done = npm_agent.ensure(recipe, target, silent)
+    done = npm_agent.ensure(recipe, target, ignore_line)
 
     said = subprocess.run([target / "pi", "a b"], capture_output=True, text=True, check=True)
     assert said.stdout == "pi a b\n"
     facts = json.loads((target / "installed.json").read_text())
     assert facts["version"] == done.version == "1.2.3"
     assert (Path(facts["node"]), Path(facts["cli"])) == (done.node, done.cli)
-    # Whoever looks for the version beside the real program finds it.
+    # The version is beside the real program.
     assert json.loads(((target / "pi").resolve().parent / "package.json").read_text())["version"]
 
 
 def test_second_run_installs_nothing(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
-    first = npm_agent.ensure(recipe, tmp_path / "agent", silent)
+    first = npm_agent.ensure(recipe, tmp_path / "agent", ignore_line)
 
-    assert npm_agent.ensure(recipe, tmp_path / "agent", silent) == first
+    assert npm_agent.ensure(recipe, tmp_path / "agent", ignore_line) == first
     assert npm.read_text().count("\n") == 1
     assert npm.read_text().startswith("ci --ignore-scripts")
 
@@ -83,7 +83,8 @@ def test_second_run_installs_nothing(tmp_path: Path, recipe: Recipe, npm: Path) 
 def test_concurrent_runs_install_once(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
     ensure = npm_agent.ensure
     both = [
-        threading.Thread(target=ensure, args=(recipe, tmp_path / "agent", silent)) for _ in "ab"
+        threading.Thread(target=ensure, args=(recipe, tmp_path / "agent", ignore_line))
+        for _ in "ab"
     ]
     for one in both:
         one.start()
@@ -95,22 +96,24 @@ def test_concurrent_runs_install_once(tmp_path: Path, recipe: Recipe, npm: Path)
 
 def test_interrupted_install_is_repeated(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
     target = tmp_path / "agent"
-    npm_agent.ensure(recipe, target, silent)
+    npm_agent.ensure(recipe, target, ignore_line)
     (target / "installed.json").unlink()
     (target / f"{recipe.mark()}.half" / "node_modules").mkdir(parents=True)
 
-    npm_agent.ensure(recipe, target, silent)
+    npm_agent.ensure(recipe, target, ignore_line)
 
     assert npm.read_text().count("\n") == 2
     assert not list(target.glob("*.half"))
 
 
-def test_a_new_lock_replaces_what_is_not_running(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
+def test_new_lock_replaces_versions_that_are_not_running(
+    tmp_path: Path, recipe: Recipe, npm: Path
+) -> None:
     target = tmp_path / "agent"
-    npm_agent.ensure(recipe, target, silent)
+    npm_agent.ensure(recipe, target, ignore_line)
     recipe.lock.write_text('{"packages": {"new": {}}}')
 
-    done = npm_agent.ensure(recipe, target, silent)
+    done = npm_agent.ensure(recipe, target, ignore_line)
 
     assert npm.read_text().count("\n") == 2
     assert [path for path in target.iterdir() if path.is_dir()] == [target / recipe.mark()]
@@ -118,11 +121,11 @@ def test_a_new_lock_replaces_what_is_not_running(tmp_path: Path, recipe: Recipe,
 
 
 def test_missing_program_is_reinstalled(tmp_path: Path, recipe: Recipe, npm: Path) -> None:
-    done = npm_agent.ensure(recipe, tmp_path / "agent", silent)
+    done = npm_agent.ensure(recipe, tmp_path / "agent", ignore_line)
     done.cli.unlink()
 
     assert npm_agent.installed(recipe, tmp_path / "agent") is None
-    npm_agent.ensure(recipe, tmp_path / "agent", silent)
+    npm_agent.ensure(recipe, tmp_path / "agent", ignore_line)
     assert npm.read_text().count("\n") == 2
 
 
@@ -157,7 +160,7 @@ def test_stopped_install_is_recorded(
 
     monkeypatch.setattr(npm_agent, "_run_npm", stopped)
     with pytest.raises(SystemExit):
-        npm_agent.ensure_or_note(recipe, tmp_path / "agent", silent)
+        npm_agent.ensure_or_note(recipe, tmp_path / "agent", ignore_line)
 
     assert "right now" in noted[0]
     assert "interrupted" in problem.read_text()
@@ -175,10 +178,10 @@ def test_missing_npm_names_the_remedy(
     monkeypatch.setattr(os, "geteuid", lambda: user)
 
     with pytest.raises(InstallError, match=f"npm is missing on this machine.* with {command} npm`"):
-        npm_agent.ensure(recipe, tmp_path / "agent", silent)
+        npm_agent.ensure(recipe, tmp_path / "agent", ignore_line)
 
 
-def test_the_locks_name_hashes_and_no_places() -> None:
+def test_lock_files_contain_hashes_and_no_urls() -> None:
     for recipe in (npm_agent.PINNED, *OLDER_AGENTS.values()):
         packages = json.loads(recipe.lock.read_text())["packages"]
         found = {name: facts for name, facts in packages.items() if name}

@@ -60,7 +60,7 @@ def records() -> list[Record]:
     return list(Record.objects.order_by("id"))
 
 
-def only() -> Record:
+def only_record() -> Record:
     (row,) = records()
     return row
 
@@ -92,7 +92,7 @@ def test_changes_by_people_are_recorded(operator: Client) -> None:
     body = {"name": "hers", "role": "secret words", "local": True}
     operator.post(f"{LIEUTENANTS}?wait=37", body, content_type="application/json")
 
-    row = only()
+    row = only_record()
     assert (row.action, row.actor, row.actor_kind) == (Action.CHANGE, "ada", ActorKind.ACCOUNT)
     assert (row.address, row.method, row.route) == ("10.0.0.1", "POST", LIEUTENANTS)
     assert (row.target, row.status, row.count) == ("hers", 201, 1)
@@ -103,7 +103,11 @@ def test_changes_by_people_are_recorded(operator: Client) -> None:
 def test_changes_by_root_token_are_recorded(api: Api) -> None:
     api.post("/vm-tree/vms", {"name": "one", "category": "swarm_vm"})
 
-    assert (only().actor, only().actor_kind, only().target) == ("root token", "root", "one")
+    assert (only_record().actor, only_record().actor_kind, only_record().target) == (
+        "root token",
+        "root",
+        "one",
+    )
 
 
 def test_changes_and_refusals_of_nodes_are_recorded(node: Client) -> None:
@@ -124,14 +128,14 @@ def test_changes_and_refusals_of_nodes_are_recorded(node: Client) -> None:
 def test_admin_actions_record_their_targets(operator: Client) -> None:
     operator.post("/admin/vmtree/node/", {"action": "pause_subtree", "_selected_action": ["7"]})
 
-    assert only().target == "pause_subtree 7"
-    assert only().route == "/admin/vmtree/node/"
+    assert only_record().target == "pause_subtree 7"
+    assert only_record().route == "/admin/vmtree/node/"
 
 
-def test_seeing_a_secret_is_recorded(operator: Client) -> None:
+def test_reading_a_secret_is_recorded(operator: Client) -> None:
     operator.get("/vers-config/resolve/VERS_API_KEY")
 
-    row = only()
+    row = only_record()
     assert (row.action, row.target, row.method) == (Action.SECRET, "VERS_API_KEY", "GET")
 
 
@@ -139,13 +143,13 @@ def test_wrong_tokens_are_recorded(settings: Any) -> None:
     headers = {"authorization": "Bearer wrong-token", "x-forwarded-for": "10.0.0.3"}
     Client(headers=headers).get(LIEUTENANTS)
 
-    row = only()
+    row = only_record()
     assert (row.action, row.actor_kind, row.status) == (Action.REFUSED, ActorKind.NOBODY, 401)
     assert row.reason == "Unauthorized — invalid token"
     assert "wrong-token" not in str(vars(row))
 
 
-def test_refusals_of_pages_say_why(ada: User) -> None:
+def test_refusals_of_pages_have_a_reason(ada: User) -> None:
     viewer = Client(enforce_csrf_checks=True)
     viewer.force_login(User.objects.create_user("viewer"))
     Record.objects.all().delete()
@@ -178,45 +182,45 @@ def test_reads_are_not_recorded(operator: Client, path: str) -> None:
 def test_forged_address_is_ignored() -> None:
     Client(headers={"x-forwarded-for": "nonsense"}).get(LIEUTENANTS)
 
-    assert only().address == ""
+    assert only_record().address == ""
 
 
 def test_control_characters_are_escaped(operator: Client) -> None:
     operator.post("/lieutenants/a\u202eb/pause")
 
-    assert only().target == "a\\u202eb pause"
+    assert only_record().target == "a\\u202eb pause"
 
 
-# -- floods ------------------------------------------------------------------------------------
+# -- repeated refusals -------------------------------------------------------------------------
 
 
-def same_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+def freeze_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = timezone.now().replace(second=10)
     monkeypatch.setattr(timezone, "now", lambda: now)
 
 
-def test_a_flood_of_refusals_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    same_minute(monkeypatch)
+def test_repeated_refusals_of_a_minute_share_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    freeze_minute(monkeypatch)
     client = Client(headers={"x-forwarded-for": "10.0.0.3"})
     for number in range(200):
         client.get(f"{LIEUTENANTS}/ada-{number}")
 
-    assert (only().count, only().status) == (200, 401)
+    assert (only_record().count, only_record().status) == (200, 401)
     Client(headers={"x-forwarded-for": "10.0.0.4"}).get(f"{LIEUTENANTS}/ada")
     assert [row.count for row in records()] == [200, 1]
 
 
-def test_another_process_counts_in_the_same_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    same_minute(monkeypatch)
+def test_processes_share_the_row_of_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    freeze_minute(monkeypatch)
     for _ in range(3):
         Client().get(LIEUTENANTS)
         refusals.write()
         refusals.forget()
 
-    assert only().count == 3
+    assert only_record().count == 3
 
 
-def test_the_next_minute_has_a_row_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_minute_has_its_own_row(monkeypatch: pytest.MonkeyPatch) -> None:
     now = timezone.now()
     for minute in range(3):
         monkeypatch.setattr(timezone, "now", lambda m=minute: now + timedelta(minutes=m))
@@ -225,8 +229,8 @@ def test_the_next_minute_has_a_row_of_its_own(monkeypatch: pytest.MonkeyPatch) -
     assert [row.count for row in records()] == [1, 1, 1]
 
 
-def test_invented_names_do_not_make_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    same_minute(monkeypatch)
+def test_unknown_names_share_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    freeze_minute(monkeypatch)
     client = Client(headers={"x-forwarded-for": "10.0.0.3"})
     for number in range(20):
         client.post("/signin/", {"username": f"name-{number}", "password": "x"})
@@ -234,12 +238,12 @@ def test_invented_names_do_not_make_rows(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [(row.actor, row.count) for row in records()] == [("(unknown name)", 20)]
 
 
-# -- append-only, and for a time ---------------------------------------------------------------
+# -- append-only, and retention ----------------------------------------------------------------
 
 
-def test_rows_are_not_changed(operator: Client) -> None:
+def test_rows_are_append_only(operator: Client) -> None:
     operator.post("/lieutenants/ada/pause")
-    row = only()
+    row = only_record()
     row.actor = "somebody else"
 
     with pytest.raises(AppendOnly):
@@ -248,9 +252,9 @@ def test_rows_are_not_changed(operator: Client) -> None:
         row.delete()
 
 
-def test_the_admin_only_shows_them(operator: Client) -> None:
+def test_admin_is_read_only(operator: Client) -> None:
     operator.post("/lieutenants/ada/pause")
-    pk = only().pk
+    pk = only_record().pk
 
     assert operator.get("/admin/audit/record/").status_code == 200
     assert operator.get(f"/admin/audit/record/{pk}/change/").status_code == 200
@@ -289,7 +293,7 @@ def page(client: Client, query: str = "") -> str:
     return answer.content.decode()
 
 
-def test_only_operators_see_it(operator: Client) -> None:
+def test_page_is_for_operators_only(operator: Client) -> None:
     viewer = Client()
     viewer.force_login(User.objects.create_user("viewer", is_staff=True))
 
@@ -300,7 +304,7 @@ def test_only_operators_see_it(operator: Client) -> None:
     assert 'href="/audit/"' in page(operator)
 
 
-def test_filters_narrow(operator: Client) -> None:
+def test_filters_narrow_the_list(operator: Client) -> None:
     make(1, actor="grace", address="10.9.9.9")
     make(1, actor="eve", action=Action.REFUSED, reason="rule: not hers")
     make(1, actor="old", at=timezone.now() - timedelta(days=3))
@@ -323,7 +327,7 @@ def test_filters_narrow(operator: Client) -> None:
     assert "Enter a valid date" in page(operator, "?since=soon")
 
 
-def test_pages_follow_each_other(operator: Client) -> None:
+def test_list_is_paginated(operator: Client) -> None:
     make(250)
     seen: list[str] = []
     query = "?actor=ada"
@@ -338,19 +342,19 @@ def test_pages_follow_each_other(operator: Client) -> None:
     assert page(operator, "?before=nonsense")
 
 
-def test_records_are_escaped_on_the_page(operator: Client) -> None:
+def test_page_escapes_records(operator: Client) -> None:
     make(1, actor="<script>alert(1)</script>")
 
     assert "<script>alert" not in page(operator)
 
 
-# -- what the edge refuses without Django ------------------------------------------------------
+# -- refusals of the edge ----------------------------------------------------------------------
 
 
-def test_refusals_of_the_edge_are_counted_in_rows_like_all_others(
+def test_refusals_of_the_edge_are_counted_in_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    same_minute(monkeypatch)
+    freeze_minute(monkeypatch)
     wrong: dict[str, Any] = {
         "address": "10.0.0.3",
         "method": "POST",
@@ -364,13 +368,13 @@ def test_refusals_of_the_edge_are_counted_in_rows_like_all_others(
     edge_refusals.record(counts)
     edge_refusals.record(Counter({Refused(path="/registry/vms/vm-9/heartbeat", **wrong): 2}))
 
-    row = only()
+    row = only_record()
     assert (row.count, row.route) == (22, "/registry/vms/<vm_id>/heartbeat")
     assert (row.address, row.target, row.status) == ("10.0.0.3", "vm-0", 401)
 
 
 def test_edge_limits_distinct_refusals() -> None:
-    async def flood() -> Counter[Refused]:
+    async def send_many() -> Counter[Refused]:
         edge = EdgeRefusals()
         for number in range(3000):
             edge.note("10.0.0.3", "POST", f"/registry/vms/{number}", 401, "invalid token")
@@ -378,7 +382,7 @@ def test_edge_limits_distinct_refusals() -> None:
         await edge.close()
         return counts
 
-    counts = asyncio.run(flood())
+    counts = asyncio.run(send_many())
 
     assert len(counts) == edge_refusals.MAX_DIFFERENT + 1
     assert counts.total() == 3000

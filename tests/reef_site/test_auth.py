@@ -70,7 +70,7 @@ def test_wrong_token_is_rejected_despite_session() -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("path", ["/nope", "/nope/x", "/Lieutenant/lieutenants", "/lieutenantx"])
-def test_an_unknown_service_comes_before_the_token(path: str) -> None:
+def test_unknown_service_is_reported_before_the_token(path: str) -> None:
     for authorization in (None, "Bearer wrong", f"Bearer {settings.ROOT_TOKEN}"):
         answer = ask(authorization, path)
         assert (answer.status_code, answer.json()) == (404, {"error": "not found"})
@@ -94,7 +94,7 @@ def test_an_unknown_service_comes_before_the_token(path: str) -> None:
         ("POST", "/lieutenant/_panel", 405),
     ],
 )
-def test_the_token_comes_before_the_route(method: str, path: str, status: int) -> None:
+def test_token_is_checked_before_the_route(method: str, path: str, status: int) -> None:
     assert ask(None, path, method).json() == MISSING
     assert ask("Bearer wrong", path, method).json() == WRONG
 
@@ -109,7 +109,7 @@ def test_the_token_comes_before_the_route(method: str, path: str, status: int) -
 
 
 @pytest.mark.django_db
-def test_operators_write_with_their_csrf_token_only() -> None:
+def test_operators_need_a_csrf_token_to_write() -> None:
     client = Client(enforce_csrf_checks=True)
     client.force_login(signin_links.make_operator())
     path = f"{LIEUTENANTS}/destroy-all"
@@ -144,7 +144,7 @@ def test_deactivated_account_is_rejected() -> None:
 
 
 @pytest.mark.django_db
-def test_a_token_does_not_open_the_pages() -> None:
+def test_token_does_not_authorize_pages() -> None:
     for path in ("/", "/lieutenants/", "/admin/"):
         answer = ask(f"Bearer {settings.ROOT_TOKEN}", path)
         assert answer.status_code == 302
@@ -179,7 +179,7 @@ def test_signin_link_works_once() -> None:
     assert first.get("/").status_code == 200
     assert second.get(path).status_code == 410
     assert second.get("/").status_code == 302
-    # Whoever came in by it stays in.
+    # The session of the first use stays valid.
     assert first.get("/").status_code == 200
 
 
@@ -220,7 +220,7 @@ def test_session_key_is_not_a_signin_link() -> None:
 
 
 @pytest.mark.django_db
-def test_the_operator_has_no_password_and_keeps_a_given_one() -> None:
+def test_operator_has_no_password_unless_one_was_set() -> None:
     operator = signin_links.make_operator()
     assert (operator.username, operator.is_superuser) == ("admin", True)
     assert not operator.has_usable_password()

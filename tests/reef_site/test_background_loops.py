@@ -31,21 +31,21 @@ from tests.waiting import until
 ERRORS = [InterfaceError("connection already closed"), ValueError("unforeseen")]
 
 
-def failing_once(answer: Any, error: Exception) -> tuple[Callable[..., Any], list[str]]:
-    """Return a function that raises at its first call, and the list of its calls."""
+def fail_first_calls(answer: Any, error: Exception) -> tuple[Callable[..., Any], list[str]]:
+    """Return a function that raises at its first two calls, and the list of its calls."""
     calls: list[str] = []
 
     def function(*_args: Any, **_named: Any) -> Any:
         calls.append(threading.current_thread().name)
         if len(calls) <= 2:
-            # A reader asks twice where the connection was gone.
+            # Two calls, because a reader repeats a call after a lost connection.
             raise error
         return answer
 
     return function, calls
 
 
-async def so(condition: Callable[[], object]) -> None:
+async def wait_until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.01)
@@ -62,7 +62,7 @@ def run(play: Callable[[], Awaitable[None]]) -> None:
 def test_refusals_of_the_edge_are_recorded_after_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    recorded, calls = failing_once(None, error)
+    recorded, calls = fail_first_calls(None, error)
     monkeypatch.setattr(edge_refusals, "record", recorded)
     monkeypatch.setattr(edge_refusals, "WRITE_SECONDS", 0.01)
 
@@ -70,7 +70,7 @@ def test_refusals_of_the_edge_are_recorded_after_an_error(
         edge = edge_refusals.EdgeRefusals()
         for number in range(1, 5):
             edge.note("10.0.0.3", "POST", "/registry/vms/x", 401, "invalid token")
-            await so(lambda least=number: len(calls) >= least)  # type: ignore[misc]
+            await wait_until(lambda least=number: len(calls) >= least)  # type: ignore[misc]
         await edge.close()
 
     run(play)
@@ -116,11 +116,11 @@ def test_request_succeeds_when_audit_log_fails(
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_callers_of_streams_are_checked_after_an_error(
+def test_stream_credentials_are_checked_after_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    look, _ = failing_once(revocation.CredentialState(set(), {}), error)
-    monkeypatch.setattr(revocation, "look_up", look)
+    look_up, _ = fail_first_calls(revocation.CredentialState(set(), {}), error)
+    monkeypatch.setattr(revocation, "look_up", look_up)
     monkeypatch.setattr(revocation, "INTERVAL_SECONDS", 0.01)
 
     async def play() -> None:
@@ -135,28 +135,28 @@ def test_callers_of_streams_are_checked_after_an_error(
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_a_transcript_goes_on_after_an_error(
+def test_transcript_continues_after_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    news, calls = failing_once((1, [b"id: 1\nevent: x\n\n"], False, b"facts"), error)
+    news, calls = fail_first_calls((1, [b"id: 1\nevent: x\n\n"], False, b"facts"), error)
 
-    def told_or_gone(channel: streams.Channel) -> Any:
+    def next_events_or_end(channel: streams.Channel) -> Any:
         if len(calls) > 4:
             raise Lieutenant.DoesNotExist
         return news(channel)
 
     monkeypatch.setattr(streams, "_first_events", lambda _id, _after: (0, b"", False))
     monkeypatch.setattr(streams, "_events_and_facts", lambda _id, after: (after, b"facts"))
-    monkeypatch.setattr(streams, "_new_events", told_or_gone)
+    monkeypatch.setattr(streams, "_new_events", next_events_or_end)
     monkeypatch.setattr(streams, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(streams.Streams, "_listen", lambda _self: None)
 
     async def play() -> None:
-        told = streams.Streams()
+        all_streams = streams.Streams()
         async with asyncio.timeout(10):
-            heard = [chunk async for chunk in told.transcript("x", None)]
-        await told.close()
-        assert b"id: 1\nevent: x\n\n" in heard
+            received = [chunk async for chunk in all_streams.transcript("x", None)]
+        await all_streams.close()
+        assert b"id: 1\nevent: x\n\n" in received
 
     run(play)
 
@@ -166,7 +166,7 @@ def test_a_transcript_goes_on_after_an_error(
 def test_heartbeat_writer_survives_failing_close(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    close, _ = failing_once(None, OSError("broken"))
+    close, _ = fail_first_calls(None, OSError("broken"))
     monkeypatch.setattr(db.connections, "close_all", close)
     rounds: list[int] = []
 
@@ -201,7 +201,7 @@ def test_waiting_requests_get_response_when_results_are_missing() -> None:
 def test_wal_checkpoints_continue_after_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fold, calls = failing_once(None, OSError("cannot lock"))
+    fold, calls = fail_first_calls(None, OSError("cannot lock"))
     monkeypatch.setattr(checkpoints, "checkpoint", fold)
     monkeypatch.setattr(checkpoints, "INTERVAL_SECONDS", 0.01)
     monkeypatch.setattr(db.connection, "vendor", "sqlite", raising=False)
@@ -229,7 +229,7 @@ def test_heartbeats_continue_after_an_error(
         routes = object.__new__(fast_path.FastPath)
         routes._writer = Writer()  # type: ignore[assignment]
         signing = asyncio.create_task(routes._record_uptime())
-        await so(lambda: len(asked) > 2)
+        await wait_until(lambda: len(asked) > 2)
         signing.cancel()
 
     run(play)
@@ -263,7 +263,7 @@ def test_orphans_are_reaped_after_an_error(
 
     def reap(_self: reaper.Reaper) -> None:
         calls.append(1)
-        # The last one ends the thread, which must not take the children of other tests.
+        # The last call ends the thread, which must not reap the children of other tests.
         raise SystemExit if len(calls) == 3 else OSError("unforeseen")
 
     monkeypatch.setattr(reaper.Reaper, "reap", reap)
@@ -289,7 +289,7 @@ def test_supervisor_restarts_its_loops(monkeypatch: pytest.MonkeyPatch, tmp_path
         with (tmp_path / "out").open("w") as out:
             reef = supervisor.Supervisor(plan, out)
             reef._run_in_background(work)
-            await so(lambda: len(begun) == 3 and not reef._background)
+            await wait_until(lambda: len(begun) == 3 and not reef._background)
             reef.terminal.close()
 
     run(play)

@@ -19,7 +19,7 @@ import pytest
 from reef_site.install import bootstrap
 
 CHECKOUT = bootstrap.CHECKOUT
-# The interpreter below ours; -S hides whatever is installed in it.
+# The base interpreter; -S hides the packages that are installed in it.
 BARE = [getattr(sys, "_base_executable", sys.executable), "-S"]
 SHOW = "import sys; print(sys.prefix, *sys.argv[1:])"
 
@@ -93,7 +93,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     return Toy(tmp_path_factory.mktemp("bootstrap"))
 
 
-def test_two_first_starts_at_once_make_one_environment(toy: Toy) -> None:
+def test_concurrent_first_starts_create_one_environment(toy: Toy) -> None:
     shutil.rmtree(toy.folder / ".venv", ignore_errors=True)
     both = [toy.spawn("one", "--two"), toy.spawn("other")]
     answers = [process.communicate(timeout=100) for process in both]
@@ -127,7 +127,7 @@ def test_a_changed_lock_is_installed(toy: Toy) -> None:
 
 
 @pytest.mark.thorough
-def test_the_test_command_installs_its_own_group_too(toy: Toy) -> None:
+def test_test_command_also_installs_its_group(toy: Toy) -> None:
     toy.start()
     probe = "import reef_probe"
     python = str(toy.folder / ".venv" / "bin" / "python")
@@ -167,7 +167,7 @@ def test_a_package_with_another_hash_is_refused(toy: Toy) -> None:
     assert "Traceback" not in err
 
 
-def test_a_python_that_pip_may_not_touch(toy: Toy) -> None:
+def test_externally_managed_python_is_supported(toy: Toy) -> None:
     system = Path("/usr/bin/python3")
     marks = Path("/usr/lib").glob("python3*/EXTERNALLY-MANAGED")
     if not system.exists() or not any(marks) or not shutil.which("apt"):
@@ -186,7 +186,7 @@ def test_a_python_that_pip_may_not_touch(toy: Toy) -> None:
     assert done.stdout.startswith(str(toy.folder / ".venv"))
 
 
-# -- refusals, each one sentence
+# -- refusals in one sentence
 
 
 class StartedError(Exception):
@@ -194,7 +194,7 @@ class StartedError(Exception):
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bootstrap.Environment:
+def other_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bootstrap.Environment:
     """Make an empty checkout, in which the restart raises StartedError."""
     shutil.copy(CHECKOUT / "requirements.lock", tmp_path)
     home = bootstrap.Environment(tmp_path)
@@ -209,7 +209,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bootstrap.Envi
 
 @pytest.mark.parametrize(("user", "command"), [(0, ": apt install"), (1000, ": sudo apt install")])
 def test_missing_ensurepip_names_the_remedy(
-    elsewhere: bootstrap.Environment,
+    other_folder: bootstrap.Environment,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     user: int,
@@ -226,7 +226,7 @@ def test_missing_ensurepip_names_the_remedy(
     assert refused.value.code == 1
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     assert capsys.readouterr().err.endswith(f"{command} python{version}-venv\n")
-    assert not elsewhere.folder.exists()
+    assert not other_folder.folder.exists()
 
 
 def test_an_old_python_is_told_which_one_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,30 +251,30 @@ def test_an_old_python_can_read_the_refusal() -> None:
         ast.parse((CHECKOUT / name).read_text(), feature_version=(3, 6))
 
 
-# -- whose environment
+# -- choice of the environment
 
 
-def test_an_environment_that_has_everything_is_used_as_it_is(
-    elsewhere: bootstrap.Environment,
+def test_complete_environment_is_used_unchanged(
+    other_folder: bootstrap.Environment,
 ) -> None:
     bootstrap.ensure(["manage.py", "up"])
     bootstrap.ensure(["manage.py", "test"])
 
-    assert not elsewhere.folder.exists()
+    assert not other_folder.folder.exists()
 
 
-def test_tests_need_our_environment_where_pytest_is_missing(
-    elsewhere: bootstrap.Environment, monkeypatch: pytest.MonkeyPatch
+def test_tests_use_our_environment_if_pytest_is_missing(
+    other_folder: bootstrap.Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(bootstrap.NEEDED, bootstrap.TEST, ("no_such_module",))
     prepared: list[tuple[str, ...]] = []
-    monkeypatch.setattr(elsewhere, "prepare", prepared.append)
+    monkeypatch.setattr(other_folder, "prepare", prepared.append)
 
     bootstrap.ensure(["manage.py", "up"])
     with pytest.raises(StartedError) as started:
         bootstrap.ensure(["manage.py", "test", "-x"])
 
-    python = str(elsewhere.python)
+    python = str(other_folder.python)
     assert started.value.args == (python, [python, "manage.py", "test", "-x"])
     assert prepared == [("run", "test")]
 
@@ -282,7 +282,7 @@ def test_tests_need_our_environment_where_pytest_is_missing(
 # -- the lock file itself
 
 
-def test_the_lock_has_all_that_is_asked_for() -> None:
+def test_lock_contains_all_requirements() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
     blocks = bootstrap.read_blocks(CHECKOUT / "requirements.lock")
     asked = {
@@ -290,7 +290,7 @@ def test_the_lock_has_all_that_is_asked_for() -> None:
         bootstrap.TEST: project["dependency-groups"]["test"],
     }
     for group, wanted in asked.items():
-        # Tests also have what runs.
+        # The tests' group includes the runtime packages.
         text = blocks[bootstrap.RUN] + (blocks[group] if group == bootstrap.TEST else "")
         locked = set(re.findall(r"^([\w.-]+)==([\w.]+)", text, re.MULTILINE))
         names = {name for name, _ in locked}
@@ -299,7 +299,7 @@ def test_the_lock_has_all_that_is_asked_for() -> None:
             assert (name, version) in locked if version else name in names, requirement
 
 
-def test_the_lock_names_hashes_and_no_places() -> None:
+def test_lock_contains_hashes_and_no_urls() -> None:
     text = (CHECKOUT / "requirements.lock").read_text()
     heads = re.findall(r"^[\w.-]+==.*\n(.*)", text, re.MULTILINE)
 

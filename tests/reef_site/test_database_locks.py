@@ -83,7 +83,7 @@ def test_exclusive_lock_waits_for_the_other_transaction(
 
 
 @pytest.mark.postgres
-def test_sharers_hold_a_lock_together_and_keep_an_exclusive_one_out(
+def test_shared_locks_exclude_an_exclusive_one(
     postgres: object, hold: Callable[..., Holder]
 ) -> None:
     name = DatabaseLock.VAULT_KEYS
@@ -108,7 +108,7 @@ def test_job_starts_while_config_is_written(postgres: object, hold: Callable[...
     job, continued = operations.start(Operation.PAUSE, "top", by="tests")
     assert job.is_open
     assert not continued
-    # An exclusive holder, the rotation of the keys, is not waited for either.
+    # The start does not wait for the exclusive holder either, which is the key rotation.
     writer.release()
     rotation = hold(DatabaseLock.VAULT_KEYS)
     assert rotation.held.wait(10)
@@ -118,7 +118,7 @@ def test_job_starts_while_config_is_written(postgres: object, hold: Callable[...
 
 
 @pytest.mark.postgres
-def test_lock_outside_of_a_transaction_is_refused(postgres: object) -> None:
+def test_lock_outside_of_a_transaction_is_an_error(postgres: object) -> None:
     with pytest.raises(RuntimeError, match="JOB_STARTS"):
         lock(DatabaseLock.JOB_STARTS)
 

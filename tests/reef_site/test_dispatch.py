@@ -33,7 +33,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Channels and messages that were handed to Redis."""
+    """Return the channels and messages that were published to Redis."""
     found: list[tuple[str, str]] = []
     monkeypatch.setattr(broker, "publish", lambda *call: found.append(call))
     return found
@@ -90,7 +90,7 @@ def test_events_are_published_after_the_commit(published: list[tuple[str, str]])
     ]
 
 
-def test_payloads_are_those_that_streams_read(published: list[tuple[str, str]]) -> None:
+def test_payloads_have_the_form_that_streams_read(published: list[tuple[str, str]]) -> None:
     many = [f"v{number}" for number in range(events.MAX_IDS + 1)]
     events.publish_transcripts({"L1": 41})
     events.publish_nodes(iter(["a", "b"]))
@@ -109,7 +109,7 @@ def test_payloads_are_those_that_streams_read(published: list[tuple[str, str]]) 
 
 
 class FlakyRedis:
-    """Takes messages, but refuses the first one."""
+    """Accepts messages except the first one."""
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -120,7 +120,7 @@ class FlakyRedis:
             raise RedisError("not now")
 
 
-def test_subscribers_hear_that_events_were_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_subscribers_are_told_that_events_were_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     server = FlakyRedis()
     monkeypatch.setattr(broker, "client", lambda: server)
     broker.flush(10)

@@ -69,7 +69,7 @@ def test_invalid_setting_stops_start_with_one_sentence(
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
-    # A sentence for a log must not give a secret away.
+    # An error in a log must not contain a secret.
     assert name != "VERS_AUTH_TOKEN" or value not in done.stderr
 
 
@@ -80,7 +80,7 @@ def test_password_in_url_is_not_printed(tmp_path: Path) -> None:
         assert "s3cret" not in done.stderr
 
 
-def test_a_data_folder_that_is_a_file(tmp_path: Path) -> None:
+def test_data_folder_that_is_a_file_is_rejected(tmp_path: Path) -> None:
     taken = tmp_path / "file"
     taken.touch()
 
@@ -101,7 +101,7 @@ def test_empty_secret_file_is_reported(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_empty_is_like_unset(tmp_path: Path) -> None:
+def test_empty_setting_counts_as_unset(tmp_path: Path) -> None:
     names = sorted({name for name, _, _ in NONSENSE} - {"REEF_DATA_DIR"})
 
     done = load(tmp_path, "print(settings.PORT)", **dict.fromkeys(names, " "))
@@ -109,7 +109,7 @@ def test_empty_is_like_unset(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "3000\n"), done.stderr
 
 
-def test_good_values_are_taken(tmp_path: Path) -> None:
+def test_valid_values_are_accepted(tmp_path: Path) -> None:
     done = load(
         tmp_path,
         "print(settings.PORT, settings.ROOT_TOKEN, settings.DEMO, settings.DEFAULT_MODEL,"
@@ -128,11 +128,11 @@ def test_good_values_are_taken(tmp_path: Path) -> None:
         "8080 a-good-token True reef-demo/demo django.db.backends.postgresql "
         "rediss://cache.example:6380/1 ['reef.example', 'other.example'] True"
     ), done.stderr
-    # A token that was given is nobody's file.
+    # A token from the environment is not stored in a file.
     assert not (tmp_path / "root-token").exists()
 
 
-def test_a_relative_data_folder_starts_at_the_working_directory(tmp_path: Path) -> None:
+def test_relative_data_folder_is_below_the_working_directory(tmp_path: Path) -> None:
     done = load(os.path.relpath(tmp_path / "here", ROOT), "print(settings.DATA_DIR)")
 
     assert Path(done.stdout.strip()).resolve() == tmp_path / "here"
@@ -142,7 +142,7 @@ def test_a_relative_data_folder_starts_at_the_working_directory(tmp_path: Path) 
 
 
 SECRETS = ("edge-key", "redis-password", "root-token", "secret-key")
-# Made at the first start, and for us alone.
+# Created at the first start, readable only by the owner.
 MADE = ("identity", *SECRETS)
 
 
@@ -188,7 +188,7 @@ def test_secrets_are_kept_between_starts(tmp_path: Path) -> None:
     assert token != key
 
 
-def test_concurrent_first_starts_make_one_secret(tmp_path: Path) -> None:
+def test_concurrent_first_starts_create_one_secret(tmp_path: Path) -> None:
     data = tmp_path / "data"
 
     with ThreadPoolExecutor(8) as pool:
@@ -215,7 +215,7 @@ def test_long_path_uses_other_socket_folder(tmp_path: Path) -> None:
 # -- readers -----------------------------------------------------------------------------------
 
 
-def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_of_names_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORDS", " a, b c,,d ")
 
     assert env.names("WORDS") == ["a", "b", "c", "d"]
@@ -225,13 +225,13 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("word", ["1", "true", "YES", " on "])
-def test_yes(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+def test_true_values_are_recognized(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     monkeypatch.setenv("SWITCH", word)
     assert env.boolean("SWITCH") is True
 
 
 @pytest.mark.parametrize("word", ["0", "false", "No", "off"])
-def test_no(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+def test_false_values_are_recognized(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     monkeypatch.setenv("SWITCH", word)
     assert env.boolean("SWITCH", default=True) is False
 
@@ -251,7 +251,7 @@ def test_no(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
         ("REEFER", ""),
     ],
 )
-def test_misspelt_settings_are_warned_about(name: str, said: str) -> None:
+def test_misspelt_settings_cause_a_warning(name: str, said: str) -> None:
     warnings_for = env.warnings_for([name, "PATH", "PORT"])
     assert len(warnings_for) == bool(said)
     assert "".join(warnings_for).startswith(name if said else "")

@@ -19,11 +19,11 @@ from reef_site.common import outside
 from tests.stack import Stack
 from tests.waiting import until
 
-# Ten times what a request may wait for Redis: other tests share this machine.
-SOON = 1.5
+# Ten times the time that a request may wait for Redis, because other tests share this machine.
+MAX_SECONDS = 1.5
 
 
-class Silent:
+class SilentServer:
     """Server that accepts connections and never responds."""
 
     def __init__(self) -> None:
@@ -46,20 +46,20 @@ class Silent:
 
 
 @pytest.fixture(scope="module")
-def silent() -> Iterator[Silent]:
-    server = Silent()
+def silent() -> Iterator[SilentServer]:
+    server = SilentServer()
     yield server
     server.close()
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, silent: Silent) -> Iterator[Stack]:
+def stack(tmp_path_factory: pytest.TempPathFactory, silent: SilentServer) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
     with Stack(folder, VERS_BASE_URL=silent.url, VERS_API_KEY="a-key-of-the-tests") as running:
         yield running
 
 
-def timed(ask: Any) -> tuple[float, httpx.Response]:
+def measure(ask: Any) -> tuple[float, httpx.Response]:
     began = time.monotonic()
     answer: httpx.Response = ask()
     return time.monotonic() - began, answer
@@ -76,14 +76,14 @@ def test_hanging_redis_does_not_delay_requests(stack: Stack) -> None:
                 partial(stack.send, ("ada", "bob")[number % 2], f"number {number}")
                 for number in range(16)
             ]
-            took = list(pool.map(timed, sends))
+            took = list(pool.map(measure, sends))
         assert {answer.status_code for _, answer in took} == {200}
-        assert max(seconds for seconds, _ in took) < SOON
-        seconds, answer = timed(lambda: stack.client.get("/health"))
-        assert seconds < SOON
+        assert max(seconds for seconds, _ in took) < MAX_SECONDS
+        seconds, answer = measure(lambda: stack.client.get("/health"))
+        assert seconds < MAX_SECONDS
         assert answer.json()["parts"]["broker"]["ok"] is False
         assert answer.json()["parts"]["broker"]["why"] == "Redis does not answer"
-        # Rows are looked at without Redis, too.
+        # Rows are processed without Redis, too.
         stack.wait_idle("ada")
     finally:
         os.kill(redis.pid, signal.SIGCONT)
@@ -97,28 +97,28 @@ def test_hanging_redis_does_not_delay_requests(stack: Stack) -> None:
 def test_silent_provider_does_not_delay_pages(stack: Stack) -> None:
     paths = []
     for _ in range(3):
-        seconds, answer = timed(lambda: stack.client.post("/vers-config/test/VERS_API_KEY"))
-        assert seconds < SOON
+        seconds, answer = measure(lambda: stack.client.post("/vers-config/test/VERS_API_KEY"))
+        assert seconds < MAX_SECONDS
         assert answer.status_code == 202
         assert answer.json()["state"] == "running"
         assert answer.headers["location"] == answer.json()["path"]
         paths.append(answer.json()["path"])
     for path in ("/health", "/lieutenant/lieutenants", "/vers-config/"):
-        seconds, answer = timed(partial(stack.client.get, path))
-        assert (answer.status_code, seconds < SOON) == (200, True)
+        seconds, answer = measure(partial(stack.client.get, path))
+        assert (answer.status_code, seconds < MAX_SECONDS) == (200, True)
 
-    def over() -> bool:
+    def is_over() -> bool:
         return all(stack.client.get(path).json()["state"] != "running" for path in paths)
 
-    until(over, outside.LIMIT_SECONDS + outside.QUEUE_SECONDS + 5)
+    until(is_over, outside.LIMIT_SECONDS + outside.QUEUE_SECONDS + 5)
     told = stack.client.get(paths[0]).json()
     assert told.get("good") is None
     assert "no answer within 10 s" in told.get("error", told.get("text", ""))
 
 
-def test_comparing_with_a_silent_provider_is_answered_at_once(stack: Stack) -> None:
-    seconds, answer = timed(lambda: stack.client.post("/bootloader/reconcile"))
+def test_comparison_with_a_silent_provider_responds_at_once(stack: Stack) -> None:
+    seconds, answer = measure(lambda: stack.client.post("/bootloader/reconcile"))
 
-    assert (answer.status_code, seconds < SOON) == (202, True)
+    assert (answer.status_code, seconds < MAX_SECONDS) == (202, True)
     assert stack.client.get(answer.json()["path"]).json()["state"] in ("running", "done")
     assert stack.client.get("/bootloader/calls/0123456789abcdef").status_code == 404

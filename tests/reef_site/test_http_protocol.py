@@ -19,7 +19,7 @@ LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 
 class App:
-    """Application that answers /fast and /last at once, and all else after a while."""
+    """Application that responds to /fast and /last at once, and to others after a while."""
 
     def __init__(self, gate: asyncio.Event | None = None) -> None:
         self.gate = gate
@@ -31,10 +31,12 @@ class App:
             return False
         unclear = scope["path"] == "/unclear"
         answer = None if unclear else asgi.JSONResponse(200, scope["path"].encode())
-        asyncio.get_running_loop().create_task(self._tell(scope["path"], partial(tell, answer)))
+        asyncio.get_running_loop().create_task(
+            self._send_response(scope["path"], partial(tell, answer))
+        )
         return True
 
-    async def _tell(self, path: str, tell: Callable[[], None]) -> None:
+    async def _send_response(self, path: str, tell: Callable[[], None]) -> None:
         if self.gate:
             await self.gate.wait()
         tell()

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 LEASE = timedelta(seconds=30)
 ROUNDS = 20
-# The row of each model with a lease, and a claim of it.
+# For each model with a lease: a row, and a function that claims it.
 Claim = Callable[[object], object]
 
 
@@ -93,7 +93,7 @@ def test_one_of_several_claimers_gets_the_lease(make: Callable[[], tuple[object,
     assert len([row for row in found if row is not None]) == 1
 
 
-def test_one_of_several_claimers_gets_the_step_round_after_round() -> None:
+def test_only_one_of_several_claimers_gets_the_step() -> None:
     pk, claim = _step()
     for _ in range(ROUNDS):
         Step.objects.update(state=StepState.WAITING, leased_until=None, attempts=0)
@@ -116,7 +116,7 @@ def test_lease_is_free_again_when_it_ends() -> None:
 
 
 def test_lease_far_in_the_future_does_not_count() -> None:
-    """It was written before somebody set the clock back; to wait for its end could take days."""
+    """It was written before the clock was set back; waiting for its end could take days."""
     pk, _ = _job()
     now = clock.now()
     near, far = now + LEASE + clock.SKEW / 2, now + LEASE + 2 * clock.SKEW
@@ -128,7 +128,7 @@ def test_lease_far_in_the_future_does_not_count() -> None:
     assert jobs().acquire(pk, LEASE)
 
 
-def test_pause_that_is_longer_than_the_lease_is_waited_for() -> None:
+def test_pause_longer_than_the_lease_is_kept() -> None:
     pk, _ = _job()
     pause = timedelta(hours=2)
     Job.objects.update(leased_until=clock.now() + pause)
@@ -143,7 +143,7 @@ def test_row_outside_of_the_set_is_not_leased() -> None:
     assert Job.objects.get().leased_until is None
 
 
-def test_holder_that_came_too_late_does_not_release_the_next_one() -> None:
+def test_late_holder_does_not_release_the_next_holders_lease() -> None:
     pk, _ = _job()
     first = jobs().acquire(pk, timedelta(seconds=-1))
     second = jobs().acquire(pk, LEASE)

@@ -56,17 +56,17 @@ def viewer(browser: Browser, stack: Stack) -> Iterator[BrowserContext]:
     context.close()
 
 
-def opened(context: BrowserContext, stack: Stack, path: str) -> Page:
+def open_page(context: BrowserContext, stack: Stack, path: str) -> Page:
     page = context.new_page()
     page.goto(url_of(stack) + path)
     expect(page.locator("#live")).to_have_text("Live")
     return page
 
 
-def test_a_page_that_cannot_fetch_is_delayed_and_then_stale(
+def test_page_that_cannot_fetch_is_delayed_and_then_stale(
     operator: BrowserContext, stack: Stack
 ) -> None:
-    page = opened(operator, stack, "/lieutenants/ada/")
+    page = open_page(operator, stack, "/lieutenants/ada/")
     live = page.locator("#live")
     page.get_by_label("Message to").fill("hello")
     web = stack.processes["web"].pid
@@ -88,7 +88,7 @@ def test_a_page_that_cannot_fetch_is_delayed_and_then_stale(
 def test_unavailable_server_is_shown_and_polled_less_often(
     operator: BrowserContext, stack: Stack
 ) -> None:
-    page = opened(operator, stack, "/lieutenants/ada/")
+    page = open_page(operator, stack, "/lieutenants/ada/")
     page.get_by_label("Message to").fill("not lost")
     stack.end("web")
     try:
@@ -106,7 +106,7 @@ def test_unavailable_server_is_shown_and_polled_less_often(
 
 
 def test_ended_sign_in_is_shown_and_text_is_kept(operator: BrowserContext, stack: Stack) -> None:
-    page = opened(operator, stack, "/lieutenants/ada/")
+    page = open_page(operator, stack, "/lieutenants/ada/")
     operator.clear_cookies()
     page.get_by_label("Message to").fill("still here")
     page.get_by_role("button", name="Send").click()
@@ -120,7 +120,7 @@ def test_ended_sign_in_is_shown_and_text_is_kept(operator: BrowserContext, stack
 def test_selection_survives_live_updates(operator: BrowserContext, stack: Stack) -> None:
     for name in ("ada", "bella"):
         stack.wait_idle(name)
-    page = opened(operator, stack, "/lieutenants/")
+    page = open_page(operator, stack, "/lieutenants/")
 
     def is_selected() -> bool:
         # The first refresh of a new page may still replace the row.
@@ -138,24 +138,24 @@ def test_selection_survives_live_updates(operator: BrowserContext, stack: Stack)
     stack.wait_idle("ada")
 
 
-def test_a_selection_in_running_output_survives_what_follows(
+def test_selection_in_running_output_survives_new_output(
     operator: BrowserContext, stack: Stack
 ) -> None:
-    page = opened(operator, stack, "/lieutenants/bella/")
+    page = open_page(operator, stack, "/lieutenants/bella/")
     stack.send("bella", "SLOW 4 alpha beta gamma delta epsilon zeta eta theta iota kappa")
-    said = page.locator(".is-text [data-said]")
-    expect(said).to_contain_text("beta")
+    output = page.locator(".is-text [data-said]")
+    expect(output).to_contain_text("beta")
     page.evaluate(
         """() => {
           const text = document.querySelector(".is-text [data-said]").firstChild;
           getSelection().setBaseAndExtent(text, 0, text, 11);
         }"""
     )
-    chosen = page.evaluate(SELECTED)
-    expect(said).to_contain_text("kappa")
+    selected = page.evaluate(SELECTED)
+    expect(output).to_contain_text("kappa")
     stack.wait_idle("bella")
     expect(page.locator("#head .state > .status").first).to_have_text("idle")
-    assert page.evaluate(SELECTED) == chosen != ""
+    assert page.evaluate(SELECTED) == selected != ""
     page.evaluate("getSelection().removeAllRanges()")
     expect(page.locator(".close").last).to_contain_text("completed")
 
@@ -163,7 +163,7 @@ def test_a_selection_in_running_output_survives_what_follows(
 def test_refresh_keeps_elements_focus_and_open_details(
     operator: BrowserContext, stack: Stack
 ) -> None:
-    page = opened(operator, stack, "/lieutenants/bella/")
+    page = open_page(operator, stack, "/lieutenants/bella/")
     stack.wait_idle("bella")
     page.locator("#prompt > summary").click()
     page.evaluate("document.querySelector('#facts').isKept = true")
@@ -176,8 +176,8 @@ def test_refresh_keeps_elements_focus_and_open_details(
     expect(page.locator("#prompt")).to_have_attribute("open", "")
 
 
-def test_morphing_keeps_what_the_reader_has_entered(operator: BrowserContext, stack: Stack) -> None:
-    page = opened(operator, stack, "/lieutenants/")
+def test_morphing_keeps_entered_values(operator: BrowserContext, stack: Stack) -> None:
+    page = open_page(operator, stack, "/lieutenants/")
     state = page.evaluate(
         """async (url) => {
           const { morphChildren } = await import(url);
@@ -205,8 +205,10 @@ def test_morphing_keeps_what_the_reader_has_entered(operator: BrowserContext, st
     assert state == ["new", True, "typed", True, "y", "typed", True, True]
 
 
-def test_an_abort_that_drops_messages_asks_first(operator: BrowserContext, stack: Stack) -> None:
-    page = opened(operator, stack, "/lieutenants/bella/")
+def test_abort_that_drops_messages_asks_for_confirmation(
+    operator: BrowserContext, stack: Stack
+) -> None:
+    page = open_page(operator, stack, "/lieutenants/bella/")
     stack.send("bella", "SLOW 60 one two three")
     expect(page.locator("#head .state > .status").first).to_have_text("working")
     for text in ("then this", "and that"):
@@ -227,7 +229,7 @@ def test_an_abort_that_drops_messages_asks_first(operator: BrowserContext, stack
 def test_tree_of_read_only_account_updates_without_polling(
     viewer: BrowserContext, stack: Stack
 ) -> None:
-    page = opened(viewer, stack, "/fleet/")
+    page = open_page(viewer, stack, "/fleet/")
     row = page.locator(".vm", has_text="bella")
     expect(row.locator(".status").first).to_have_text("live")
     stack.client.post("/lieutenant/lieutenants/bella/pause")
@@ -240,7 +242,7 @@ def test_tree_of_read_only_account_updates_without_polling(
 def test_pages_hide_forbidden_actions_from_read_only_accounts(
     viewer: BrowserContext, stack: Stack
 ) -> None:
-    page = opened(viewer, stack, "/lieutenants/ada/")
+    page = open_page(viewer, stack, "/lieutenants/ada/")
     complaints = complaints_of(page)
     expect(page.get_by_label("Message to")).to_be_disabled()
     expect(page.locator("#send")).to_be_disabled()

@@ -25,7 +25,7 @@ from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 FORGED = "2026-11-29 12:00:00 INFO root token changed"
-# What a colour of our own looks like on the terminal, and its end.
+# The escape sequences of our colours on the terminal.
 COLOUR = re.compile(r"\x1b\[\d+m([a-z ]+\|)\x1b\[0m")
 
 
@@ -49,7 +49,7 @@ def test_control_and_format_characters_are_escaped(given: str, shown: str) -> No
 
 
 @pytest.mark.parametrize("given", ["x" * 5000, "é" * 5000, "\x1b" * 5000, "x" * 2040 + "é" * 9])
-def test_lines_are_cut(given: str) -> None:
+def test_long_lines_are_truncated(given: str) -> None:
     assert MAX_LINE_BYTES - 8 < len(one_line(given).encode()) <= MAX_LINE_BYTES
     assert one_line(given).endswith("…")
 
@@ -70,7 +70,7 @@ def test_a_record_is_a_line_and_its_traceback_is_marked() -> None:
     assert "\x1b" not in "".join(rest)
 
 
-# -- the real one, on a terminal -----------------------------------------------------------------
+# -- a real process on a terminal ----------------------------------------------------------------
 
 
 class Terminal:

@@ -28,7 +28,7 @@ MOVED = {"job": "operations", "step": "operations", "rule": "rules", "firing": "
 
 @pytest.fixture
 def old_models(database: str) -> Iterator[Any]:
-    """Models as they were before, in a database that is migrated back to that time."""
+    """Migrate the database back to the state before the move, and return the old models."""
     executor = MigrationExecutor(connection)
     executor.migrate([("operations", None), ("rules", None), LAST])
     ContentType.objects.clear_cache()
@@ -104,7 +104,7 @@ def test_users_and_groups_keep_their_permissions(old_models: Any, client: Client
     assert entry.get_admin_url() == f"/admin/operations/job/{job.pk}/change/"
 
 
-def test_no_content_type_and_no_permission_is_doubled(old_models: Any) -> None:
+def test_no_content_type_or_permission_is_duplicated(old_models: Any) -> None:
     before = {
         (row.content_type.model, row.codename): row.pk
         for row in Permission.objects.filter(content_type__app_label="lieutenants")
@@ -121,7 +121,7 @@ def test_no_content_type_and_no_permission_is_doubled(old_models: Any) -> None:
     assert {(row.content_type.model, row.codename): row.pk for row in rows} == before
 
 
-def test_content_types_that_are_there_already_do_not_stop_the_upgrade(old_models: Any) -> None:
+def test_existing_content_types_do_not_stop_the_upgrade(old_models: Any) -> None:
     ContentType.objects.create(app_label="operations", model="job")
 
     upgrade()

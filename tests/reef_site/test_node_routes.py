@@ -36,8 +36,8 @@ MARK = "Only-The-Bystander-Knows"
 METHODS = ("get", "head", "options", "post", "put", "patch", "delete")
 REFUSED = {403, 404, 405}
 
-# What the token of a VM may do where the target is somebody else: reads of the fleet, and what
-# tells only that nothing was done.
+# Requests that the token of a VM may send about others: reads of the fleet, and requests without
+# an effect.
 READS = (
     *("/health", "/events", "/lieutenant/_panel", "/lieutenant/usage", "/lieutenant/lieutenants"),
     "/lieutenant/lieutenants/{name}",
@@ -64,18 +64,18 @@ READS = (
     "/api/schema",
 )
 ALLOWED = {(method, path) for path in READS for method in ("get", "head")} | {
-    # Destroys those below it: none.
+    # Destroys its descendants: there are none.
     ("post", "/lieutenant/lieutenants/destroy-all"),
-    # Tells of each VM why it was not placed.
+    # Returns for each VM why it was not placed.
     ("post", "/registry/place"),
 }
-# These are about the caller itself, whatever is said; other tests look at them.
+# These concern the caller itself, whatever the input; other tests cover them.
 ABOUT_ITSELF = {"/bootloader/token", "/bootloader/token/confirm", "/bootloader/report"}
-# Where people sign in and out: open to everybody, and nothing to a token.
+# Sign-in and sign-out, which are public and ignore tokens.
 FOR_PEOPLE = re.compile(r"/signin/.*|/signout/|/ui/.*|/admin/(login|logout)/")
 
 
-class World:
+class Surroundings:
     """Create a VM, and an unrelated one with everything that a VM can have."""
 
     def __init__(self, api: Api) -> None:
@@ -88,10 +88,10 @@ class World:
         picture = base64.b64encode(b"GIF89a" + MARK.encode()).decode()
         body = {"message": MARK, "images": [{"mediaType": "image/gif", "data": picture}]}
         self.message = api.post("/lieutenant/lieutenants/bystander/send", body).json()["messageId"]
-        self._speak()
-        self._belong(api)
+        self._create_transcript()
+        self._create_related_rows(api)
 
-    def _speak(self) -> None:
+    def _create_transcript(self) -> None:
         process = Process.objects.create(lieutenant=self.lieutenant, host="h", transport="local")
         facts = {"lieutenant": self.lieutenant, "process": process}
         now = clock.now()
@@ -103,7 +103,7 @@ class World:
         told = {"error": MARK, "trouble": MARK, "directive": MARK, "system_prompt": MARK}
         Lieutenant.objects.filter(pk=self.id).update(status="idle", **told)
 
-    def _belong(self, api: Api) -> None:
+    def _create_related_rows(self, api: Api) -> None:
         body = {"value": f"stub/{MARK}", "vm": self.id}
         stored = api.client.put(
             "/vers-config/REEF_AGENT_MODEL", body, content_type="application/json"
@@ -204,7 +204,7 @@ def paths(samples: dict[str, str]) -> dict[str, str]:
         plain = plain.replace("(?:rules|firings)", "rules").replace("/.*$", "/nothing")
         plain = re.sub(r"/\^?\.\*\$$", "/one/two/nothing", plain)
         plain = plain.replace("^", "").replace("$", "").replace("/?", "")
-        for choice in choices(plain):
+        for choice in expand_choices(plain):
             path = "/" + re.sub(
                 r"\(\?P<(?P<group>\w+)>[^()]*\)|<(?:(?P<kind>\w+):)?(?P<name>\w+)>",
                 lambda part: (
@@ -220,13 +220,15 @@ def paths(samples: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def choices(route: str) -> list[str]:
+def expand_choices(route: str) -> list[str]:
     """Expand alternatives in a route, such as `(?P<verb>a|b)`."""
     part = re.search(r"\(\?P<\w+>((?:[\w-]+\|)+[\w-]+)\)", route)
     if part is None:
         return [route.replace("<str:verb>", "pause")]
     return [
-        done for word in part[1].split("|") for done in choices(route.replace(part[0], word, 1))
+        done
+        for word in part[1].split("|")
+        for done in expand_choices(route.replace(part[0], word, 1))
     ]
 
 
@@ -240,18 +242,18 @@ def rows() -> dict[str, list[Any]]:
 
 
 @pytest.fixture
-def world(
+def surroundings(
     api: Api,
     transactional_db: None,
     redis_server: str,
     settings: Any,
     monkeypatch: pytest.MonkeyPatch,
-) -> World:
+) -> Surroundings:
     broker.client.cache_clear()
     settings.PI_PATH = str(STANDIN)
     drop_tasks(monkeypatch, "lieutenants.settle")
     drop_tasks(monkeypatch, "bootloader.")
-    return World(api)
+    return Surroundings(api)
 
 
 def is_refused(answer: Any) -> bool:
@@ -266,15 +268,15 @@ def content_of(answer: Any) -> str:
     return str(content.decode("utf-8", "replace"))
 
 
-def ask(client: Client, method: str, path: str, body: dict[str, Any]) -> Any:
+def send(client: Client, method: str, path: str, body: dict[str, Any]) -> Any:
     client.cookies.clear()
     if method in ("get", "head"):
         return getattr(client, method)(path)
-    body = taken(path.partition("?")[0], method, body)
+    body = accepted_fields(path.partition("?")[0], method, body)
     return getattr(client, method)(path, body, content_type="application/json")
 
 
-def taken(path: str, method: str, body: dict[str, Any]) -> dict[str, Any]:
+def accepted_fields(path: str, method: str, body: dict[str, Any]) -> dict[str, Any]:
     """Return the fields that the route accepts; others would be refused first."""
     callback = resolve(path).func
     actions = getattr(callback, "actions", None) or {}
@@ -284,8 +286,8 @@ def taken(path: str, method: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(600)
-def test_unlisted_routes_refuse_nodes(world: World) -> None:
-    samples, client = world.samples(), NodeApi(world.token).client
+def test_unlisted_routes_refuse_nodes(surroundings: Surroundings) -> None:
+    samples, client = surroundings.samples(), NodeApi(surroundings.token).client
     allowed = {(method, path.format(**samples)) for method, path in ALLOWED}
     before, wrong, tried = rows(), [], set()
     for path in paths(samples):
@@ -295,10 +297,10 @@ def test_unlisted_routes_refuse_nodes(world: World) -> None:
         for method in METHODS:
             written, recorded = connection.connection.total_changes, Record.objects.count()
             with transaction.atomic():
-                query = world.query(path) if method in ("get", "head") else ""
-                answer = ask(client, method, path + query, world.body(path))
-                # SQLite counts the rows that are written. Only if there are more than those of the
-                # audit log it is worth while to compare all tables.
+                query = surroundings.query(path) if method in ("get", "head") else ""
+                answer = send(client, method, path + query, surroundings.body(path))
+                # SQLite counts written rows. All tables are compared only if there are more
+                # than those of the audit log.
                 recorded = Record.objects.count() - recorded
                 if connection.connection.total_changes == written + recorded:
                     changed = []
@@ -325,15 +327,17 @@ def test_unlisted_routes_refuse_nodes(world: World) -> None:
         "/bootloader/cloud-init?vmId={id}&name=evil&type=swarm",
     ],
 )
-def test_reads_of_the_bystander_by_other_ways_are_refused(world: World, path: str) -> None:
-    answer = NodeApi(world.token).get(path.format(**world.samples()))
+def test_reads_of_the_bystander_by_other_ways_are_refused(
+    surroundings: Surroundings, path: str
+) -> None:
+    answer = NodeApi(surroundings.token).get(path.format(**surroundings.samples()))
     assert answer.status_code == 403
     assert answer.json()["error"].startswith("rule: ")
 
 
-def test_a_bystander_that_runs_notices_nothing(fleet: Fleet) -> None:
+def test_running_bystander_is_not_affected(fleet: Fleet) -> None:
     fleet.create("bystander")
-    first = fleet.ask("bystander", "hello")
+    first = fleet.send("bystander", "hello")
     pid, texts = fleet.process("bystander").handle["agent_pid"], fleet.texts("bystander")
     moves = fleet.row("bystander").moves.count()
     tree.create(NewNode("vm", "agent_vm", "vm"), by="tests")
@@ -356,5 +360,5 @@ def test_a_bystander_that_runs_notices_nothing(fleet: Fleet) -> None:
     assert (row.status, row.moves.count()) == ("idle", moves)
     assert fleet.process("bystander").handle["agent_pid"] == pid
     assert (fleet.texts("bystander"), row.messages.count()) == (texts, 1)
-    assert fleet.ask("bystander", "hello") == first
+    assert fleet.send("bystander", "hello") == first
     assert Lieutenant.objects.count() == 1

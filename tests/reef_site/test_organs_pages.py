@@ -22,7 +22,7 @@ from vmtree.models import Category, Node
 
 ALONE: list[Any] = [(organ,) for organ in organs.MODULES]
 WITHOUT = [
-    # Each run tries every organ alone; without one of them only a thorough run.
+    # Each run tests every organ alone; only thorough runs test leaving one out.
     pytest.param(
         tuple(each for each in organs.KNOWN if each != organ),
         marks=pytest.mark.thorough if number % 3 else (),
@@ -32,8 +32,11 @@ WITHOUT = [
 HTML = {"accept": "text/html"}
 
 
-@pytest.fixture(params=[*ALONE, *WITHOUT, ("registry", "store")], ids=lambda named: "+".join(named))
-def named(request: pytest.FixtureRequest, settings: Any) -> Iterator[tuple[str, ...]]:
+@pytest.fixture(
+    params=[*ALONE, *WITHOUT, ("registry", "store")],
+    ids=lambda configured_organs: "+".join(configured_organs),
+)
+def configured_organs(request: pytest.FixtureRequest, settings: Any) -> Iterator[tuple[str, ...]]:
     """Configure these organs, with routes and admin as after a new start."""
     kept = dict(admin.site._registry)
     whole = settings.ORGANS
@@ -60,7 +63,7 @@ def person(db: None) -> Client:
 
 
 @pytest.fixture
-def fleet(named: tuple[str, ...], db: None, settings: Any) -> list[Node]:
+def fleet(configured_organs: tuple[str, ...], db: None, settings: Any) -> list[Node]:
     """Create nested VMs, a lieutenant's, a removed one, and an unplaced one."""
 
     def plant(vm_id: str, **more: Any) -> Node:
@@ -85,8 +88,10 @@ def paths_of(page: str) -> set[str]:
 
 
 @pytest.mark.rotated
-def test_no_page_is_broken(person: Client, fleet: list[Node], named: tuple[str, ...]) -> None:
-    has_tree = "vm-tree" in organs.enabled_modules(named)
+def test_all_pages_render(
+    person: Client, fleet: list[Node], configured_organs: tuple[str, ...]
+) -> None:
+    has_tree = "vm-tree" in organs.enabled_modules(configured_organs)
     waiting = ["/", "/admin/", "/parts/"]
     waiting += [f"/fleet/{node.pk}/" for node in fleet if has_tree]
     waiting += ["/fleet/registered/?vm=below"] if has_tree else []
@@ -98,16 +103,16 @@ def test_no_page_is_broken(person: Client, fleet: list[Node], named: tuple[str, 
             continue
         seen.update({kind, path})
         answer = person.get(path)
-        assert answer.status_code < 500, (named, path)
+        assert answer.status_code < 500, (configured_organs, path)
         if answer.headers.get("content-type", "").startswith("text/html"):
             waiting += paths_of(answer.content.decode()) - seen
     assert ("/fleet/" in seen) == has_tree
 
 
 def test_fleet_page_shows_only_available_organs(
-    person: Client, fleet: list[Node], named: tuple[str, ...]
+    person: Client, fleet: list[Node], configured_organs: tuple[str, ...]
 ) -> None:
-    here = organs.enabled_modules(named)
+    here = organs.enabled_modules(configured_organs)
     if "vm-tree" not in here:
         assert person.get(f"/fleet/{fleet[0].pk}/").status_code == 404
         return

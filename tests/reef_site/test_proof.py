@@ -26,7 +26,7 @@ pytestmark = pytest.mark.django_db
 PASSWORD = "correct horse battery"
 OLD = 31 * 60
 
-# A request for each entry of `proof.SENSITIVE`.
+# One request for each entry of `proof.SENSITIVE`.
 EXAMPLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("POST", "/lieutenants/ada/destroy", {"sure": "yes"}),
     ("POST", "/fleet/snapshots/1/restore", {"confirm": "x"}),
@@ -72,15 +72,15 @@ def ada() -> User:
 
 
 @pytest.fixture
-def stale(ada: User) -> Client:
+def expired_proof(ada: User) -> Client:
     """Return a client whose last proof is old."""
     client = Client(headers={"accept": "text/html"})
     client.force_login(ada)
-    age(client)
+    age_proof(client)
     return client
 
 
-def age(client: Client) -> None:
+def age_proof(client: Client) -> None:
     session = client.session
     session[proof.PROVED_AT] = time.time() - OLD
     session.save()
@@ -98,8 +98,10 @@ def ask(client: Client, method: str, path: str, body: Any = None) -> Any:
 
 
 @pytest.mark.parametrize(("method", "path", "form"), EXAMPLES)
-def test_pages_ask_again(stale: Client, method: str, path: str, form: dict[str, Any]) -> None:
-    answer = stale.post(path, form)
+def test_pages_ask_for_a_proof(
+    expired_proof: Client, method: str, path: str, form: dict[str, Any]
+) -> None:
+    answer = expired_proof.post(path, form)
 
     assert answer.status_code == 403, answer.content
     html = answer.content.decode()
@@ -110,8 +112,10 @@ def test_pages_ask_again(stale: Client, method: str, path: str, form: dict[str, 
 
 
 @pytest.mark.parametrize(("method", "path", "body"), API_EXAMPLES)
-def test_the_api_says_what_to_do(stale: Client, method: str, path: str, body: Any) -> None:
-    answer = ask(stale, method, path, body)
+def test_api_response_names_the_remedy(
+    expired_proof: Client, method: str, path: str, body: Any
+) -> None:
+    answer = ask(expired_proof, method, path, body)
 
     assert answer.status_code == 403
     if method != "HEAD":
@@ -149,7 +153,7 @@ def test_no_destructive_route_is_missing() -> None:
     }
     missing = []
     for _, route in patterns():
-        # The names of the admin's models say nothing of what a page does.
+        # Names of models in the admin do not show what a page does.
         about = "/".join(route.split("/")[4:]) if route.startswith("/admin/") else route
         if words.search(about) and route not in harmless:
             path = re.sub(r"<\w+>", "1", route)
@@ -211,7 +215,7 @@ def patterns(found: list[Any] | None = None, before: str = "") -> Iterator[tuple
             yield each, readable(route)
 
 
-# -- what does not need one --------------------------------------------------------------------
+# -- requests without a proof ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -226,15 +230,15 @@ def patterns(found: list[Any] | None = None, before: str = "") -> Iterator[tuple
     ],
 )
 def test_plans_and_other_requests_need_no_proof(
-    stale: Client, method: str, path: str, body: Any
+    expired_proof: Client, method: str, path: str, body: Any
 ) -> None:
-    assert ask(stale, method, path, body).status_code != 403
+    assert ask(expired_proof, method, path, body).status_code != 403
 
 
 @pytest.mark.parametrize(
     ("path", "body", "content_type"),
     [
-        # Read as a form these would be harmless; the API reads JSON whatever the type says.
+        # As forms these would be harmless, but the API parses JSON for any content type.
         ("/vm-tree/snapshots/1/restore", '{"confirm": "x"}', "application/x-www-form-urlencoded"),
         (
             "/bootloader/provisionings/x/cancel",
@@ -245,12 +249,12 @@ def test_plans_and_other_requests_need_no_proof(
     ],
 )
 def test_malformed_body_does_not_avoid_proof(
-    stale: Client, path: str, body: str, content_type: str
+    expired_proof: Client, path: str, body: str, content_type: str
 ) -> None:
-    assert stale.generic("POST", path, body, content_type).status_code == 403
+    assert expired_proof.generic("POST", path, body, content_type).status_code == 403
 
 
-def test_a_recent_sign_in_is_enough(ada: User) -> None:
+def test_recent_sign_in_is_a_proof(ada: User) -> None:
     client = Client()
     client.force_login(ada)
 
@@ -259,41 +263,41 @@ def test_a_recent_sign_in_is_enough(ada: User) -> None:
     assert answer.status_code == 200
 
 
-def test_future_proof_is_invalid(stale: Client) -> None:
-    session = stale.session
+def test_future_proof_is_invalid(expired_proof: Client) -> None:
+    session = expired_proof.session
     session[proof.PROVED_AT] = time.time() + 3600
     session.save()
 
-    assert ask(stale, "POST", "/lieutenant/lieutenants/destroy-all", {}).status_code == 403
+    assert ask(expired_proof, "POST", "/lieutenant/lieutenants/destroy-all", {}).status_code == 403
 
 
-# -- going on ----------------------------------------------------------------------------------
+# -- continuing --------------------------------------------------------------------------------
 
 
 def lieutenant(name: str) -> Lieutenant:
     return Lieutenant.objects.create(name=name, role="tests", host="h", status="paused")
 
 
-def test_password_continues_the_request(stale: Client) -> None:
+def test_password_continues_the_request(expired_proof: Client) -> None:
     made = lieutenant("doomed")
     form = {"lieutenant": made.pk, "sure": "yes"}
 
-    wrong = stale.post("/lieutenants/doomed/destroy", {**form, "proof_password": "x"})
+    wrong = expired_proof.post("/lieutenants/doomed/destroy", {**form, "proof_password": "x"})
     assert wrong.status_code == 403
     assert "The password is wrong." in wrong.content.decode()
     assert f'value="{made.pk}"' in wrong.content.decode()
     assert Lieutenant.objects.get().status == "paused"
 
-    right = stale.post("/lieutenants/doomed/destroy", {**form, "proof_password": PASSWORD})
+    right = expired_proof.post("/lieutenants/doomed/destroy", {**form, "proof_password": PASSWORD})
     assert right.status_code == 302
     assert Lieutenant.objects.get().status in ("stopping", "destroyed")
-    assert PASSWORD not in stale.get("/lieutenants/").content.decode()
+    assert PASSWORD not in expired_proof.get("/lieutenants/").content.decode()
     assert Record.objects.get(action=Action.PROOF).actor == "ada"
 
 
-def test_guessing_here_is_throttled_too(stale: Client) -> None:
+def test_guesses_on_the_proof_page_are_throttled(expired_proof: Client) -> None:
     answers = [
-        stale.post("/lieutenants/doomed/destroy", {"proof_password": f"guess {number}"})
+        expired_proof.post("/lieutenants/doomed/destroy", {"proof_password": f"guess {number}"})
         for number in range(16)
     ]
 
@@ -304,7 +308,7 @@ def test_guessing_here_is_throttled_too(stale: Client) -> None:
 def test_link_continues_the_request_without_password() -> None:
     client = Client(enforce_csrf_checks=True, headers={"accept": "text/html"})
     client.get(signin_links.make_signin_link(""))
-    age(client)
+    age_proof(client)
     made = lieutenant("doomed")
     shown = client.get("/lieutenants/doomed/destroy").content.decode()
     form = {"lieutenant": made.pk, "sure": "yes", "csrfmiddlewaretoken": csrf_of(shown)}
@@ -328,33 +332,35 @@ def csrf_of(html: str) -> str:
     return found[1]
 
 
-def test_scripts_get_a_sentence(stale: Client) -> None:
-    answer = stale.post("/lieutenants/ada/destroy", {}, headers={"reef-script": "1"})
+def test_scripts_get_an_error_sentence(expired_proof: Client) -> None:
+    answer = expired_proof.post("/lieutenants/ada/destroy", {}, headers={"reef-script": "1"})
 
     assert (answer.status_code, answer.content.decode()) == (403, proof.REFUSAL)
     assert answer["Content-Type"].startswith("text/plain")
 
 
-def test_proof_page_for_refused_api_users(stale: Client) -> None:
-    assert "Confirm it is you" in stale.get("/signin/again/?next=/config/").content.decode()
-    wrong = stale.post("/signin/again/?next=/config/", {"proof_password": "x"})
+def test_proof_page_for_refused_api_users(expired_proof: Client) -> None:
+    assert "Confirm it is you" in expired_proof.get("/signin/again/?next=/config/").content.decode()
+    wrong = expired_proof.post("/signin/again/?next=/config/", {"proof_password": "x"})
     assert wrong.status_code == 200
 
-    right = stale.post("/signin/again/?next=/config/", {"proof_password": PASSWORD})
+    right = expired_proof.post("/signin/again/?next=/config/", {"proof_password": PASSWORD})
 
     assert right["Location"] == "/config/"
-    assert ask(stale, "POST", "/lieutenant/lieutenants/destroy-all", {}).status_code == 200
-    elsewhere = stale.post("/signin/again/?next=//evil.example/", {"proof_password": PASSWORD})
+    assert ask(expired_proof, "POST", "/lieutenant/lieutenants/destroy-all", {}).status_code == 200
+    elsewhere = expired_proof.post(
+        "/signin/again/?next=//evil.example/", {"proof_password": PASSWORD}
+    )
     assert elsewhere["Location"] == "/"
 
 
 def test_read_only_accounts_can_give_proof() -> None:
     client = Client()
     client.force_login(User.objects.create_user("viewer", password=PASSWORD))
-    age(client)
+    age_proof(client)
 
     assert client.post("/signin/again/", {"proof_password": PASSWORD})["Location"] == "/"
 
 
-def test_the_age_is_a_setting() -> None:
+def test_age_of_a_proof_is_a_setting() -> None:
     assert settings.PROOF_MINUTES == 30

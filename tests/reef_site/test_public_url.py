@@ -11,7 +11,7 @@ import pytest
 from tests.stack import Stack
 
 PUBLIC = "https://reef.example:8443/reef"
-# As a proxy passes it on: the host without its port, the path without its beginning.
+# As a proxy forwards it: the host without its port, the path without its prefix.
 PROXIED = {"host": "reef.example", "x-forwarded-proto": "https"}
 
 
@@ -46,7 +46,7 @@ def test_all_urls_are_below_the_public_path(person: httpx.Client) -> None:
         assert answer.status_code == 200, path
 
 
-def test_forms_are_taken_from_the_public_address_only(person: httpx.Client) -> None:
+def test_forms_are_accepted_from_the_public_address_only(person: httpx.Client) -> None:
     html = person.get("/lieutenants/_new").text
     token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', html)
     assert token

@@ -28,14 +28,14 @@ SAFARI = {**HTML, "user-agent": "Mozilla/5.0 (Macintosh) Version/18.0 Safari/605
 
 
 @pytest.fixture
-def no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def freeze_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop the clock, so that attempts follow each other at once on slow machines."""
     now = timezone.now()
     monkeypatch.setattr(throttle, "timezone", SimpleNamespace(now=lambda: now))
 
 
 @pytest.fixture(autouse=True)
-def quick_hashes(settings: Any) -> None:
+def fast_hashes(settings: Any) -> None:
     settings.PASSWORD_HASHERS = [
         "django.contrib.auth.hashers.MD5PasswordHasher",
         "django.contrib.auth.hashers.PBKDF2PasswordHasher",
@@ -52,10 +52,10 @@ def attempt(client: Client, password: str, name: str = "ada", address: str = "10
     return client.post("/signin/", form, headers={"x-forwarded-for": address})
 
 
-# -- one page ----------------------------------------------------------------------------------
+# -- the page ----------------------------------------------------------------------------------
 
 
-def test_the_admin_has_no_sign_in_page_of_its_own() -> None:
+def test_admin_has_no_separate_sign_in_page() -> None:
     client = Client()
 
     answer = client.get("/admin/lieutenants/")
@@ -65,7 +65,7 @@ def test_the_admin_has_no_sign_in_page_of_its_own() -> None:
     assert posted["Location"] == "/signin/?next=%2Fadmin%2F"
 
 
-def test_an_account_without_admin_access_is_told_so() -> None:
+def test_account_without_admin_access_gets_a_message() -> None:
     client = Client()
     client.force_login(User.objects.create_user("viewer", password=PASSWORD))
 
@@ -76,7 +76,7 @@ def test_an_account_without_admin_access_is_told_so() -> None:
     assert 'type="password"' not in answer.content.decode()
 
 
-def test_the_admin_sign_in_goes_nowhere_else() -> None:
+def test_admin_sign_in_does_not_redirect_elsewhere() -> None:
     client = Client()
 
     answer = client.get("/admin/login/?next=https://evil.example/")
@@ -96,7 +96,7 @@ def test_used_link_redirects_signed_in_user_to_overview() -> None:
 # -- throttling --------------------------------------------------------------------------------
 
 
-def test_guessing_is_slowed_down_without_checking_passwords(
+def test_guesses_are_throttled_without_checking_passwords(
     ada: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[str] = []
@@ -138,7 +138,7 @@ def test_one_address_cannot_try_many_accounts(ada: User) -> None:
     assert attempt(client, PASSWORD, address="10.0.0.2").status_code == 302
 
 
-@pytest.mark.usefixtures("no_time_passes")
+@pytest.mark.usefixtures("freeze_time")
 def test_many_addresses_cannot_guess_one_account(ada: User) -> None:
     answers = [attempt(Client(), "x", address=f"10.0.1.{n}").status_code for n in range(30)]
 
@@ -147,8 +147,8 @@ def test_many_addresses_cannot_guess_one_account(ada: User) -> None:
     assert not AttemptCount.objects.filter(blocked_until__gt=soon).exists()
 
 
-@pytest.mark.usefixtures("no_time_passes")
-def test_strangers_do_not_delay_a_browser_that_is_known(ada: User) -> None:
+@pytest.mark.usefixtures("freeze_time")
+def test_guesses_of_others_do_not_delay_a_known_browser(ada: User) -> None:
     mine = Client()
     assert attempt(mine, PASSWORD).status_code == 302
     mine.post("/signout/")
@@ -159,7 +159,7 @@ def test_strangers_do_not_delay_a_browser_that_is_known(ada: User) -> None:
     assert attempt(mine, PASSWORD).status_code == 302
 
 
-@pytest.mark.usefixtures("no_time_passes")
+@pytest.mark.usefixtures("freeze_time")
 def test_a_known_browser_is_throttled_too(ada: User) -> None:
     mine = Client()
     attempt(mine, PASSWORD)
@@ -226,7 +226,7 @@ def test_links_work_while_the_account_is_throttled() -> None:
     assert client.get(signin_links.make_signin_link(""))["Location"] == "/"
 
 
-def test_failures_are_forgotten_after_an_hour(ada: User) -> None:
+def test_failures_expire_after_an_hour(ada: User) -> None:
     for _ in range(5):
         attempt(Client(), "x")
     AttemptCount.objects.update(
@@ -236,10 +236,10 @@ def test_failures_are_forgotten_after_an_hour(ada: User) -> None:
 
     assert attempt(Client(), PASSWORD).status_code == 302
     tasks.clean_up()
-    assert AttemptCount.objects.count() == 1  # of the address
+    assert AttemptCount.objects.count() == 1  # the entry of the address
 
 
-def test_names_are_not_kept_in_clear(ada: User) -> None:
+def test_names_are_not_stored_in_clear(ada: User) -> None:
     attempt(Client(), "x", name="my password by mistake")
 
     assert not [row for row in AttemptCount.objects.all() if "mistake" in row.key]
@@ -260,7 +260,7 @@ def test_each_failure_is_logged_escaped_and_without_the_password(
 # -- cookies -----------------------------------------------------------------------------------
 
 
-def test_cookies_have_names_of_this_reef(ada: User) -> None:
+def test_cookie_names_are_specific_to_this_reef(ada: User) -> None:
     answer = attempt(Client(), PASSWORD)
 
     assert {name[: name.rindex("-")] for name in answer.cookies} == {
@@ -405,7 +405,7 @@ def test_own_host_name_can_be_disabled(settings: Any) -> None:
     assert signin_links.page_url("http://127.0.0.1:3000") == "http://127.0.0.1:3000"
 
 
-def test_only_the_loopback_has_that_name() -> None:
+def test_own_host_name_is_used_on_the_loopback_only() -> None:
     pages = {url: signin_links.page_url(url) for url in ("http://127.0.0.1:1", "http://[::1]:2")}
     assert pages == {
         "http://127.0.0.1:1": "http://reef.localhost:1",

@@ -26,7 +26,7 @@ SHOTS = os.environ.get("REEF_TEST_SHOTS", "")
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    # A proof lasts a minute here, so that a test can let one grow old.
+    # A proof lasts a minute here, so that a test can let it expire.
     with Stack(tmp_path_factory.mktemp("browser"), REEF_PROOF_MINUTES="1") as stack:
         create_account(stack, "ada")
         yield stack
@@ -53,7 +53,7 @@ def page(chromium: Browser) -> Iterator[Page]:
 
 @pytest.fixture
 def neighbour() -> Iterator[tuple[str, list[str]]]:
-    """Another web server on this machine, which records the cookies that it gets."""
+    """Start another web server on this machine, which records the cookies that it gets."""
     cookies: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -82,12 +82,12 @@ def sign_in(page: Page, stack: Stack, name: str = "ada") -> None:
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()
 
 
-def shoot(page: Page, name: str) -> None:
+def save_screenshot(page: Page, name: str) -> None:
     if SHOTS:
         page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
 
 
-def test_other_servers_of_this_machine_get_no_cookie(
+def test_other_servers_on_this_machine_get_no_cookie(
     page: Page, stack: Stack, neighbour: tuple[str, list[str]]
 ) -> None:
     url, cookies = neighbour
@@ -96,7 +96,7 @@ def test_other_servers_of_this_machine_get_no_cookie(
     assert page.url == f"http://reef.localhost:{stack.port}/"
     page.goto(url)
     page.goto(url.replace("127.0.0.1", "localhost"))
-    # The page at the address goes on to the one where somebody is signed in.
+    # The page at the IP address redirects to reef's host name, where a user is signed in.
     page.goto(f"http://127.0.0.1:{stack.port}/lieutenants/")
 
     assert page.url == f"http://reef.localhost:{stack.port}/lieutenants/"
@@ -104,7 +104,7 @@ def test_other_servers_of_this_machine_get_no_cookie(
     assert set(cookies) == {""}
 
 
-def test_a_link_signs_in_at_reefs_own_host_name(page: Page, stack: Stack) -> None:
+def test_link_signs_in_at_reefs_own_host_name(page: Page, stack: Stack) -> None:
     link = stack.manage("signin").strip()
     assert link.startswith(f"http://reef.localhost:{stack.port}/signin/")
 
@@ -115,34 +115,34 @@ def test_a_link_signs_in_at_reefs_own_host_name(page: Page, stack: Stack) -> Non
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
 
 
-def test_an_old_proof_is_renewed_on_the_way(page: Page, stack: Stack) -> None:
+def test_expired_proof_is_renewed_during_a_request(page: Page, stack: Stack) -> None:
     stack.create("doomed")
     sign_in(page, stack)
-    grow_old(stack)
+    expire_proofs(stack)
 
     page.goto(f"http://reef.localhost:{stack.port}/lieutenants/doomed/destroy")
     page.get_by_role("button", name="Destroy").click()
     expect(page.get_by_role("heading", name="Confirm it is you")).to_be_visible()
-    shoot(page, "confirm")
+    save_screenshot(page, "confirm")
     page.get_by_role("textbox", name="Password").fill("wrong")
     page.get_by_role("button", name="Confirm and continue").click()
     expect(page.get_by_text("The password is wrong.")).to_be_visible()
-    shoot(page, "confirm-wrong")
+    save_screenshot(page, "confirm-wrong")
     page.get_by_role("textbox", name="Password").fill(PASSWORD)
     page.get_by_role("button", name="Confirm and continue").click()
 
     until(lambda: stack.client.get("/lieutenant/lieutenants/doomed").status_code == 404, 30)
 
 
-def test_without_a_password_a_link_in_another_tab_renews_it(page: Page, stack: Stack) -> None:
+def test_link_in_another_tab_renews_the_proof(page: Page, stack: Stack) -> None:
     stack.create("fated")
     page.goto(stack.manage("signin").strip())
-    grow_old(stack)
+    expire_proofs(stack)
 
     page.goto(f"http://reef.localhost:{stack.port}/lieutenants/fated/destroy")
     page.get_by_role("button", name="Destroy").click()
     expect(page.get_by_text("python3 manage.py signin")).to_be_visible()
-    shoot(page, "confirm-link")
+    save_screenshot(page, "confirm-link")
     other = page.context.new_page()
     other.goto(stack.manage("signin").strip())
     expect(other.get_by_text("Confirmed.")).to_be_visible()
@@ -151,7 +151,7 @@ def test_without_a_password_a_link_in_another_tab_renews_it(page: Page, stack: S
     until(lambda: stack.client.get("/lieutenant/lieutenants/fated").status_code == 404, 30)
 
 
-def grow_old(stack: Stack) -> None:
+def expire_proofs(stack: Stack) -> None:
     """Age the proofs of all sessions through Django, because their data is signed."""
     code = (
         "from django.contrib.sessions.models import Session\n"
@@ -168,7 +168,9 @@ def grow_old(stack: Stack) -> None:
 
 @pytest.mark.parametrize("width", [390, pytest.param(1440, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_audit_page_fits(chromium: Browser, stack: Stack, width: int, scheme: str) -> None:
+def test_audit_page_needs_no_horizontal_scrolling(
+    chromium: Browser, stack: Stack, width: int, scheme: str
+) -> None:
     context = chromium.new_context(
         viewport={"width": width, "height": 844},
         color_scheme="dark" if scheme == "dark" else "light",
@@ -186,12 +188,12 @@ def test_the_audit_page_fits(chromium: Browser, stack: Stack, width: int, scheme
     expect(page.get_by_role("heading", name="Audit")).to_be_visible()
     expect(page.get_by_text("Unauthorized — invalid token").first).to_be_visible()
     wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")
-    shoot(page, f"audit-{width}-{scheme}")
+    save_screenshot(page, f"audit-{width}-{scheme}")
     assert not wide
     page.get_by_label("Refused only").check()
     page.get_by_role("button", name="Filter").click()
     expect(page.get_by_role("link", name="Show all")).to_be_visible()
     assert "refused=on" in page.url
     assert page.locator("tbody").get_by_text("signed in", exact=True).count() == 0
-    shoot(page, f"audit-refused-{width}-{scheme}")
+    save_screenshot(page, f"audit-refused-{width}-{scheme}")
     context.close()

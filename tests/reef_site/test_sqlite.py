@@ -19,50 +19,50 @@ from registry.models import Gap
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def gap(vm_id: str) -> None:
+def write_gap(vm_id: str) -> None:
     Gap.objects.create(vm_id=vm_id, began_at=clock.now(), ended_at=clock.now(), status="running")
 
 
-def greedy() -> None:
+def write_slowly() -> None:
     """Hold the write lock for a while, repeatedly."""
     with transaction.atomic():
-        gap("greedy")
+        write_gap("greedy")
         time.sleep(0.005)
 
 
-def modest() -> None:
+def write_once() -> None:
     with transaction.atomic():
-        gap("modest")
+        write_gap("modest")
 
 
-def single() -> None:
+def update_once() -> None:
     Gap.objects.filter(vm_id="nobody").update(status="paused")
 
 
-def in_threads(seconds: float, *acts: Callable[[], None]) -> list[int]:
+def count_turns(seconds: float, *writers: Callable[[], None]) -> list[int]:
     """Return how often each writer finished in this time."""
     turns: Counter[int] = Counter()
     end = time.monotonic() + seconds
 
-    def go_on(number: int, act: Callable[[], None]) -> None:
+    def write_until_end(number: int, act: Callable[[], None]) -> None:
         while time.monotonic() < end:
             act()
             turns[number] += 1
         connections.close_all()
 
-    threads = [threading.Thread(target=go_on, args=each) for each in enumerate(acts)]
+    threads = [threading.Thread(target=write_until_end, args=each) for each in enumerate(writers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    return [turns[number] for number in range(len(acts))]
+    return [turns[number] for number in range(len(writers))]
 
 
-@pytest.mark.parametrize("other", [modest, single])
+@pytest.mark.parametrize("other", [write_once, update_once])
 def test_waiting_writer_is_not_overtaken(other: Callable[[], None]) -> None:
-    turns = in_threads(1.5, greedy, greedy, greedy, other)
+    turns = count_turns(1.5, write_slowly, write_slowly, write_slowly, other)
 
-    # Without turns the luckless have one or two.
+    # Without a queue, the last writer has one or two turns.
     assert min(turns) >= 12, turns
 
 
@@ -81,46 +81,46 @@ def test_writer_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert holds.wait(10)
     began = time.monotonic()
     with pytest.raises(OperationalError, match="locked"):
-        modest()
+        write_once()
     with pytest.raises(OperationalError, match="locked"):
-        single()
+        update_once()
     assert 0.3 < time.monotonic() - began < 10
     done.set()
     holder.join(10)
-    modest()
+    write_once()
     assert Gap.objects.get().vm_id == "modest"
 
 
 def test_wal_is_reset_while_others_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "MAX_LOG_PAGES", 5)
-    folded: list[int] = []
+    log_pages: list[int] = []
 
-    def fold() -> None:
+    def checkpoint_log() -> None:
         checkpoints.checkpoint()
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            folded.append(cursor.fetchone()[1])
+            log_pages.append(cursor.fetchone()[1])
         time.sleep(0.02)
 
-    in_threads(1.0, greedy, greedy, greedy, fold)
+    count_turns(1.0, write_slowly, write_slowly, write_slowly, checkpoint_log)
 
-    # So few pages there are only just after a new beginning.
-    assert min(folded[len(folded) // 2 :]) < 60, folded
+    # The log is this short only shortly after a reset.
+    assert min(log_pages[len(log_pages) // 2 :]) < 60, log_pages
 
 
 def test_busy_timeout_of_sqlite_is_restored() -> None:
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA busy_timeout")
         assert cursor.fetchone()[0] == 20_000
-        modest()
+        write_once()
         cursor.execute("PRAGMA busy_timeout")
         assert cursor.fetchone()[0] == 20_000
 
 
 def test_writes_work_without_queue_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wrapper: Any = connections["default"]
-    modest()
+    write_once()
     monkeypatch.setattr(wrapper, "_queue_file", None)
     monkeypatch.setitem(wrapper.settings_dict, "NAME", str(tmp_path / "missing" / "file"))
-    modest()
+    write_once()
     assert Gap.objects.count() == 2

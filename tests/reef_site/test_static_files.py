@@ -123,7 +123,7 @@ def test_interrupted_collection_is_repeated(root: Path, sources: Path) -> None:
     assert "reef/leaf.js" in names_in(root)
 
 
-def test_broken_reference_of_a_package_does_no_harm(root: Path, sources: Path) -> None:
+def test_broken_reference_in_a_package_is_ignored(root: Path, sources: Path) -> None:
     other = sources.parent / "package"
     other.mkdir()
     (other / "x.js").write_text('import("./missing.js");\n//# sourceMappingURL=x.js.map\n')

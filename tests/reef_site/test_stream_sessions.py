@@ -14,7 +14,7 @@ from tests.reef_site.account_helpers import browser, change, create_account, sig
 from tests.stack import Stack, pause
 from tests.waiting import until
 
-# It takes less than a second; a machine that runs other tests may need longer.
+# It takes less than a second, but other tests may slow down the machine.
 LIMIT_SECONDS = 5.0
 
 
@@ -74,7 +74,7 @@ def test_a_stream_ends_within_a_second(stack: Stack, ending: str, path: str) -> 
     name = f"{ending}-{'listing' if path == '/events' else 'transcript'}"
     client, bystander = signed_in(stack, name), signed_in(stack, f"bystander-{name}")
     stream, other = Stream(client, path), Stream(bystander, path)
-    # The account must have been looked at once before anything happens to it.
+    # The account must have been checked once before it changes.
     pause(2 * revocation.INTERVAL_SECONDS)
 
     began = time.monotonic()

@@ -76,11 +76,11 @@ class Follower:
         with self.stack.client.stream("GET", path, headers=headers, timeout=seconds) as answer:
             assert answer.status_code == 200
             for event in events_of(answer.iter_lines()):
-                self.take(event)
+                self.apply(event)
                 if until_event and until_event(event):
                     return
 
-    def take(self, event: Event) -> None:
+    def apply(self, event: Event) -> None:
         if event.rev is not None:
             self.rev = event.rev
             self.revs.append(event.rev)
@@ -93,8 +93,8 @@ class Follower:
 
     def is_whole(self) -> bool:
         """Return whether the client has the whole transcript."""
-        told = [self.entries[key] for key in sorted(self.entries)]
-        return told == self.stack.transcript(self.name)
+        received_entries = [self.entries[key] for key in sorted(self.entries)]
+        return received_entries == self.stack.transcript(self.name)
 
 
 def idle(event: Event) -> bool:
@@ -105,7 +105,7 @@ def wait_idle(stack: Stack, name: str) -> None:
     until(lambda: stack.get(name)["status"] == "idle", 60)
 
 
-# -- who may hear ------------------------------------------------------------------------------
+# -- permissions -------------------------------------------------------------------------------
 
 
 def test_stream_requires_valid_credentials(stack: Stack) -> None:
@@ -147,8 +147,10 @@ def test_stream_by_id_survives_destruction(stack: Stack) -> None:
     stack.client.delete(f"{LIEUTENANTS}/mortal")
 
     with stack.client.stream("GET", f"{LIEUTENANTS}/{pk}/stream?after=0") as answer:
-        told = next(each for each in events_of(answer.iter_lines()) if each.kind == "status")
-    assert told.data["status"] == "destroyed"
+        received_entries = next(
+            each for each in events_of(answer.iter_lines()) if each.kind == "status"
+        )
+    assert received_entries.data["status"] == "destroyed"
 
 
 # -- a transcript ------------------------------------------------------------------------------
@@ -157,25 +159,25 @@ def test_stream_by_id_survives_destruction(stack: Stack) -> None:
 def test_events_arrive_once_and_in_order(stack: Stack) -> None:
     stack.create("random")
     follower = Follower(stack, "random")
-    drawn = random.Random(11)
+    rng = random.Random(11)
     stack.send("random", "THINK first")
     stack.send("random", f"TOKENS {WORDS} 100")
     stack.send("random", "TOOL last")
 
-    # Hang up after a few events, over and over, and go on with the number of the last one.
+    # Disconnect after a few events, repeatedly, and continue from the last event's id.
     while follower.connects < 60:
-        left = drawn.randint(1, 4)
+        left = rng.randint(1, 4)
 
-        def enough(event: Event) -> bool:
+        def has_enough(event: Event) -> bool:
             nonlocal left
             left -= event.rev is not None
             return left <= 0 or idle(event)
 
-        follower.follow(enough)
+        follower.follow(has_enough)
         if stack.get("random")["status"] == "idle":
             break
     wait_idle(stack, "random")
-    # It begins with the facts as they are, whatever was missed.
+    # A new connection begins with the current state, whatever was missed.
     follower.follow(idle)
 
     assert follower.connects > 10
@@ -187,16 +189,16 @@ def test_events_arrive_once_and_in_order(stack: Stack) -> None:
 
 def test_all_clients_receive_the_same_events(stack: Stack) -> None:
     stack.create("shared")
-    early, twin = Follower(stack, "shared"), Follower(stack, "shared")
+    early, second = Follower(stack, "shared"), Follower(stack, "shared")
     done = threading.Event()
 
     def finished(event: Event) -> bool:
         return idle(event) and done.is_set()
 
-    threads = [threading.Thread(target=each.follow, args=(finished,)) for each in (early, twin)]
+    threads = [threading.Thread(target=each.follow, args=(finished,)) for each in (early, second)]
     for thread in threads:
         thread.start()
-    until(lambda: early.statuses and twin.statuses)
+    until(lambda: early.statuses and second.statuses)
     done.set()
     stack.send("shared", f"TOKENS {WORDS} 300")
     for thread in threads:
@@ -205,10 +207,10 @@ def test_all_clients_receive_the_same_events(stack: Stack) -> None:
     late.follow(idle)
 
     assert early.is_whole()
-    assert twin.is_whole()
+    assert second.is_whole()
     assert late.is_whole()
-    # Both heard each piece as it came, the late one only what became of them.
-    assert early.revs == twin.revs
+    # The first two received each piece; the late client receives the result only.
+    assert early.revs == second.revs
     assert len(late.revs) < len(early.revs)
 
 
@@ -216,16 +218,16 @@ def test_stream_without_cursor_starts_now(stack: Stack) -> None:
     stack.create("now")
     stack.send("now", "before")
     wait_idle(stack, "now")
-    heard: list[Event] = []
+    received: list[Event] = []
     with stack.client.stream("GET", f"{LIEUTENANTS}/now/stream") as answer:
         for event in events_of(answer.iter_lines()):
-            heard.append(event)
-            if len(heard) == 1:
+            received.append(event)
+            if len(received) == 1:
                 stack.send("now", "after")
             elif idle(event):
                 break
 
-    texts = {each.data["text"] for each in heard if each.kind == "entry"}
+    texts = {each.data["text"] for each in received if each.kind == "entry"}
     assert "echo: after" in texts
     assert "echo: before" not in texts
 
@@ -242,11 +244,11 @@ def test_unknown_cursor_causes_reload(stack: Stack) -> None:
 def test_stream_continues_without_redis_and_after_its_return(stack: Stack) -> None:
     stack.create("deaf")
     follower = Follower(stack, "deaf")
-    heard: list[set[str]] = []
+    received: list[set[str]] = []
     pk = stack.get("deaf")["id"]
     thread = threading.Thread(target=follower.follow, args=(lambda _: follower.rev < 0, 90))
     thread.start()
-    listing = threading.Thread(target=_hear_listing, args=(stack, heard, pk))
+    listing = threading.Thread(target=_read_change_stream, args=(stack, received, pk))
     try:
         until(lambda: follower.statuses)
         stack.kill("redis")
@@ -255,9 +257,9 @@ def test_stream_continues_without_redis_and_after_its_return(stack: Stack) -> No
         wait_idle(stack, "deaf")
         until(lambda: "echo: without" in _texts(follower))
         stack.start("redis")
-        # Those who only hear of changes are told of everything once it is back.
+        # Clients of the change stream get a complete update when Redis is back.
         listing.join(30)
-        assert any(pk in ids for ids in heard)
+        assert any(pk in ids for ids in received)
         stack.send("deaf", "with")
         until(lambda: "echo: with" in _texts(follower))
         wait_idle(stack, "deaf")
@@ -274,17 +276,17 @@ def _texts(follower: Follower) -> list[str]:
     return [each["text"] for each in list(follower.entries.values()) if each["kind"] == "text"]
 
 
-def _hear_listing(stack: Stack, heard: list[set[str]], pk: str) -> None:
-    """Read until an event says that this lieutenant changed."""
+def _read_change_stream(stack: Stack, received: list[set[str]], pk: str) -> None:
+    """Read the stream of changes until an event names this lieutenant."""
     with stack.client.stream("GET", "/events", timeout=60) as answer:
         for event in events_of(answer.iter_lines()):
             if event.kind == "lieutenants":
-                heard.append(set(event.data["ids"]))
-                if pk in heard[-1]:
+                received.append(set(event.data["ids"]))
+                if pk in received[-1]:
                     return
 
 
-# -- the listing -------------------------------------------------------------------------------
+# -- the change stream -------------------------------------------------------------------------
 
 
 def test_listing_sends_at_most_four_events_a_second(stack: Stack) -> None:
@@ -293,33 +295,33 @@ def test_listing_sends_at_most_four_events_a_second(stack: Stack) -> None:
         stack.create(name)
     ids = {stack.get(name)["id"] for name in names}
     times: list[float] = []
-    told: set[str] = set()
-    enough = threading.Event()
+    received_entries: set[str] = set()
+    has_enough = threading.Event()
 
-    def chatter() -> None:
-        while not enough.is_set():
+    def send_messages() -> None:
+        while not has_enough.is_set():
             for name in names:
                 stack.send(name, "hello")
 
-    talking = threading.Thread(target=chatter)
+    talking = threading.Thread(target=send_messages)
     try:
         with stack.client.stream("GET", "/events", timeout=30) as answer:
             stream = events_of(answer.iter_lines())
             assert next(stream).kind == "hello"
             talking.start()
             while len(times) < 8:
-                told |= set(next(stream).data["ids"])
+                received_entries |= set(next(stream).data["ids"])
                 times.append(time.monotonic())
     finally:
-        enough.set()
+        has_enough.set()
         talking.join()
 
-    assert told >= ids
-    # Two that were held up on their way may come close together; on the whole the pace is kept.
+    assert received_entries >= ids
+    # Delayed events may arrive close together, but the average rate is limited.
     assert (times[-1] - times[0]) / (len(times) - 1) > 0.23
 
 
-# -- clients that are slow, or gone ------------------------------------------------------------
+# -- slow and disconnected clients -------------------------------------------------------------
 
 
 def test_slow_client_gets_reload() -> None:
@@ -327,10 +329,10 @@ def test_slow_client_gets_reload() -> None:
         channel = Channel("x", 0)
         slow, quick = Client(), Client()
         channel.clients |= {slow, quick}
-        heard: list[bytes] = []
+        received: list[bytes] = []
 
         async def listen() -> None:
-            heard.extend([chunk async for chunk in quick.chunks()])
+            received.extend([chunk async for chunk in quick.chunks()])
 
         listening = asyncio.create_task(listen())
         for number in range(streams.MAX_QUEUED + 100):
@@ -342,7 +344,7 @@ def test_slow_client_gets_reload() -> None:
         assert late[-1] == b"event: reload\ndata: {}\n\n"
         quick.end()
         await listening
-        assert len(heard) == streams.MAX_QUEUED + 101
+        assert len(received) == streams.MAX_QUEUED + 101
 
     asyncio.run(play())
 
@@ -364,8 +366,8 @@ def test_listener_collects_each_id_once() -> None:
     assert listener.changed == {"a", "b"}
 
 
-def test_a_client_that_stops_reading_is_dropped(stack: Stack) -> None:
-    """Full buffers and a full queue: the client gets a reload and can start again."""
+def test_client_that_stops_reading_is_dropped(stack: Stack) -> None:
+    """With full buffers and a full queue, the client gets a reload and can start again."""
     stack.create("stuck")
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -378,11 +380,11 @@ def test_a_client_that_stops_reading_is_dropped(stack: Stack) -> None:
             stack.send("stuck", str(number) * 1_000_000)
         wait_idle(stack, "stuck")
 
-        heard = b""
+        received = b""
         while chunk := connection.recv(1 << 20):
-            heard = heard[-1000:] + chunk
+            received = received[-1000:] + chunk
 
-    assert heard.endswith(b"event: reload\ndata: {}\n\n\r\n0\r\n\r\n")
+    assert received.endswith(b"event: reload\ndata: {}\n\n\r\n0\r\n\r\n")
     late = Follower(stack, "stuck")
     late.follow(idle)
     assert late.is_whole()
@@ -416,7 +418,7 @@ def _is_socket(link: Path) -> bool:
 def test_channel_ends_with_its_last_client(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Reading the transcript stops when the last client leaves."""
+    """The transcript is not read any more after the last client has left."""
     rev = 0
     monkeypatch.setattr(streams, "_first_events", lambda _id, _after: (rev, b"", False))
     monkeypatch.setattr(streams, "_events_and_facts", lambda _id, after: (after, b"facts"))
@@ -454,10 +456,10 @@ def test_stream_ends_when_lieutenant_is_deleted(monkeypatch: pytest.MonkeyPatch)
 
     async def play() -> list[bytes]:
         house = Streams()
-        heard = [chunk async for chunk in _within(house.transcript("x", None), 5)]
+        received = [chunk async for chunk in _within(house.transcript("x", None), 5)]
         assert house._channels == {}
         await house.close()
-        return heard
+        return received
 
     assert asyncio.run(play())[-1] == b"event: reload\ndata: {}\n\n"
 

@@ -73,7 +73,7 @@ def test_a_second_scheduler_sends_nothing_again(waiting: Queue) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_restarted_scheduler_goes_on_from_the_rows(waiting: Queue) -> None:
+def test_restarted_scheduler_continues_from_the_rows(waiting: Queue) -> None:
     scheduler().tick()
     assert ticks.begin(SWEEP, 1)
     Tick.objects.filter(pk=SWEEP).update(sent_at=timezone.now() - timedelta(seconds=60))
@@ -88,7 +88,7 @@ def test_a_restarted_scheduler_goes_on_from_the_rows(waiting: Queue) -> None:
 def test_clock_change_does_not_delay_ticks(waiting: Queue, jump: timedelta) -> None:
     scheduler().tick()
     assert ticks.begin(SWEEP, 1)
-    # As the row looks when the clock was set by `jump` since.
+    # The row as it is after the clock was changed by `jump`.
     Tick.objects.update(sent_at=timezone.now() - jump)
 
     scheduler().tick()
@@ -97,7 +97,7 @@ def test_clock_change_does_not_delay_ticks(waiting: Queue, jump: timedelta) -> N
 
 
 @pytest.mark.django_db(transaction=True)
-def test_an_old_schedule_file_is_neither_read_nor_needed(waiting: Queue, tmp_path: Path) -> None:
+def test_old_schedule_file_is_ignored(waiting: Queue, tmp_path: Path) -> None:
     torn = tmp_path / "celerybeat-schedule"
     torn.write_bytes(b"\0" * 4096)
 
@@ -108,7 +108,7 @@ def test_an_old_schedule_file_is_neither_read_nor_needed(waiting: Queue, tmp_pat
 
 
 @pytest.mark.django_db
-def test_a_tick_runs_once_and_an_older_one_never() -> None:
+def test_tick_runs_once_and_an_older_one_never() -> None:
     assert ticks.claim(SWEEP, 10.0).generation == 1
     Tick.objects.update(sent_at=timezone.now() - timedelta(minutes=1))
     assert ticks.claim(SWEEP, 10.0).generation == 2
@@ -129,7 +129,7 @@ def test_ticks_do_not_pile_up_without_worker() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_without_redis_a_tick_is_sent_as_soon_as_it_is_back(
+def test_tick_is_sent_as_soon_as_redis_is_back(
     waiting: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beat = scheduler()

@@ -103,10 +103,10 @@ def test_requests_through_a_proxy_count_for_their_client(stack: Stack) -> None:
         assert stack.client.get("/health", headers=other).status_code == 200
         assert stack.client.get("/health").status_code == 200
 
-    def counts_again() -> bool:
+    def is_counted_again() -> bool:
         return stack.client.get("/health", headers=CLIENT).status_code == 200
 
-    until(counts_again, 10)
+    until(is_counted_again, 10)
 
 
 def test_a_forged_hop_does_not_evade_limits(stack: Stack) -> None:

@@ -79,7 +79,7 @@ def test_late_session_does_not_skip_csrf_check(admin_client: Client) -> None:
     assert admin_client.get("/").status_code == 200
 
 
-# -- the gateway alone ---------------------------------------------------------------------------
+# -- the middleware alone ------------------------------------------------------------------------
 
 
 class Input:
@@ -106,7 +106,7 @@ def ask(key: str, body: Input, application: Any, **headers: str) -> tuple[str, b
 
 
 def test_every_body_is_read_to_its_end() -> None:
-    def deaf(environ: dict[str, Any], start: Any) -> list[bytes]:
+    def ignore_body(environ: dict[str, Any], start: Any) -> list[bytes]:
         assert not [key for key in environ if key.startswith("HTTP_REEF")]
         start("204 No Content", [])
         return []
@@ -115,10 +115,10 @@ def test_every_body_is_read_to_its_end() -> None:
         raise ZeroDivisionError
 
     body = Input(1_000_000)
-    assert ask("the-key", body, deaf) == ("204 No Content", b"")
+    assert ask("the-key", body, ignore_body) == ("204 No Content", b"")
     assert body.left == 0
     body = Input(1_000_000)
-    assert ask("another", body, deaf)[0] == "403 Forbidden"
+    assert ask("another", body, ignore_body)[0] == "403 Forbidden"
     assert body.left == 0
     body = Input(10)
     with pytest.raises(ZeroDivisionError):

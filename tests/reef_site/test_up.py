@@ -191,7 +191,7 @@ def test_dead_service_is_restarted(toys: Toys) -> None:
     running.wait_for("here", times=2)
 
 
-def test_the_pauses_grow(toys: Toys) -> None:
+def test_pauses_between_restarts_grow(toys: Toys) -> None:
     running = toys.up(toy("beat", "raise SystemExit(3)"))
 
     running.wait_for(r"beat ended \(exit code 3\); restarting it in 0.5 s")
@@ -302,11 +302,11 @@ def test_late_services_start_after_the_pages_respond(toys: Toys) -> None:
     running = toys.up(toy("worker", FOREVER, start_phase="late"))
 
     running.wait_for("worker .* here")
-    # Whoever starts late is not waited for either.
+    # Late services are not waited for.
     running.wait_for("it answers")
 
 
-def test_stopping_leaves_nothing(toys: Toys) -> None:
+def test_stop_leaves_no_processes(toys: Toys) -> None:
     running = toys.up(toy("redis", FOREVER, start_phase="first"), toy("web", DEAF), kill_after=0.5)
     running.wait_for("here", times=2)
     running.wait_for("it answers")
@@ -326,14 +326,14 @@ def test_second_signal_kills_at_once(toys: Toys) -> None:
     assert running.end(signal.SIGINT) < 5
 
 
-def test_a_killed_supervisor_takes_its_children_along(toys: Toys) -> None:
+def test_killed_supervisor_takes_its_children_along(toys: Toys) -> None:
     running = toys.up(toy("web", FOREVER), toy("worker", DEAF))
     running.wait_for("here", times=2)
 
     running.end(signal.SIGKILL)
 
     until(lambda: pids(toys.data, "toy-web") == [])
-    # The deaf one stays, until the next start clears it away.
+    # The unresponsive process stays until the next start removes it.
     assert lockfile.take_lock(toys.data / "up.lock", patience=0) is not None
     assert lockfile.clear(toys.data, patience=0.3) >= 1
     until(lambda: lockfile.tagged(toys.data) == [])
@@ -347,7 +347,7 @@ def test_a_lock_is_taken_once(tmp_path: Path) -> None:
     assert lockfile.take_lock(tmp_path / "up.lock", patience=0.1) is not None
 
 
-def test_a_removed_lock_is_taken_anew(toys: Toys) -> None:
+def test_removed_lock_is_taken_again(toys: Toys) -> None:
     running = toys.up(toy("web", FOREVER))
     running.wait_for("here")
     path = toys.data / "up.lock"
@@ -381,7 +381,7 @@ def test_plan_round_trips_through_json() -> None:
     assert Plan.load(plan.dump()) == plan
 
 
-# -- the real ones
+# -- the real services
 
 
 class Up:
@@ -483,7 +483,7 @@ def test_a_second_up_is_refused(reef: Running, up: Up) -> None:
 
 
 @pytest.mark.usefixtures("reef")
-def test_a_port_that_is_taken(up: Up, tmp_path: Path) -> None:
+def test_occupied_port_is_reported(up: Up, tmp_path: Path) -> None:
     other = Up(tmp_path)
 
     refused = other.manage("up", "--no-agent", "--port", str(up.port))
@@ -494,14 +494,14 @@ def test_a_port_that_is_taken(up: Up, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("reef")
-def test_another_link(up: Up) -> None:
+def test_signin_command_prints_another_link(up: Up) -> None:
     done = up.manage("signin")
 
     assert done.stdout.startswith(f"http://reef.localhost:{up.port}/signin/")
     assert done.stdout.count("\n") == 1
 
 
-def test_the_web_process_comes_back(reef: Running, up: Up) -> None:
+def test_killed_web_process_is_restarted(reef: Running, up: Up) -> None:
     leader = next(pid for pid in pids(up.data, "granian") if os.getpgid(pid) == pid)
 
     os.kill(leader, signal.SIGKILL)
@@ -511,7 +511,7 @@ def test_the_web_process_comes_back(reef: Running, up: Up) -> None:
 
 
 @pytest.mark.parametrize("name", ["web", "redis"])
-def test_a_removed_socket_heals_by_itself(reef: Running, up: Up, name: str) -> None:
+def test_removed_socket_is_recreated(reef: Running, up: Up, name: str) -> None:
     path = up.data / "run" / f"{name}.sock"
     until(path.exists)
     until(lambda: up.parts()["broker"]["ok"])
@@ -523,7 +523,7 @@ def test_a_removed_socket_heals_by_itself(reef: Running, up: Up, name: str) -> N
     reef.wait_for(rf"{name}: its socket .*{name}.sock was removed")
 
 
-def test_stopping_and_the_second_start(reef: Running, up: Up) -> None:
+def test_second_start_after_a_stop_is_clean(reef: Running, up: Up) -> None:
     assert reef.end(within=12) < 10
     assert lockfile.tagged(up.data) == []
     assert not list((up.data / "run").glob("redis.sock"))
@@ -535,7 +535,7 @@ def test_stopping_and_the_second_start(reef: Running, up: Up) -> None:
         took.append(time.monotonic() - up.began)
         assert "setting up" not in "\n".join(again.lines)
         again.end()
-    # On a quiet machine it takes 2 s; here it is only told.
+    # It takes 2 s on an idle machine; here the time is only printed.
     print(f"answered after {min(took):.1f} s")
 
 
@@ -589,7 +589,7 @@ def test_demo_model_is_ready_and_outlives_up(tmp_path: Path) -> None:
 
         assert running.end() < 10
 
-        # Somebody may be in the middle of an answer; it goes by itself later.
+        # An answer may be in progress; the model ends by itself later.
         with urllib.request.urlopen(f"{address}/models", timeout=5) as answer:
             assert answer.status == 200
     finally:

@@ -23,7 +23,7 @@ from tests.waiting import until
 
 
 @pytest.fixture
-def short(tmp_path: Path) -> Iterator[Path]:
+def short_folder(tmp_path: Path) -> Iterator[Path]:
     """Return a data folder with short paths for sockets."""
     folder = Path("/tmp") / f"reef-up-{os.getpid()}"
     folder.mkdir(mode=0o700)
@@ -31,7 +31,7 @@ def short(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def links() -> str:
+def list_interfaces() -> str:
     return subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
 
 
@@ -43,18 +43,18 @@ def ask(emulator: httpx.Client, vm_id: str, url: str) -> str:
     return status
 
 
-def test_demo_vms_reach_the_root(short: Path) -> None:
-    up = Up(short)
+def test_demo_vms_reach_the_root(short_folder: Path) -> None:
+    up = Up(short_folder)
     running = up.start("--demo")
     try:
         if any("no demo VMs" in line for line in running.lines):
             pytest.skip("this machine cannot run them")
         running.wait_for("emulator at")
-        token = (short / "root-token").read_text().strip()
+        token = (short_folder / "root-token").read_text().strip()
         reef = httpx.Client(
             base_url=f"http://127.0.0.1:{up.port}", headers={"authorization": f"Bearer {token}"}
         )
-        # The processes of reef know the platform as they would know the real one.
+        # The processes of reef use the emulator like the real platform.
         names = ("VERS_BASE_URL", "VERS_API_KEY", "VERS_INFRA_URL")
         answers = [reef.get(f"/vers-config/resolve/{name}").json() for name in names]
         config = {answer["key"]: answer["value"] for answer in answers}
@@ -66,19 +66,19 @@ def test_demo_vms_reach_the_root(short: Path) -> None:
         new: dict[str, Any] = {"vm_config": {}}
         vm_id = emulator.post("/vm/new_root?wait_boot=true", json=new).json()["vm_id"]
 
-        # From inside: the roof, which listens on the loopback alone, and the demo model.
+        # A VM reaches the root, which listens only on the loopback, and the demo model.
         assert ask(emulator, vm_id, f"{config['VERS_INFRA_URL']}/health") == "200"
         assert ask(emulator, vm_id, f"{config['VERS_INFRA_URL']}/registry/vms") == "401"
         model = config["VERS_INFRA_URL"].rpartition(":")[0]
         until(lambda: ask(emulator, vm_id, f"{model}:{vms.MODEL_PORT}/v1/models") == "200")
 
-        mark = (short / "emulator" / "tag").read_text()
-        assert mark in links()
+        mark = (short_folder / "emulator" / "tag").read_text()
+        assert mark in list_interfaces()
     finally:
         took = running.end()
     assert took < 10
-    assert mark not in links()
-    assert not list((short / "emulator").glob("vms/*"))
+    assert mark not in list_interfaces()
+    assert not list((short_folder / "emulator").glob("vms/*"))
 
 
 def test_pages_say_that_vms_are_emulated(client: Any, admin_user: Any, settings: Any) -> None:
@@ -120,7 +120,7 @@ def test_demo_reports_why_emulator_cannot_run(
     found = vms.prepare(tmp_path, 3000, on_loopback=True)
     assert isinstance(found, NoDemoVms)
     assert "emulator" in found.reason
-    # And no key that is stored for real work is used instead.
+    # A key that is stored for real work is not used instead.
     assert found.environment["REEF_NO_VMS"].startswith("this demo has no VMs (")
 
 

@@ -14,7 +14,7 @@ from tests.stack import Stack
 pytestmark = pytest.mark.browser
 
 NAMES = [f"lt-{number}" for number in range(8)]
-# Without shared workers one of the windows leads; without channels each one is on its own.
+# Without shared workers, one window leads; without channels, each window has its own stream.
 LEADER = "delete window.SharedWorker"
 BORN_HIDDEN = """
 window.isHidden = true;
@@ -52,13 +52,13 @@ def context(
     context.close()
 
 
-def opened(context: BrowserContext, stack: Stack, path: str) -> Page:
+def open_page(context: BrowserContext, stack: Stack, path: str) -> Page:
     page = context.new_page()
     page.goto(url_of(stack) + path)
     return page
 
 
-def is_told(page: Page, stack: Stack, name: str) -> float:
+def seconds_until_update(page: Page, stack: Stack, name: str) -> float:
     """Return after how many seconds a page shows a message that somebody else sent."""
     messages = page.locator(".is-user")
     before = messages.count()
@@ -69,19 +69,17 @@ def is_told(page: Page, stack: Stack, name: str) -> float:
     return time.monotonic() - began
 
 
-def test_eight_windows_are_all_up_to_date_and_a_ninth_loads(
-    context: BrowserContext, stack: Stack
-) -> None:
-    pages = [opened(context, stack, f"/lieutenants/{name}/") for name in NAMES]
+def test_eight_windows_are_live_and_a_ninth_loads(context: BrowserContext, stack: Stack) -> None:
+    pages = [open_page(context, stack, f"/lieutenants/{name}/") for name in NAMES]
     complaints = [complaints_of(page) for page in pages]
     for page in pages:
         expect(page.locator("#live")).to_have_text("Live")
     began = time.monotonic()
-    ninth = opened(context, stack, "/lieutenants/")
+    ninth = open_page(context, stack, "/lieutenants/")
     expect(ninth.locator("#live")).to_have_text("Live")
     assert time.monotonic() - began < 10, "it does not wait for a connection"
     for name, page in zip(NAMES, pages, strict=True):
-        is_told(page, stack, name)
+        seconds_until_update(page, stack, name)
         expect(page.locator(".close").last).to_contain_text("completed")
     pages[7].get_by_label("Message to").fill("mine")
     pages[7].get_by_role("button", name="Send").click()
@@ -91,37 +89,37 @@ def test_eight_windows_are_all_up_to_date_and_a_ninth_loads(
 
 def test_background_window_subscribes_when_shown(context: BrowserContext, stack: Stack) -> None:
     context.add_init_script(BORN_HIDDEN)
-    pages = [opened(context, stack, f"/lieutenants/{name}/") for name in NAMES]
+    pages = [open_page(context, stack, f"/lieutenants/{name}/") for name in NAMES]
     assert {page.locator("#live").inner_text() for page in pages} == {"Not live"}
     pages[3].evaluate(SHOW)
     expect(pages[3].locator("#live")).to_have_text("Live")
-    is_told(pages[3], stack, NAMES[3])
+    seconds_until_update(pages[3], stack, NAMES[3])
 
 
-@pytest.mark.parametrize("how", ["closed", "frozen"])
-def test_the_next_window_leads_when_the_leader_is_gone(
-    browser: Browser, stack: Stack, how: str
+@pytest.mark.parametrize("end", ["closed", "frozen"])
+def test_next_window_leads_when_the_leader_is_gone(
+    browser: Browser, stack: Stack, end: str
 ) -> None:
     context = signed_in(browser, stack)
     context.add_init_script(LEADER)
-    leader, *others = [opened(context, stack, f"/lieutenants/{name}/") for name in NAMES[:3]]
+    leader, *others = [open_page(context, stack, f"/lieutenants/{name}/") for name in NAMES[:3]]
     for page in (leader, *others):
         expect(page.locator("#live")).to_have_text("Live")
-    if how == "closed":
+    if end == "closed":
         leader.close()
     else:
         context.new_cdp_session(leader).send("Page.setWebLifecycleState", {"state": "frozen"})
     for name, page in zip(NAMES[1:3], others, strict=True):
-        is_told(page, stack, name)
+        seconds_until_update(page, stack, name)
     context.close()
 
 
-def test_two_windows_show_one_transcript_once(context: BrowserContext, stack: Stack) -> None:
-    first = opened(context, stack, "/lieutenants/lt-0/")
+def test_two_windows_show_each_entry_once(context: BrowserContext, stack: Stack) -> None:
+    first = open_page(context, stack, "/lieutenants/lt-0/")
     stack.wait_idle("lt-0")
     stack.send("lt-0", "SLOW 2 one two three four five six seven eight nine ten")
     first.locator(".is-text [data-said]").wait_for()
-    second = opened(context, stack, "/lieutenants/lt-0/")
+    second = open_page(context, stack, "/lieutenants/lt-0/")
     stack.wait_idle("lt-0")
     for page in (first, second):
         expect(page.locator(".is-text").last).to_contain_text("nine ten")
