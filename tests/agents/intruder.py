@@ -1,8 +1,8 @@
-"""A hostile agent: prints a JSON object with, for each try, "refused: why" or the result.
+"""A hostile agent. It prints a JSON object with the result of each attempt, or "refused: why".
 
-Reads its targets from the JSON object in argv[1]: "files" to read, "folders" to list, "writes" to
-create or append to, "pids" to look into and signal, "sockets" to connect to (path to a request).
-Standard library only; signals are SIGCONT, which harms nobody.
+It reads its targets from the JSON object in argv[1]: "files" to read, "folders" to list, "writes"
+to create or append to, "pids" to inspect and signal, "sockets" to connect to (path to a request).
+Standard library only; signals are SIGCONT, which is harmless.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def read(path: str) -> str:
         return f"read {len(file.read(64))} bytes"
 
 
-def listing(path: str) -> str:
+def list_folder(path: str) -> str:
     return f"listed {os.listdir(path)}"
 
 
@@ -49,7 +49,7 @@ def connect(path: str, request: str) -> str:
     return "answer: " + answer[:80]
 
 
-def trace(pid: int) -> str:
+def attach_debugger(pid: int) -> str:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
     if libc.ptrace(PTRACE_SEIZE, pid, None, None) < 0:
@@ -63,11 +63,11 @@ def send_signal(pid: int) -> str:
     return "sent"
 
 
-def tries(targets: dict[str, Any]) -> Iterator[tuple[str, Callable[[], str]]]:
+def attempts(targets: dict[str, Any]) -> Iterator[tuple[str, Callable[[], str]]]:
     for path in targets.get("files", []):
         yield "read " + path, partial(read, path)
     for path in targets.get("folders", []):
-        yield "list " + path, partial(listing, path)
+        yield "list " + path, partial(list_folder, path)
     for path in targets.get("writes", []):
         yield "write " + path, partial(write, path)
     for path, request in targets.get("sockets", {}).items():
@@ -80,7 +80,7 @@ def tries(targets: dict[str, Any]) -> Iterator[tuple[str, Callable[[], str]]]:
             path = f"/proc/{pid}/{name}"
             yield "follow " + path, partial(os.readlink, path)
         yield f"signal {pid}", partial(send_signal, pid)
-        yield f"ptrace {pid}", partial(trace, pid)
+        yield f"ptrace {pid}", partial(attach_debugger, pid)
 
 
 def outcome(attempt: Callable[[], str]) -> str:
@@ -90,4 +90,4 @@ def outcome(attempt: Callable[[], str]) -> str:
         return f"refused: {error}"
 
 
-print(json.dumps({name: outcome(attempt) for name, attempt in tries(json.loads(sys.argv[1]))}))
+print(json.dumps({name: outcome(attempt) for name, attempt in attempts(json.loads(sys.argv[1]))}))

@@ -2,44 +2,44 @@
 """A stand-in for the agent `pi --mode rpc`: JSON lines on stdin and stdout, standard library only.
 
 Answers `echo: <message>`; keeps its turns in the file given by --session; ignores other arguments
-(but --model, and --version alone). A message that begins with one of these words is answered in
-its own way:
+(except --model, and --version alone). A message that begins with one of these words gets a
+special answer:
 
-    SLOW <seconds> <text>   the text, word by word, spread over that time
-    TOKENS <n> <rate>       w0 w1 w2 … at that rate a second (0: as fast as can be)
-    CLOCK <n> <rate>        n words at that rate, each the time at which it was printed
+    SLOW <seconds> <text>   the text, word by word, during that time
+    TOKENS <n> <rate>       w0 w1 w2 … at that rate a second (0: as fast as possible)
+    CLOCK <n> <rate>        n words at that rate, each of them its print time
     THINK                   a thinking block, then text
     TOOL                    a tool call, its execution, then text in a second turn
     ERROR <text>            a run that ends with stopReason "error"
-    DIE <code>              some text, a line on stderr, exit in mid-answer
+    DIE <code>              some text, a line on stderr, exit during the answer
     KILL                    some text, then SIGKILL to itself
-    GARBAGE                 lines that are no JSON and no UTF-8, then an answer
+    GARBAGE                 lines that are not JSON or not UTF-8, then an answer
     BIGLINE <bytes>         one line of that size, then an answer
-    SILENT                  starts a run and says nothing until abort
+    SILENT                  starts a run without output until abort
     DIALOG                  asks for a confirmation and waits for it
-    CHILD                   leaves a `sleep` in a session of its own: "child <pid>"
-    SHELL <command>         runs it; the answer is what it prints
-    RUN <command>           a tool call that runs it in a shell; variables in it are its own
-    PIECES <n> <s> <text>   the text, n characters at a time, every s seconds; with its variables
-    CRASH <n> <s> <text>    the same; then the text on stderr, and exit in mid-answer
-    NOISE <text>            the text as a line that is no JSON
+    CHILD                   starts a `sleep` in its own session: "child <pid>"
+    SHELL <command>         runs it; the answer is its output
+    RUN <command>           a tool call that runs it in a shell and expands variables
+    PIECES <n> <s> <text>   the text, n characters at a time, every s seconds; expands variables
+    CRASH <n> <s> <text>    the same; then the text on stderr, and exit during the answer
+    NOISE <text>            the text as a line that is not JSON
     RECALL                  the user messages that the session holds
     POISON <text>           fails with 400, and so does each message while it is in the session
-    RETRY <n> <text>        n attempts that break off after "half of it", then the text
-    COMPACT                 shortens its context; the call that did it has a usage of its own
-    HANG <seconds> <name>   a tool call that takes so long, without output
+    RETRY <n> <text>        n attempts that fail after "half of it", then the text
+    COMPACT                 compacts its context; that call has its own usage
+    HANG <seconds> <name>   a tool call that takes this long, without output
     /note /boom /run /ask   commands: a notification, an error, a run, a dialog
     RECALL                  the user messages that were in the session file at start
     FLOOD <what> <n> <rate> n events of a kind at that rate a second, or n lines of "garbage"; then
                             an answer
-    LONG <what> <bytes>     a tool call, in which the next line of that type is so long (of messages
+    LONG <what> <bytes>     a tool call in which the next line of that type is this long (messages
                             by their role; "tool" means both lines of the result)
 
-STANDIN_MODE, joined by commas: mute (answers nothing), exit:<code> (exits at once), stubborn
+STANDIN_MODE, joined by commas: mute (sends nothing), exit:<code> (exits at once), stubborn
 (ignores SIGTERM), fat (repeats the message in each update, as 0.73.1 did), old (0.73.1: no system
 message, no agent_settled, no clear_queue), golden (as when golden.json was recorded: SLOW echoes at
 once and keeps the run open for that time; steers and follow-ups have one queue), disposition (1.6:
-its answer to a prompt says what became of it), models:<a>+<b> (these are the models it lists).
+its response to a prompt contains a disposition), models:<a>+<b> (these are the models it lists).
 """
 
 from __future__ import annotations
@@ -67,16 +67,16 @@ BUSY = (
 FOR_EVER = 1e9
 
 
-def option(name: str, usual: str = "") -> str:
-    """Return the value after an argument, or `usual`."""
-    return dict(itertools.pairwise(sys.argv[1:])).get(name, usual)
+def option(name: str, default: str = "") -> str:
+    """Return the value after an argument, or `default`."""
+    return dict(itertools.pairwise(sys.argv[1:])).get(name, default)
 
 
-LONG: dict[str, int] = {}  # how long the next line of a type is made
+PADDING: dict[str, int] = {}  # bytes to add to the next line of a type
 
 
-def lengthen(event: dict[str, Any], size: int) -> dict[str, Any]:
-    """Return the event, made longer by `size` bytes."""
+def pad_event(event: dict[str, Any], size: int) -> dict[str, Any]:
+    """Return the event with `size` additional bytes."""
     image = {"type": "image", "data": "x" * (size // 3), "mimeType": "image/png"}
     if event["type"] == "tool_execution_end":
         return {**event, "result": {"content": [image] * 3}}
@@ -89,8 +89,8 @@ def lengthen(event: dict[str, Any], size: int) -> dict[str, Any]:
 
 def emit(event: dict[str, Any]) -> None:
     kind = event["type"]
-    if size := LONG.pop(event["message"]["role"] if kind == "message_end" else kind, 0):
-        event = lengthen(event, size)
+    if size := PADDING.pop(event["message"]["role"] if kind == "message_end" else kind, 0):
+        event = pad_event(event, size)
     raw(json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
 
 
@@ -110,7 +110,7 @@ def text_block(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def parsed(line: str) -> dict[str, Any] | None:
+def parse_entry(line: str) -> dict[str, Any] | None:
     """Return the entry in a line of the session file; None if it is invalid."""
     try:
         entry = json.loads(line) if line.endswith("\n") else None
@@ -127,14 +127,14 @@ class Session:
         self.messages: list[dict[str, Any]] = []
         if path and os.path.exists(path):
             with open(path, encoding="utf-8", errors="replace") as file:
-                entries = [entry for line in file if (entry := parsed(line))]
+                entries = [entry for line in file if (entry := parse_entry(line))]
             if os.path.getsize(path) and (not entries or entries[0].get("type") != "session"):
                 sys.exit(f"Error: Session file is not a valid session: {path}")
             self.messages = [entry["message"] for entry in entries if entry["type"] == "message"]
 
     @property
-    def earlier(self) -> list[str]:
-        """Return its user messages."""
+    def user_messages(self) -> list[str]:
+        """Return the texts of the user messages."""
         return [each["content"][0]["text"] for each in self.messages if each["role"] == "user"]
 
     def append(self, messages: list[dict[str, Any]]) -> None:
@@ -227,7 +227,7 @@ class Agent:
         self.next_step = 0.0
         self.answer: Answer | None = None
         self.turn: list[dict[str, Any]] = []  # messages of the unfinished turn
-        self.said: list[dict[str, Any]] = []  # messages of this run
+        self.run_messages: list[dict[str, Any]] = []  # messages of this run
         self.confirmed: bool | None = None
         self.greeted = False
         self.running_call: dict[str, Any] | None = None
@@ -246,11 +246,11 @@ class Agent:
                     return
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
-                    self.hear(line)
+                    self.handle_command(line)
             elif self.run:
-                self.step()
+                self.advance_run()
 
-    def step(self) -> None:
+    def advance_run(self) -> None:
         assert self.run is not None
         pause = next(self.run, None)
         if pause is None:
@@ -260,7 +260,7 @@ class Agent:
 
     # commands
 
-    def hear(self, line: bytes) -> None:
+    def handle_command(self, line: bytes) -> None:
         if "mute" in self.modes:
             return
         try:
@@ -302,15 +302,15 @@ class Agent:
     def do_prompt(self, command: dict[str, Any]) -> None:
         message = command.get("message", "")
         if handler := COMMANDS.get(message.split(" ")[0]):
-            goes_on = handler(self)
-            self.accept(command, "handled")
-            if goes_on and self.run is None:
-                self.run = self.work("from the command")
-                self.step()
+            starts_run = handler(self)
+            self.respond_to_prompt(command, "handled")
+            if starts_run and self.run is None:
+                self.run = self.run_prompt("from the command")
+                self.advance_run()
         elif self.run is None:
-            self.accept(command, "started")
-            self.run = self.work(message)
-            self.step()
+            self.respond_to_prompt(command, "started")
+            self.run = self.run_prompt(message)
+            self.advance_run()
         elif "streamingBehavior" not in command:
             self.respond(command, error=BUSY)
         elif command["streamingBehavior"] == "followUp":
@@ -318,9 +318,9 @@ class Agent:
         else:
             self.do_steer(command)
 
-    def accept(self, command: dict[str, Any], disposition: str) -> None:
-        tells = "disposition" in self.modes
-        self.respond(command, {"disposition": disposition} if tells else None)
+    def respond_to_prompt(self, command: dict[str, Any], disposition: str) -> None:
+        has_disposition = "disposition" in self.modes
+        self.respond(command, {"disposition": disposition} if has_disposition else None)
 
     def do_get_fork_messages(self, command: dict[str, Any]) -> None:
         found = [
@@ -347,21 +347,21 @@ class Agent:
     def do_steer(self, command: dict[str, Any]) -> None:
         queue = self.follow_up if "golden" in self.modes else self.steering
         queue.append(command.get("message", ""))
-        self.queue_changed()
+        self.emit_queue()
         self.respond(command)
 
     def do_follow_up(self, command: dict[str, Any]) -> None:
         self.follow_up.append(command.get("message", ""))
-        self.queue_changed()
+        self.emit_queue()
         self.respond(command)
 
     def do_clear_queue(self, command: dict[str, Any]) -> None:
         data = {"steering": self.steering, "followUp": self.follow_up}
         self.steering, self.follow_up = [], []
-        self.queue_changed()
+        self.emit_queue()
         self.respond(command, data)
 
-    def queue_changed(self) -> None:
+    def emit_queue(self) -> None:
         emit(
             {
                 "type": "queue_update",
@@ -418,12 +418,12 @@ class Agent:
 
     # runs
 
-    def work(self, message: str | None) -> Steps:
+    def run_prompt(self, message: str | None) -> Steps:
         """Run the prompt, then the messages that were queued meanwhile."""
         emit({"type": "agent_start"})
-        self.said = []
+        self.run_messages = []
         while message is not None:
-            yield from self.one_turn(message)
+            yield from self.play_turn(message)
             message = self.next_queued()
         self.end_run()
 
@@ -432,31 +432,31 @@ class Agent:
         if not queue:
             return None
         message = queue.pop(0)
-        self.queue_changed()
+        self.emit_queue()
         return message
 
-    def one_turn(self, message: str) -> Steps:
+    def play_turn(self, message: str) -> Steps:
         emit({"type": "turn_start"})
         if not self.greeted and "old" not in self.modes:
-            self.whole({"role": "system", "content": [text_block("You are a stand-in.")]})
+            self.emit_message({"role": "system", "content": [text_block("You are a stand-in.")]})
         self.greeted = True
         user = {"role": "user", "content": [text_block(message)]}
-        self.whole(user)
+        self.emit_message(user)
         self.turn = [user]
         self.answer = Answer(self)
         word, _, rest = message.partition(" ")
         behaviour = BEHAVIOURS.get(word)
-        if any(each.startswith("POISON") for each in [*self.session.earlier, message]):
+        if any(each.startswith("POISON") for each in [*self.session.user_messages, message]):
             behaviour = Agent.poisoned
-        yield from behaviour(self, rest) if behaviour else self.say("echo: " + message)
+        yield from behaviour(self, rest) if behaviour else self.stream_words("echo: " + message)
         if self.answer is not None:
             self.end_turn("stop")
 
-    def whole(self, message: dict[str, Any]) -> None:
+    def emit_message(self, message: dict[str, Any]) -> None:
         message["timestamp"] = int(time.time() * 1000)
         emit({"type": "message_start", "message": message})
         emit({"type": "message_end", "message": message})
-        self.said.append(message)
+        self.run_messages.append(message)
 
     def end_turn(
         self, reason: str, error: str = "", tools: Callable[[], None] = lambda: None
@@ -465,7 +465,7 @@ class Agent:
         assert self.answer is not None
         message = self.answer.end(reason, error)
         self.answer = None
-        self.said.append(message)
+        self.run_messages.append(message)
         self.turn.append(message)
         tools()
         self.session.append(self.turn)
@@ -474,13 +474,13 @@ class Agent:
 
     def end_run(self) -> None:
         retry = {} if "old" in self.modes else {"willRetry": False}
-        emit({"type": "agent_end", "messages": self.said, **retry})
+        emit({"type": "agent_end", "messages": self.run_messages, **retry})
         if "old" not in self.modes:
             emit({"type": "agent_settled"})
 
     # behaviours
 
-    def say(self, text: str, pause: float = 0.0) -> Steps:
+    def stream_words(self, text: str, pause: float = 0.0) -> Steps:
         """Stream a text word by word."""
         assert self.answer is not None
         self.answer.block("text")
@@ -493,15 +493,15 @@ class Agent:
     def slow(self, rest: str) -> Steps:
         seconds, _, text = rest.partition(" ")
         if "golden" in self.modes:
-            yield from self.say("echo: SLOW " + rest)
+            yield from self.stream_words("echo: SLOW " + rest)
             yield float(seconds)
             return
-        yield from self.say(text, float(seconds) / max(1, len(text.split(" "))))
+        yield from self.stream_words(text, float(seconds) / max(1, len(text.split(" "))))
 
     def tokens(self, rest: str) -> Steps:
         count, rate = rest.split()
         pause = 1 / float(rate) if float(rate) else 0.0
-        yield from self.say(" ".join(f"w{number}" for number in range(int(count))), pause)
+        yield from self.stream_words(" ".join(f"w{number}" for number in range(int(count))), pause)
 
     def clock(self, rest: str) -> Steps:
         """Stream words that contain their print time, in milliseconds since the epoch."""
@@ -521,7 +521,7 @@ class Agent:
         for word in ("let ", "me ", "see"):
             self.answer.delta(word)
             yield 0.0
-        yield from self.say("echo: " + rest)
+        yield from self.stream_words("echo: " + rest)
 
     def tool(self, rest: str) -> Steps:
         assert self.answer is not None
@@ -537,35 +537,35 @@ class Agent:
             emit({**update, "partialResult": {**result, "details": {}}})
             emit({"type": "tool_execution_end", **call, "result": result, "isError": False})
             message = {"role": "toolResult", **call, **result, "isError": False}
-            self.whole(message)
+            self.emit_message(message)
             self.turn.append(message)
 
         self.end_turn("toolUse", tools=execute)
         emit({"type": "turn_start"})
         self.answer = Answer(self)
-        yield from self.say("the tool said hi " + rest)
+        yield from self.stream_words("the tool said hi " + rest)
 
     def error(self, rest: str) -> Steps:
         yield 0.0
         self.end_turn("error", rest or "500 stand-in error")
 
     def die(self, rest: str) -> Steps:
-        yield from self.say("I am about to")
+        yield from self.stream_words("I am about to")
         sys.stderr.write("Error: the stand-in was told to die\n")
         sys.exit(int(rest or 1))
 
     def kill(self, _: str) -> Steps:
-        yield from self.say("I am about to")
+        yield from self.stream_words("I am about to")
         os.kill(os.getpid(), signal.SIGKILL)
 
     def garbage(self, rest: str) -> Steps:
         raw(b"this is no JSON\n[1,2]\n\xff\xfe broken \xf0\x9f\n")
-        yield from self.say("echo: " + rest)
+        yield from self.stream_words("echo: " + rest)
 
     def bigline(self, rest: str) -> Steps:
         frame = b'{"type":"big","text":""}\n'
         raw(frame[:-3] + b"x" * (int(rest) - len(frame) + 1) + frame[-3:])
-        yield from self.say("echo: " + rest)
+        yield from self.stream_words("echo: " + rest)
 
     def silent(self, _: str) -> Steps:
         while True:
@@ -577,16 +577,16 @@ class Agent:
         emit({**request, "method": "confirm", "title": "Sure?", "message": rest or "Go on?"})
         while self.confirmed is None:
             yield FOR_EVER
-        yield from self.say("confirmed" if self.confirmed else "declined")
+        yield from self.stream_words("confirmed" if self.confirmed else "declined")
 
     def child(self, _: str) -> Steps:
         pid = os.posix_spawnp("sleep", ["sleep", "600"], os.environ, setsid=True)
-        yield from self.say(f"child {pid}")
+        yield from self.stream_words(f"child {pid}")
 
     def shell(self, rest: str) -> Steps:
         pipe = subprocess.PIPE
         done = subprocess.run(["bash", "-c", rest], stdout=pipe, stderr=subprocess.STDOUT)
-        yield from self.say(done.stdout.decode("utf-8", "replace"))
+        yield from self.stream_words(done.stdout.decode("utf-8", "replace"))
 
     def run_command(self, rest: str) -> Steps:
         assert self.answer is not None
@@ -606,13 +606,13 @@ class Agent:
             result = {"content": [text_block(output)]}
             emit({"type": "tool_execution_end", **call, "result": result, "isError": False})
             message = {"role": "toolResult", **call, **result, "isError": False}
-            self.whole(message)
+            self.emit_message(message)
             self.turn.append(message)
 
         self.end_turn("toolUse", tools=execute)
         emit({"type": "turn_start"})
         self.answer = Answer(self)
-        yield from self.say("done")
+        yield from self.stream_words("done")
 
     def pieces(self, rest: str) -> Steps:
         assert self.answer is not None
@@ -631,38 +631,38 @@ class Agent:
 
     def noise(self, rest: str) -> Steps:
         raw(os.path.expandvars(rest).encode() + b"\n")
-        yield from self.say("done")
+        yield from self.stream_words("done")
 
     def poisoned(self, _: str) -> Steps:
         yield 0.0
         number = len(self.session.messages)
-        said = {
+        run_messages = {
             "message": f"messages.{number}: image cannot be decoded",
             "request_id": f"r{number}",
         }
-        self.end_turn("error", "400: " + json.dumps(said))
+        self.end_turn("error", "400: " + json.dumps(run_messages))
 
     def retry(self, rest: str) -> Steps:
         count, _, text = rest.partition(" ")
         for attempt in range(1, int(count) + 1):
-            yield from self.say("half of it")
+            yield from self.stream_words("half of it")
             self.end_turn("error", "terminated")
             emit({"type": "agent_end", "messages": [], "willRetry": True})
-            again = {"attempt": attempt, "maxAttempts": int(count), "delayMs": 50}
-            emit({"type": "auto_retry_start", "errorMessage": "terminated", **again})
+            attempt_fields = {"attempt": attempt, "maxAttempts": int(count), "delayMs": 50}
+            emit({"type": "auto_retry_start", "errorMessage": "terminated", **attempt_fields})
             yield 0.05
             emit({"type": "agent_start"})
             emit({"type": "turn_start"})
             self.answer = Answer(self)
         emit({"type": "auto_retry_end", "success": True, "attempt": int(count)})
-        yield from self.say(text)
+        yield from self.stream_words(text)
 
     def compact(self, _: str) -> Steps:
         emit({"type": "compaction_start", "reason": "threshold"})
         yield 0.0
         result = {"summary": "short", "tokensBefore": 1000, "usage": usage(7)}
         emit({"type": "compaction_end", "reason": "threshold", "result": result})
-        yield from self.say("shortened")
+        yield from self.stream_words("shortened")
 
     def hang(self, rest: str) -> Steps:
         assert self.answer is not None
@@ -678,12 +678,12 @@ class Agent:
         self.end_call("", is_error=False)
         emit({"type": "turn_start"})
         self.answer = Answer(self)
-        yield from self.say("done")
+        yield from self.stream_words("done")
 
-    # commands of an extension; whether a run comes of it
+    # commands of an extension; each returns whether it starts a run
 
     def command_note(self) -> bool:
-        self.tell("done-note")
+        self.notify("done-note")
         return False
 
     def command_boom(self) -> bool:
@@ -696,10 +696,10 @@ class Agent:
     def command_ask(self) -> bool:
         request = {"type": "extension_ui_request", "id": f"dialog-{time.time_ns()}"}
         emit({**request, "method": "select", "title": "Which?", "options": ["a", "b"]})
-        self.tell("chosen undefined")
+        self.notify("chosen undefined")
         return False
 
-    def tell(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         request = {"type": "extension_ui_request", "id": f"notify-{time.time_ns()}"}
         emit({**request, "method": "notify", "message": text})
 
@@ -712,21 +712,21 @@ class Agent:
             "extension_error": b'{"type":"extension_error","extensionPath":"/x.ts","error":"n"}\n',
         }
         line = lines.get(what, b'{"type":"' + what.encode() + b'","more":"' + b"x" * 400 + b'"}\n')
-        a_step = max(1, int(rate) // 50)
+        batch = max(1, int(rate) // 50)
         begun = time.monotonic()
-        for start in range(0, int(count), a_step):
-            raw(line * min(a_step, int(count) - start))
-            yield max(0.0, begun + (start + a_step) / int(rate) - time.monotonic())
-        yield from self.say("flooded")
+        for start in range(0, int(count), batch):
+            raw(line * min(batch, int(count) - start))
+            yield max(0.0, begun + (start + batch) / int(rate) - time.monotonic())
+        yield from self.stream_words("flooded")
 
     def long_line(self, rest: str) -> Steps:
         what, size = rest.split()
-        both = ("tool_execution_end", "toolResult")
-        LONG.update(dict.fromkeys(both if what == "tool" else (what,), int(size)))
+        result_types = ("tool_execution_end", "toolResult")
+        PADDING.update(dict.fromkeys(result_types if what == "tool" else (what,), int(size)))
         yield from self.run_command("echo hi")
 
     def recall(self, _: str) -> Steps:
-        yield from self.say("recall: " + " | ".join(self.session.earlier))
+        yield from self.stream_words("recall: " + " | ".join(self.session.user_messages))
 
 
 BEHAVIOURS: dict[str, Callable[[Agent, str], Steps]] = {
