@@ -108,7 +108,7 @@ class Bench:
         while not socket.exists():
             time.sleep(0.02)
         self.journals = [self._session(number) for number in range(sessions)]
-        # There is no keeper to send to.
+        # There is no keeper that could receive commands.
         from lieutenants.supervision.transports.local import LocalTransport
 
         LocalTransport.send = lambda *_: None  # type: ignore[method-assign]
@@ -161,7 +161,7 @@ class Bench:
             self.commits += 1
             return really_commit(connection)
 
-        def one_pass(follower: Any, news: Any, *rest: Any) -> Any:
+        def run_pass(follower: Any, news: Any, *rest: Any) -> Any:
             done = really_pass(follower, news, *rest)
             now = self.last = time.time()
             for _, records, _ in news:
@@ -171,7 +171,7 @@ class Bench:
                 ]
             return done
 
-        database._commit, followers._commit = commit, one_pass
+        database._commit, followers._commit = commit, run_pass
 
     def follow(self, goal: int, before: Callable[[], None] = lambda: None) -> tuple[float, float]:
         """Follow until so many lines are committed; return wall and processor seconds."""

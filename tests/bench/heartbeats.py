@@ -33,7 +33,7 @@ CONNECTIONS = 64
 BULK_IDS = 1000
 LIEUTENANTS = 100
 
-# Each request is for another VM, with the token of that VM's node.
+# Each request is for another VM, with that VM's token.
 LUA = """
 local at = math.random({vms})
 request = function()
@@ -52,7 +52,7 @@ end)()"""
 
 
 @dataclass(frozen=True)
-class Figures:
+class Results:
     """Results of wrk."""
 
     per_second: float
@@ -85,7 +85,7 @@ LOADS = [
 ]
 
 
-def measure(load: Load, port: int, seconds: int, vms: int, key: str = "") -> Figures:
+def measure(load: Load, port: int, seconds: int, vms: int, key: str = "") -> Results:
     """Run wrk once; with a key it authenticates as the edge does."""
     body = BULK.format(ids=BULK_IDS, vms=vms) if load.body == "bulk" else "nil"
     token = TOKEN if load.body == "bulk" else NODE_TOKEN
@@ -100,7 +100,7 @@ def measure(load: Load, port: int, seconds: int, vms: int, key: str = "") -> Fig
         words += ["-s", script.name, f"http://127.0.0.1:{port}"]
         said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
-    return Figures(
+    return Results(
         float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1]),  # type: ignore[index]
         _ms(said, "50%"),
         _ms(said, "99%"),
@@ -114,7 +114,7 @@ def _ms(said: str, share: str) -> float:
     return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found[2]]
 
 
-# -- the other processes -----------------------------------------------------------------------
+# -- server processes --------------------------------------------------------------------------
 
 
 def child(stack: Stack, *words: str) -> subprocess.Popen[bytes]:
@@ -160,13 +160,13 @@ def seed(vms: int) -> None:
     NodeToken.objects.bulk_create(made, batch_size=500)
 
 
-def write_on() -> None:
+def write_continuously() -> None:
     """Write like a busy worker: ten transactions a second of two hundred rows each."""
     from django.db import transaction
 
     from registry.models import Gap
 
-    # As the worker does when it is ready.
+    # As the worker does at its start.
     gc.collect()
     gc.freeze()
     parent = os.getppid()
@@ -180,7 +180,7 @@ def write_on() -> None:
 
 
 @contextmanager
-def drf(stack: Stack) -> Iterator[int]:
+def run_django(stack: Stack) -> Iterator[int]:
     """Start a web server like that of `up`, with one worker, on a separate port."""
     port = free_port()
     words = ["--interface", "wsgi", "--workers", "1", "--blocking-threads", "1"]
@@ -193,14 +193,14 @@ def drf(stack: Stack) -> Iterator[int]:
         start_new_session=True,
     )
     try:
-        until(lambda: _listens(port), 20)
+        until(lambda: _is_listening(port), 20)
         yield port
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait(10)
 
 
-def _listens(port: int) -> bool:
+def _is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
@@ -208,9 +208,9 @@ def _listens(port: int) -> bool:
 # -- the run -----------------------------------------------------------------------------------
 
 
-def median(load: Load, ports: dict[int, str], options: argparse.Namespace) -> list[Figures]:
+def median(load: Load, ports: dict[int, str], options: argparse.Namespace) -> list[Results]:
     """Return the median run for each port; the ports take turns. Each has a key."""
-    runs: dict[int, list[Figures]] = {port: [] for port in ports}
+    runs: dict[int, list[Results]] = {port: [] for port in ports}
     for _ in range(options.rounds):
         for port, key in ports.items():
             runs[port].append(measure(load, port, options.seconds, options.vms, key))
@@ -221,7 +221,7 @@ def compare(stack: Stack, options: argparse.Namespace) -> bool:
     """Print all results; return whether all of them are good enough."""
     good = True
     key = (stack.data / "edge-key").read_text()
-    with drf(stack) as port:
+    with run_django(stack) as port:
         for load in LOADS:
             slow, fast = median(load, {port: key, stack.port: ""}, options)
             times = fast.per_second / slow.per_second
@@ -250,7 +250,7 @@ def main() -> None:
         import django
 
         django.setup()
-        seed(options.vms) if options.child == "seed" else write_on()
+        seed(options.vms) if options.child == "seed" else write_continuously()
         return
     if not shutil.which("wrk"):
         raise SystemExit("this bench needs wrk: apt-get install wrk")

@@ -103,7 +103,7 @@ def parents() -> dict[int, int]:
     return found
 
 
-def below(root: int) -> list[int]:
+def descendants(root: int) -> list[int]:
     """Return a process and its descendants."""
     tree, found = parents(), [root]
     for pid in found:
@@ -151,7 +151,7 @@ def cpu(pid: int) -> float:
 
 def measure(reef: Reef) -> None:
     groups: dict[str, list[int]] = {}
-    for pid in below(reef.process.pid):
+    for pid in descendants(reef.process.pid):
         groups.setdefault(role(pid), []).append(pid)
     groups["keepers"] = keepers(reef.folder)
     before = {pid: cpu(pid) for pids in groups.values() for pid in pids}

@@ -94,10 +94,10 @@ class Run:
 
     def stop(self) -> None:
         self.ask(op="stop", grace=1)
-        while self.lives():
+        while self.is_alive():
             time.sleep(0.01)
 
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         """Return whether the process runs; False also for a zombie."""
         try:
             stat = Path(f"/proc/{self.pid}/stat").read_text()

@@ -50,14 +50,14 @@ def run(stack: BootStack, emulator: Emulator, asked: argparse.Namespace) -> None
     ids = [each["id"] for each in stack.post("/bootloader/provision", body).json()["provisionings"]]
     print(f"asked for {len(ids)} VMs in {time.monotonic() - begun:.2f} s")
 
-    def open_ones() -> int:
+    def count_open() -> int:
         found = stack.client.get("/bootloader/provisionings?limit=1000").json()["provisionings"]
         return sum(each["state"] in ("queued", "running") for each in found)
 
-    until(lambda: not open_ones(), asked.seconds)
+    until(lambda: not count_open(), asked.seconds)
     wall = time.monotonic() - begun
     found = stack.client.get("/bootloader/provisionings?limit=1000").json()["provisionings"]
-    tell(found, wall)
+    print_results(found, wall)
     live = [vm["liveness"] for vm in stack.client.get("/registry/vms").json()["vms"]]
     print(f"VMs at the platform {len(emulator.vms())}, live in the registry {live.count('live')}")
     for name, seconds in cpu(stack).items():
@@ -71,7 +71,7 @@ def run(stack: BootStack, emulator: Emulator, asked: argparse.Namespace) -> None
     print(f"after destroying all: {len(emulator.vms())} VMs, {machines} machines known")
 
 
-def tell(found: list[dict[str, Any]], wall: float) -> None:
+def print_results(found: list[dict[str, Any]], wall: float) -> None:
     """Print the times of each step over all VMs, in seconds."""
     states = [each["state"] for each in found]
     print(f"{states.count('done')} of {len(found)} done in {wall:.1f} s")

@@ -66,7 +66,7 @@ def best(work: Callable[[], Any]) -> float:
 
 
 class Unscreened:
-    """Replacement of `TranscriptScreening` that screens nothing."""
+    """Replacement of `TranscriptScreening` without any screening."""
 
     def feed(self, _block: Any, text: str, _offset: int) -> str:
         return text
@@ -86,7 +86,7 @@ class Unscreened:
         return []
 
 
-def take_in(records: list[list[Any]], screen: Screen | None) -> None:
+def feed_answer(records: list[list[Any]], screen: Screen | None) -> None:
     """Feed an answer to a session piece by piece, as the follower does."""
     from lieutenants.agents import dialect_of
     from lieutenants.models import Lieutenant, Process
@@ -117,9 +117,9 @@ def answer(text: str) -> list[list[Any]]:
 def measure(name: str, text: str, known: list[Secret], screen: Screen) -> None:
     records = answer(text)
     dirty = answer(f"{text[: SIZE // 3]} {known[8].value} {text[SIZE // 3 :]}")
-    without = best(lambda: take_in(records, None))
-    clean = best(lambda: take_in(records, screen)) - without
-    covered = best(lambda: take_in(dirty, screen)) - without
+    without = best(lambda: feed_answer(records, None))
+    clean = best(lambda: feed_answer(records, screen)) - without
+    covered = best(lambda: feed_answer(dirty, screen)) - without
     alone = best(lambda: screen.cover(text))
     print(
         f"5 MB of {name}: {without:.0f} ms unscreened, {clean:+.0f} ms, with a secret in it "
@@ -158,7 +158,7 @@ def main() -> None:
     from versconfig.screening.screen import Screen
 
     known = secrets()
-    # The agent itself was given a fifth of them.
+    # A fifth of the secrets are the agent's own.
     screen = Screen(known, own=known[::5])
     print(f"compiling {len(known)} secrets: {first_time(known):.0f} ms")
     print(f"after a change of one among 200: {after_change():.1f} ms")

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
-# Nobody listens there, and nobody is to wait for that.
+# No Redis listens at this address, and no writer waits for one.
 os.environ.setdefault("REDIS_URL", "unix:///nonexistent/redis.sock")
 
 import django
@@ -59,7 +59,7 @@ failed: list[str] = []
 
 
 class Wait(NamedTuple):
-    """A change: when it began, how many ms it took and how many of them it was held up."""
+    """A change: its start, its duration in ms, and how many ms of that it waited."""
 
     at: float
     ms: float
@@ -76,7 +76,7 @@ def busy_ms(pids: list[int]) -> float:
 
 
 def processes() -> list[int]:
-    """This one, and the server's that works for it."""
+    """Return this process, and the database server's process that works for it."""
     if connection.vendor == "sqlite":
         return [os.getpid()]
     with connection.cursor() as cursor:
@@ -87,7 +87,7 @@ def processes() -> list[int]:
 # -- writers -----------------------------------------------------------------------------------
 
 
-def beat(chance: random.Random, _began: float) -> None:
+def send_heartbeat(chance: random.Random, _began: float) -> None:
     """Write heartbeats like the edge."""
     said = [heartbeats.Heartbeat(f"vm-{chance.randrange(VMS)}") for _ in range(32)]
     fast_path.write(lambda _: None, [fast_path.WriteRequest(None, [each], True) for each in said])
@@ -105,11 +105,11 @@ def rename(chance: random.Random, began: float) -> None:
     services.change(vm_id, NodeChange(name=f"{vm_id} {began}"), by="bench")
 
 
-ACTS = {"beats": beat, "registrations": register, "tree": rename}
+ACTS = {"beats": send_heartbeat, "registrations": register, "tree": rename}
 
 
-def write_on(log: Path, act: Callable[[random.Random, float], None], seed: int) -> None:
-    """Until the end; a line for each change."""
+def write_until_end(log: Path, act: Callable[[random.Random, float], None], seed: int) -> None:
+    """Write until the end, and print a line for each change."""
     pids, chance = processes(), random.Random(seed)
     with log.open("w") as out:
         while True:
@@ -122,7 +122,7 @@ def write_on(log: Path, act: Callable[[random.Random, float], None], seed: int) 
 
 
 class Writers:
-    """Processes that write; they end with the `with` block."""
+    """Writer processes that end with the `with` block."""
 
     def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
         self.names = names
@@ -133,7 +133,7 @@ class Writers:
         connection.close()
         for number, (log, name) in enumerate(zip(self.logs, self.names, strict=True)):
             if not (pid := os.fork()):
-                write_on(log, ACTS[name], number)
+                write_until_end(log, ACTS[name], number)
             self.pids.append(pid)
         return self
 
@@ -142,8 +142,8 @@ class Writers:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
-    def between(self, begin: float, end: float) -> Waits:
-        """The changes that were under way in this time."""
+    def changes_between(self, begin: float, end: float) -> Waits:
+        """Return the changes that were in progress in this time."""
         lines = [line.split() for log in self.logs for line in log.read_text().splitlines()[:-1]]
         waits = [Wait(*map(float, line)) for line in lines]
         return [each for each in waits if each.at < end and each.at + each.ms / 1000 > begin]
@@ -152,10 +152,10 @@ class Writers:
         """Print a line with the result, and how many ms a change was held up at most."""
         began = time.time()
         result = act()
-        # What was held up to the end is noted a little later.
+        # Changes delayed until the end are recorded a little later.
         ended = time.time()
         time.sleep(0.5)
-        waits = self.between(began, ended)
+        waits = self.changes_between(began, ended)
         spent, held = sorted(each.ms for each in waits), max(each.held for each in waits)
         p99, rate = spent[int(len(spent) * 0.99)], len(spent) / (ended - began)
         print(
@@ -167,7 +167,7 @@ class Writers:
 
 
 def check(snapshot: Any) -> None:
-    """Its rows are of one moment."""
+    """Check that the rows of the snapshot are consistent."""
     file = sqlite3.connect(files.path_of(snapshot.file))
     torn, nodes = file.execute(TORN).fetchone()[0], snapshot.counts["nodes"]
     print(f"    {snapshot.counts}, {snapshot.size >> 20} MB, of another moment: {torn}")
@@ -176,7 +176,7 @@ def check(snapshot: Any) -> None:
 
 
 def plant() -> None:
-    """A large tree, and VMs that beat."""
+    """Create a large tree with VMs that send heartbeats."""
     fill(LARGE, fleet_parent)
     vms = [VM(id=f"vm-{n}", name="n", role="worker", registered_by="b") for n in range(VMS)]
     for vm in vms:

@@ -42,7 +42,7 @@ failed: list[str] = []
 
 @contextlib.contextmanager
 def sqlite() -> Iterator[None]:
-    """A new file with our tables."""
+    """Provide a new file with our tables."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {**connections.settings["default"], "NAME": str(Path(folder) / "bench.sqlite3")}
         with connected_to(settings):
@@ -52,7 +52,7 @@ def sqlite() -> Iterator[None]:
 
 @contextlib.contextmanager
 def postgresql() -> Iterator[None]:
-    """A new server with our tables."""
+    """Provide a new server with our tables."""
     cluster = Cluster(Path(find_postgresql() or "/usr/lib/postgresql"))
     try:
         with connected_to(cluster.settings(cluster.create())):
@@ -63,7 +63,9 @@ def postgresql() -> Iterator[None]:
 
 
 def fill(count: int, parent_of: Callable[[int], int | None]) -> int:
-    """`count` nodes v0, v1, …; every 1000th has the organ `rare`. The key of the first."""
+    """Create `count` nodes v0, v1, …, of which every 1000th has the organ `rare`; return the first
+    key.
+    """
     for model in (Trait, Revision):
         model.objects.all().delete()
     Node.objects.all().update(parent=None)
@@ -107,7 +109,7 @@ def fill(count: int, parent_of: Callable[[int], int | None]) -> int:
 
 
 def fleet_parent(number: int) -> int | None:
-    """Roof; 100 lieutenants; under each, VMs in threes of three levels."""
+    """Return a node's parent: root; 100 lieutenants; below each, VMs in three levels of three."""
     if number <= 100:
         return 0
     rank = number - 101
@@ -117,10 +119,10 @@ def fleet_parent(number: int) -> int | None:
     return 101 + ((place - 10) // 3) * 100 + (lieutenant - 1)
 
 
-def clocked(act: Callable[[], object], times: int) -> tuple[float, float, float]:
-    """Median and best of so many, and the median of this process's CPU; ms.
+def measure_times(act: Callable[[], object], times: int) -> tuple[float, float, float]:
+    """Return median and best of so many runs, and the median of the process's CPU time, in ms.
 
-    One before them is not counted.
+    A first run is not counted.
     """
     act()
     taken, worked = [], []
@@ -135,11 +137,11 @@ def clocked(act: Callable[[], object], times: int) -> tuple[float, float, float]
 def measure(
     title: str, act: Callable[[], object], limit: float | None = None, times: int = 30
 ) -> float:
-    """Measure, print, note what is beyond its limit; the median."""
+    """Measure, print, record a value beyond its limit, and return the median."""
     with CaptureQueriesContext(connection) as queries:
         act()
         asked = len(queries)
-    middle, best, cpu = clocked(act, times)
+    middle, best, cpu = measure_times(act, times)
     wanted = "" if limit is None else f"   limit {limit:g}"
     print(
         f"  {title:<44} {middle:9.2f} {best:9.2f} {cpu:9.2f}   {asked} queries{wanted}", flush=True
@@ -149,7 +151,7 @@ def measure(
     return middle
 
 
-def door(client: Client, path: str) -> Callable[[], object]:
+def client_of(client: Client, path: str) -> Callable[[], object]:
     """Send a request through Django."""
 
     def ask() -> bytes:
@@ -161,23 +163,23 @@ def door(client: Client, path: str) -> Callable[[], object]:
 
 
 def fetch_rows() -> object:
-    """Just fetching the rows of all nodes, as Django gives them."""
+    """Fetch the rows of all nodes, as Django converts them."""
     return list(Node.objects.active().values_list())
 
 
 def fetch_raw() -> object:
-    """Just fetching the rows of all nodes, without Django's conversions."""
+    """Fetch the rows of all nodes, without Django's conversions."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT * FROM vmtree_node WHERE removed_at IS NULL ORDER BY created_at, id")
         return cursor.fetchall()
 
 
-def nested_against_rows(client: Client, title: str) -> None:
-    """The nested tree beside the mere rows: at most three times as long."""
+def compare_tree_with_rows(client: Client, title: str) -> None:
+    """Compare the nested tree with fetching its rows: at most three times as long."""
     measure(f"{title}: rows by Django", fetch_rows, times=10)
     plain = measure(f"{title}: rows by the cursor", fetch_raw, times=10)
     measure(f"{title}: pieces", lambda: json_rows.pieces_of(Node.objects.active()), times=10)
-    measure(f"{title}: nested JSON at the door", door(client, "tree"), 3 * plain, times=10)
+    measure(f"{title}: nested JSON at the door", client_of(client, "tree"), 3 * plain, times=10)
 
 
 def run() -> None:
@@ -188,26 +190,30 @@ def run() -> None:
     )
     print(f"\n{connection.vendor}   (ms: median, best, own CPU)")
     fill(SMALL, fleet_parent)
-    nested_against_rows(client, "10,000")
+    compare_tree_with_rows(client, "10,000")
     fill(CHAIN, lambda number: number - 1)
-    nested_against_rows(client, "chain of 5,000")
-    measure("chain of 5,000: ancestors of the last", door(client, f"vms/v{CHAIN - 1}/ancestors"))
+    compare_tree_with_rows(client, "chain of 5,000")
+    measure(
+        "chain of 5,000: ancestors of the last", client_of(client, f"vms/v{CHAIN - 1}/ancestors")
+    )
     fill(LARGE, fleet_parent)
     leaf, top = f"v{LARGE - 1}", "v7"
-    count = door(client, f"vms/{top}/descendants")().count(b'"vmId"')  # type: ignore[attr-defined]
-    measure("100,000: ancestors", door(client, f"vms/{leaf}/ancestors"), 5)
-    measure("100,000: children (10)", door(client, f"vms/{top}/children"), 5)
-    measure(f"100,000: subtree of {count}", door(client, f"vms/{top}/descendants"), 15)
-    measure("100,000: find by organ, 99 hits", door(client, "find/organ/rare"), 5)
-    measure("100,000: flat, two levels", door(client, "tree?flat=true&depth=1"))
-    measure("100,000: stats", door(client, "stats"))
-    measure("100,000: page of 100", door(client, "vms?limit=100"))
-    measure("100,000: page of 100 by a word in names", door(client, "vms?q=9999&limit=100"))
-    measure("100,000: page of 100 by under: and organ:", door(client, "vms?q=under:v7+organ:rare"))
-    measure("100,000: history of one", door(client, f"vms/{leaf}/history"))
-    measure("100,000: panel", door(client, "_panel"))
-    measure("100,000: nested JSON of all", door(client, "tree"), times=3)
-    measure("100,000: all at an earlier time", door(client, "tree?at=2100-01-01"), times=3)
+    count = client_of(client, f"vms/{top}/descendants")().count(b'"vmId"')  # type: ignore[attr-defined]
+    measure("100,000: ancestors", client_of(client, f"vms/{leaf}/ancestors"), 5)
+    measure("100,000: children (10)", client_of(client, f"vms/{top}/children"), 5)
+    measure(f"100,000: subtree of {count}", client_of(client, f"vms/{top}/descendants"), 15)
+    measure("100,000: find by organ, 99 hits", client_of(client, "find/organ/rare"), 5)
+    measure("100,000: flat, two levels", client_of(client, "tree?flat=true&depth=1"))
+    measure("100,000: stats", client_of(client, "stats"))
+    measure("100,000: page of 100", client_of(client, "vms?limit=100"))
+    measure("100,000: page of 100 by a word in names", client_of(client, "vms?q=9999&limit=100"))
+    measure(
+        "100,000: page of 100 by under: and organ:", client_of(client, "vms?q=under:v7+organ:rare")
+    )
+    measure("100,000: history of one", client_of(client, f"vms/{leaf}/history"))
+    measure("100,000: panel", client_of(client, "_panel"))
+    measure("100,000: nested JSON of all", client_of(client, "tree"), times=3)
+    measure("100,000: all at an earlier time", client_of(client, "tree?at=2100-01-01"), times=3)
 
 
 def main() -> None:

@@ -39,9 +39,9 @@ LIMIT_MS = 300
 
 
 def ask(client: Client, path: str, body: object = None) -> tuple[float, float, int, int]:
-    """Median and worst milliseconds, statements, bytes."""
+    """Return median and worst milliseconds, number of statements, and bytes."""
     spent, size = [], 0
-    # Of a large fleet the roof's figures are kept: the first one asks for all.
+    # The summary of a large fleet is cached by the first request.
     root_row.forget()
     with CaptureQueriesContext(connection) as queries:
         _once(client, path, body)
@@ -87,7 +87,7 @@ def main(vendor: str) -> bool:
     plant(1000)
     few = {name: ask(client, *what)[2] for name, what in pages().items()}
     plant(100_000)
-    # The clock of the sweep does not tick here.
+    # The sweep does not run here.
     Watch.objects.update(door_at=clock.now() + timedelta(hours=1))
     print(f"-- {vendor}, 100,000 nodes, 1,000 silent, 1,000 late, 200 paused")
     good = True
