@@ -77,6 +77,17 @@ def test_compare_lists_differences_of_the_tree(
     assert api.get(f"/vm-tree/snapshots/{new.pk}/compare").json()["counts"]["added"] == 0
 
 
+def test_other_snapshot_must_exist_and_be_named_once(api: Api, family: dict[str, Node]) -> None:
+    path = f"/vm-tree/snapshots/{take(api).pk}/compare"
+
+    assert api.get(f"{path}?to=0").json() == {"error": "snapshot not found"}
+    assert api.get(f"{path}?with=0").status_code == 404
+    assert api.get(f"{path}?to=now&with=7").status_code == 400
+    refused = api.get(f"{path}?to=yesterday")
+    assert refused.status_code == 400
+    assert refused.json() == {"error": "to: must be the id of a snapshot, or 'now'"}
+
+
 def test_compare_lists_differences_of_the_registry(database: str, api: Api) -> None:
     def register(vm_id: str, **fields: Any) -> None:
         registry.register(Registration(vm_id, f"VM {vm_id}", "worker", "::1", "tests", **fields))

@@ -219,7 +219,8 @@ class CompareQuery(Query):
         to, older = values["to"], values["with"]
         if to is not None and older is not None and to != older:
             raise BadInput("to: is another one than with", "to")
-        return {**values, "to": NOW if to is None and older is None else to or older}
+        other = older if to is None else to
+        return {**values, "to": NOW if other is None else other}
 
 
 class RestoreQuery(Query):
