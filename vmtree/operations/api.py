@@ -44,7 +44,12 @@ class StartOperation(APIView):
         response=StartedJobResponse,
         status=202,
         more_responses={200: PlannedResponse},
-        errors={404: "VM not found", 409: "confirm: 3 VMs would be touched, not 2"},
+        errors={
+            404: "VM not found",
+            # Another last part of the path belongs to the id.
+            405: "method not allowed",
+            409: "confirm: 3 VMs would be touched, not 2",
+        },
     )
     def post(self, request: Request, vm_id: str, verb: str) -> Response:
         """Start or continue a job; `{"dryRun": true}` returns its plan and changes nothing.
