@@ -1,7 +1,7 @@
 """Accepted names in query and body of a route of the API; others are refused.
 
-A handler declares them by `@takes`; without it, it takes none. Where agents in the field may send
-more than older servers read, `lenient` refuses only what is nearly one of the known names.
+A handler declares them by `@endpoint`; without it, it takes none. Where agents in the field may
+send more than older servers read, `lenient` refuses only what is nearly one of the known names.
 """
 
 from __future__ import annotations
@@ -38,24 +38,10 @@ class Names:
 NOTHING = Names()
 
 
-def takes(
-    *, query: Iterable[str] = (), body: Iterable[str] = (), lenient: bool = False
-) -> Callable[[Handler], Handler]:
-    """Declare the names that a handler takes."""
-    return _declare(Names(tuple(query), tuple(body), lenient))
-
-
 def takes_anything(handler: Handler) -> Handler:
     """Declare that a handler looks at neither query nor body, and that both may hold anything."""
-    return _declare(Names(anything=True))(handler)
-
-
-def _declare(names: Names) -> Callable[[Handler], Handler]:
-    def declare(handler: Handler) -> Handler:
-        handler.takes = names  # type: ignore[attr-defined]
-        return handler
-
-    return declare
+    handler.takes = Names(anything=True)  # type: ignore[attr-defined]
+    return handler
 
 
 class OnlyKnownNames(BasePermission):
