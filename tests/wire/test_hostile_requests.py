@@ -94,7 +94,7 @@ class Operation:
             assert kind in contents, f"{kind}: {shown}"
         if kind == JSON and response.status_code >= 400:
             assert list(response.json()) == ["error"], shown
-            assert len(content) < 1000, shown
+            assert len(content) < 2000, shown
 
 
 def _resolved(schema: dict[str, Any]) -> dict[str, Any]:
