@@ -40,7 +40,7 @@ __all__ = ["reef"]
 
 # Budget of an ordinary run, for each operation: random requests; of those at the limits of fields
 # the first ones, and then one of some. The node sends one of some, too.
-EXAMPLES, FIRST_CASES, ONE_OF, ONE_OF_NODE = 6, 40, 5, 4
+EXAMPLES, FIRST_CASES, ONE_OF, ONE_OF_NODE = 4, 24, 6, 4
 # The examples of the schema are sent by test_hostile_requests.
 MODES = [HypothesisTestMode.COVERAGE, HypothesisTestMode.FUZZING]
 CHECKS = [
