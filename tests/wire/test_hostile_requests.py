@@ -24,7 +24,7 @@ CLIENT = Client(raise_request_exception=False)
 HUGE = "9" * 5000
 # Values of query parameters. Each is sent alone, and all of one name together.
 LONG = "9" * 400
-TEXTS = ["", " ", "\0", "\x1b[0m", LONG, "-1", "1e999", "NaN", "true", "'\"%_\\", "x" * 5000, "é"]
+TEXTS = ["", " ", "\0", "\x1b[0m", LONG, "-1", "1e999", "NaN", "true", "'\"%_\\", "x" * 400, "é"]
 BODIES: dict[str, bytes] = {
     "empty": b"",
     "blank": b" \n",
