@@ -19,7 +19,7 @@ from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiRespo
 from rest_framework.permissions import SAFE_METHODS
 
 from reef_site.api.authentication import NO_HEADER
-from reef_site.common.api.endpoints import Content, Endpoint
+from reef_site.common.api.endpoints import Endpoint
 from reef_site.common.api.fields import ApiField
 from reef_site.common.api.serializers import ErrorResponse
 
@@ -142,12 +142,6 @@ class EndpointSchema(AutoSchema):
                     )
                 )
         return found
-
-
-def media_types(content: Content) -> tuple[str, ...]:
-    """Return the media types of a response that is not JSON; empty for other responses."""
-    kinds = content if isinstance(content, tuple) else (content,)
-    return tuple(kind for kind in kinds if isinstance(kind, str))
 
 
 def _error(text: str) -> OpenApiResponse:
