@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from reef_site.common.errors import BadInput, Conflict, ReefError
+from reef_site.common.errors import BadInput, Conflict, NotFound, ReefError
+from reef_site.common.text import clip
+
+MAX_NAME_LENGTH = 64
 
 
 class TooLarge(BadInput):
     """A message is too long."""
 
     status = 413
+
+
+class LieutenantNotFound(NotFound):
+    """No lieutenant has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Lieutenant '{clip(name, MAX_NAME_LENGTH)}' not found")
 
 
 class NameTaken(Conflict):

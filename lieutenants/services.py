@@ -20,6 +20,7 @@ from lieutenants import agents, membership, tasks
 from lieutenants.agents import dialect_of
 from lieutenants.exceptions import (
     KeyReused,
+    LieutenantNotFound,
     NameTaken,
     NoProvider,
     NotNow,
@@ -417,7 +418,7 @@ def destroy(name: str, *, actor: object) -> str:
     if lieutenant is None:
         lieutenant = Lieutenant.objects.filter(name=name).first()
         if lieutenant is None:
-            raise NotFound(f"Lieutenant '{name}' not found")
+            raise LieutenantNotFound(name)
         permissions.check(actor, Action.DESTROY, membership.vm_id_of(lieutenant))
         return _destroy_summary(lieutenant)
     permissions.check(actor, Action.DESTROY, membership.vm_id_of(lieutenant))
@@ -478,7 +479,7 @@ def _actor_name(actor: object) -> str:
 
 def _permitted(name: str, actor: object, action: Action) -> Lieutenant:
     """Return the active lieutenant of this name. Raises NotFound, Forbidden."""
-    lieutenant = find(name, missing=f"Lieutenant '{name}' not found")
+    lieutenant = find(name, missing=str(LieutenantNotFound(name)))
     permissions.check(actor, action, membership.vm_id_of(lieutenant))
     return lieutenant
 
@@ -637,7 +638,7 @@ def _locked(name: str, actor: object) -> Lieutenant:
     if lieutenant is None:
         if Lieutenant.objects.filter(name=name).exists():
             raise NotFound(f"Lieutenant '{name}' has been destroyed")
-        raise NotFound(f"Lieutenant '{name}' not found")
+        raise LieutenantNotFound(name)
     permissions.check(actor, Action.SEND, membership.vm_id_of(lieutenant))
     if lieutenant.status == Status.PAUSED:
         raise NotNow(f"Lieutenant '{name}' is paused. Resume it first.")

@@ -23,9 +23,12 @@ from lieutenants.states import RUNNING, Status
 from reef_site.common import events
 from reef_site.common.errors import IllegalMove, LostRace, NotFound
 from reef_site.common.errors import NotFound as NotRegistered
+from reef_site.common.text import clip
 from registry import services as registry
 from vmtree import permissions
 from vmtree.permissions import Action
+
+MAX_SHOWN = 100
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ def adopt(name: str, *, actor: object, force: bool = False) -> list[str]:
         host for host in list_hosts() if name in {host.name, host.id} - {""} and not host.is_here
     ]
     if not named:
-        raise NotFound(f"There is no other host '{name}'")
+        raise NotFound(f"There is no other host '{clip(name, MAX_SHOWN)}'")
     silent = [host for host in named if force or not host.answers]
     if not silent:
         raise NotNow(f"Host '{name}' answers, so its lieutenants are not taken over")

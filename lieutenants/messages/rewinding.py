@@ -16,12 +16,12 @@ from django.utils import timezone
 
 from lieutenants import membership
 from lieutenants.agents import dialect_of
-from lieutenants.exceptions import NotNow, NotSupported
+from lieutenants.exceptions import LieutenantNotFound, NotNow, NotSupported
 from lieutenants.models import Entry, Lieutenant
 from lieutenants.sessions.inputs import RewindCheck
 from lieutenants.states import Status
 from reef_site.common import events
-from reef_site.common.errors import BadInput, NotFound
+from reef_site.common.errors import BadInput
 from reef_site.common.text import is_storable
 from vmtree import permissions
 from vmtree.permissions import Action
@@ -46,7 +46,7 @@ def request_rewind(
     with transaction.atomic():
         found = Lieutenant.objects.select_for_update().active().filter(name=name).first()
         if found is None:
-            raise NotFound(f"Lieutenant '{name}' not found")
+            raise LieutenantNotFound(name)
         permissions.check(actor, Action.COMMAND, membership.vm_id_of(found))
         if not dialect_of(found).features.rewind:
             raise NotSupported(f"The agent '{found.agent}' cannot go back to before a message")
