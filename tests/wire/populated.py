@@ -166,7 +166,7 @@ def _lieutenants(api: Api) -> Lieutenant:
     ada = Lieutenant.objects.get(name="ada")
     Lieutenant.objects.filter(pk=ada.pk).update(status="idle")
     told = Told(ada)
-    told.entry("user", "hello")
+    told.entry("user", "hello", message=ada.messages.get(), data={"images": 1})
     told.open_answer()
     told.call("c1", command="ls")
     told.result("c1", "a\nb")
