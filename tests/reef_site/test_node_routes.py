@@ -337,7 +337,7 @@ def test_reads_of_the_bystander_by_other_ways_are_refused(
 
 def test_running_bystander_is_not_affected(fleet: Fleet) -> None:
     fleet.create("bystander")
-    first = fleet.send("bystander", "hello")
+    first = fleet.ask("bystander", "hello")
     pid, texts = fleet.process("bystander").handle["agent_pid"], fleet.texts("bystander")
     moves = fleet.row("bystander").moves.count()
     tree.create(NewNode("vm", "agent_vm", "vm"), by="tests")
@@ -360,5 +360,5 @@ def test_running_bystander_is_not_affected(fleet: Fleet) -> None:
     assert (row.status, row.moves.count()) == ("idle", moves)
     assert fleet.process("bystander").handle["agent_pid"] == pid
     assert (fleet.texts("bystander"), row.messages.count()) == (texts, 1)
-    assert fleet.send("bystander", "hello") == first
+    assert fleet.ask("bystander", "hello") == first
     assert Lieutenant.objects.count() == 1
