@@ -15,25 +15,12 @@ from pathlib import Path
 import pytest
 
 from tests.bootloader.root_stack import AGENT, FleetMember, RootStack
+from tests.pythons import oldest_python
 from tests.stack import free_port
 from tests.waiting import until
 
 DNA = {"organs": ["store", "cron"], "capabilities": ["vers-vm"]}
 pytestmark = pytest.mark.timeout(180)
-
-
-def oldest_python() -> str:
-    """Return the oldest Python on this machine that the agent supports."""
-    folders = [Path(each) for each in os.environ["PATH"].split(":")]
-    folders += sorted((Path.home() / ".pyenv" / "versions").glob("3.*/bin"))
-    for minor in range(8, 11):
-        for program in (folder / f"python3.{minor}" for folder in folders):
-            # A name on the path may be a shim of an interpreter that is not installed.
-            if program.exists() and not subprocess.call(
-                [program, "-c", ""], stderr=subprocess.DEVNULL
-            ):
-                return str(program)
-    return sys.executable
 
 
 @pytest.fixture(scope="module")

@@ -2026,14 +2026,17 @@ def print_json(answer: dict[str, Any]) -> None:
         log_problem("nobody waits for the answer: {}".format(trouble.strerror))
 
 
-def start() -> int:
-    """Start a keeper in a clean process of its own and pass its reply on."""
+def start(place: str) -> int:
+    """Start a keeper in a clean process of its own and pass its reply on.
+
+    It imports this module from `place`, a folder or an archive.
+    """
     ours, theirs = os.pipe()
-    folder, name = os.path.split(os.path.abspath(__file__))
+    name = os.path.splitext(os.path.basename(__file__))[0]
     flags = ["-I", "-S", "-X", "utf8"]
     os.posix_spawn(
         sys.executable,
-        [sys.executable, *flags, "-c", IMPORTED, folder, os.path.splitext(name)[0]],
+        [sys.executable, *flags, "-c", IMPORTED, place, name],
         clean_environment(),
         file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 1)],
     )
@@ -2070,9 +2073,9 @@ def call(path: str) -> int:
     return 0 if dig(parse_object(answer), "ok") is True else 1
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], archive: str = "") -> int:
     if arguments == ["start"]:
-        return start()
+        return start(os.path.abspath(archive or os.path.dirname(__file__)))
     if len(arguments) == 2 and arguments[0] == "call":
         return call(arguments[1])
     sys.stderr.write(__doc__)
