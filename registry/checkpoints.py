@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from typing import Any
 
 from django.db import Error as DatabaseError
 from django.db import connection
+
+from registry import queries
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +20,7 @@ INTERVAL_SECONDS = 0.5
 # Pages of 4 kB. A longer log is restarted, which blocks writers for a moment.
 MAX_LOG_PAGES = 8000
 _BUSY_TIMEOUT_MS = 10
+_WRITER_PATIENCE_SECONDS = 1.0
 
 
 class Checkpoints:
@@ -51,13 +52,5 @@ class Checkpoints:
 
 def checkpoint() -> None:
     """Write back what no reader needs any more; restart the log when it has become long."""
-    with connection.cursor() as cursor:
-        cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        _, pages, _ = cursor.fetchone()
-        if pages > MAX_LOG_PAGES:
-            cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-            # In the write queue, because busy writers would always be faster.
-            wrapper: Any = connection
-            with wrapper.next_in_turn(time.monotonic() + 1.0):
-                cursor.execute("PRAGMA wal_checkpoint(RESTART)")
-                cursor.fetchone()
+    if queries.checkpoint() > MAX_LOG_PAGES:
+        queries.restart_log(_BUSY_TIMEOUT_MS, _WRITER_PATIENCE_SECONDS)

@@ -36,12 +36,13 @@ from reef_site.common import clock, events
 from reef_site.common.asgi import JSONResponse
 from reef_site.common.errors import BadInput
 from registry import heartbeats as beats
-from registry import json_rows, queries, services
+from registry import json_rows, services
 from registry.batching import Batcher
 from registry.checkpoints import Checkpoints
 from registry.heartbeats import Heartbeat, Outcome
 from vmtree import aliases, ids, tokens
 from vmtree.models import Node
+from vmtree.queries.nodes import owners_of_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -236,12 +237,7 @@ def owners_of(digests: set[str]) -> dict[str, TokenOwner]:
     """Return the active nodes of these token hashes with one query; runs inside a batch."""
     if not digests:
         return {}
-    inside, parameter = queries.in_list(digests)
-    living = (
-        "FROM vmtree_nodetoken t JOIN vmtree_node n ON n.id = t.node_id"
-        f" WHERE t.digest IN {inside} AND t.revoked_at IS NULL AND n.removed_at IS NULL"
-    )
-    rows = queries.fetch_rows("t.digest, n.id, n.vm_id", living, [parameter])
+    rows = owners_of_tokens(digests)
     return {digest: TokenOwner(pk, vm_id) for digest, pk, vm_id in rows}
 
 

@@ -17,14 +17,13 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import orjson
-from django.db import connection
 
 from reef_site.common import clock
 from reef_site.common.errors import BadInput
-from registry import liveness
-from registry.models import VM, Gap, Status
-from registry.queries import DriverTime, fetch_rows, from_driver_time, in_list, to_driver_time
-from vmtree.models import CompactEncoder
+from reef_site.common.queries import DriverTime, to_driver_time
+from registry import liveness, queries
+from registry.models import VM, Status
+from registry.queries import from_driver_time
 
 MAX_IDS = 10_000
 # A heartbeat that was sent at most this much before the last one, by the VM's own clock, was
@@ -176,7 +175,7 @@ def record(beats: Sequence[Heartbeat], now: datetime, interval: int) -> Outcome:
     missing in `seen` of the result are not registered.
     """
     outcome = Outcome()
-    known = _registered([beat.vm_id for beat in beats])
+    known = queries.lock_vms([beat.vm_id for beat in beats])
     at = to_driver_time(now)
     outcome.seen = {vm_id: seen for vm_id, (_, seen, _) in known.items()}
     empty = [beat.vm_id for beat in beats if beat.is_empty and beat.vm_id in known]
@@ -192,57 +191,22 @@ def record(beats: Sequence[Heartbeat], now: datetime, interval: int) -> Outcome:
     return outcome
 
 
-def _registered(ids: list[str]) -> dict[str, tuple[str, DriverTime, DriverTime]]:
-    """Return status, last heartbeat and first deadline of the registered ids; PostgreSQL locks the
-    rows.
-    """
-    inside, parameter = in_list(ids)
-    lock = " ORDER BY id FOR UPDATE" if connection.vendor == "postgresql" else ""
-    columns = "id, status, last_seen, late_after"
-    rows = fetch_rows(columns, f"FROM registry_vm WHERE id IN {inside}{lock}", [parameter])
-    return {vm_id: (status, seen, late) for vm_id, status, seen, late in rows}
-
-
 def _write_empty(ids: list[str], now: datetime, interval: int) -> None:
     """Record heartbeats without data, with one statement."""
     if not ids:
         return
-    inside, parameter = in_list(ids)
     late, silent = liveness.deadlines(now, interval)
-    # A paused VM stays paused, without deadlines; all others are running again.
-    running = "CASE WHEN status = 'paused' THEN NULL ELSE %s END"
-    sql = (
-        f"UPDATE registry_vm SET last_seen = %s, late_after = {running}, silent_after = {running},"  # noqa: S608
-        " interval_ms = %s, status = CASE status WHEN 'paused' THEN status ELSE 'running' END"
-        f" WHERE id IN {inside} AND last_seen <= %s"
-    )
-    values = [
-        to_driver_time(now),
-        to_driver_time(late),
-        to_driver_time(silent),
-        interval,
-        parameter,
-        to_driver_time(now),
-    ]
-    with connection.cursor() as cursor:
-        cursor.execute(sql, values)
+    queries.record_empty_heartbeats(ids, now, late, silent, interval)
 
 
 def _write_detailed(beats: list[Heartbeat], now: datetime, interval: int, outcome: Outcome) -> None:
     """Record heartbeats with data or a send time: one statement, many rows."""
     vms = VM.objects.in_bulk([beat.vm_id for beat in beats])
-    rows = []
-    for beat in beats:
-        vm = vms[beat.vm_id]
-        if _apply(beat, vm, now, interval, outcome):
-            rows.append(_update_values(vm))
-    if rows:
-        with connection.cursor() as cursor:
-            cursor.executemany(_UPDATE_SQL, rows)
-
-
-_UPDATE_SQL = """UPDATE registry_vm SET last_seen = %s, late_after = %s, silent_after = %s,
-    interval_ms = %s, status = %s, services = %s, vitals = %s WHERE id = %s AND last_seen <= %s"""
+    changed = [
+        vms[beat.vm_id] for beat in beats if _apply(beat, vms[beat.vm_id], now, interval, outcome)
+    ]
+    if changed:
+        queries.record_heartbeats(changed)
 
 
 def _apply(beat: Heartbeat, vm: VM, now: datetime, interval: int, outcome: Outcome) -> bool:
@@ -308,17 +272,6 @@ def _duplicate_facts(
     return found
 
 
-def _update_values(vm: VM) -> list[Any]:
-    """Return the parameters of `_UPDATE_SQL`."""
-    seen = to_driver_time(vm.last_seen)
-    late = to_driver_time(vm.late_after) if vm.late_after else None
-    silent = to_driver_time(vm.silent_after) if vm.silent_after else None
-    json_values = [
-        connection.ops.adapt_json_value(each, CompactEncoder) for each in (vm.services, vm.vitals)
-    ]
-    return [seen, late, silent, vm.interval_ms, vm.status, *json_values, vm.pk, seen]
-
-
 def _write_gaps(known: dict[str, tuple[str, DriverTime, DriverTime]], outcome: Outcome) -> None:
     """Record a gap for each VM that was late, or would have been if it was running."""
     gaps = []
@@ -333,12 +286,7 @@ def _write_gaps(known: dict[str, tuple[str, DriverTime, DriverTime]], outcome: O
             outcome.changed.add(vm_id)
             gaps.append((vm_id, old, new, status))
     if gaps:
-        sql = (
-            f"INSERT INTO {Gap._meta.db_table} (vm_id, began_at, ended_at, status)"  # noqa: S608
-            " VALUES (%s, %s, %s, %s)"
-        )
-        with connection.cursor() as cursor:
-            cursor.executemany(sql, gaps)
+        queries.add_gaps(gaps)
 
 
 # -- responses ---------------------------------------------------------------------------------

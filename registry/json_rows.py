@@ -14,10 +14,10 @@ from django.db import connection
 
 from reef_site.common import clock
 from reef_site.common.api.rows import PositionalReader
-from registry import liveness
+from reef_site.common.queries import DriverTime, to_driver_time
+from registry import liveness, queries
 from registry.heartbeats import wire_date
-from registry.models import LINKS, Watch
-from registry.queries import DriverTime, fetch_rows, in_list, to_driver_time
+from registry.models import Watch
 from registry.serializers import OPTIONAL, VMResponse
 from vmtree import lineage
 
@@ -35,32 +35,23 @@ class RegistryReader:
 
     def vms(self, ids: Iterable[str]) -> dict[str, Json]:
         """Return those of these VMs that are registered, by id."""
-        inside, parameter = in_list(ids)
-        rows = self._rows(f"WHERE v.id IN {inside}", [parameter])
-        return {row[0]: self._json(row) for row in rows}
+        return {row[0]: self._json(row) for row in queries.rows_of_vms(_COLUMNS, ids)}
 
     def discover(self, role: str) -> list[Json]:
         """Return VMs of this role that are running and not silent, most recently seen first."""
-        condition, values = "WHERE v.role = %s AND v.status = 'running'", [role]
-        if not self._grace:
-            condition, values = f"{condition} AND v.silent_after > %s", [role, self._at]
-        rows = sorted(self._rows(condition, values), key=itemgetter(0))
+        silent_after = None if self._grace else self._at
+        rows = sorted(queries.rows_of_running(_COLUMNS, role, silent_after), key=itemgetter(0))
         rows.sort(key=itemgetter(10), reverse=True)
         return [self._json(row) for row in rows]
 
     def ancestors(self, ids: Iterable[str]) -> dict[str, list[Json]]:
         """Return for each registered id its ancestors, topmost first, the VM itself last."""
         ids = set(ids)
-        inside, parameter = in_list(ids)
-        head = lineage.above(LINKS, start=f"id IN {inside}")
-        rows = self._rows("JOIN line ON line.key = v.id", [parameter], head)
+        rows = queries.rows_of_ancestors(_COLUMNS, ids)
         parents = {row[0]: row[5] for row in rows}
         facts = {row[0]: self._json(row) for row in rows}
         lines = {vm_id: lineage.path_to(vm_id, parents) for vm_id in ids if vm_id in parents}
         return {vm_id: [facts[key] for key in line] for vm_id, line in lines.items()}
-
-    def _rows(self, rest: str, values: Sequence[Any], head: str = "") -> list[Sequence[Any]]:
-        return fetch_rows(_COLUMNS, f"FROM registry_vm v {rest}", values, head)
 
     def _json(self, row: Sequence[Any]) -> Json:
         late_after, silent_after = row[-2:]

@@ -13,8 +13,8 @@ from registry import liveness
 from registry.liveness import Liveness
 from vmtree import dna
 from vmtree import names as vm_names
-from vmtree.lineage import Links
 from vmtree.models import CompactEncoder, Node
+from vmtree.queries.recursion import Links
 
 # A smaller clock skew is not reported.
 CLOCK_TOLERANCE_SECONDS = 60

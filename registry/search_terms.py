@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from django.db import connection
-from django.db.models.expressions import RawSQL
 
 from reef_site.common import clock
 from reef_site.common.errors import BadInput
+from registry import queries
 from registry.liveness import Liveness
 from registry.models import VM, Role, Status, VMQuerySet
 from vmtree import aliases, search
@@ -101,9 +101,7 @@ def _dna_filter(kind: str) -> Term:
     def narrow(vms: VMQuerySet, name: str) -> VMQuerySet:
         if connection.vendor == "postgresql":
             return vms.filter(**{f"reef_config__{kind}__contains": [name]})
-        rows = f"registry_vm v, json_each(v.reef_config, '$.{kind}') gene"
-        sql = f"SELECT v.id FROM {rows} WHERE gene.value = %s"  # noqa: S608
-        return vms.filter(pk__in=RawSQL(sql, [name]))  # noqa: S611
+        return vms.filter(pk__in=queries.ids_with_dna(kind, name))
 
     return Term({"organs": "organ", "capabilities": "cap"}[kind], narrow)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
 
 from reef_site.common import clock, database_locks, events
@@ -16,13 +16,13 @@ from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import BadInput, NotFound
 from reef_site.common.text import to_storable
 from registry import heartbeats as beats
-from registry import liveness, placement
+from registry import liveness, placement, queries
 from registry.heartbeats import Heartbeat
 from registry.models import LINKS, VM, Gap, Status, VMQuerySet, Watch
 from vmtree import dna, lineage, permissions
 from vmtree import names as vm_names
-from vmtree.models import LINKS as TREE
 from vmtree.models import Node
+from vmtree.queries import nodes as node_queries
 
 VM_NOT_FOUND = "VM not found"
 BOTH_NOT_FOUND = "One or both VMs not found"
@@ -280,7 +280,7 @@ def check_may_write(caller: object, vm_ids: Iterable[str]) -> None:
     node = permissions.node_of(caller)
     if node is None:
         return
-    outside = set(vm_ids) - {node.vm_id} - _descendant_ids(node)
+    outside = set(vm_ids) - {node.vm_id} - node_queries.descendant_vm_ids(node.pk)
     for vm_id in sorted(outside):
         # `check` has the final word: it knows removed nodes, too.
         permissions.check(caller, "write", vm_id)
@@ -292,14 +292,7 @@ def may_send_heartbeats(node: Node, vm_ids: Sequence[str]) -> bool:
         return True
     if len(vm_ids) == 1:
         return permissions.allows(node, "write", vm_ids[0])
-    return {node.vm_id, *_descendant_ids(node)}.issuperset(vm_ids)
-
-
-def _descendant_ids(node: Node) -> set[str]:
-    sql = f"{lineage.below(TREE)} SELECT n.vm_id FROM line JOIN vmtree_node n ON n.id = line.key"  # noqa: S608
-    with connection.cursor() as cursor:
-        cursor.execute(sql, [node.pk])
-        return {row[0] for row in cursor.fetchall()}
+    return {node.vm_id, *node_queries.descendant_vm_ids(node.pk)}.issuperset(vm_ids)
 
 
 # -- queries -----------------------------------------------------------------------------------
@@ -336,8 +329,7 @@ def ancestors(vm_id: str) -> list[VM]:
 def subtree(vm_id: str) -> list[VM]:
     """Return the VM and its descendants, breadth first, by registration. Raises NotFound."""
     start = to_storable(vm_id)
-    sql = f"{lineage.below(LINKS)} SELECT v.* FROM line JOIN registry_vm v ON v.id = line.key"  # noqa: S608
-    rows = list(VM.objects.raw(f"{sql} ORDER BY v.registered_at, v.id", [start]))
+    rows = queries.subtree(start)
     found = lineage.breadth_first(rows, start, lambda vm: (vm.pk, vm.parent_vm_id))
     if not found:
         raise NotFound(VM_NOT_FOUND)

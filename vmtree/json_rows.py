@@ -6,7 +6,6 @@ recursive encoder. Each piece is a node in the wire format.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -15,12 +14,13 @@ from typing import Any, NamedTuple
 
 import orjson
 from django.db import connection
-from django.db.models import F, Func, QuerySet, TextField
+from django.db.models import F, QuerySet, TextField
 from django.db.models.functions import Cast
-from django.db.models.sql.compiler import SQLCompiler
 
 from vmtree import lineage
-from vmtree.models import LINKS, Node, Revision
+from vmtree.models import Node, Revision
+from vmtree.queries import nodes as queries
+from vmtree.queries.nodes import JsonTail
 
 
 class Piece(NamedTuple):
@@ -31,51 +31,11 @@ class Piece(NamedTuple):
     text: str
 
 
-# Dates are formatted by the database, which is faster than parsing and formatting them here.
-_DATE = {
-    # A whole second is stored without its fraction.
-    "sqlite": """replace(substr({column} || '.000', 1, 23), ' ', 'T') || 'Z'""",
-    "postgresql": ("""to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS') || 'Z'"""),
-}
-_TAIL = (
-    """',"createdAt":"' || {created} || '","updatedAt":"' || {updated} || '"'"""
-    """ || coalesce(',"removedAt":"' || {removed} || '"', '')"""
-    """ || coalesce(',"destroyed":true,"destroyedAt":"' || {destroyed} || '"', '') || '}}'"""
-)
-_NO_DATE = "CAST(NULL AS text)"
-
-
-class _Tail(Func):
-    """The end of a piece, from columns of a QuerySet: created, updated, removed, destroyed.
-
-    The last two may be omitted.
-    """
-
-    output_field = TextField()
-
-    def as_sql(self, compiler: SQLCompiler, db: Any, **_: Any) -> tuple[str, list[Any]]:  # type: ignore[override]
-        """Compile the columns as this query names them."""
-        compiled = [compiler.compile(each) for each in self.get_source_expressions()]
-        return f"({_tail(*(sql for sql, _ in compiled))})", [
-            one for _, all_ in compiled for one in all_
-        ]
-
-
-def _tail(created: str, updated: str, removed: str = "", destroyed: str = "") -> str:
-    date = _DATE[connection.vendor]
-    return _TAIL.format(
-        created=date.format(column=created),
-        updated=date.format(column=updated),
-        removed=date.format(column=removed) if removed else _NO_DATE,
-        destroyed=date.format(column=destroyed) if destroyed else _NO_DATE,
-    )
-
-
 def pieces_of(nodes: QuerySet[Node]) -> list[Piece]:
     """Return the nodes of a QuerySet, in its order, with one statement."""
     rows = nodes.annotate(
         config=Cast("reef_config", TextField()),
-        tail=_Tail(F("created_at"), F("updated_at"), F("removed_at"), F("destroyed_at")),
+        tail=JsonTail(F("created_at"), F("updated_at"), F("removed_at"), F("destroyed_at")),
     )
     columns = ("pk", "parent_id", "vm_id", "name", "parent__vm_id", "category", "config", "tail")
     return _pieces(rows.values_list(*columns))
@@ -87,7 +47,7 @@ def pieces_at(moment: datetime) -> list[Piece]:
     rows = states.annotate(
         vm_id=F("node__vm_id"),
         config=Cast("reef_config", TextField()),
-        tail=_Tail(F("node__created_at"), F("at")),
+        tail=JsonTail(F("node__created_at"), F("at")),
     ).order_by("node__created_at", "node_id")
     columns = ("vm_id", "name", "parent_vm_id", "category", "config", "tail")
     return _pieces((row[0], row[2], *row) for row in rows.values_list(*columns))
@@ -95,7 +55,7 @@ def pieces_at(moment: datetime) -> list[Piece]:
 
 def ancestor_pieces(node: Node) -> list[Piece]:
     """Return the nodes from the root down to the node itself."""
-    pieces = _line_pieces(lineage.above(LINKS), [node.pk])
+    pieces = _pieces(queries.ancestor_rows(node.pk))
     parents = {piece.key: piece.parent for piece in pieces}
     by_key = {piece.key: piece for piece in pieces}
     return [by_key[key] for key in lineage.path_to(node.pk, parents)]
@@ -113,42 +73,8 @@ def descendant_pieces(
     `depth` limits the levels below; `since` keeps only nodes changed then or later; `removed`
     includes removed nodes.
     """
-    links = dataclasses.replace(LINKS, living="") if removed else LINKS
-    roots = "parent_id IS NULL" + (f" AND {links.living}" if links.living else "")
-    sql = lineage.below(links, depth=depth is not None, start="" if node else roots)
-    parameters = [*([node.pk] if node else []), *([] if depth is None else [depth])]
-    return _line_pieces(sql, parameters, since=since)
-
-
-def _line_pieces(sql: str, parameters: list[Any], *, since: datetime | None = None) -> list[Piece]:
-    """Return the nodes whose keys `line` holds, oldest first."""
-    tail = _tail("n.created_at", "n.updated_at", "n.removed_at", "n.destroyed_at")
-    changed = ""
-    if since is not None:
-        changed = " WHERE n.updated_at >= %s"
-        parameters.append(connection.ops.adapt_datetimefield_value(since))
-    statement = (
-        f"{sql} SELECT n.id, n.parent_id, n.vm_id, n.name, p.vm_id, n.category,"
-        f" n.reef_config{_as_text()}, {tail}"
-        f" FROM {_nodes_of_line()} LEFT JOIN {LINKS.table} p ON p.id = n.parent_id"
-        f"{changed} ORDER BY n.created_at, n.id"
-    )
-    with connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
-        return _pieces(cursor.fetchall())
-
-
-def _as_text() -> str:
-    return "::text" if connection.vendor == "postgresql" else ""
-
-
-def _nodes_of_line() -> str:
-    if connection.vendor == "postgresql":
-        # Otherwise it overestimates the number of rows and joins the whole table.
-        return (
-            f"line CROSS JOIN LATERAL (SELECT * FROM {LINKS.table} WHERE id = line.key OFFSET 0) n"
-        )
-    return f"line JOIN {LINKS.table} n ON n.id = line.key"
+    key = node.pk if node else None
+    return _pieces(queries.descendant_rows(key, depth=depth, since=since, removed=removed))
 
 
 def _pieces(rows: Iterable[Sequence[Any]]) -> list[Piece]:

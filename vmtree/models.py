@@ -11,7 +11,7 @@ from django.db.models import F, Q
 
 from reef_site.common import clock
 from vmtree import names as vm_names
-from vmtree.lineage import Links
+from vmtree.queries.recursion import Links
 from vmtree.snapshot_models import Snapshot as Snapshot
 
 

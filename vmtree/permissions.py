@@ -18,13 +18,12 @@ from enum import StrEnum
 
 from django.conf import settings
 from django.db.models import QuerySet
-from django.db.models.expressions import RawSQL
 
 from reef_site.common.errors import Forbidden
 from reef_site.common.hooks import Hook
-from vmtree import lineage
 from vmtree.lineage import is_within
 from vmtree.models import LINKS, Node
+from vmtree.queries import recursion
 
 
 class Action(StrEnum):
@@ -219,8 +218,7 @@ def readable(caller: object, action: Action) -> QuerySet[Node] | None:
 def line_of(node: Node) -> QuerySet[Node]:
     """Return the node and its descendants, removed ones included."""
     everyone = dataclasses.replace(LINKS, living="")
-    sql = f"{lineage.below(everyone)} SELECT key FROM line"  # noqa: S608
-    return Node.objects.filter(pk__in=RawSQL(sql, [node.pk]))  # noqa: S611
+    return Node.objects.filter(pk__in=recursion.descendants(everyone, node.pk))
 
 
 def readable_among(caller: object, action: Action, vm_ids: Iterable[str]) -> set[str]:

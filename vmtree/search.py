@@ -13,12 +13,12 @@ from typing import Any
 
 from django.db import connection
 from django.db.models import Q, QuerySet
-from django.db.models.expressions import RawSQL
 
 from reef_site.common.errors import BadInput
 from reef_site.common.hooks import Hook
-from vmtree import aliases, lineage
+from vmtree import aliases
 from vmtree.models import LINKS, Category, Node
+from vmtree.queries import recursion
 
 Nodes = QuerySet[Node]
 LONGEST = 1000
@@ -113,8 +113,7 @@ def _text(nodes: Nodes, text: str) -> Nodes:
 
 def _under(nodes: Nodes, vm_id: str) -> Nodes:
     top = _key_of("under", vm_id)
-    sql = f"{lineage.below(LINKS)} SELECT key FROM line"
-    return nodes.filter(pk__in=RawSQL(sql, [top])).exclude(pk=top)  # noqa: S611
+    return nodes.filter(pk__in=recursion.descendants(LINKS, top)).exclude(pk=top)
 
 
 def _parent(nodes: Nodes, vm_id: str) -> Nodes:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from django.db import connection
 from django.http import HttpRequest
 from django.template.loader import render_to_string
 
 from vmtree import services
-from vmtree.lineage import below
-from vmtree.models import LINKS, Node
+from vmtree.models import Node
+from vmtree.queries.nodes import uppermost_keys
 
 MAX_PANEL_ROWS = 500
 MAX_INDENT = 40
@@ -52,10 +51,6 @@ def _panel_rows() -> list[PanelRow]:
 
 
 def _topmost() -> list[Node]:
-    """Return as many nodes as are shown, breadth first; LIMIT ends the recursion."""
-    roots = "parent_id IS NULL AND removed_at IS NULL"
-    sql = f"{below(LINKS, start=roots)} SELECT key FROM line LIMIT %s"
-    with connection.cursor() as cursor:
-        cursor.execute(sql, [MAX_PANEL_ROWS])
-        keys = [key for (key,) in cursor.fetchall()]
+    """Return as many nodes as are shown, breadth first."""
+    keys = uppermost_keys(None, MAX_PANEL_ROWS)
     return list(Node.objects.filter(pk__in=keys))

@@ -17,6 +17,7 @@ from django.db import connection
 from django.db.models import Q
 from django.utils import timezone
 
+from reef_site.common import queries
 from reef_site.common.errors import BadInput
 
 # Smaller corrections are the usual work of a time service.
@@ -70,10 +71,7 @@ def database_now() -> datetime:
     """
     if connection.vendor != "postgresql":
         return timezone.now()
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        moment: datetime = cursor.fetchone()[0]
-    return moment.astimezone(UTC)
+    return queries.clock_timestamp().astimezone(UTC)
 
 
 def age_seconds(moment: datetime, now: datetime) -> float:

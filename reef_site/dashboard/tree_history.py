@@ -15,11 +15,11 @@ from functools import cached_property
 from django.db.models import Count, Min, QuerySet
 
 from reef_site.common import clock
-from reef_site.dashboard import aggregate_health
 from reef_site.dashboard.aggregate_health import ROOF
 from reef_site.dashboard.side_panel import differences
 from reef_site.dashboard.tree_rows import PAGE, Page, TreeRow
 from vmtree.models import Node, Revision
+from vmtree.queries.nodes import with_ancestors
 
 MAX_LISTED = 100
 # Ancestors are marked for at most this many changes.
@@ -100,7 +100,7 @@ class PastTree:
         """Keys of nodes whose descendants changed."""
         parents = {each.node.parent_id for each in self.since if each.node.parent_id}
         parents |= set(self._keys_of({then.parent_vm_id for then in self.then.values()}))
-        return aggregate_health.ancestors(list(parents)[:MAX_FOLLOWED], most=1000)
+        return with_ancestors(list(parents)[:MAX_FOLLOWED], most=1000)
 
     def count(self) -> int:
         """Return how many nodes there were."""

@@ -10,16 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from django.db import connection
 from django.db.models import QuerySet
-from django.db.models.expressions import RawSQL
 
 from reef_site.common.text import clip
 from reef_site.dashboard import aggregate_health, tree_rows
 from reef_site.dashboard.tree_rows import Moment, TreeRow
-from vmtree import lineage
 from vmtree.models import LINKS, Node
 from vmtree.names import marked
+from vmtree.queries import nodes, recursion
 
 MAX_SHAPES = 1000
 # Depth of nested boxes; deeper nodes are counted only.
@@ -143,22 +141,17 @@ def draw(
 
 def _uppermost(top: Node | None) -> list[int]:
     """Return keys of nodes breadth first, at most one more than is drawn."""
-    start = "" if top else f"parent_id IS NULL AND {LINKS.living}"
-    sql = f"{lineage.below(LINKS, start=start)} SELECT key FROM line LIMIT %s"
-    with connection.cursor() as cursor:
-        cursor.execute(sql, [*([top.pk] if top else []), MAX_SHAPES + 1])
-        return [key for (key,) in cursor.fetchall()]
+    return nodes.uppermost_keys(top.pk if top else None, MAX_SHAPES + 1)
 
 
 def _matching(top: Node | None, matches: QuerySet[Node]) -> list[int]:
     """Return keys of the oldest matches and their ancestors up to `top`, about as many as drawn."""
     if top is not None:
-        subtree = RawSQL(f"{lineage.below(LINKS)} SELECT key FROM line", [top.pk])  # noqa: S611
-        matches = matches.filter(pk__in=subtree)
+        matches = matches.filter(pk__in=recursion.descendants(LINKS, top.pk))
     keys = list(matches.order_by("pk").values_list("pk", flat=True)[: MAX_SHAPES + 1])
-    above = aggregate_health.ancestors(keys, MAX_LEVELS)
+    above = nodes.with_ancestors(keys, MAX_LEVELS)
     if top is not None:
-        above -= aggregate_health.ancestors([top.pk], MAX_LEVELS) - {top.pk}
+        above -= nodes.with_ancestors([top.pk], MAX_LEVELS) - {top.pk}
     return sorted(above)
 
 

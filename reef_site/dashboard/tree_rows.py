@@ -19,6 +19,7 @@ from reef_site.dashboard.aggregate_health import ROOF
 from reef_site.dashboard.states import state_of
 from registry.models import VM, Watch
 from vmtree.models import Node, NodeQuerySet
+from vmtree.queries.nodes import with_ancestors
 
 PAGE = 50
 MAX_PAGE_SIZE = 500
@@ -193,7 +194,7 @@ def matches(nodes: QuerySet[Node], moment: Moment, *, after: int = 0) -> Found:
     remaining = nodes.filter(pk__gt=after) if after else nodes
     keys = list(remaining.order_by("pk").values_list("pk", flat=True)[: MAX_MATCHES + 1])
     shown, more = keys[:MAX_MATCHES], len(keys) > MAX_MATCHES
-    rows = rows_for(aggregate_health.ancestors(shown, MAX_ANCESTORS), moment)
+    rows = rows_for(with_ancestors(shown, MAX_ANCESTORS), moment)
     for row in rows:
         row.is_match = row.node.pk in set(shown)
     count = nodes[: MAX_COUNTED + 1].count()

@@ -25,6 +25,7 @@ from reef_site.dashboard.tree_rows import MAX_PAGE_SIZE, PAGE, Moment, TreeRow
 from registry.models import VM
 from vmtree import search
 from vmtree.models import Node
+from vmtree.queries.nodes import keys_of_vms_and_ancestors
 
 MAX_CHANGED = 200
 
@@ -132,7 +133,7 @@ def updates(request: HttpRequest) -> HttpResponse:
     shown = set(params["shown"])
     wanted = shown
     if not params["many"]:
-        wanted = shown & (aggregate_health.with_ancestors(params["changed"]) | set(params["also"]))
+        wanted = shown & (keys_of_vms_and_ancestors(params["changed"]) | set(params["also"]))
     moment = Moment.now()
     found = tree_rows.rows_for(wanted - {aggregate_health.ROOF}, moment)
     gone = wanted - {aggregate_health.ROOF} - {row.node.pk for row in found}

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import Error as DatabaseError
-from django.db import connection
 from django.utils import timezone
 
 from lieutenants.hosts import strays
@@ -16,7 +15,7 @@ from lieutenants.hosts.liveness import list_hosts
 from lieutenants.models import LifeSign
 from lieutenants.unknown_agents.models import UnknownAgent
 from reef_site.celery import app
-from reef_site.common import broker, clock, disk
+from reef_site.common import broker, clock, disk, queries
 from reef_site.common.models import Tick
 from reef_site.sqlite import log
 
@@ -79,8 +78,7 @@ def _from_rows() -> list[Component]:
 
 def _database() -> Component:
     began = time.monotonic()
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
+    queries.ping()
     took = round((time.monotonic() - began) * 1000, 2)
     return Component("database", True, {"ms": took, "ageSeconds": 0})
 

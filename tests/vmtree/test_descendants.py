@@ -15,6 +15,7 @@ from tests.vmtree.conftest import Make
 from tests.vmtree.planted import set_long_uptime
 from vmtree import services
 from vmtree.models import Node
+from vmtree.queries import nodes
 
 
 def register(vm_id: str, *, minutes: int, status: str = "running") -> None:
@@ -47,9 +48,9 @@ def test_worst_state_of_descendants_reaches_the_root(family: dict[str, Node]) ->
 def test_ancestors_are_found_up_to_a_depth(family: dict[str, Node]) -> None:
     key = family["ada-2-1"].pk
     path = {family[name].pk for name in ("roof", "ada", "ada-2", "ada-2-1")}
-    assert aggregate_health.with_ancestors(["ada-2-1", "nobody"]) == path
-    assert aggregate_health.ancestors([key], 1) == {key, family["ada-2"].pk}
-    assert aggregate_health.ancestors([key], 100) == path
+    assert nodes.keys_of_vms_and_ancestors(["ada-2-1", "nobody"]) == path
+    assert nodes.with_ancestors([key], 1) == {key, family["ada-2"].pk}
+    assert nodes.with_ancestors([key], 100) == path
 
 
 def test_pages_render(family: dict[str, Node], make: Make) -> None:

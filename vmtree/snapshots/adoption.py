@@ -15,7 +15,7 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from vmtree.snapshot_models import Snapshot, State, Why
-from vmtree.snapshots import drafts, files, verification
+from vmtree.snapshots import drafts, files, queries, verification
 from vmtree.snapshots.drafts import SnapshotFailed
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def _adopt(path: Path) -> Snapshot | None:
 def _facts(path: Path) -> dict[str, Any]:
     """Read the columns of the row from the file."""
     with files.opened(path) as file:
-        meta = dict(file.execute("SELECT key, value FROM meta").fetchall())
+        meta = queries.read_meta(file)
         written = verification.read_meta(path)
         drafts.check(file, written.counts)
     return {

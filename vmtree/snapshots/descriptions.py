@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vmtree import dna
-from vmtree.snapshots.table_diff import Difference, Row
+from vmtree.snapshots.queries import Row
+from vmtree.snapshots.table_diff import Difference
 from vmtree.snapshots.tree_diff import Comparison, KeptVM, TreeVM
 
 MAX_SHOWN = 200

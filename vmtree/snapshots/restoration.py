@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Count, Max
 
 from reef_site.common import clock, database_locks, events
@@ -23,6 +23,7 @@ from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import Conflict
 from vmtree import permissions
 from vmtree.models import Revision
+from vmtree.queries.nodes import lock_table
 from vmtree.snapshot_models import Snapshot, Why
 from vmtree.snapshots import (
     creation,
@@ -144,6 +145,4 @@ def _be_alone() -> None:
     """Lock out all other writers of nodes until commit. SQLite has a single writer anyway."""
     # In this order: moving a node takes the first lock and then waits for the second.
     database_locks.lock(DatabaseLock.TREE_STRUCTURE)
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("LOCK TABLE vmtree_node IN EXCLUSIVE MODE")
+    lock_table()

@@ -12,7 +12,8 @@ from django.db.models.functions import Cast
 
 from vmtree import tokens
 from vmtree.models import Node, Revision
-from vmtree.snapshots import bulk
+from vmtree.queries import bulk
+from vmtree.snapshots import queries
 from vmtree.snapshots.tree_diff import Comparison, TreeVM
 
 Keys = dict[str, int]
@@ -138,9 +139,11 @@ def _traits(vm: TreeVM) -> Iterator[tuple[str, str, int]]:
 
 
 def _unknown(file: sqlite3.Connection, known: Keys) -> list[tuple[Any, ...]]:
-    columns = "name, category, reef_config, created_at, updated_at, removed_at"
-    found = file.execute(f"SELECT vm_id, {columns} FROM nodes ORDER BY id")
-    return [(*row[:4], *map(bulk.to_driver_time, row[4:])) for row in found if row[0] not in known]
+    return [
+        (*row[:4], *map(bulk.to_driver_time, row[4:]))
+        for row in queries.all_nodes(file)
+        if row[0] not in known
+    ]
 
 
 def _add_unknown(work: RestoreWork, file: sqlite3.Connection) -> Keys:
@@ -152,25 +155,21 @@ def _add_unknown(work: RestoreWork, file: sqlite3.Connection) -> Keys:
     keys = _keys()
     new = {vm_id: key for vm_id, key in keys.items() if vm_id not in known}
     _add_parents(file, new, keys)
-    traits = file.execute("SELECT vm_id, kind, name, position FROM traits")
-    bulk.insert("vmtree_trait", _TRAIT, _of(new, traits))
+    bulk.insert("vmtree_trait", _TRAIT, _of(new, queries.traits(file)))
     _add_history(file, new)
     return keys
 
 
 def _add_parents(file: sqlite3.Connection, new: Keys, keys: Keys) -> None:
     """Set the parents once all rows exist: a parent may follow its children in the file."""
-    found = file.execute("SELECT vm_id, parent_vm_id FROM nodes WHERE parent_vm_id IS NOT NULL")
-    rows = [(keys[parent], new[vm_id]) for vm_id, parent in found if vm_id in new]
+    pairs = queries.parents(file)
+    rows = [(keys[parent], new[vm_id]) for vm_id, parent in pairs if vm_id in new]
     bulk.update("vmtree_node", ("parent_id",), rows)
 
 
 def _add_history(file: sqlite3.Connection, new: Keys) -> None:
-    revisions = file.execute(
-        "SELECT vm_id, at, actor, what, name, category, parent_vm_id, reef_config"
-        " FROM revisions ORDER BY id"
-    )
-    rows = ((key, bulk.to_driver_time(at), *rest) for key, at, *rest in _of(new, revisions))
+    found = _of(new, queries.revisions(file))
+    rows = ((key, bulk.to_driver_time(at), *rest) for key, at, *rest in found)
     bulk.insert("vmtree_revision", _REVISION, rows)
 
 

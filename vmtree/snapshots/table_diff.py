@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from django.db import connection
 
 from reef_site.common.text import clip
-from vmtree.snapshots import tables
+from vmtree.snapshots import queries, tables
+from vmtree.snapshots.queries import Row
 from vmtree.snapshots.tables import Table
 
 Json = dict[str, Any]
-Row = tuple[Any, ...]
 # Rows by table, then by the first of its compared columns.
 Rows = dict[str, dict[str, Row]]
 
@@ -79,26 +78,17 @@ def compared(table: Table) -> Table:
 
 def read_rows(file: sqlite3.Connection) -> Rows:
     """Return these rows of an open snapshot; an old file may lack a table."""
-    present = {name for (name,) in file.execute("SELECT name FROM sqlite_master")}
-    found: Rows = {}
-    for table in _tables():
-        if table.name in present:
-            columns = ", ".join(each.name for each in table.columns)
-            rows = file.execute(f"SELECT {columns} FROM {table.name} ORDER BY {table.order}")
-            found[table.name] = {row[0]: row for row in rows}
-    return found
+    present = queries.table_names(file)
+    return {
+        table.name: {row[0]: row for row in queries.rows(file, table)}
+        for table in _tables()
+        if table.name in present
+    }
 
 
 def current_rows() -> Rows:
     """Return these rows of the database."""
-    found: Rows = {}
-    for table in _tables():
-        convert = table.row_converter(connection.vendor)
-        with connection.cursor() as cursor:
-            cursor.execute(table.select(connection.vendor))
-            rows = cursor.fetchall()
-        found[table.name] = {row[0]: row for row in (map(convert, rows) if convert else rows)}
-    return found
+    return {table.name: {row[0]: row for row in queries.current_rows(table)} for table in _tables()}
 
 
 def differences(old: Rows, new: Rows) -> dict[str, Difference]:

@@ -73,12 +73,6 @@ class Table:
         lines = [each.declared("," * (n < last)) for n, each in enumerate(self.columns)]
         return "\n".join([f"CREATE TABLE {self.name} ( -- {self.about}", *lines, ")"])
 
-    def select(self, vendor: str, where: str = "") -> str:
-        """Return the statement that reads its rows from reef's database."""
-        columns = ", ".join(each.selected(vendor) for each in self.columns)
-        condition = f" WHERE {where}" if where else ""
-        return f"SELECT {columns} FROM {self.source}{condition} ORDER BY {self.order}"
-
     def row_converter(self, vendor: str) -> Callable[[tuple[Any, ...]], tuple[Any, ...]] | None:
         """Return a function that compacts JSON in each row; None where nothing is to be done.
 

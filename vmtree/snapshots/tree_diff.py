@@ -15,7 +15,7 @@ from django.db.models.functions import Cast
 from vmtree import dna
 from vmtree.models import Node
 from vmtree.snapshot_models import Snapshot
-from vmtree.snapshots import files, table_diff, verification
+from vmtree.snapshots import files, queries, table_diff, verification
 from vmtree.snapshots.table_diff import Difference, Rows
 
 Json = dict[str, Any]
@@ -150,11 +150,7 @@ def snapshot_tree(snapshot: Snapshot) -> Tree:
 
 def read_tree(file: sqlite3.Connection) -> Tree:
     """Return the active nodes of an open snapshot."""
-    sql = (
-        "SELECT vm_id, name, category, parent_vm_id, reef_config FROM nodes"
-        " WHERE removed_at IS NULL ORDER BY created_at, id"
-    )
-    return {row[0]: TreeVM(*row) for row in file.execute(sql)}
+    return {row[0]: TreeVM(*row) for row in queries.active_nodes(file)}
 
 
 def current_tree() -> Tree:

@@ -17,7 +17,7 @@ from reef_site.common import clock
 from reef_site.common.errors import Conflict
 from vmtree import permissions
 from vmtree.snapshot_models import Snapshot, State
-from vmtree.snapshots import drafts, files
+from vmtree.snapshots import drafts, files, queries
 from vmtree.snapshots.drafts import SnapshotFailed, Written
 
 
@@ -39,7 +39,7 @@ def file_columns(path: Path) -> dict[str, Any]:
 def read_meta(path: Path) -> Written:
     """Return the metadata in a file. Raises sqlite3.Error, KeyError, ValueError."""
     with files.opened(path) as file:
-        facts = dict(file.execute("SELECT key, value FROM meta").fetchall())
+        facts = queries.read_meta(file)
     return Written(clock.parse_iso(facts["at"]), json.loads(facts["counts"]))
 
 
