@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from django.db import connection
-
+from lieutenants import queries
 from lieutenants.models import Lieutenant, Message
 from lieutenants.states import MessageState
 
@@ -21,12 +20,6 @@ WITHDRAWN_BY = "withdrawn by {}"
 # Prefixes of the notes of messages that no agent will get.
 WITHDRAWAL_PREFIXES = ("withdrawn by ", DESTROYED)
 SENDING = {"note": "on its way to the agent"}
-
-_NOT_BEGUN = f"""
-    SELECT id, text FROM {Message._meta.db_table}
-    WHERE lieutenant_id = %s AND state IN (%s, %s) AND taken_up_at IS NULL
-    ORDER BY created_at, id
-"""  # noqa: S608 - only the table's name
 
 
 def mark_sending(message_id: str) -> bool:
@@ -86,9 +79,7 @@ def mark_begun(
     `text` is covered, but rows older than a secret may still contain the secret.
     """
     # Runs for each message of an agent, and a QuerySet takes many times as long as its query.
-    with connection.cursor() as cursor:
-        cursor.execute(_NOT_BEGUN, [lieutenant.pk, MessageState.ACCEPTED, MessageState.DELIVERED])
-        waiting = cursor.fetchall()
+    waiting = queries.messages_not_begun(lieutenant.pk)
     if not waiting:
         return None
     same = (pk for pk, stored in waiting if text in (stored, cover(stored)))

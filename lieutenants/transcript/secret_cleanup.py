@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import connection
 from django.db.models import Model
 
+from lieutenants import queries
 from lieutenants.models import Answer, Entry, Lieutenant, Message, Move, Process
 from registry.models import VM
 from registry.rules.models import Firing, Rule
@@ -47,10 +47,8 @@ def cover_old_rows(*, apply: bool) -> Findings:
 
     Raises DatabaseError.
     """
-    if apply and connection.vendor == "sqlite":
-        with connection.cursor() as cursor:
-            # Otherwise the old bytes stay in free pages of the file.
-            cursor.execute("PRAGMA secure_delete = ON")
+    if apply:
+        queries.overwrite_deleted_data()
     screen, found = sources.current(recheck=True), Findings()
     for model, columns in COLUMNS.items():
         for row in _rows(model, columns):
