@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # Interval between two checks of an agent in another folder.
 AGAIN_SECONDS = 2.0
+# The last part of a word in the command line of a keeper, those of older versions included.
+_KEEPER_FILE = re.compile(rb"keeper(-[0-9a-f]+\.pyz|\.py)?")
 TROUBLE = "Its agent still runs in another folder"
 
 
@@ -103,8 +106,8 @@ def _is_keeper(pid: int) -> bool:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    # The keeper is started as a file, and later holds its agent as an imported module.
-    return any(word.endswith(b"/keeper.py") for word in words) or b"keeper" in words
+    names = [word.rpartition(b"/")[2] for word in words]
+    return any(_KEEPER_FILE.fullmatch(name) for name in names)
 
 
 def _working_folder(pid: int) -> str:

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -18,11 +17,10 @@ from django.db import DatabaseError, models
 
 from lieutenants.exceptions import IsolationUnavailable
 from lieutenants.models import Lieutenant
-from lieutenants.supervision.keeper import keeper
+from lieutenants.supervision.keeper.program import local_file
 
 logger = logging.getLogger(__name__)
 
-_SANDBOX = str(Path(keeper.__file__).with_name("sandbox.py").resolve())
 _PROBE_SECONDS = 20
 # Earlier versions let an agent signal other processes of its user.
 LANDLOCK_WITH_SIGNALS = 6
@@ -78,7 +76,7 @@ def host() -> Host:
     program = (shutil.which("bwrap") or "") if os.geteuid() else ""
     try:
         asked = subprocess.run(
-            [sys.executable, "-I", "-S", _SANDBOX, "probe", program],
+            [sys.executable, "-I", "-S", str(local_file()), "probe", program],
             capture_output=True,
             timeout=_PROBE_SECONDS,
             env={"PATH": os.environ.get("PATH", os.defpath)},

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from lieutenants.supervision.keeper import keeper
+from lieutenants.supervision.keeper import limits, pacing
 
 # More than the keeper records, so that its omissions are not counted twice.
-ROWS_PER_MINUTE = 3 * keeper.ROWS_PER_MINUTE
+ROWS_PER_MINUTE = 3 * limits.ROWS_PER_MINUTE
 # Longer texts of a notice are truncated.
 MAX_TEXT = 20_000
 TROUBLE_PREFIX = "It is loud: "
@@ -30,7 +30,7 @@ _NAMES = {
     "other": "other events",
 }
 
-# Fields of a `keeper.Bucket`: left, at, count, bytes, pause, due.
+# Fields of a `pacing.Bucket`: left, at, count, bytes, pause, due.
 _State = list[float | None]
 
 
@@ -91,14 +91,14 @@ class Floods:
             else ""
         )
 
-    def _bucket(self, cause: str) -> keeper.Bucket:
-        bucket = keeper.Bucket(ROWS_PER_MINUTE)
+    def _bucket(self, cause: str) -> pacing.Bucket:
+        bucket = pacing.Bucket(ROWS_PER_MINUTE)
         if kept := self.buckets.get(cause):
             for name, value in zip(_FIELDS, kept, strict=True):
                 setattr(bucket, name, value)
         return bucket
 
-    def _store(self, cause: str, bucket: keeper.Bucket) -> None:
+    def _store(self, cause: str, bucket: pacing.Bucket) -> None:
         self.buckets[cause] = [getattr(bucket, name) for name in _FIELDS]
 
 

@@ -1,4 +1,4 @@
-"""Parse a journal: one JSON array per line; `keeper.py` defines the kinds of records."""
+"""Parse a journal: one JSON array per line; the keeper's `recorder` writes them."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from lieutenants.isolation import folders, homes, plan
 from lieutenants.isolation.modes import Isolation
 from lieutenants.models import Lieutenant, LieutenantQuerySet, Process
 from lieutenants.states import RUNNING, Status
-from lieutenants.supervision.keeper import keeper
+from lieutenants.supervision.keeper import processes
 from lieutenants.supervision.transports import get_transport
 from lieutenants.supervision.transports.base import Handle, Launch
 from reef_site.common import events
@@ -254,7 +254,7 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, program: Program) -> 
     tag = f"REEF_LIEUTENANT={lieutenant.pk}"
     # No process of an earlier run may exist while its folders are created as root.
     own_user = isolation_plan.uid if isolation_plan.rules.get("own_user") else None
-    keeper.sweep(tag, 0, own_user or 0, lieutenants=str(settings.LIEUTENANTS_DIR))
+    processes.sweep(tag, 0, own_user or 0, lieutenants=str(settings.LIEUTENANTS_DIR))
     homes.prepare(
         home,
         name=lieutenant.name,

@@ -17,11 +17,15 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from lieutenants.supervision.keeper.program import program  # noqa: E402
+
 KEEPER = [
     sys.executable,
     "-I",
     "-S",
-    str(HERE.parents[1] / "lieutenants/supervision/keeper/keeper.py"),
+    str(Path(tempfile.mkdtemp()) / "keeper.pyz"),
 ]
 STANDIN = [sys.executable, "-S", str(HERE.parent / "agents" / "standin.py")]
 STREAM = """
@@ -144,6 +148,7 @@ def bench_idle(root: str, seconds: float = 10.0) -> None:
 
 
 def main() -> None:
+    Path(KEEPER[-1]).write_bytes(program())
     with tempfile.TemporaryDirectory() as root:
         bench_start(root)
         bench_answer(root, "fat agent, burst", stream("fat"))

@@ -91,7 +91,7 @@ def test_wheel_contains_exactly_a_complete_reef() -> None:
         "reef_site/resources/pyproject.toml",
         "reef_site/static/reef/base.css",
         "lieutenants/agents/pi/node/package-lock.json",
-        "lieutenants/supervision/keeper/keeper.py",
+        "lieutenants/supervision/keeper/launcher.py",
         "bootloader/fleet_agent.py",
         "bootloader/boot/scripts/run.sh",
     } <= names

@@ -14,7 +14,7 @@ import pytest
 from django.conf import settings as django_settings
 
 from lieutenants.models import Entry, Lieutenant, Message
-from lieutenants.supervision.keeper import keeper
+from lieutenants.supervision.keeper.processes import Process
 from tests.conftest import STANDIN, Api, Fleet
 from tests.waiting import until
 
@@ -188,7 +188,7 @@ def mode(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None
 
 def running(pid: int) -> bool:
     try:
-        return keeper.Process(pid).state != b"Z"
+        return Process(pid).state != b"Z"
     except OSError:
         return False
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,10 +22,18 @@ from typing import Any, TypeVar
 
 import pytest
 
-from lieutenants.supervision.keeper import keeper
+from lieutenants.supervision.keeper import limits
+from lieutenants.supervision.keeper.commands import Outbox
+from lieutenants.supervision.keeper.journal import Journal
+from lieutenants.supervision.keeper.json_lines import pack
+from lieutenants.supervision.keeper.outlines import outline
+from lieutenants.supervision.keeper.pacing import Floods, Throttle
+from lieutenants.supervision.keeper.processes import Process, find_remaining, sweep
+from lieutenants.supervision.keeper.program import local_file
 
 HERE = Path(__file__).resolve().parent
-KEEPER = HERE.parents[1] / "lieutenants/supervision/keeper/keeper.py"
+KEEPER = local_file()
+JOURNAL = "lieutenants.supervision.keeper.journal"
 # Another interpreter for the keeper alone: it must run wherever an agent may live.
 PYTHON = os.environ.get("KEEPER_PYTHON", sys.executable)
 STANDIN = [sys.executable, "-S", str(HERE.parent / "agents" / "standin.py"), "--mode", "rpc"]
@@ -50,7 +59,7 @@ def wait(condition: Callable[[], T], limit: float = 10.0) -> T:
 
 def lives(pid: int) -> bool:
     try:
-        return keeper.Process(pid).state != b"Z"
+        return Process(pid).state != b"Z"
     except OSError:
         return False
 
@@ -154,7 +163,7 @@ def keep(tmp_path: Path) -> Iterator[Keep]:
     for kept in made:
         if lives(kept.keeper_pid):
             os.kill(kept.keeper_pid, signal.SIGKILL)
-        keeper.sweep(kept.tag)
+        sweep(kept.tag)
 
 
 # --- the journal --------------------------------------------------------------------------------
@@ -219,7 +228,7 @@ def test_slow_deltas_have_small_records(keep: Keep) -> None:
     kept.prompt("p1", "SLOW 2.7 " + " ".join(["1234567"] * 60))
     wait(lambda: kept.events("agent_settled"))
 
-    deltas = b"".join(keeper.pack(record) for record in kept.kind("t"))
+    deltas = b"".join(pack(record) for record in kept.kind("t"))
     assert len(kept.kind("t")) >= 50
     assert len(deltas) <= 3 * len(kept.text())
 
@@ -293,7 +302,7 @@ def test_garbage_is_recorded_within_bounds(keep: Keep) -> None:
     assert (first[2], first[3]) == ("��!", 3)
     assert (second[2], second[3]) == ("[1]", 3)
     (more,) = kept.kind("m")
-    assert len(records) == keeper.ROWS_PER_MINUTE
+    assert len(records) == limits.ROWS_PER_MINUTE
     assert more[2] == "garbage"
     assert len(records) + more[3] == 5002
     assert sum(record[3] for record in records) + more[4] == 6 + 5000 * len("no json")
@@ -309,7 +318,7 @@ def test_event_flood_is_limited_and_counted(keep: Keep, kind: str) -> None:
 
     name = "extension_ui_request" if kind == "notify" else kind
     recorded, summaries = kept.events(name), kept.kind("m")
-    assert len(recorded) <= 2 * keeper.ROWS_PER_MINUTE
+    assert len(recorded) <= 2 * limits.ROWS_PER_MINUTE
     assert len(summaries) <= 6
     assert {record[2] for record in summaries} == {kind}
     assert len(recorded) + sum(record[3] for record in summaries) == 60000
@@ -326,7 +335,7 @@ def test_events_without_rows_are_limited_too(keep: Keep) -> None:
 
     for kind, name in (("setStatus", "extension_ui_request"), ("my_own_event", "my_own_event")):
         recorded = len(kept.events(name))
-        assert recorded <= keeper.OTHERS_PER_MINUTE + 400
+        assert recorded <= limits.OTHERS_PER_MINUTE + 400
         more = sum(record[3] for record in kept.kind("m") if record[2] == kind)
         assert recorded + more == 10000
 
@@ -335,20 +344,20 @@ def test_too_many_kinds_share_one_counter(keep: Keep) -> None:
     code = 'for n in range(200000): os.write(1, b\'{"type":"k%d"}\\n\' % n)'
     kept = keep(python(code))
     kept.end(30)
-    assert len(kept.kind("e")) <= keeper.OTHERS_PER_MINUTE + keeper.MAX_KINDS + 1000
+    assert len(kept.kind("e")) <= limits.OTHERS_PER_MINUTE + limits.MAX_KINDS + 1000
     assert len(kept.kind("e")) + sum(record[3] for record in kept.kind("m")) == 200000
     assert {record[2] for record in kept.kind("m")} == {"other"}
 
 
 def test_throttle_admits_a_burst_and_then_waits() -> None:
-    pace = keeper.Throttle()
-    for _ in range(keeper.BURST):
+    pace = Throttle()
+    for _ in range(limits.BURST):
         pace.count(10.0)
     assert pace.wait(10.0) == 0
     for _ in range(300):
         pace.count(10.0)
-    assert pace.wait(10.0) == pytest.approx(300 / keeper.STEADY_PER_SECOND)
-    assert pace.wait(12.0) == pytest.approx(300 / keeper.STEADY_PER_SECOND - 2)
+    assert pace.wait(10.0) == pytest.approx(300 / limits.STEADY_PER_SECOND)
+    assert pace.wait(12.0) == pytest.approx(300 / limits.STEADY_PER_SECOND - 2)
     assert pace.wait(99.0) == 0
 
 
@@ -360,16 +369,16 @@ for _ in range(20000): say(type="message_end", message=message)
 sys.stdin.readline()
 """
     kept = keep(python(code))
-    wait(lambda: len(kept.events("message_end")) >= keeper.BURST)
-    begun, a_chunk = time.monotonic(), keeper.READ_BYTES // 70
-    wait(lambda: len(kept.events("message_end")) >= keeper.BURST + 2 * a_chunk, 60)
-    assert time.monotonic() - begun > a_chunk / keeper.STEADY_PER_SECOND / 2
+    wait(lambda: len(kept.events("message_end")) >= limits.BURST)
+    begun, a_chunk = time.monotonic(), limits.READ_BYTES // 70
+    wait(lambda: len(kept.events("message_end")) >= limits.BURST + 2 * a_chunk, 60)
+    assert time.monotonic() - begun > a_chunk / limits.STEADY_PER_SECOND / 2
     assert kept.ask(op="state")["ok"]
 
 
 def test_end_of_a_flood_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     records: list[Record] = []
-    floods = keeper.Floods(records.append)
+    floods = Floods(records.append)
     for number in range(1000):
         floods.admit("notify", 10, 100 + number / 1000)
     assert floods.due == pytest.approx(101.05, abs=0.01)
@@ -430,7 +439,7 @@ def test_outline_has_the_members_of_both_ends(separators: tuple[str, str]) -> No
     event = {"type": "tool_execution_end", "toolCallId": "c", "result": result, "isError": True}
     line = json.dumps(event, separators=separators).encode()
     for head in range(200, 260):
-        found = keeper.outline(line[:head], line[-400:])
+        found = outline(line[:head], line[-400:])
         assert found is not None
         text = found["result"]["content"][0]["text"]
         assert result["content"][0]["text"].startswith(text.rstrip("�"))  # type: ignore[index]
@@ -441,7 +450,7 @@ def test_outline_has_the_members_of_both_ends(separators: tuple[str, str]) -> No
 
 @pytest.mark.parametrize("head", [b"", b"[1", b"no json", b'"x', b"[" * 70000, b'{"a":' * 20000])
 def test_outline_of_invalid_input_is_none(head: bytes) -> None:
-    found = keeper.outline(head, b"}" * 100)
+    found = outline(head, b"}" * 100)
     assert found is None or list(found) == ["a"]
 
 
@@ -503,10 +512,10 @@ def test_full_disk_loses_nothing(keep: Keep) -> None:
 
 def test_loss_on_a_full_disk_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limits of memory deltas are dropped first, events much later."""
-    monkeypatch.setattr(keeper, "MAX_DELTA_BACKLOG", 100)
-    monkeypatch.setattr(keeper, "MAX_BACKLOG", 200)
+    monkeypatch.setattr(f"{JOURNAL}.MAX_DELTA_BACKLOG", 100)
+    monkeypatch.setattr(f"{JOURNAL}.MAX_BACKLOG", 200)
     path = tmp_path / "journal.jsonl"
-    journal = keeper.Journal(str(path))
+    journal = Journal(str(path))
     for number in range(20):
         journal.add(["t", 0, f"delta {number:2}"])
     for number in range(20):
@@ -551,8 +560,8 @@ def test_agent_that_does_not_read_blocks_no_client(keep: Keep) -> None:
 
 
 def test_too_many_pending_bytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "MAX_PENDING_BYTES", 1000)
-    outbox = keeper.Outbox(-1, lambda _: None)
+    monkeypatch.setattr("lieutenants.supervision.keeper.commands.MAX_PENDING_BYTES", 1000)
+    outbox = Outbox(-1, lambda _: None)
     assert outbox.push("a", {"text": "x" * 900})["ok"]
     assert not outbox.push("b", {"text": "x" * 100})["ok"]
     assert outbox.push("c", {})["ok"]
@@ -754,7 +763,7 @@ def test_agent_that_cannot_be_run_is_reported(tmp_path: Path) -> None:
         "ok": False,
         "error": "the agent cannot be run: No such file or directory: /no/such/program",
     }
-    assert not keeper.find_remaining(kept.tag, 0, 0, 0, {})
+    assert not find_remaining(kept.tag, 0, 0, 0, {})
     assert not (kept.dir / "control.sock").exists()
     assert not (kept.dir / "keeper.json").exists()
     again = Kept(tmp_path, ["true"], dir=str(kept.dir))
@@ -851,5 +860,9 @@ sys.stdin.readline()
     assert kept.dir.stat().st_mode & 0o777 == 0o700
 
 
-def test_file_is_valid_python_3_8() -> None:
-    ast.parse(KEEPER.read_text(), feature_version=(3, 8))
+def test_modules_are_valid_python_3_8() -> None:
+    with zipfile.ZipFile(KEEPER) as archive:
+        sources = [archive.read(name) for name in archive.namelist() if name.endswith(".py")]
+    assert len(sources) > 15
+    for source in sources:
+        ast.parse(source, feature_version=(3, 8))

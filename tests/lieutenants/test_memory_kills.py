@@ -18,7 +18,7 @@ from lieutenants.models import Lieutenant
 from lieutenants.sessions.inputs import ProcessEnded
 from lieutenants.sessions.session import Session
 from lieutenants.sessions.write_batch import WriteBatch
-from lieutenants.supervision.keeper import keeper
+from lieutenants.supervision.keeper.processes import sweep
 from tests.lieutenants.rows import enlist, process_of
 from tests.lieutenants.test_keeper import KEEPER, PYTHON, Kept, lives, python, wait
 
@@ -83,7 +83,7 @@ def test_memory_kills_of_tool_and_agent_are_reported(tmp_path: Path, cgroup: Pat
     finally:
         if lives(kept.keeper_pid):
             os.kill(kept.keeper_pid, signal.SIGKILL)
-        keeper.sweep(kept.tag)
+        sweep(kept.tag)
     assert end["signal"] == signal.SIGKILL
     assert end["killed_for_memory"] is True
 

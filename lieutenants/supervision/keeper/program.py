@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import importlib.util
+import os
+import time
 from pathlib import Path
+
+from django.conf import settings
 
 from reef_site.common import archives
 
-_MODULES = ("keeper.py", "sandbox.py")
+_HERE = Path(__file__)
+# Files of other versions are removed when they were not used for this long.
+_KEEP_SECONDS = 86_400.0
 
 
 def program() -> bytes:
@@ -15,5 +24,40 @@ def program() -> bytes:
     Its name ends in `.pyz`; `python3 -I -S FILE start` and the like run it. The first start by
     another version of Python than ours adds a copy beside it, with bytecode for that version.
     """
-    folder = Path(__file__).parent
-    return archives.build({name: (folder / name).read_bytes() for name in _MODULES}, "keeper")
+    return archives.build(_sources(), "keeper.launcher")
+
+
+def local_file() -> Path:
+    """Return the file for this machine, in the data folder; build it if it is missing.
+
+    Its name contains a digest of the sources, and its content never changes. A running keeper does
+    not need its file any more. Raises OSError.
+    """
+    path = Path(settings.DATA_DIR) / "keeper" / f"keeper-{_digest()}.pyz"
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        archives.write(str(path), program())
+        _remove_old(path)
+    return path
+
+
+def _sources() -> dict[str, bytes]:
+    """Return the modules by their path in the file."""
+    paths = sorted(path for path in _HERE.parent.glob("*.py") if path.name != _HERE.name)
+    return {f"keeper/{path.name}": path.read_bytes() for path in paths}
+
+
+@functools.cache
+def _digest() -> str:
+    found = hashlib.sha256(importlib.util.MAGIC_NUMBER)
+    for name, source in {"": Path(archives.__file__).read_bytes(), **_sources()}.items():
+        found.update(f"{name} {len(source)}\n".encode() + source)
+    return found.hexdigest()[:12]
+
+
+def _remove_old(newest: Path) -> None:
+    for path in newest.parent.glob("keeper-*"):
+        if path != newest and time.time() - path.stat().st_mtime > _KEEP_SECONDS:
+            path.unlink(missing_ok=True)

@@ -1,8 +1,7 @@
 """Confine a process before it becomes an agent: namespaces, a system user, Landlock.
 
-The shim (`keeper.py`) calls `enter` in the child, between fork and exec. Standard library only,
-Python 3.8 or newer, since it runs wherever a shim runs. `python3 sandbox.py probe [BWRAP]` prints
-what this kernel and this user allow, as JSON.
+The keeper calls `enter` in the child, between fork and exec. `probe` finds out what this kernel and
+this user allow.
 
 `enter` takes a dictionary; all keys but `mode` are optional:
 
@@ -22,11 +21,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import json
 import os
 import stat
 import struct
-import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -347,11 +344,3 @@ def probe(bubblewrap: str) -> dict[str, Any]:
         "mounts": _in_child("mounts"),
         "user": os.geteuid() == 0 and _in_child("user"),
     }
-
-
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["probe"] and len(sys.argv) <= 3:
-        sys.stdout.write(json.dumps(probe("".join(sys.argv[2:]))) + "\n")
-    else:
-        sys.stderr.write(__doc__)
-        sys.exit(2)

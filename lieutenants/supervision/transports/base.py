@@ -13,7 +13,7 @@ Handle = dict[str, Any]
 
 @dataclass(frozen=True)
 class Launch:
-    """Launch parameters of a keeper and its agent; `keeper.py start` reads them as JSON."""
+    """Launch parameters of a keeper and its agent; the keeper's `start` reads them as JSON."""
 
     run: str
     dir: str

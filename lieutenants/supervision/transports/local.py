@@ -21,12 +21,12 @@ from typing import Any
 
 from lieutenants.agents.base import Outgoing
 from lieutenants.exceptions import NotConnected, TransportError, Unreachable
-from lieutenants.supervision.keeper import keeper
+from lieutenants.supervision.keeper import processes, run_files
+from lieutenants.supervision.keeper.program import local_file
 from lieutenants.supervision.transports import scopes
 from lieutenants.supervision.transports.base import Handle, Launch
 from reef_site.common import locks
 
-_KEEPER = str(Path(keeper.__file__).resolve())
 _START_SECONDS = 30
 _ANSWER_SECONDS = 5.0
 _FINAL_COMMAND_SECONDS = 3
@@ -42,7 +42,7 @@ class LocalTransport:
     """See `base.Transport`."""
 
     def start(self, launch: Launch) -> Handle:
-        """Run `keeper.py start`; the agent's environment goes through a pipe, never argv."""
+        """Run the keeper's `start`; the agent's environment goes through a pipe, never argv."""
         spec = json.dumps(launch.spec()).encode()
         scope = scopes.manager()
         done = _run_keeper(spec, scope.prefix(launch.run) if scope else [], scope)
@@ -212,7 +212,7 @@ def _run_keeper(
     env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
     try:
         return subprocess.run(
-            [*prefix, sys.executable, "-I", "-S", _KEEPER, "start"],
+            [*prefix, sys.executable, "-I", "-S", str(local_file()), "start"],
             input=spec,
             capture_output=True,
             timeout=_START_SECONDS,
@@ -241,13 +241,13 @@ def _handle(answer: dict[str, Any]) -> Handle:
 @functools.cache
 def boot_id() -> str:
     """Return the kernel's id of this boot; empty where it is unknown."""
-    return keeper.boot_id()
+    return processes.boot_id()
 
 
 def _sweep(directory: str, handle: Handle) -> None:
     lieutenants = str(Path(directory).parents[2])
     user = int(handle.get("own_user") or 0)
-    keeper.sweep(_tag(directory), user=user, lieutenants=lieutenants)
+    processes.sweep(_tag(directory), user=user, lieutenants=lieutenants)
 
 
 def _is_locked(folder: int) -> bool:
@@ -290,7 +290,7 @@ def _request_channel(directory: str) -> Iterator[Any]:
         raise NotConnected(f"The run's folder is gone: {error.strerror}") from error
     try:
         try:
-            key = keeper.read_key(folder)
+            key = run_files.read_key(folder)
             link = _connect(folder)
         except OSError as error:
             raise NotConnected(f"The supervisor does not answer: {error}") from error
