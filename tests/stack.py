@@ -40,8 +40,8 @@ STATIC_ROOT = "REEF_TEST_STATIC_ROOT"
 AS_USER = """
 import ctypes, json, os, struct, sys
 sys.path.insert(0, sys.argv[1])
-import sandbox
-sandbox.enter(json.loads(sys.argv[2]))
+from keeper.sandbox import rules
+rules.enter(json.loads(sys.argv[2]))
 refused = json.loads(sys.argv[3])
 if refused:
     program = struct.pack("=HBBI", 0x20, 0, 0, 0)  # load the number of the call
@@ -71,7 +71,7 @@ def python_as(user: int, refused: dict[int, int]) -> list[str]:
     covers = [{"path": str(folder), "keep": {str(home): False}} for folder in closed[:1]]
     rules = {"mode": "user", "uid": user, "gid": user}
     rules |= {"view": {"required": True, "covers": covers}} if covers else {}
-    code = [sys.executable, "-I", "-S", "-c", AS_USER, str(ROOT / "lieutenants/supervision/keeper")]
+    code = [sys.executable, "-I", "-S", "-c", AS_USER, str(ROOT / "lieutenants/supervision")]
     return [*code, json.dumps(rules), json.dumps(refused), sys.executable]
 
 

@@ -7,12 +7,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lieutenants.supervision.keeper.program import program
+from lieutenants.supervision.keeper.program import local_file, program
 from tests.pythons import other_python
 from tests.waiting import until
+
+
+@pytest.fixture
+def data_folder(tmp_path: Path, settings: Any) -> Path:
+    settings.DATA_DIR = tmp_path
+    return tmp_path
 
 
 @pytest.mark.parametrize("is_other", [False, True], ids=["our Python", "another Python"])
@@ -33,3 +40,28 @@ def test_one_file_runs_an_agent_to_its_end(tmp_path: Path, is_other: bool) -> No
     until(lambda: b'["x"' in journal.read_bytes(), 10)
     end = json.loads(journal.read_bytes().splitlines()[-1])
     assert end[2]["code"] == 3
+
+
+def test_local_file_is_built_once_by_its_sources(data_folder: Path) -> None:
+    file = local_file()
+    assert file.read_bytes() == program()
+    assert file.parent.parent == data_folder
+    built = file.stat().st_ino
+    assert local_file() == file
+    assert file.stat().st_ino == built
+
+
+def test_missing_local_file_is_built_again(data_folder: Path) -> None:
+    local_file().unlink()
+    assert local_file().read_bytes() == program()
+
+
+def test_only_unused_files_of_older_versions_are_removed(data_folder: Path) -> None:
+    folder = data_folder / "keeper"
+    folder.mkdir()
+    unused, used = folder / "keeper-0123456789ab.pyz", folder / "keeper-ba9876543210.pyz"
+    for path in (unused, used):
+        path.touch()
+    os.utime(unused, (0, 0))
+    newest = local_file()
+    assert set(folder.iterdir()) == {newest, used}

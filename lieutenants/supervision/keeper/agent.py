@@ -7,10 +7,10 @@ import fcntl
 import os
 import signal
 
-from . import sandbox
 from .journal import describe
 from .limits import KB, MB, READ_BYTES
 from .processes import started
+from .sandbox import rules
 from .spec import KeeperError
 
 TYPE_CHECKING = False  # importing typing would cost a megabyte
@@ -54,7 +54,7 @@ def become_agent(spec: Spec, stdin: int, stdout: int, stderr: int) -> None:
     os.umask(0o077)
     for target, source in enumerate((stdin, stdout, stderr)):
         os.dup2(source, target)
-    sandbox.enter(spec.isolation)
+    rules.enter(spec.isolation)
     # Only after the sandbox: these files belong to the agent, and may be links to others.
     for path in spec.heal:
         truncate_torn_line(path)

@@ -65,10 +65,10 @@ def call(path: str) -> int:
 
 
 def probe(bubblewrap: str) -> int:
-    """Print what `sandbox.probe` finds."""
-    from . import sandbox
+    """Print what `probe.probe` finds."""
+    from .sandbox import probe as probes
 
-    os.write(1, pack(sandbox.probe(bubblewrap)))
+    os.write(1, pack(probes.probe(bubblewrap)))
     return 0
 
 

@@ -45,8 +45,9 @@ def local_file() -> Path:
 
 def _sources() -> dict[str, bytes]:
     """Return the modules by their path in the file."""
-    paths = sorted(path for path in _HERE.parent.glob("*.py") if path.name != _HERE.name)
-    return {f"keeper/{path.name}": path.read_bytes() for path in paths}
+    folder = _HERE.parent
+    paths = sorted(path for path in folder.rglob("*.py") if path != _HERE)
+    return {f"keeper/{path.relative_to(folder)}": path.read_bytes() for path in paths}
 
 
 @functools.cache

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 
-from . import sandbox
 from .agent import spawn
 from .control import refusal
 from .journal import describe, log_problem
@@ -23,6 +22,7 @@ from .run_files import (
     remove,
     write_file,
 )
+from .sandbox.kernel import adopt_orphans, set_dumpable
 from .spec import KeeperError, Spec
 
 TYPE_CHECKING = False  # importing typing would cost a megabyte
@@ -121,8 +121,8 @@ def run_keeper() -> None:
     os.umask(0o077)
     keeper = None
     try:
-        sandbox.set_dumpable(False)
-        sandbox.adopt_orphans()
+        set_dumpable(False)
+        adopt_orphans()
         given = parse_object(read_all(0))
         detach(0)
         if given is None:

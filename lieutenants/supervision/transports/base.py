@@ -26,7 +26,7 @@ class Launch:
     hello: Sequence[Command]
     # Time from SIGTERM to SIGKILL.
     stop_seconds: float = 3.0
-    # Rules of `lieutenants.supervision.keeper.sandbox`.
+    # Rules of `lieutenants.supervision.keeper.sandbox.rules`.
     isolation: Mapping[str, Any] = field(default_factory=lambda: {"mode": "none"})
 
     def spec(self) -> dict[str, Any]:

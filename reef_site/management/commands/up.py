@@ -30,6 +30,7 @@ from lieutenants.exceptions import NotTheFollower
 from lieutenants.hosts import liveness, lock
 from lieutenants.hosts import services as hosts
 from lieutenants.isolation import modes
+from lieutenants.supervision.keeper import program as keeper_program
 from reef_site import env, static_files
 from reef_site.accounts import signin_links
 from reef_site.common import disk
@@ -88,6 +89,7 @@ class Command(BaseCommand):
         static_files.collect()
         start.register_host()
         start.prepare_vms()
+        start.prepare_keeper()
         start.prepare_agent()
         link = signin_links.make_signin_link(settings.PUBLIC_URL or start.page_url)
         plan = start.plan(link, no_agent=options["no_agent"], open_browser=options["open"])
@@ -206,6 +208,14 @@ class Start:
         if self.demo:
             on_loopback = self.host not in WILDCARDS
             self.vms = vms.prepare(self.data, self.port, on_loopback=on_loopback, report=say)
+
+    def prepare_keeper(self) -> None:
+        """Build the program that agents are started with."""
+        if "lieutenant" in settings.ORGANS:
+            try:
+                keeper_program.local_file()
+            except OSError as error:
+                refuse(f"the program beside agents cannot be written: {error}")
 
     def prepare_agent(self) -> None:
         """Check the agent that this host offers, and choose another one if it is none."""
