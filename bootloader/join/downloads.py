@@ -25,6 +25,7 @@ from django.conf import settings
 
 from bootloader.boot.render import PARTS
 from bootloader.exceptions import PackagingFailed
+from bootloader.join import fleet_agent_file
 from reef_site.common import locks
 from reef_site.common.errors import NotFound
 
@@ -156,7 +157,7 @@ def current() -> Dist:
                     _build(sources, mark, folder)
         os.utime(folder)
         return _load(folder, mark)
-    except (OSError, subprocess.SubprocessError, StopIteration) as error:
+    except (OSError, subprocess.SubprocessError, StopIteration, ValueError) as error:
         raise PackagingFailed(f"this reef cannot be packed for VMs: {error}") from error
 
 
@@ -304,7 +305,9 @@ def _other_files(sources: dict[str, Path]) -> dict[str, bytes]:
     """Return the downloads other than the wheel, by names that contain their digest."""
     contents = {
         ("requirements", ".txt"): _runtime_lock(sources["requirements.lock"].read_text()).encode(),
-        ("fleet_agent", ".py"): sources["bootloader/fleet_agent.py"].read_bytes(),
+        ("fleet_agent", ".py"): fleet_agent_file.build(
+            sources["bootloader/fleet_agent/__init__.py"].parent
+        ),
         ("boot", ".sh"): "\n".join(
             sources[f"bootloader/boot/scripts/{part}"].read_text() for part in PARTS
         ).encode(),

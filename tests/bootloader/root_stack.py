@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
+from bootloader.join import fleet_agent_file
 from tests.stack import ROOT, Stack
 from tests.waiting import until
 
-AGENT = ROOT / "bootloader" / "fleet_agent.py"
+# The fleet agent as VMs download it.
+AGENT = Path(tempfile.mkdtemp(prefix="reef-fleet-agent-")) / "fleet_agent.py"
+AGENT.write_bytes(fleet_agent_file.build(ROOT / "bootloader" / "fleet_agent"))
+atexit.register(shutil.rmtree, AGENT.parent, ignore_errors=True)
 
 _ISSUE = """
 import json, sys

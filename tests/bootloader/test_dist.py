@@ -92,7 +92,7 @@ def test_wheel_contains_exactly_a_complete_reef() -> None:
         "reef_site/static/reef/base.css",
         "lieutenants/agents/pi/node/package-lock.json",
         "lieutenants/supervision/keeper/launcher.py",
-        "bootloader/fleet_agent.py",
+        "bootloader/fleet_agent/commands.py",
         "bootloader/boot/scripts/run.sh",
     } <= names
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
@@ -140,7 +140,7 @@ def test_same_sources_produce_the_same_wheel(checkout: Path, settings: Any) -> N
 
 def test_changed_sources_produce_a_new_version_and_keep_older_files(checkout: Path) -> None:
     old = downloads.current()
-    with (checkout / "bootloader" / "fleet_agent.py").open("a") as file:
+    with (checkout / "bootloader" / "fleet_agent" / "commands.py").open("a") as file:
         file.write("# newer\n")
     new = downloads.current()
 

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from bootloader.boot import catalog
+from tests.bootloader.root_stack import AGENT
 from tests.conftest import Api
 from tests.stack import ROOT
-
-AGENT = ROOT / "bootloader" / "fleet_agent.py"
 
 
 def service_of(unit: str) -> dict[str, str]:
