@@ -12,7 +12,7 @@ from typing import Any
 from django.db import connection
 from django.db.models import DateField, Field, ForeignKey, JSONField, Model
 
-from lieutenants.models import Message
+from lieutenants.models import Lieutenant, Message
 from lieutenants.states import MessageState
 from reef_site.common.batches import BATCH_SIZE, batched
 from reef_site.common.queries import to_driver_time
@@ -29,6 +29,15 @@ def messages_not_begun(lieutenant_id: str) -> list[tuple[str, str]]:
     with connection.cursor() as cursor:
         cursor.execute(_NOT_BEGUN, [lieutenant_id, MessageState.ACCEPTED, MessageState.DELIVERED])
         return list(cursor.fetchall())
+
+
+def status_of(lieutenant_id: str) -> str | None:
+    """Return the lieutenant's current status; None if it is gone."""
+    sql = f"SELECT status FROM {Lieutenant._meta.db_table} WHERE id = %s"
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [lieutenant_id])
+        found = cursor.fetchone()
+    return found[0] if found else None
 
 
 def overwrite_deleted_data() -> None:

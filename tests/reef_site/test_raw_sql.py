@@ -15,7 +15,6 @@ EXCEPTIONS = {
     "reef_site/sqlite/base.py": "a database backend",
     "reef_site/apps.py": "sets up new connections",
     "reef_site/common/database_locks.py": "advisory locks, which concern no table",
-    "lieutenants/sessions/session.py": "reads one status for each event",
 }
 
 
