@@ -42,7 +42,7 @@ def send(api: Api, *sent: object, name: str = "ada", **headers: str) -> Any:
     return api.post(f"{ROUTE}/{name}/send", body, **headers)
 
 
-def test_each_kind_of_image_is_stored_listed_and_served(api: Api) -> None:
+def test_each_kind_of_image_is_stored_listed_and_served(database: str, api: Api) -> None:
     ada = enlist()
     answer = send(api, *(given(data, kind) for kind, data in KINDS.items()))
     assert answer.status_code == 200
