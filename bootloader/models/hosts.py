@@ -5,9 +5,10 @@ from __future__ import annotations
 import uuid
 from typing import Any, Self
 
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, F, OuterRef, Q
 
 from reef_site.common import clock
 from versconfig import vault
@@ -60,6 +61,15 @@ class SshHost(models.Model):
         default="root",
         validators=[RegexValidator(r"\A[a-zA-Z_][a-zA-Z0-9._-]*\Z", "a user's name")],
     )
+    jump = models.ForeignKey(
+        "self",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="reached_through",
+        verbose_name="jump host",
+        help_text="The SSH host through which this one is reached, if it is not reached directly.",
+    )
     sealed_key = models.TextField(blank=True, editable=False)
     host_key = models.CharField(
         max_length=2000,
@@ -84,12 +94,32 @@ class SshHost(models.Model):
         verbose_name = "SSH host"
         ordering = ["name"]
         constraints = [
-            models.UniqueConstraint(fields=["address", "port"], name="one_host_an_address"),
+            models.UniqueConstraint(
+                fields=["address", "port"],
+                condition=Q(jump__isnull=True),
+                name="one_host_an_address",
+            ),
+            models.UniqueConstraint(
+                fields=["address", "port", "jump"], name="one_host_an_address_behind_jump"
+            ),
+            models.CheckConstraint(condition=~Q(jump=F("pk")), name="host_not_behind_itself"),
             models.CheckConstraint(condition=Q(port__gte=1, port__lte=65535), name="host_port"),
         ]
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        """Reject a jump host that is reached through this host."""
+        if self.jump is not None and self in self.jump.line():
+            raise ValidationError({"jump": f"{self.jump} is itself reached through {self}"})
+
+    def line(self) -> list[SshHost]:
+        """Return this host and its jump hosts, the one that is reached directly last."""
+        found: list[SshHost] = [self]
+        while (nearer := found[-1].jump) is not None and nearer not in found:
+            found.append(nearer)
+        return found
 
     def set_key(self, text: str) -> None:
         """Encrypt this private key into the field; an empty text clears it. Does not save."""

@@ -72,6 +72,7 @@ class Login:
 
     `host_key` is one line as in known_hosts without the name ("ssh-ed25519 AAAA…"). None accepts
     the first key shown and calls `keep` with it. `trust` is the path of CA certificates for TLS.
+    With `jump`, the connection goes through that machine.
     """
 
     host: str
@@ -82,6 +83,7 @@ class Login:
     host_key: str | None = None
     trust: str | None = None
     keep: Callable[[str], None] | None = field(default=None, repr=False, compare=False)
+    jump: Login | None = None
 
 
 @dataclass(frozen=True)

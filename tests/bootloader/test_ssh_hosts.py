@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.db import connection, connections
 from django.test import Client
@@ -28,6 +29,7 @@ from bootloader.inventory import machines
 from bootloader.models import HostClaim, Provisioning, SshHost
 from bootloader.providers.base import Ability, MachineState, Spec
 from bootloader.providers.ssh import hosts as ssh_hosts
+from bootloader.providers.ssh import shell
 from bootloader.providers.ssh.connect import connect_machine
 from reef_site.common import clock
 from tests.bootloader.ssh_servers import Sshd, free_port, keygen
@@ -429,3 +431,44 @@ def test_release_of_an_unreachable_host_names_the_leftovers(sshd: Sshd) -> None:
     assert left in made.note
     assert left in come.log.get().text
     assert ssh.list() == []
+
+
+# -- jump hosts ----------------------------------------------------------------------------------
+
+
+def test_host_is_reached_through_its_jump_host(sshd: Sshd, tmp_path: Path) -> None:
+    behind = Sshd(tmp_path / "behind")
+    try:
+        door = real(sshd, "door")
+        inner = real(behind, "inner")
+        SshHost.objects.filter(pk=inner.pk).update(jump=door)
+        inner.refresh_from_db()
+        login = ssh_hosts.login(inner)
+        assert login.jump is not None
+        with shell.connect(login) as session:
+            script = session.script('echo "$SSH_CONNECTION"', timeout=10)
+        assert script.output.decode().split()[3] == str(behind.port)
+        for row, server in ((door, sshd), (inner, behind)):
+            row.refresh_from_db()
+            assert row.host_key == server.host_key
+        assert ssh_hosts.try_logins([inner]) == [""]
+        assert ssh_hosts.probe_ssh([inner]) == [True]
+    finally:
+        behind.stop()
+
+
+def test_unreachable_host_behind_a_jump_host_is_named(sshd: Sshd) -> None:
+    door = real(sshd, "door")
+    inner = host("inner", address="127.0.0.1", port=free_port(), jump=door)
+    inner.set_key(sshd.key)
+    inner.save()
+    (problem,) = ssh_hosts.try_logins([inner])
+    assert f"cannot be reached from 127.0.0.1:{sshd.port}" in problem
+
+
+def test_jump_hosts_in_a_circle_are_refused() -> None:
+    one = host("one")
+    two = host("two", jump=one)
+    one.jump = two
+    with pytest.raises(ValidationError, match="is itself reached through one"):
+        one.full_clean()

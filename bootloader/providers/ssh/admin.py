@@ -38,7 +38,7 @@ class HostForm(ModelForm[SshHost]):
     class Meta:
         model = SshHost
         fields = (
-            *("name", "address", "port", "user", "host_key", "region", "size"),
+            *("name", "address", "port", "user", "jump", "host_key", "region", "size"),
             *("vcpus", "memory_mib", "disk_mib", "in_service", "note"),
         )
 
@@ -67,7 +67,8 @@ class SshHostAdmin(ModelAdmin[SshHost]):
     readonly_fields = ("used_by",)
     actions = ("log_in", "forget_host_keys", "put_in_service", "take_out_of_service")
     fieldsets = (
-        (None, {"fields": ("name", "address", "port", "user", "in_service", "used_by", "note")}),
+        (None, {"fields": ("name", "address", "port", "user", "jump", "in_service")}),
+        ("Use", {"fields": ("used_by", "note")}),
         ("Keys", {"fields": ("private_key", "forget_private_key", "host_key")}),
         ("Hardware", {"fields": ("region", "size", "vcpus", "memory_mib", "disk_mib")}),
     )

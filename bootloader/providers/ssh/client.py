@@ -31,6 +31,7 @@ from bootloader.providers.base import Login
 from bootloader.providers.ssh import tls_pipe
 from bootloader.providers.ssh.protocol import CommandResult
 from bootloader.providers.ssh.remote_script import COMMAND, FramedScript, printable
+from bootloader.providers.ssh.stream import ScriptStream
 from reef_site.common.text import clip_start
 
 _KEEPALIVE_SECONDS = 15
@@ -39,6 +40,8 @@ MAX_OUTPUT = 16 << 20
 # How long to keep reading after a command's end, if a child process holds the output open.
 _LINGER_SECONDS = 1.0
 _CHUNKS = 32
+# How long the thread of a connection with an open script waits for its socket at a time.
+_QUIET_SECONDS = 5.0
 # Matches the beginning of a public key.
 _PUBLIC_KEY = re.compile(
     r"(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ AAAA|-----BEGIN (RSA )?PUBLIC KEY|---- BEGIN SSH2 PUBLIC KEY"
@@ -50,7 +53,24 @@ def connect(login: Login, timeout: float) -> SshShell:
     """Connect, negotiate encryption, check the host key and log in."""
     end = time.monotonic() + timeout
     key = read_key(login.private_key)
-    sock = _open_socket(login, timeout)
+    through = connect(login.jump, timeout) if login.jump else None
+    try:
+        sock = through.open_forward(login, end) if through else _open_socket(login, timeout)
+        return _log_in(sock, login, key, end, timeout, through)
+    except BaseException:
+        if through:
+            through.close()
+        raise
+
+
+def _log_in(
+    sock: socket.socket | paramiko.Channel,
+    login: Login,
+    key: paramiko.PKey,
+    end: float,
+    timeout: float,
+    through: SshShell | None,
+) -> SshShell:
     try:
         transport = paramiko.Transport(sock)
     except (paramiko.SSHException, OSError) as error:
@@ -65,7 +85,7 @@ def connect(login: Login, timeout: float) -> SshShell:
         transport.close()
         raise
     transport.set_keepalive(_KEEPALIVE_SECONDS)
-    return SshShell(transport, login, host_key)
+    return SshShell(transport, login, host_key, through)
 
 
 def read_key(text: str) -> paramiko.PKey:
@@ -182,8 +202,15 @@ def _authenticate(
 class SshShell:
     """See `protocol.Shell`."""
 
-    def __init__(self, transport: paramiko.Transport, login: Login, host_key: str) -> None:
+    def __init__(
+        self,
+        transport: paramiko.Transport,
+        login: Login,
+        host_key: str,
+        through: SshShell | None = None,
+    ) -> None:
         self.host_key = host_key
+        self._through = through
         self._transport = transport
         self._login = login
 
@@ -200,7 +227,24 @@ class SshShell:
 
     def close(self) -> None:
         """Close the connection and end its thread."""
+        # The thread may be waiting for the socket, and only notices this at once.
+        with contextlib.suppress(OSError):
+            self._transport.sock.shutdown(socket.SHUT_RDWR)
         self._transport.close()
+        if self._through:
+            self._through.close()
+
+    def open_forward(self, login: Login, end: float) -> paramiko.Channel:
+        """Open a connection from this machine to the SSH server of another one."""
+        left = max(0.1, end - time.monotonic())
+        there, here = (login.host, login.port), ("127.0.0.1", 0)
+        try:
+            return self._transport.open_channel("direct-tcpip", there, here, timeout=left)
+        except paramiko.ChannelException as error:
+            text = f"{_name(login)} cannot be reached from {_name(self._login)}: {error.text}"
+            raise ShellUnavailable(text) from None
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise ShellUnavailable(_error_text(self._login, error)) from None
 
     def run(
         self,
@@ -234,6 +278,36 @@ class SshShell:
                 f"{_name(self._login)} cut the script off: {printable(reply.errors)}"
             )
         return CommandResult(reply.status, reply.output, reply.errors)
+
+    def open_script(self, script: str, *, timeout: float) -> ScriptStream:
+        """Start a script as `remote_script` describes, and leave its stdin and stdout open."""
+        framed, end = FramedScript(script), time.monotonic() + timeout
+        channel = self._open_channel(end)
+        watch = threading.Timer(timeout, channel.close)
+        watch.daemon = True
+        watch.start()
+        try:
+            channel.exec_command(COMMAND)
+            channel.sendall(framed.text(has_data=True))
+            stream, data = ScriptStream(channel, framed), threading.Event()
+            stream.listen(data.set)
+            said = stream.await_begin(_wait_for(data), lambda: end - time.monotonic())
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            channel.close()
+            raise ShellUnavailable(_error_text(self._login, error)) from None
+        finally:
+            watch.cancel()
+        if said:
+            channel.close()
+            if not self._transport.is_active() or time.monotonic() >= end:
+                raise ShellUnavailable(f"{_name(self._login)} did not start a script in time")
+            raise ShellRefused(
+                f"{_name(self._login)} runs no script for {self._login.user}; it says: "
+                f"{printable(said)}"
+            )
+        # Its thread would otherwise wake up ten times a second.
+        self._transport.sock.settimeout(_QUIET_SECONDS)
+        return stream
 
     def _run_command(
         self,
@@ -285,18 +359,21 @@ class SshShell:
 
     @contextlib.contextmanager
     def _session(self, end: float) -> Iterator[paramiko.Channel]:
+        channel = self._open_channel(end)
+        try:
+            yield channel
+        finally:
+            channel.close()
+
+    def _open_channel(self, end: float) -> paramiko.Channel:
         left = max(0.1, end - time.monotonic())
         try:
-            channel = self._transport.open_session(timeout=left)
+            return self._transport.open_session(timeout=left)
         except paramiko.ChannelException as error:
             text = f"{_name(self._login)} opens no session: {error.text}"
             raise ShellRefused(text) from None
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise ShellUnavailable(_error_text(self._login, error)) from None
-        try:
-            yield channel
-        finally:
-            channel.close()
 
     def _check_alive(self) -> None:
         """Raise ShellUnavailable if the connection is gone.
@@ -406,6 +483,14 @@ class _DataEvent(threading.Event):
         """Wait for data, at most this long."""
         self.wait(seconds)
         super().clear()
+
+
+def _wait_for(event: threading.Event) -> Callable[[float], None]:
+    def wait(seconds: float) -> None:
+        event.wait(max(0.0, seconds))
+        event.clear()
+
+    return wait
 
 
 def _timeout_error(timeout: float) -> CommandTimeout:

@@ -91,6 +91,8 @@ def login(host: SshHost) -> Login:
     if not key:
         text = f"{host} has no private key, and there is no REEF_SSH_PRIVATE_KEY for all hosts"
         raise ProviderRefused(text)
+    if host.jump is not None and host.jump.line()[-1].jump is not None:
+        raise ProviderRefused(f"{host}: its jump hosts are reached through each other")
     return Login(
         host=host.address,
         port=host.port,
@@ -98,6 +100,7 @@ def login(host: SshHost) -> Login:
         private_key=key,
         host_key=host.host_key or None,
         keep=host.keep_host_key,
+        jump=login(host.jump) if host.jump else None,
     )
 
 
@@ -137,12 +140,15 @@ def probe_ssh(hosts: list[SshHost]) -> list[bool]:
         return []
     places = _address_limits(hosts)
     with ThreadPoolExecutor(min(MAX_CONCURRENT, len(hosts))) as pool:
-        return list(pool.map(partial(_probe, places), [(row.address, row.port) for row in hosts]))
+        # Of a host behind a jump host, that one is all that can be probed from here.
+        doors = [row.line()[-1] for row in hosts]
+        return list(pool.map(partial(_probe, places), [(row.address, row.port) for row in doors]))
 
 
 def _address_limits(hosts: list[SshHost]) -> Mapping[str, threading.Semaphore]:
     """Return for each address a semaphore that limits concurrent connections to it."""
-    return {host.address: threading.Semaphore(_MAX_PER_ADDRESS) for host in hosts}
+    addresses = {each.address for host in hosts for each in host.line()}
+    return {address: threading.Semaphore(_MAX_PER_ADDRESS) for address in addresses}
 
 
 def _probe(places: Mapping[str, threading.Semaphore], where: tuple[str, int]) -> bool:
@@ -225,4 +231,5 @@ def _log_in(seen: dict[int, str], number: int, way: Login, seconds: float) -> st
 
 
 def _without_key_store(way: Login) -> Login:
-    return Login(way.host, way.port, way.user, way.private_key, host_key=way.host_key)
+    jump = _without_key_store(way.jump) if way.jump else None
+    return Login(way.host, way.port, way.user, way.private_key, host_key=way.host_key, jump=jump)

@@ -17,6 +17,35 @@ class CommandResult:
     errors: bytes
 
 
+class Stream(Protocol):
+    """A running script, read and written without blocking."""
+
+    @property
+    def ended(self) -> bool:
+        """Return whether no further output will come."""
+        ...
+
+    def listen(self, bell: Callable[[], object]) -> None:
+        """Call `bell`, from another thread, when there is something to read, or an end."""
+        ...
+
+    def read(self) -> bytes:
+        """Return the available output of the script."""
+        ...
+
+    def write(self, data: bytes) -> int:
+        """Return how much was written without blocking. Raise ShellUnavailable at the end."""
+        ...
+
+    def errors(self) -> str:
+        """Return the end of the script's stderr as one line."""
+        ...
+
+    def close(self) -> None:
+        """Close both streams."""
+        ...
+
+
 class Shell(Protocol):
     """A connection to one machine. Not thread-safe; close it, or use `with`.
 
@@ -63,6 +92,10 @@ class Shell(Protocol):
         `data` is its stdin. Raise ShellRefused, with the output received instead, if the account
         cannot run scripts, ShellUnavailable if the script was interrupted, and the errors of `run`.
         """
+        ...
+
+    def open_script(self, script: str, *, timeout: float) -> Stream:
+        """Start an sh script whose stdin and stdout stay open. Raise the errors of `script`."""
         ...
 
     def put(self, path: str, data: bytes, mode: int, timeout: float = 120.0) -> None:
