@@ -165,7 +165,8 @@ ACTIONS: dict[str, LieutenantAction] = {
             when=_LIVING,
             confirm_in=_LIVING,
             effect="Its agent stops, queued messages are rejected, and the lieutenant cannot be "
-            "brought back. Its transcript, its usage and its folder stay.",
+            "brought back. Its transcript, its usage and its folder stay; of one on a VM, the "
+            "folder that reef made there is removed.",
             destructive=True,
         ),
     )

@@ -74,7 +74,7 @@ class LieutenantAdmin(ModelAdmin[Lieutenant]):
     """Lieutenants: limits can be edited, everything else is done by actions."""
 
     list_display = ("name", "status", "status_since", "model", "host", "task_count", "last_active")
-    list_filter = ("status", "restart_policy", "host", "created_at")
+    list_filter = ("status", "transport", "restart_policy", "host", "created_at")
     search_fields = ("name", "role", "model", "folder")
     date_hierarchy = "created_at"
     list_per_page = 100
@@ -94,6 +94,8 @@ class LieutenantAdmin(ModelAdmin[Lieutenant]):
                     "folder",
                     "host",
                     "transport",
+                    "ssh_host",
+                    "on_vm",
                     "parent_agent",
                 )
             },

@@ -18,6 +18,7 @@ from lieutenants.requests import (
 )
 from lieutenants.services import CreateLieutenant
 from lieutenants.states import Mode, RestartPolicy
+from lieutenants.supervision import remote_places
 from reef_site.common.forms import ServiceForm
 from versconfig import config
 
@@ -93,7 +94,8 @@ class AdjustForm(RunForm):
 class CreateForm(RunForm):
     """Create a lieutenant."""
 
-    field_order = ("name", "role", "agent", "command", "model", "directive", "folder")
+    KEYS = {"machine": "sshHost"}
+    field_order = ("name", "role", "machine", "agent", "command", "model", "directive", "folder")
     name = forms.CharField(
         help_text="1 to 64 letters, digits, dots, dashes and underscores.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
@@ -101,6 +103,11 @@ class CreateForm(RunForm):
     role = forms.CharField(
         help_text="Its job in a sentence. The agent is told this; you can search for it.",
         widget=forms.Textarea(attrs={"rows": 2}),
+    )
+    machine = forms.ChoiceField(
+        required=False,
+        label="Runs on",
+        help_text="Its agent is started there over SSH.",
     )
     agent = forms.ChoiceField(
         choices=[(each.name, each.label) for each in agents.DIALECTS.values()],
@@ -121,9 +128,19 @@ class CreateForm(RunForm):
     folder = forms.CharField(
         required=False,
         label="Working folder",
-        help_text="An absolute path on this machine. Leave empty for a new folder.",
+        help_text="An absolute path on the machine it runs on. Leave empty for a new folder.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
     )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        machines = remote_places.offered()
+        if machines:
+            field = self.fields["machine"]
+            assert isinstance(field, forms.ChoiceField)
+            field.choices = [("", "This host"), *machines]
+        else:
+            del self.fields["machine"]
 
     def clean_agent(self) -> str:
         """Return the chosen agent, or the default one."""
@@ -138,7 +155,11 @@ class CreateForm(RunForm):
 
     def wish(self) -> CreateLieutenant:
         """Return the request to create it; call it on a valid form."""
-        return CreateLieutenant(**self.cleaned_data)
+        given = {**self.cleaned_data}
+        kind, _, name = given.pop("machine", "").partition(":")
+        if kind:
+            given |= {"remote": True, kind: name}
+        return CreateLieutenant(**given)
 
 
 # Modes of the composer: value, label, help text.

@@ -54,6 +54,11 @@ class LieutenantQuerySet(LeaseQuerySet["Lieutenant"]):
         waiting = self.filter(status=Status.IDLE, idle_limit_minutes__isnull=False)
         return [each for each in waiting if each.idle_since_limit(at)]
 
+    def with_leftovers(self) -> Self:
+        """Destroyed lieutenants that still hold their machines, with files of theirs or without."""
+        held = Q(ssh_host__isnull=False) | Q(has_remote_files=True)
+        return self.filter(held, status=Status.DESTROYED)
+
     def count_by_status(self) -> dict[str, int]:
         """Map each status in use to its number of lieutenants."""
         rows = self.order_by().values_list("status").annotate(count=models.Count("pk"))
@@ -105,6 +110,20 @@ class Lieutenant(models.Model):
     data_folder = models.CharField(max_length=26, default=this_folder, db_index=True)
     host = models.CharField(max_length=255, db_index=True)
     transport = models.CharField(max_length=20, default="local")
+    # With the transport `ssh`, the machine that its agent runs on: a registered SSH host, or the
+    # VM of a provider, by its VM id. Both are empty when a destroyed one has left nothing there.
+    ssh_host = models.ForeignKey(
+        "bootloader.SshHost",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="lieutenants",
+        verbose_name="SSH host",
+    )
+    on_vm = models.CharField("VM", max_length=255, blank=True, help_text="VM id of its machine.")
+    has_remote_files = models.BooleanField(
+        default=False, help_text="Its machine may have files of it."
+    )
     parent_agent = models.CharField(max_length=200, blank=True)
     restart_policy = models.CharField(
         max_length=20, choices=RestartPolicy.choices, default=RestartPolicy.NEVER
@@ -162,11 +181,23 @@ class Lieutenant(models.Model):
             models.CheckConstraint(
                 condition=Q(status__in=Status.values), name="lieutenant_status_is_known"
             ),
+            models.CheckConstraint(
+                condition=Q(transport="ssh") | Q(ssh_host__isnull=True, on_vm=""),
+                name="only_remote_lieutenant_on_machine",
+            ),
+            models.CheckConstraint(
+                condition=Q(ssh_host__isnull=True) | Q(on_vm=""), name="one_machine_a_lieutenant"
+            ),
         ]
         indexes = [models.Index(fields=["status", "restart_at"], name="lieutenant_restart")]
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def is_local(self) -> bool:
+        """Return whether its agent runs on a host of reef, not on a VM reached by SSH."""
+        return self.transport == "local"
 
     @property
     def should_run(self) -> bool:
@@ -280,6 +311,13 @@ class ProcessQuerySet(models.QuerySet["Process"]):
         """Processes whose run folders lie in this data folder."""
         return self.filter(data_folder=settings.DATA_FOLDER_ID)
 
+    def start_steps(self, lieutenants: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+        """Map lieutenants to the steps of their newest start on a VM."""
+        if not lieutenants:
+            return {}
+        rows = self.filter(lieutenant__in=lieutenants).order_by("started_at", "id")
+        return {row.lieutenant_id: row.start_steps() for row in rows.only(*Process.STEP_FIELDS)}
+
     def abandoned(self) -> Self:
         """Processes whose host must still end them: another host has ended their rows."""
         return self.filter(is_abandoned=True)
@@ -307,9 +345,13 @@ class Process(models.Model):
         default=False, help_text="Another host ended this row; its own host must end the agent."
     )
     stderr = models.TextField(blank=True, help_text="Its last lines.")
+    # Of a start on a VM: name, at, seconds, and note or problem of each step.
+    steps = models.JSONField(default=list, blank=True)
     # Committed offset in the journal, and the follower's state at that point.
     offset = models.BigIntegerField(default=0)
     state = models.JSONField(default=dict)
+
+    STEP_FIELDS = ("lieutenant", "steps", "ready_at", "started_at")
 
     objects = ProcessQuerySet.as_manager()
 
@@ -331,6 +373,15 @@ class Process(models.Model):
 
     def __str__(self) -> str:
         return f"{self.lieutenant.name} pid {self.handle.get('agent_pid', '?')}"
+
+    def start_steps(self) -> list[dict[str, Any]]:
+        """Return the steps of a start on a VM, with that of the agent's first reply."""
+        if self.ready_at is None or not self.steps:
+            return list(self.steps)
+        last = self.steps[-1]
+        began = datetime.fromisoformat(last["at"]) + timedelta(seconds=last.get("seconds", 0.0))
+        waited = round(max(0.0, (self.ready_at - began).total_seconds()), 3)
+        return [*self.steps, {"name": "ready", "at": began.isoformat(), "seconds": waited}]
 
 
 class MessageQuerySet(models.QuerySet["Message"]):

@@ -105,8 +105,8 @@ class CommandLine(ListOf):
         return {"type": ["array", "null"], "items": {"type": "string"}, "maxItems": self.most}
 
 
-class ParentVM(GivenText):
-    """The VM below which a lieutenant starts; empty for the caller's own."""
+class VMId(GivenText):
+    """The id of a VM, or an alias of one. As the parent, empty is the caller's own."""
 
     def to_internal_value(self, data: Any) -> str:
         return aliases.resolve(super().to_internal_value(data).strip())
@@ -235,22 +235,24 @@ class CreateBody(Body):
     directive = GivenText(help_text="More for its system prompt.")
     folder = GivenText(help_text="Its working folder; empty for a new one.")
     restartPolicy = Policy(source="restart_policy")
-    parentVmId = ParentVM(source="parent_vm_id")
+    parentVmId = VMId(source="parent_vm_id")
     idleLimitMinutes = WholeNumber(**IDLE_LIMIT_MINUTES, **OPTIONAL, source="idle_limit_minutes")
     stallLimitSeconds = WholeNumber(**STALL_LIMIT_SECONDS, **OPTIONAL, source="stall_limit_seconds")
     toolLimitSeconds = WholeNumber(**TOOL_LIMIT_SECONDS, **OPTIONAL, source="tool_limit_seconds")
-    vmId = JsonValue(**OPTIONAL, help_text="Lieutenants start on this host only.")
-    commitId = JsonValue(**OPTIONAL, help_text="Lieutenants start on this host only.")
-    provider = JsonValue(**OPTIONAL, help_text="Lieutenants start on this host only.")
+    vmId = VMId(source="vm_id", help_text="Run it on this VM of a provider.")
+    commitId = GivenText(source="commit_id", help_text="Not possible yet.")
+    provider = JsonValue(**OPTIONAL, help_text="Like `local: false`.")
     agent = AgentKind(help_text="Its kind of agent.")
     command = CommandLine(help_text="Program and arguments, for the agent `command`.")
+    sshHost = GivenText(source="ssh_host", help_text="Run it on this registered SSH host.")
 
     example = {"name": "ada", "role": "Keep the tests of the shop green."}
 
 
 def to_creation(values: Json) -> CreateLieutenant:
     """Return the command of a valid CreateBody."""
-    elsewhere = [values.pop(name, None) for name in ("vmId", "commitId", "provider")]
+    names = ("vm_id", "commit_id", "ssh_host")
+    elsewhere = [values.pop("provider", None), *(values.get(name) for name in names)]
     local = values.pop("local", None)
     return CreateLieutenant(**values, remote=any(elsewhere) if local is None else not local)
 

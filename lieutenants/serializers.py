@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lieutenants.hosts import liveness
-from lieutenants.models import Lieutenant, Usage
+from lieutenants.models import Lieutenant, Process, Usage
 from lieutenants.sessions import failure_series
 from lieutenants.states import RestartPolicy, Status
 from lieutenants.transcript import outputs
@@ -57,13 +57,23 @@ class ContextUsageResponse(ResponseBody):
     percent = Number(**MAYBE)
 
 
+class StartStepResponse(ResponseBody):
+    """One step of a start on a VM."""
+
+    name = Text(help_text="`vm`, `ssh`, `identity`, `keeper`, `agent` or `ready`.")
+    at = Text(help_text="When it began.")
+    seconds = Number(**MAYBE, help_text="How long it took; absent while it runs.")
+    note = Text(**MAYBE)
+    problem = Text(**MAYBE, help_text="Why it failed.")
+
+
 class LieutenantResponse(ResponseBody):
     """A lieutenant. Who may not read its transcript gets only what is public."""
 
     id = Text(source="pk")
     name = Text()
     role = Text()
-    vmId = Text(help_text="Its alias as a VM.")
+    vmId = Text(help_text="Its alias as a VM; of a remote one the VM that it runs on, if any.")
     isLocal = Flag()
     status = Choice(Status.values)
     lastOutput = Text(**MAYBE, help_text="The running answer, or its end.")
@@ -102,6 +112,7 @@ class LieutenantResponse(ResponseBody):
     lastOutputLength = WholeNumber(**MAYBE, help_text="If `lastOutput` is shortened.")
     outputLengths = ListOf(WholeNumber(), most=outputs.MAX_ANSWERS, **MAYBE)
     contextUsage = ContextUsageResponse(source="context_usage", **MAYBE)
+    startSteps = StartStepResponse(many=True, **MAYBE, help_text="Of its newest start on a VM.")
 
     example = {
         "id": "01JD9Z3K8Q5V7W2X4Y6A8B0C1D",
@@ -181,8 +192,12 @@ def lieutenants_json(
     history = {} if brief else outputs.newest_answers(pks)
     running = {} if brief else outputs.running_outputs(pks)
     sums = Usage.objects.sums_by_lieutenant(list(pks))
+    steps = Process.objects.start_steps([row.pk for row in rows if not row.is_local])
     found = [
-        _lieutenant_json(row, history.get(row.pk, []), running.get(row.pk), sums.get(row.pk))
+        _lieutenant_json(
+            *(row, history.get(row.pk, []), running.get(row.pk), sums.get(row.pk)),
+            steps=steps.get(row.pk),
+        )
         if row.pk in pks
         else _public_json(row)
         for row in rows
@@ -202,11 +217,11 @@ _ABSENT_IF_EMPTY = (
     *("model", "parentAgent", "modelInUse", "error", "trouble", "waitingFor", "waitingSince"),
     *("failing", "rewindingTo", "sessionProblem", "modelWanted", "modelProblem", "restartAt"),
     *("idleLimitMinutes", "isolation", "command", "lastOutputLength", "outputLengths"),
-    "contextUsage",
+    *("contextUsage", "startSteps"),
 )
 _COMPUTED = (
     *("vmId", "isLocal", "lastOutput", "outputHistory", "failing", "modelWanted", "usage"),
-    *("lastOutputLength", "outputLengths"),
+    *("lastOutputLength", "outputLengths", "startSteps"),
 )
 _read_lieutenant = row_reader(LieutenantResponse, *_COMPUTED)
 
@@ -216,12 +231,13 @@ def _lieutenant_json(
     history: list[outputs.Excerpt],
     running: outputs.Output | None,
     sums: Mapping[str, Any] | None,
+    steps: list[Json] | None = None,
 ) -> Json:
     running = running or outputs.Output([])
     is_cut = any(each.is_cut for each in history)
     facts = _read_lieutenant(row) | {
-        "vmId": f"local-{row.name}",
-        "isLocal": True,
+        "vmId": f"local-{row.name}" if row.is_local else row.on_vm,
+        "isLocal": row.is_local,
         "lastOutput": running.tail(outputs.MAX_SHOWN),
         "outputHistory": [each.text for each in history],
         "lastActivityAt": max(row.last_activity_at, row.status_since),
@@ -231,6 +247,7 @@ def _lieutenant_json(
         # Full lengths of the texts that are shortened here.
         "lastOutputLength": running.length if running.length > outputs.MAX_SHOWN else 0,
         "outputLengths": [each.length for each in history] if is_cut else [],
+        "startSteps": steps,
     }
     empty = [key for key in _ABSENT_IF_EMPTY if not facts[key]]
     for key in empty:

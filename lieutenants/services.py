@@ -22,7 +22,6 @@ from lieutenants.exceptions import (
     KeyReused,
     LieutenantNotFound,
     NameTaken,
-    NoProvider,
     NotNow,
     NotSupported,
     TooLarge,
@@ -36,7 +35,8 @@ from lieutenants.messages import images as message_images
 from lieutenants.messages.images import NewImage
 from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.states import Mode, RestartPolicy, Status
-from lieutenants.supervision import discovery, runtime
+from lieutenants.supervision import discovery, remote_places, remote_start, runtime
+from lieutenants.troubles import is_reachability_trouble
 from reef_site.common import events
 from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import BadInput, IllegalMove, LostRace, NotFound
@@ -56,13 +56,10 @@ NO_STEERING_NOTE = "sent as follow-up since the agent '{}' cannot be steered"
 PROMPT_NOTE = "sent as prompt since lieutenant is idle"
 STARTING_NOTE = "queued until the lieutenant is ready"
 RESTARTING_NOTE = "queued until the lieutenant is running again"
+UNREACHABLE_NOTE = "waits: its machine or supervisor cannot be reached"
 COVERED_NOTE = "a secret was covered before this was stored; the agent gets it with {}"
 RESTARTABLE = frozenset({Status.IDLE, Status.WORKING, Status.ERROR})
 MAX_MODEL_LENGTH = 200
-NO_REMOTE = (
-    "local: lieutenants run on this host only; a VM that reef provisions "
-    "(POST /bootloader/provision) can run lieutenants of its own"
-)
 _NO_POLICY = f"restartPolicy: must be one of {', '.join(RestartPolicy.values)}"
 
 
@@ -80,6 +77,10 @@ class CreateLieutenant:
     stall_limit_seconds: int | None = None
     tool_limit_seconds: int | None = None
     remote: bool = False
+    # Where a remote one runs: the VM id of a provider's machine, or the name of an SSH host.
+    vm_id: str = ""
+    ssh_host: str = ""
+    commit_id: str = ""
     # VM of its parent in the tree; empty for the node of the actor.
     parent_vm_id: str = ""
     # Name of the dialect of its agent, and the command line for the agent `command`.
@@ -89,6 +90,7 @@ class CreateLieutenant:
     def facts(self) -> dict[str, object]:
         """Return the fields; those that earlier versions lack only with another value."""
         usual = {"agent": agents.DEFAULT, "command": ()}
+        usual |= {"vm_id": "", "ssh_host": "", "commit_id": ""}
         found = {**asdict(self), "command": tuple(self.command)}
         return {key: value for key, value in found.items() if usual.get(key, self) != value}
 
@@ -119,16 +121,23 @@ def create_once(
     creation = key_of(key, caller=actor, facts=request.facts())
     if known := creation.find():
         return known, False
-    parent = _parent(request, actor)
+    parent, place = _parent(request, actor), None
     if request.remote:
-        raise NoProvider(NO_REMOTE)
-    permissions.check(actor, Action.START_BELOW, parent)
-    folder = _folder(request, actor)
+        place = remote_places.find(request.vm_id, request.ssh_host, request.commit_id, actor)
+        parent = parent or place.parent
+        permissions.check(actor, Action.WRITE, parent)
+        folder = remote_places.check_folder(request.folder.strip())
+    else:
+        permissions.check(actor, Action.START_BELOW, parent)
+        folder = _folder(request, actor)
     dialect = agents.DIALECTS[request.agent]
-    dialect.check_new_program(request.command)
     dialect.check_config()
-    dialect.check_new_model(request.model.strip(), parent, folder)
+    if place is None:
+        dialect.check_new_program(request.command)
+        dialect.check_new_model(request.model.strip(), parent, folder)
     lieutenant = _new_row(request, name=name, role=role, folder=folder, parent=parent)
+    if place is not None:
+        place.assign(lieutenant)
     lieutenant.creation_key, lieutenant.creation_digest = creation.key, creation.digest
     try:
         with transaction.atomic():
@@ -153,6 +162,8 @@ def _new_row(
 ) -> Lieutenant:
     """Return the unsaved row of a lieutenant; limits that the request omits have their defaults."""
     pk = new_ulid()
+    local, remote = runtime.default_workspace, remote_start.default_workspace
+    default_workspace = remote if request.remote else local
     stall, tools = request.stall_limit_seconds, request.tool_limit_seconds
     stall = settings.STALL_SECONDS if stall is None else stall
     tools = settings.TOOL_SECONDS if tools is None else tools
@@ -165,7 +176,7 @@ def _new_row(
         command=list(request.command),
         model=_model_of(request),
         system_prompt=system_prompt(name, role, request.directive.strip()),
-        folder=folder or runtime.default_workspace(pk),
+        folder=folder or default_workspace(pk),
         host=settings.HOST,
         parent_agent=((parent.name or parent.vm_id) if parent else settings.AGENT_NAME)[:200],
         restart_policy=request.restart_policy,
@@ -254,6 +265,8 @@ def send(
         silent = liveness.silent_host_of(lieutenant)
         if silent:
             note = "; ".join(part for part in (silent.pending_note, note) if part)
+        elif is_reachability_trouble(lieutenant.trouble):
+            note = "; ".join(part for part in (note, UNREACHABLE_NOTE) if part)
         message = Message.objects.create(
             lieutenant=lieutenant,
             text=text,
@@ -486,7 +499,7 @@ def _permitted(name: str, actor: object, action: Action) -> Lieutenant:
 
 def _check_agent(lieutenant: Lieutenant) -> None:
     """Raise AgentMissing if a lieutenant of this host has no agent program to start."""
-    if lieutenant.data_folder == settings.DATA_FOLDER_ID:
+    if lieutenant.is_local and lieutenant.data_folder == settings.DATA_FOLDER_ID:
         dialect_of(lieutenant).find_program(lieutenant)
 
 
@@ -696,4 +709,5 @@ def _destroy_summary(lieutenant: Lieutenant) -> str:
     if note := liveness.pending_note(lieutenant):
         return f"{lieutenant.name}: {note}"
     tasks_done = f"{lieutenant.task_count} tasks completed"
-    return f"{lieutenant.name}: destroyed (local, {tasks_done})"
+    where = "local" if lieutenant.is_local else f"VM {(lieutenant.on_vm or lieutenant.host)[:12]}"
+    return f"{lieutenant.name}: destroyed ({where}, {tasks_done})"

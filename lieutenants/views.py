@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 from django.contrib import messages
@@ -19,11 +20,12 @@ from lieutenants.actions import ACTIONS, LieutenantAction
 from lieutenants.agents import dialect_of
 from lieutenants.forms import MODES, AdjustForm, CreateForm
 from lieutenants.hosts import liveness
-from lieutenants.isolation.homes import home_of
+from lieutenants.isolation.homes import Home, home_of
 from lieutenants.messages.images import MEDIA_TYPES
 from lieutenants.messages.views import uploaded_images
 from lieutenants.models import AgentModels, Entry, Lieutenant, Usage
 from lieutenants.states import MAX_RESTARTS, Mode, Status
+from lieutenants.supervision import remote_start
 from lieutenants.transcript import items, outputs, usage_summary
 from lieutenants.transcript.export import ExportFormat, export_response
 from lieutenants.unknown_agents import views as unknown_agents
@@ -190,20 +192,28 @@ def _facts(lieutenant: Lieutenant) -> dict[str, Any]:
     alive = lieutenant.status != Status.DESTROYED
     liveness.annotate_trouble([lieutenant])
     waiting = lieutenant.messages.pending()[:_MAX_QUEUED]
+    process = lieutenant.processes.first()
     return {
         "lieutenant": lieutenant,
-        "process": lieutenant.processes.first(),
+        "process": process,
+        "steps": process.start_steps() if process else [],
         "moves": lieutenant.moves.all()[:_MAX_RECENT],
         "waiting": outputs.shortened(waiting) if alive else [],
         "sent": outputs.shortened(lieutenant.messages.order_by("-created_at", "-id")[:_MAX_RECENT]),
         "used": usage_summary.usage_periods(lieutenant),
         "features": dialect_of(lieutenant).features,
         "command": shlex.join(lieutenant.command),
-        "session_file": home_of(lieutenant.pk).session / lieutenant.session_name,
+        "session_file": _home_of(lieutenant).session / lieutenant.session_name,
         "most_restarts": MAX_RESTARTS,
         "actions": [each for each in ACTIONS.values() if each.is_available(lieutenant)],
         "to_confirm": [each for each in ACTIONS.values() if each.needs_confirmation(lieutenant)],
     }
+
+
+def _home_of(lieutenant: Lieutenant) -> Home:
+    """Return the folders of a lieutenant, on the machine that it runs on."""
+    local = home_of(lieutenant.pk)
+    return local if lieutenant.is_local else Home(Path(remote_start.home_text(lieutenant.pk)))
 
 
 @login_required

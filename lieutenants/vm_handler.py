@@ -11,7 +11,7 @@ from lieutenants.exceptions import NotNow
 from lieutenants.hosts import liveness
 from lieutenants.models import Lieutenant
 from lieutenants.states import Status
-from lieutenants.supervision.transports import get_transport
+from lieutenants.supervision.transports import transport_of
 from reef_site.common.errors import IllegalMove, NotFound
 from vmtree.operations.handlers import Effect, Handler
 from vmtree.operations.models import Operation
@@ -78,7 +78,7 @@ class LieutenantHandler(Handler):
             return f"its process ended at {newest.ended_at:%Y-%m-%d %H:%M:%S}: {newest.end_reason}"
         if newest.data_folder != settings.DATA_FOLDER_ID or not newest.handle:
             return None
-        alive = get_transport(newest.transport).alive(newest.handle, newest.directory)
+        alive = transport_of(newest).alive(newest.handle, newest.directory)
         return None if alive else f"its supervisor (pid {newest.handle.get('keeper_pid')}) is gone"
 
 

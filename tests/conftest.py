@@ -27,7 +27,7 @@ from lieutenants.exceptions import TransportError
 from lieutenants.models import Lieutenant, Message, Process
 from lieutenants.supervision import runtime
 from lieutenants.supervision.follower import Follower
-from lieutenants.supervision.transports import get_transport
+from lieutenants.supervision.transports import transport_of
 from reef_site.audit import refusals
 from reef_site.celery import app
 from reef_site.common import broker, outside
@@ -270,7 +270,7 @@ class Fleet:
             if thread.name == CONVERGE_THREAD:
                 thread.join(30)
         for process in Process.objects.live():
-            transport = get_transport(process.transport)
+            transport = transport_of(process)
             # A process that is ending may close the connection.
             with contextlib.suppress(TransportError):
                 transport.stop(process.directory, process.handle, None)
@@ -278,7 +278,7 @@ class Fleet:
 
 
 def _gone(process: Process) -> bool:
-    return not get_transport(process.transport).alive(process.handle)
+    return not transport_of(process).alive(process.handle)
 
 
 def _converge_in_a_thread(_task: str, args: list[str], _countdown: float) -> None:

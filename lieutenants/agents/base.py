@@ -101,6 +101,28 @@ class Preparation:
     state: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class FoundProgram:
+    """A program on a VM, and the npm package and version that it belongs to, if known."""
+
+    path: str
+    package: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class RemoteMachine:
+    """A VM on which an agent is about to start. Paths are paths there."""
+
+    python: str
+    # Folder with the programs that reef has copied there, `runner.py` among them.
+    programs: str
+    # What was found of `Dialect.remote_programs`, by the names asked for.
+    found: Mapping[str, FoundProgram] = field(default_factory=dict)
+    # Sizes of those of `Dialect.remote_files` that exist.
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
 class Dialect(Protocol):
     """One kind of agent."""
 
@@ -110,6 +132,8 @@ class Dialect(Protocol):
     features: Features
     # Variables of reef's environment that this agent does not get.
     withheld: frozenset[str]
+    # Programs of reef that its agents need beside them on a VM, by file names of their own.
+    remote_helpers: Sequence[Path]
 
     # -- program and start ----------------------------------------------------------------
 
@@ -155,6 +179,30 @@ class Dialect(Protocol):
 
     def prepare(self, lieutenant: Lieutenant, home: Home) -> Preparation:
         """Prepare one start in these folders. Raises ReefError, OSError."""
+        ...
+
+    # -- the same on a VM --------------------------------------------------------------------
+
+    def remote_programs(self, lieutenant: Lieutenant) -> Sequence[str]:
+        """Return names and paths of programs to look for on the VM."""
+        ...
+
+    def remote_files(self, lieutenant: Lieutenant, home: Home) -> Sequence[str]:
+        """Return files on the VM whose sizes `prepare_remote` needs."""
+        ...
+
+    def find_remote_program(self, lieutenant: Lieutenant, machine: RemoteMachine) -> Program:
+        """Return the program on the VM. Raises AgentMissing, which says what to do there."""
+        ...
+
+    def prepare_remote(
+        self, lieutenant: Lieutenant, home: Home, machine: RemoteMachine
+    ) -> Preparation:
+        """Prepare one start in these folders on the VM. Raises ReefError."""
+        ...
+
+    def remote_config(self) -> Mapping[str, str]:
+        """Return texts of configuration files for the VM, by name. Raises OSError."""
         ...
 
     def check_model(self, lieutenant: Lieutenant, model: str) -> None:

@@ -100,15 +100,17 @@ def _take_over(lieutenant: Lieutenant, host: Host) -> str:
             "folder": _local_folder(lieutenant, host),
             "leased_until": None,
         }
+        if not lieutenant.is_local:
+            del fields["host"], fields["folder"]
         # The WHERE clause is the lock: only one of two adopters finds the row.
         mine = Lieutenant.objects.filter(host.rows, pk=lieutenant.pk)
         if not mine.update(**fields):
             return f"{lieutenant.name}: left alone, somebody else took it over"
         lieutenant.refresh_from_db()
-        has_session = _has_session(lieutenant)
+        has_session = not lieutenant.is_local or _has_session(lieutenant)
         remark = _take_process(lieutenant, host, has_session=has_session)
         try:
-            registry.patch(lieutenant.pk, {"address": settings.HOST})
+            registry.patch(lieutenant.pk, {"address": lieutenant.host})
         except NotRegistered:
             logger.info("%s is not registered; the follower makes up for it", lieutenant)
         events.publish_lieutenant(lieutenant.pk)
@@ -125,6 +127,10 @@ def _take_process(lieutenant: Lieutenant, host: Host, *, has_session: bool) -> s
     """Adopt its process if the run folder is here, else end its row. Return a remark."""
     process = lieutenant.live_process()
     if process:
+        if process.transport != "local":
+            # Its keeper is on another machine, and is followed from here now.
+            Process.objects.filter(pk=process.pk).update(data_folder=settings.DATA_FOLDER_ID)
+            return ""
         directory = homes.home_of(lieutenant.pk).runs / process.pk
         if paths.is_local_run(str(directory)):
             Process.objects.filter(pk=process.pk).update(

@@ -41,7 +41,7 @@ def clear_mark(lieutenant: Lieutenant) -> None:
 
 def pause_marked() -> None:
     """Pause lieutenants that were destroyed after the backup of this database was made."""
-    for lieutenant in Lieutenant.objects.here().active():
+    for lieutenant in Lieutenant.objects.here().active().filter(transport="local"):
         try:
             facts = _mark_path(lieutenant).stat()
         except OSError:

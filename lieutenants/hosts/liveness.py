@@ -15,6 +15,7 @@ from lieutenants.hosts import services
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import RUNNING, Status
+from lieutenants.troubles import MACHINE_UNREACHABLE
 from reef_site.common import clock
 
 # Identity of a data folder, and a host name. The name is empty unless the identity is: rows of
@@ -158,7 +159,11 @@ def pending_note(lieutenant: Lieutenant) -> str:
     """
     wants_host = lieutenant.status in RUNNING or lieutenant.live_process() is not None
     host = silent_host_of(lieutenant) if wants_host else None
-    return host.pending_note if host else ""
+    if host:
+        return host.pending_note
+    if wants_host and lieutenant.trouble.startswith(MACHINE_UNREACHABLE):
+        return f"asked; {lieutenant.host} cannot be reached"
+    return ""
 
 
 def annotate_trouble(rows: Iterable[Lieutenant]) -> None:

@@ -29,9 +29,10 @@ def correct_paths(folder_id: str, known: str) -> int:
     `known` is its last known location. Rows of earlier versions show the location themselves. Paths
     outside of the data folder stay unchanged.
     """
-    mine = Lieutenant.objects.filter(data_folder=folder_id)
+    mine = Lieutenant.objects.filter(data_folder=folder_id, transport="local")
     rows = list(mine.only("pk", "folder", "session_name"))
-    runs = list(Process.objects.filter(data_folder=folder_id).only("pk", "directory", "handle"))
+    here = Process.objects.filter(data_folder=folder_id, transport="local")
+    runs = list(here.only("pk", "directory", "handle"))
     old = {PurePosixPath(known)} if known else set()
     old |= {
         base

@@ -166,13 +166,14 @@ def _claim_rows() -> None:
 
 def _update_host_name(known: str) -> None:
     """Set the current host name in the rows of this folder."""
-    mine = Lieutenant.objects.filter(data_folder=settings.DATA_FOLDER_ID)
+    # The host of a remote lieutenant is its machine.
+    mine = Lieutenant.objects.filter(data_folder=settings.DATA_FOLDER_ID, transport="local")
     others = mine.active().exclude(host=settings.HOST)
     if ids := list(others.values_list("pk", flat=True)):
         logger.warning("%d lieutenants of %s are on %s now", len(ids), known, settings.HOST)
         VM.objects.filter(pk__in=ids).update(address=settings.HOST)
     others.update(host=settings.HOST)
-    live = Process.objects.live().filter(data_folder=settings.DATA_FOLDER_ID)
+    live = Process.objects.live().filter(data_folder=settings.DATA_FOLDER_ID, transport="local")
     live.exclude(host=settings.HOST).update(host=settings.HOST)
     for snapshot in Snapshot.objects.exclude(host=settings.HOST).only("pk", "file"):
         if snapshot.file and files.path_of(snapshot.file).exists():

@@ -14,7 +14,7 @@ from django.utils import timezone
 from lieutenants.exceptions import TransportError
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
-from lieutenants.supervision.transports import get_transport
+from lieutenants.supervision.transports import get_transport, transport_of
 from reef_site.common import events, locks
 
 logger = logging.getLogger(__name__)
@@ -80,11 +80,11 @@ def end_abandoned() -> None:
     """End agents whose lieutenants were taken over while this host was away."""
     for process in Process.objects.here().abandoned():
         try:
-            get_transport(process.transport).stop(process.directory, process.handle, None)
+            transport_of(process).stop(process.directory, process.handle, None)
         except TransportError as error:
             logger.warning("cannot end the abandoned agent %s: %s", process, error)
             continue
-        if get_transport(process.transport).alive(process.handle):
+        if transport_of(process).alive(process.handle):
             continue
         ended = f"{process.end_reason} Its agent was ended at {timezone.now():%Y-%m-%d %H:%M} UTC."
         Process.objects.filter(pk=process.pk).update(is_abandoned=False, end_reason=ended)

@@ -16,7 +16,7 @@ from django.conf import settings
 if TYPE_CHECKING:
     from lieutenants.agents.base import Dialect
 
-_GIT_CONFIG = """\
+GIT_CONFIG = """\
 [user]
 \tname = {name}
 \temail = {name}@reef.invalid
@@ -110,7 +110,7 @@ def prepare(
     _replace_tree(home.tmp, None)
     _replace_tree(home.config, dialect.config_folder())
     dialect.complete_config(home.config)
-    _write_once(home.user / ".gitconfig", _GIT_CONFIG.format(name=name), owner)
+    _write_once(home.user / ".gitconfig", GIT_CONFIG.format(name=name), owner)
     home.prompt.write_text(prompt, encoding="utf-8")
     home.prompt.chmod(0o640)
     if os.geteuid() == 0:

@@ -23,7 +23,7 @@ from lieutenants.models import Message
 from lieutenants.sessions.inputs import WorkSeen
 from lieutenants.sessions.session import Session
 from lieutenants.states import MessageState, Mode
-from lieutenants.supervision.transports import get_transport
+from lieutenants.supervision.transports import transport_of
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class Outbox:
         with self._lock:
             commands, mailbox.waiting = mailbox.waiting, []
         try:
-            get_transport(process.transport).send(process.directory, commands)
+            transport_of(process).send(process.directory, commands)
         except TransportError as error:
             # Messages stay queued in their rows; queries are sent again.
             logger.warning("not sent to %s: %s", process.directory, error)

@@ -108,8 +108,22 @@ def save_progress(sessions: Sequence[Progress]) -> None:
     )
     if moved != 2 * len(sessions):
         raise ProgressLost("another follower has written what was read here")
+    _check_still_ours([each.process for each in sessions])
     for each in sessions:
         each.committed_offset, each.committed_rev = each.process.offset, each.lieutenant.rev
+
+
+def _check_still_ours(processes: Sequence[Process]) -> None:
+    """Raise ProgressLost if another follower has taken one of the remote processes over.
+
+    Their rows are locked by this transaction, so this cannot change before its end.
+    """
+    remote = [each.pk for each in processes if each.transport != "local"]
+    if not remote:
+        return
+    ours = Process.objects.here().filter(pk__in=remote).count()
+    if ours != len(remote):
+        raise ProgressLost("another follower has taken over what was read here")
 
 
 def join_chunks(entry: Entry) -> str:

@@ -29,8 +29,9 @@ from lieutenants.sessions.session import Session
 from lieutenants.sessions.write_batch import WriteBatch, save_progress
 from lieutenants.supervision import journal
 from lieutenants.supervision.clock_jumps import ClockMonitor
-from lieutenants.supervision.transports import get_transport
+from lieutenants.supervision.transports import transport_of
 from lieutenants.supervision.watchdog import Watchdog
+from lieutenants.transcript.screening import held_from
 from reef_site.common import events, locks
 from versconfig.screening import sources
 
@@ -218,7 +219,8 @@ class Follower:
                 if strays.runs_elsewhere(process):
                     self._skipped_until[pk] = now + strays.AGAIN_SECONDS
                     continue
-                self.sessions[pk] = Session.open(process, now, recheck_secrets=False)
+                if _can_open(process):
+                    self.sessions[pk] = Session.open(process, now, recheck_secrets=False)
         self.watchdog.run_checks(rows, now)
         self.outbox.refresh(self.sessions)
 
@@ -274,7 +276,7 @@ class Follower:
         for session in due[self._first_index :] + due[: self._first_index]:
             process = session.process
             try:
-                data = get_transport(process.transport).read(
+                data = transport_of(process).read(
                     process.directory, process.offset, min(SESSION_BYTES, left)
                 )
                 gap = _missing_part(session) if data.startswith(b"\0") else None
@@ -299,9 +301,7 @@ class Follower:
     def _long_record(session: Session) -> tuple[list[list[object]], int]:
         """Read a record that is larger than a pass; the keeper limits its size."""
         process = session.process
-        data = get_transport(process.transport).read(
-            process.directory, process.offset, 16 * SESSION_BYTES
-        )
+        data = transport_of(process).read(process.directory, process.offset, 16 * SESSION_BYTES)
         return journal.split(data)
 
     def _commit(
@@ -365,10 +365,16 @@ class Follower:
                 self.stopping.wait(1.0)
 
 
+def _can_open(process: Process) -> bool:
+    """Return whether the part of the journal can be read from which held text is recovered."""
+    begin = held_from(process.state.get("held") or {}, process.offset)
+    return transport_of(process).can_read(process.directory, begin, process.offset)
+
+
 def _missing_part(session: Session) -> tuple[list[list[object]], int]:
     """Skip a missing part of the journal. The database is then older than the journal."""
     process = session.process
-    end = get_transport(process.transport).skip_gap(process.directory, process.offset)
+    end = transport_of(process).skip_gap(process.directory, process.offset)
     size = end - process.offset
     logger.warning("%s: %s bytes of its journal are gone", process, size)
     return [["gap", 0, size]], size
@@ -385,7 +391,7 @@ def _release_space(session: Session) -> None:
         return
     session.mark_released(end)
     try:
-        get_transport(process.transport).shorten(process.directory, end)
+        transport_of(process).shorten(process.directory, end)
     except TransportError as error:
         logger.warning("%s: %s", process, error)
 

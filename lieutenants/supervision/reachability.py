@@ -9,11 +9,11 @@ from django.utils import timezone
 
 from lieutenants.models import Process
 from lieutenants.sessions.session import Session
-from lieutenants.supervision.transports import get_transport
+from lieutenants.supervision.transports import transport_of
+from lieutenants.troubles import MACHINE_UNREACHABLE, SUPERVISOR_SILENT
 
 # A keeper whose socket was removed binds it again within this time.
 GRACE_SECONDS = 3.0
-_TROUBLE = "Its supervisor does not answer since "
 
 
 @dataclass
@@ -23,6 +23,7 @@ class _Outage:
     began: float
     since: datetime
     why: str
+    text: str
 
 
 class Reachability:
@@ -33,7 +34,8 @@ class Reachability:
 
     def check(self, session: Session, row: Process, clock: float) -> float:
         """Return for how many seconds the keeper has been unreachable; 0 if it is reachable."""
-        why = get_transport(row.transport).unreachable(row.handle, row.directory)
+        transport = transport_of(row)
+        why = transport.unreachable(row.handle, row.directory)
         if not why and session.unsent_since is not None:
             why = "it did not take what was sent"
         if not why:
@@ -43,7 +45,8 @@ class Reachability:
         if outage is None:
             began = clock if session.unsent_since is None else min(clock, session.unsent_since)
             since = timezone.now() - timedelta(seconds=clock - began)
-            outage = self._outages[row.pk] = _Outage(began, since, why)
+            text = MACHINE_UNREACHABLE if transport.is_remote else SUPERVISOR_SILENT
+            outage = self._outages[row.pk] = _Outage(began, since, why, text)
         outage.why = why
         return clock - outage.began
 
@@ -52,13 +55,12 @@ class Reachability:
         outage = self._outages.get(process_id)
         if outage is None or clock - outage.began < GRACE_SECONDS:
             return ""
-        return f"{_TROUBLE}{outage.since:%H:%M:%S} UTC: {outage.why}."
+        return f"{outage.text}{outage.since:%H:%M:%S} UTC: {outage.why}."
+
+    def is_out(self, process_id: str) -> bool:
+        """Return whether the keeper was out of reach at the last check."""
+        return process_id in self._outages
 
     def forget(self, process_id: str) -> None:
         """Drop an ended process."""
         self._outages.pop(process_id, None)
-
-
-def is_reachability_trouble(trouble: str) -> bool:
-    """Return whether the trouble text was made by this module."""
-    return trouble.startswith(_TROUBLE)

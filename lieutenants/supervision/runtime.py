@@ -10,11 +10,12 @@ import logging
 import os
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
-from django.db.models import Q
+from django.db import IntegrityError
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from lieutenants import membership, vm_lookup
@@ -30,11 +31,19 @@ from lieutenants.isolation import folders, homes, plan
 from lieutenants.isolation.modes import Isolation
 from lieutenants.models import Lieutenant, LieutenantQuerySet, Process
 from lieutenants.states import RUNNING, Status
+from lieutenants.supervision import remote_start, remote_work
 from lieutenants.supervision.keeper import processes
-from lieutenants.supervision.transports import get_transport
-from lieutenants.supervision.transports.base import Handle, Launch
+from lieutenants.supervision.starts import (
+    adopt_keeper,
+    fail,
+    renew_start,
+    resolve_lost_start,
+    start_failed,
+)
+from lieutenants.supervision.transports import transport_of
+from lieutenants.supervision.transports.base import READY, Launch
 from reef_site.common import events
-from reef_site.common.errors import IllegalMove, LostRace, ReefError
+from reef_site.common.errors import ReefError
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +51,21 @@ LEASE = timedelta(seconds=35)
 # After a stop request the agent is ended without its keeper's help at first; the keeper, which may
 # be busy with its last records for a minute, is ended later.
 END_AGENT_SECONDS, END_KEEPER_SECONDS = 25.0, 85.0
-READY = "~ready"
 FINAL_ABORT = "~farewell"
 
 
 def converge(lieutenant_id: str) -> None:
-    """Start or stop one lieutenant's process, as its row wants."""
+    """Start or stop one lieutenant's process, as its row wants.
+
+    For a remote lieutenant this happens later, in another thread.
+    """
+    if Lieutenant.objects.here().filter(pk=lieutenant_id).exclude(transport="local").exists():
+        remote_work.submit(lieutenant_id, partial(_converge, lieutenant_id))
+    else:
+        _converge(lieutenant_id)
+
+
+def _converge(lieutenant_id: str) -> None:
     here = Lieutenant.objects.here()
     lieutenant = here.claim(lieutenant_id, LEASE)
     if lieutenant is None:
@@ -57,7 +75,7 @@ def converge(lieutenant_id: str) -> None:
         if process and (process.stop_asked_at or not lieutenant.should_run):
             halt(process, working=lieutenant.status == Status.WORKING)
         elif lieutenant.status == Status.STARTING and process is None:
-            if _may_start():
+            if not lieutenant.is_local or _may_start():
                 launch(lieutenant)
             else:
                 _store_wait_reason(lieutenant)
@@ -75,6 +93,10 @@ def reconcile() -> None:
         *_waiting().order_by("status_since").values_list("pk", flat=True),
     ]:
         converge(pk)
+    for lieutenant in Lieutenant.objects.here().with_leftovers().without_process():
+        remote_work.submit(
+            f"files of {lieutenant.pk}", partial(remote_start.remove_files, lieutenant)
+        )
 
 
 def may_start_another() -> bool:
@@ -95,6 +117,9 @@ def orphaned() -> list[Lieutenant]:
 
 def launch(lieutenant: Lieutenant) -> None:
     """Start keeper and agent. The follower marks the process as ready later."""
+    if not lieutenant.is_local:
+        remote_start.launch(lieutenant)
+        return
     dialect = dialect_of(lieutenant)
     try:
         program = dialect.find_program(lieutenant)
@@ -107,7 +132,7 @@ def launch(lieutenant: Lieutenant) -> None:
     process = Process(
         lieutenant=lieutenant,
         host=settings.HOST,
-        transport=lieutenant.transport,
+        transport="local",
         agent=program.label,
         state=dict(program.state),
     )
@@ -125,63 +150,18 @@ def launch(lieutenant: Lieutenant) -> None:
     except (ReefError, OSError) as error:
         if isinstance(error, SessionDamaged):
             Lieutenant.objects.filter(pk=lieutenant.pk).update(session_problem=str(error))
-        _start_failed(process, f"The agent could not be started: {error}")
+        start_failed(process, f"The agent could not be started: {error}")
         return
-    if not _renew_start(process):
+    if not renew_start(process):
         logger.info("%s: its start took so long that it was given up meanwhile", lieutenant)
         return
     try:
-        handle = get_transport(lieutenant.transport).start(spec)
+        handle = transport_of(process).start(spec)
     except (TransportError, OSError) as error:
         logger.warning("%s: the start failed: %s", lieutenant, error)
         resolve_lost_start(process, f"The agent could not be started: {error}")
     else:
-        _adopt_keeper(process, handle)
-
-
-def _renew_start(process: Process) -> bool:
-    """Restart the keeper's start timeout; return False if the start was given up meanwhile."""
-    process.started_at = timezone.now()
-    mine = Process.objects.filter(pk=process.pk, handle={}, ended_at__isnull=True)
-    return bool(mine.update(started_at=process.started_at))
-
-
-def resolve_lost_start(process: Process, reason: str) -> None:
-    """Determine the outcome of a start that was interrupted.
-
-    A keeper that came up is adopted; if there is none, later ones are prevented. While one is still
-    coming up the row stays open, so that the follower checks again: no agent runs without a row.
-    `reason` says why the lieutenant has failed; empty means that it is started again.
-    """
-    try:
-        handle = get_transport(process.transport).withdraw(process.directory)
-    except (TransportError, OSError) as error:
-        logger.warning("%s: cannot tell yet what came of its start: %s", process, error)
-        if reason:
-            Process.objects.filter(pk=process.pk).update(end_reason=reason)
-        return
-    if handle:
-        _adopt_keeper(process, handle)
-    else:
-        _start_failed(process, reason)
-
-
-def _adopt_keeper(process: Process, handle: Handle) -> None:
-    """Store the started keeper's handle, so that the follower opens its session."""
-    process.handle = handle
-    with transaction.atomic():
-        Process.objects.filter(pk=process.pk).update(handle=handle, end_reason="")
-        isolation = str(handle.get("isolation") or "")
-        Lieutenant.objects.filter(pk=process.lieutenant_id).update(isolation=isolation)
-    events.wake_follower(process.lieutenant_id)
-
-
-def _start_failed(process: Process, reason: str) -> None:
-    """Close the row of a process that never came up."""
-    text = reason or "Its start was cut off."
-    mine = Process.objects.filter(pk=process.pk, handle={}, ended_at__isnull=True)
-    if mine.update(ended_at=timezone.now(), end_reason=text) and reason:
-        fail(Lieutenant.objects.get(pk=process.lieutenant_id), reason)
+        adopt_keeper(process, handle)
 
 
 def halt(process: Process, *, working: bool) -> None:
@@ -189,7 +169,7 @@ def halt(process: Process, *, working: bool) -> None:
     if process.stop_asked_at is None:
         process.stop_asked_at = timezone.now()
         process.save(update_fields=["stop_asked_at"])
-    transport = get_transport(process.transport)
+    transport = transport_of(process)
     elapsed = (timezone.now() - process.stop_asked_at).total_seconds()
     if elapsed > END_AGENT_SECONDS and process.handle:
         logger.warning("%s does not end; insisting", process)
@@ -203,14 +183,6 @@ def halt(process: Process, *, working: bool) -> None:
     except TransportError as error:
         logger.info("cannot stop %s yet: %s", process, error)
     events.wake_follower(process.lieutenant_id)
-
-
-def fail(lieutenant: Lieutenant, reason: str) -> None:
-    """Set the status to error, unless the lieutenant was moved meanwhile."""
-    try:
-        lieutenant.move(Status.ERROR, reason=reason, error=reason)
-    except (LostRace, IllegalMove):
-        logger.info("%s moved on while its start failed: %s", lieutenant, reason)
 
 
 def home_of(lieutenant: Lieutenant) -> Path:
@@ -229,14 +201,18 @@ def _is_running_now(process: Process) -> bool:
 
 def _may_start() -> bool:
     """Return whether a start slot is free. Many concurrent starts would slow down each of them."""
-    starting = Process.objects.live().here().filter(ready_at__isnull=True)
-    return starting.count() < settings.STARTS_AT_ONCE
+    return _starting().count() < settings.STARTS_AT_ONCE
+
+
+def _starting() -> QuerySet[Process]:
+    """Return the processes that take a start slot of this host."""
+    here = Process.objects.live().here()
+    return here.filter(ready_at__isnull=True, transport="local")
 
 
 def _store_wait_reason(lieutenant: Lieutenant) -> None:
     """Store which other starts this one waits for."""
-    starting = Process.objects.live().here().filter(ready_at__isnull=True)
-    names = starting.order_by("started_at").values_list("lieutenant__name", flat=True)
+    names = _starting().order_by("started_at").values_list("lieutenant__name", flat=True)
     text = f"a free start slot, taken by {', '.join(names[:3])}"[:200]
     mine = Lieutenant.objects.filter(pk=lieutenant.pk, status=Status.STARTING)
     if mine.exclude(waiting_for=text).update(waiting_for=text):
@@ -264,7 +240,7 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, program: Program) -> 
         dialect=dialect,
     )
     # The steps so far, and the check of a large file, may each take many seconds.
-    _renew_start(process)
+    renew_start(process)
     prepared = dialect.prepare(lieutenant, home)
     process.state = {**process.state, **prepared.state}
     return Launch(

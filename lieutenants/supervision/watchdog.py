@@ -16,7 +16,7 @@ from django.utils import timezone
 from lieutenants import membership_reconcile
 from lieutenants.exceptions import TransportError
 from lieutenants.hosts import services as hosts
-from lieutenants.hosts import strays
+from lieutenants.hosts import strays, takeover
 from lieutenants.messages import rewinding
 from lieutenants.models import Lieutenant, LifeSign, Process
 from lieutenants.sessions import inputs
@@ -24,9 +24,10 @@ from lieutenants.sessions.session import Session
 from lieutenants.sessions.tool_limits import ToolClock, describe_calls
 from lieutenants.sessions.write_batch import WriteBatch, save_progress
 from lieutenants.states import Status
-from lieutenants.supervision import journal, runtime
-from lieutenants.supervision.reachability import Reachability, is_reachability_trouble
-from lieutenants.supervision.transports import get_transport
+from lieutenants.supervision import journal, remote_work, runtime, starts
+from lieutenants.supervision.reachability import Reachability
+from lieutenants.supervision.transports import transport_of
+from lieutenants.troubles import is_reachability_trouble
 from lieutenants.unknown_agents import scan
 from reef_site.common import events
 from reef_site.common.errors import IllegalMove, LostRace
@@ -61,6 +62,8 @@ class Watchdog:
         self._aborted_at: dict[str, float] = {}
         self._tool_clocks: dict[str, ToolClock] = {}
         self._reachability = Reachability()
+        # By process on a VM: when that was out of reach for the last time.
+        self._in_reach_since: dict[str, float] = {}
         self._changed_trouble: list[Session] = []
         self._hidden_trouble: dict[str, str] = {}
 
@@ -97,27 +100,32 @@ class Watchdog:
 
     @staticmethod
     def _reconcile() -> None:
+        takeover.take_over_silent()
         runtime.reconcile()
         strays.end_abandoned()
 
     def _is_running(self, process: Process) -> bool:
-        """Return whether the keeper was alive at the last check."""
+        """Return whether the keeper was alive and in reach at the last check."""
         session = self._sessions.get(process.pk)
-        return session is not None and not session.state.is_ended
+        is_open = session is not None and not session.state.is_ended
+        # Nobody knows what became of an agent whose machine is out of reach.
+        is_remote = process.transport != "local"
+        return is_open and not (is_remote and self._reachability.is_out(process.pk))
 
     def after_end(self, session: Session) -> None:
         """Clean up after an ended process and start the next waiting lieutenant."""
         self._aborted_at.pop(session.process.pk, None)
         self._reachability.forget(session.process.pk)
+        self._in_reach_since.pop(session.process.pk, None)
         self._hidden_trouble.pop(session.process.pk, None)
         self._tool_clocks.pop(session.process.pk, None)
-        transport = get_transport(session.process.transport)
+        transport = transport_of(session.process)
         transport.clean(session.process.directory)
         events.publish_lieutenant(session.lieutenant.pk)
         self._in_background(runtime.reconcile)
 
     def _check_session(self, session: Session, row: Process, clock: float) -> None:
-        is_alive = get_transport(row.transport).alive(row.handle, row.directory)
+        is_alive = transport_of(row).alive(row.handle, row.directory)
         if not is_alive and not session.state.is_ended:
             is_first_check = clock - session.opened_at < FIRST_CHECK_SECONDS
             self._end_lost(session, while_away=session.was_ready and is_first_check)
@@ -137,6 +145,9 @@ class Watchdog:
             self._commit(session, inputs.OmissionsDue())
         if strays.must_restart(row, lieutenant) and row.stop_asked_at is None:
             self._restart_moved(row, lieutenant)
+        elif out_of_reach and transport_of(row).is_remote:
+            # Its agent goes on meanwhile, and what it says arrives later.
+            self._in_reach_since[row.pk] = clock
         elif lieutenant.should_run and row.stop_asked_at is None:
             self._limit_silence(session, lieutenant, clock, out_of_reach)
 
@@ -145,7 +156,7 @@ class Watchdog:
     def _end_lost(self, session: Session, *, while_away: bool) -> None:
         """End the process of a dead keeper, after applying the rest of its journal."""
         process = session.process
-        transport = get_transport(process.transport)
+        transport = transport_of(process)
         try:
             rest = transport.read(process.directory, process.offset, 64 << 20)
         except TransportError as error:
@@ -166,7 +177,10 @@ class Watchdog:
         if not Lieutenant.objects.get(pk=session.lieutenant.pk).should_run:
             # End the remaining processes. Before a restart the next keeper does that.
             end_rest = partial(transport.stop, process.directory, process.handle, None)
-            self._in_background(end_rest)
+            if transport.is_remote:
+                remote_work.submit(f"rest of {process.pk}", end_rest)
+            else:
+                self._in_background(end_rest)
         self.after_end(session)
 
     def _find_lost_start(self, process: Process) -> None:
@@ -174,7 +188,8 @@ class Watchdog:
         now = timezone.now()
         if process.handle or now - process.started_at < FIND_AFTER:
             return
-        handle = get_transport(process.transport).find(process.directory)
+        transport = transport_of(process)
+        handle = None if transport.is_remote else transport.find(process.directory)
         if handle:
             Process.objects.filter(pk=process.pk, handle={}).update(handle=handle)
             return
@@ -183,8 +198,12 @@ class Watchdog:
         reason = process.end_reason
         if (now - process.started_at).total_seconds() > settings.START_SECONDS:
             reason = reason or f"Its supervisor did not come up for {settings.START_SECONDS} s."
-            runtime.fail(process.lieutenant, reason)
-        self._in_background(partial(runtime.resolve_lost_start, process, reason))
+            starts.fail(process.lieutenant, reason)
+        resolve = partial(starts.resolve_lost_start, process, reason)
+        if transport.is_remote:
+            remote_work.submit(process.lieutenant_id, resolve)
+        else:
+            self._in_background(resolve)
 
     def _restart_moved(self, row: Process, lieutenant: Lieutenant) -> None:
         """Restart an idle agent whose paths no longer exist since its folder was moved."""
@@ -196,11 +215,12 @@ class Watchdog:
     def _limit_silence(
         self, session: Session, lieutenant: Lieutenant, clock: float, out_of_reach: float
     ) -> None:
-        silence = clock - session.state.last_record_at
+        in_reach_since = self._in_reach_since.get(session.process.pk, 0.0)
+        silence = clock - max(session.state.last_record_at, in_reach_since)
         waiting_for = session.waiting_for()
         if session.process.ready_at is None:
             # Only its reply to the first query makes the agent ready, whatever it prints before.
-            if clock - session.opened_at > settings.START_SECONDS:
+            if clock - max(session.opened_at, in_reach_since) > settings.START_SECONDS:
                 text = f"The agent did not answer for {settings.START_SECONDS} s after its start."
                 self._fail_and_stop(session, text)
             return

@@ -14,7 +14,7 @@ from typing import Any
 from lieutenants.exceptions import TransportError
 from lieutenants.models import Process
 from lieutenants.supervision import journal
-from lieutenants.supervision.transports import get_transport
+from lieutenants.supervision.transports import transport_of
 from versconfig.screening.screen import Screen
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class TranscriptScreening:
         """Read the held text again from the journal."""
         if not state:
             return
-        begin = min(since for since, _, _ in state.values())
+        begin = held_from(state, process.offset)
         records = _journal(process, begin)
         for name, (since, count, shown) in state.items():
             kind, _, number = name.partition(":")
@@ -142,10 +142,15 @@ class TranscriptScreening:
             self._streams[block] = _Stream(held, min(shown, len(held)), since, None)
 
 
+def held_from(state: State, offset: int) -> int:
+    """Return the offset where the first held text of a stored state begins."""
+    return min([offset, *(since for since, _, _ in state.values())])
+
+
 def _journal(process: Process, begin: int) -> list[tuple[int, Block, str]]:
     """Return the text deltas between `begin` and the process's offset, with their offsets."""
     size = process.offset - begin
-    read: Callable[[str, int, int], bytes] = get_transport(process.transport).read
+    read: Callable[[str, int, int], bytes] = transport_of(process).read
     try:
         data = read(process.directory, begin, size) if size > 0 else b""
     except TransportError as error:

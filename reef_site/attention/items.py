@@ -15,12 +15,12 @@ from django.utils import timezone
 
 from bootloader.models import Finding, Provisioning
 from bootloader.states import State
+from lieutenants import troubles
 from lieutenants.agents import provider_errors
 from lieutenants.hosts.liveness import list_hosts
 from lieutenants.models import Lieutenant
 from lieutenants.sessions.floods import TROUBLE_PREFIX
 from lieutenants.states import RUNNING, Status
-from lieutenants.supervision import reachability
 from lieutenants.unknown_agents.models import UnknownAgent
 from reef_site.attention.models import Kind
 from reef_site.common import clock
@@ -100,7 +100,7 @@ def _lieutenants() -> Iterator[Item]:
             reason = f"waiting for {each.waiting_for}" if each.waiting_for else "no output"
             yield _lieutenant(each, "stalled", each.last_activity_at, each.trouble or reason)
         elif each.trouble:
-            is_ours = reachability.is_reachability_trouble(each.trouble) or each.trouble.startswith(
+            is_ours = troubles.is_reachability_trouble(each.trouble) or each.trouble.startswith(
                 TROUBLE_PREFIX
             )
             has_failed = each.status == Status.IDLE and not is_ours

@@ -37,7 +37,7 @@ class NoKeeper:
 def transport(settings: Any, monkeypatch: pytest.MonkeyPatch) -> NoKeeper:
     settings.PI_PATH = str(STANDIN)
     made = NoKeeper()
-    monkeypatch.setattr(runtime, "get_transport", lambda _: made)
+    monkeypatch.setattr(runtime, "transport_of", lambda _: made)
     return made
 
 

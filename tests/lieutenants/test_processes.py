@@ -17,7 +17,7 @@ from django.utils import timezone
 from lieutenants.exceptions import TransportError
 from lieutenants.models import Process
 from lieutenants.states import Status
-from lieutenants.supervision import runtime
+from lieutenants.supervision import runtime, starts
 from lieutenants.supervision.transports import get_transport, local
 from lieutenants.supervision.transports.base import Launch
 from tests.conftest import Fleet
@@ -207,7 +207,7 @@ def test_start_without_a_reply_is_resolved(fleet: Fleet) -> None:
     Process.objects.filter(pk=process.pk).update(handle={}, started_at=timezone.now())
     process.refresh_from_db()
     with contextlib.suppress(AssertionError):
-        runtime.resolve_lost_start(process, "its answer was lost")
+        starts.resolve_lost_start(process, "its answer was lost")
     process.refresh_from_db()
     assert process.ended_at is None
     assert process.handle["agent_pid"]

@@ -166,6 +166,7 @@ class Supervisor:
     """A transport whose keeper lives, and responds or not."""
 
     silence = ""
+    is_remote = False
 
     def alive(self, *_: object) -> bool:
         return True
@@ -181,7 +182,7 @@ def test_trouble_is_restored_when_the_keeper_responds_again(
 ) -> None:
     supervisor = Supervisor()
     for module in (watchdog, reachability):
-        monkeypatch.setattr(module, "get_transport", lambda _: supervisor)
+        monkeypatch.setattr(module, "transport_of", lambda _: supervisor)
     for _ in range(failures):
         run(played, "a", failed("413 the request is too large"))
     before = played.row().trouble

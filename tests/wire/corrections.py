@@ -79,7 +79,9 @@ def listing(*names: str) -> dict[str, Any]:
 NOT_JSON = error(re.compile(r"body: is not JSON \(.+\)"))
 WHOLE = f"must be a whole number from 0 to {1 << 53}"
 PROMPT_NOTE = "sent as prompt since lieutenant is idle"
-NO_PROVIDER = re.compile(r"local: lieutenants run on this host only; .+")
+NO_PROVIDER = re.compile(
+    r"(local: say where else it runs|commitId: lieutenants are not created from commits).+"
+)
 NAME_RULE = "name: 1 to 64 of A-Z a-z 0-9 . _ - and a letter or digit first"
 FINISHED = "\n\n".join(
     ("echo: SLOW 2.5 long job", "echo: second", "echo: third", "echo: steered", "echo: fourth")
@@ -90,7 +92,7 @@ BAD_INPUT = "bad input is a 400 that names the field"
 JSON_404 = "an unknown path is 404 as JSON"
 JSON_405 = "a wrong method is 405 as JSON"
 AT_ONCE = "create answers at once, while the agent is starting"
-LATER = "reef starts lieutenants on its own host only: 400 that says what there is instead"
+LATER = "a remote lieutenant needs a machine that is there: 400 that says how to name one"
 NEVER_MADE = f"this one was not made: {LATER}"
 DISCOVER = "discover reattaches what runs here; of others it says so, and makes no rows of them"
 TAIL = "tail and history must be whole numbers from 0 on"

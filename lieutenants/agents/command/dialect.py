@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,12 @@ from lieutenants.agents.base import (
     Outgoing,
     Preparation,
     Program,
+    RemoteMachine,
     interpreter_of,
     prefix_of,
 )
 from lieutenants.agents.command import decode
+from lieutenants.exceptions import AgentMissing
 from reef_site.common.errors import BadInput
 from reef_site.common.text import clip, is_storable
 from versconfig.keys import MODEL_KEYS
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 RUNNER = Path(__file__).with_name("runner.py")
 MAX_ARGUMENTS, MAX_CHARACTERS = 256, 20_000
 _MAX_LABEL = 300
+# It reports the end of each run, and has no queue.
+_STATE = {"clears_queue": False, "settles": True}
 
 
 class CommandDialect:
@@ -44,6 +48,7 @@ class CommandDialect:
     label = "command: a program that runs once for each message"
     features = Features(command=True)
     withheld = frozenset(MODEL_KEYS)
+    remote_helpers: Sequence[Path] = (RUNNER,)
 
     def register_hooks(self) -> None:
         """Register nothing."""
@@ -85,8 +90,7 @@ class CommandDialect:
             label=clip(shlex.join(command), _MAX_LABEL),
             argv=[str(python), "-I", "-S", str(RUNNER), *command],
             files=[*prefix_of(python), RUNNER, *_files_of(command)],
-            # It reports the end of each run, and has no queue.
-            state={"clears_queue": False, "settles": True},
+            state=_STATE,
         )
 
     def problem_of(self, program: Program) -> str:
@@ -106,6 +110,36 @@ class CommandDialect:
     def prepare(self, lieutenant: Lieutenant, home: Home) -> Preparation:
         """Return nothing: a new process remembers nothing of earlier ones."""
         return Preparation()
+
+    def remote_programs(self, lieutenant: Lieutenant) -> Sequence[str]:
+        """Return the program, if it is looked up on PATH."""
+        name = lieutenant.command[0]
+        return [] if "/" in name else [name]
+
+    def remote_files(self, lieutenant: Lieutenant, home: Home) -> Sequence[str]:
+        """Return nothing."""
+        return ()
+
+    def find_remote_program(self, lieutenant: Lieutenant, machine: RemoteMachine) -> Program:
+        """Return the runner on the VM with the lieutenant's command."""
+        command = list(lieutenant.command)
+        if "/" not in command[0] and command[0] not in machine.found:
+            raise AgentMissing(f"there is no program '{clip(command[0], 100)}' on it")
+        return Program(
+            label=clip(shlex.join(command), _MAX_LABEL),
+            argv=[machine.python, "-I", "-S", f"{machine.programs}/{RUNNER.name}", *command],
+            state=_STATE,
+        )
+
+    def prepare_remote(
+        self, lieutenant: Lieutenant, home: Home, machine: RemoteMachine
+    ) -> Preparation:
+        """Return nothing, as for a local start."""
+        return Preparation()
+
+    def remote_config(self) -> Mapping[str, str]:
+        """Return nothing: programs get no logins and keys of models."""
+        return {}
 
     def check_model(self, lieutenant: Lieutenant, model: str) -> None:
         """Reject any model."""

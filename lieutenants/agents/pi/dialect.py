@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from lieutenants.agents.base import (
     Outgoing,
     Preparation,
     Program,
+    RemoteMachine,
     interpreter_of,
     prefix_of,
 )
@@ -58,6 +59,7 @@ class PiDialect:
         export=True,
     )
     withheld: frozenset[str] = frozenset()
+    remote_helpers: Sequence[Path] = ()
 
     def register_hooks(self) -> None:
         """Register the finder of agents that a changed config key requires to restart."""
@@ -88,11 +90,7 @@ class PiDialect:
             argv=agent.argv(),
             stop_seconds=agent.stop_seconds,
             files=[agent.path, *_files_of(agent)],
-            # An agent of unknown version is tried: at worst it does not know the command.
-            state={
-                "clears_queue": agent.clears_queue or not agent.version,
-                "settles": agent.reports_idle,
-            },
+            state=_state_of(agent),
         )
 
     def problem_of(self, program_: Program) -> str:
@@ -118,24 +116,37 @@ class PiDialect:
         """Check the session file, and choose the model. Raises SessionDamaged, OSError."""
         session_file = home.session / lieutenant.session_name
         # An agent skips what it cannot read, so the file is checked first.
-        notes = session_files.check(lieutenant, session_file)
-        session = str(session_file)
-        arguments = ["--mode", "rpc", "--session", session, "--session-dir", str(home.session)]
-        arguments += ["--append-system-prompt", str(home.prompt)]
-        stored = config.provider_keys(lieutenant)
-        model = config.model_for(lieutenant)
-        Lieutenant.objects.filter(pk=lieutenant.pk).update(
-            model_wanted=model, model_problem="", session_problem=""
+        return _prepare(lieutenant, home, session_files.check(lieutenant, session_file))
+
+    def remote_programs(self, lieutenant: Lieutenant) -> Sequence[str]:
+        """Return pi on PATH, and where the bootloader installs it."""
+        return program.REMOTE_PATHS
+
+    def remote_files(self, lieutenant: Lieutenant, home: Home) -> Sequence[str]:
+        """Return the session file."""
+        return [str(home.session / lieutenant.session_name)]
+
+    def find_remote_program(self, lieutenant: Lieutenant, machine: RemoteMachine) -> Program:
+        """Return the pi of the VM. Raises AgentMissing."""
+        agent = program.find_remote_agent(machine)
+        return Program(
+            label=str(agent),
+            argv=[str(agent.path)],
+            stop_seconds=agent.stop_seconds,
+            state=_state_of(agent),
         )
-        if model:
-            arguments += ["--model", model]
-        quiet = {"PI_OFFLINE": "1", "PI_SKIP_VERSION_CHECK": "1", "PI_TELEMETRY": "0"}
-        return Preparation(
-            arguments=arguments,
-            environment={**stored.environment, "PI_CODING_AGENT_DIR": str(home.config), **quiet},
-            heal=[session],
-            state={"notes": notes, "secret_versions": stored.versions},
-        )
+
+    def prepare_remote(
+        self, lieutenant: Lieutenant, home: Home, machine: RemoteMachine
+    ) -> Preparation:
+        """Check that the session file is there, and choose the model. Raises SessionDamaged."""
+        session_file = home.session / lieutenant.session_name
+        size = machine.sizes.get(str(session_file))
+        return _prepare(lieutenant, home, session_files.check_size(lieutenant, session_file, size))
+
+    def remote_config(self) -> Mapping[str, str]:
+        """Return models, logins and settings. Raises OSError."""
+        return settings_file.texts(settings.AGENT_CONFIG_DIR)
 
     def check_model(self, lieutenant: Lieutenant, model: str) -> None:
         """Raise BadInput if the running agent does not have this model."""
@@ -210,6 +221,32 @@ class PiDialect:
     def fork(self, command_id: str, entry_id: str) -> Outgoing:
         """Build `fork`."""
         return Outgoing(command_id, {"id": command_id, "type": "fork", "entryId": entry_id})
+
+
+def _prepare(lieutenant: Lieutenant, home: Home, notes: list[str]) -> Preparation:
+    session = str(home.session / lieutenant.session_name)
+    arguments = ["--mode", "rpc", "--session", session, "--session-dir", str(home.session)]
+    arguments += ["--append-system-prompt", str(home.prompt)]
+    stored = config.provider_keys(lieutenant)
+    model = config.model_for(lieutenant)
+    Lieutenant.objects.filter(pk=lieutenant.pk).update(
+        model_wanted=model, model_problem="", session_problem=""
+    )
+    if model:
+        arguments += ["--model", model]
+    quiet = {"PI_OFFLINE": "1", "PI_SKIP_VERSION_CHECK": "1", "PI_TELEMETRY": "0"}
+    return Preparation(
+        arguments=arguments,
+        environment={**stored.environment, "PI_CODING_AGENT_DIR": str(home.config), **quiet},
+        heal=[session],
+        state={"notes": notes, "secret_versions": stored.versions},
+    )
+
+
+def _state_of(agent: Agent) -> dict[str, bool]:
+    # An agent of unknown version is tried: at worst it does not know the command.
+    clears_queue = agent.clears_queue or not agent.version
+    return {"clears_queue": clears_queue, "settles": agent.reports_idle}
 
 
 def _files_of(agent: Agent) -> Iterator[Path]:

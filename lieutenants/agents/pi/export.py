@@ -45,7 +45,7 @@ _META = b'<meta http-equiv="Content-Security-Policy" content="' + _POLICY + b'">
 
 def export_html(lieutenant: Lieutenant, screen: Screen) -> bytes:
     """Return the lieutenant's session as HTML. Raises NotSupported, ExportFailed, AgentMissing."""
-    if lieutenant.data_folder != settings.DATA_FOLDER_ID:
+    if lieutenant.data_folder != settings.DATA_FOLDER_ID or not lieutenant.is_local:
         raise NotSupported(f"Its session is on host {lieutenant.host}; export it there")
     agent = program.find_agent()
     session = home_of(lieutenant.pk).session / lieutenant.session_name

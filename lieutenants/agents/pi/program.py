@@ -14,6 +14,7 @@ from pathlib import Path
 
 from django.conf import settings
 
+from lieutenants.agents.base import RemoteMachine
 from lieutenants.exceptions import AgentMissing
 
 PINNED = "1.6.0"
@@ -27,6 +28,12 @@ INSTALLING_SECONDS = 10
 INSTALL_HINT = (
     "Install it (npm install -g @earendil-works/pi-coding-agent), or set PI_PATH to where it is, "
     "or start reef without --no-agent on a machine that has npm."
+)
+# Where to look for pi on a VM: on PATH, and where the bootloader installs it.
+REMOTE_PATHS = ("pi", "/opt/reef/agent/pi", "~/.reef/agent/pi")
+REMOTE_HINT = (
+    "Install it there (npm install -g @earendil-works/pi-coding-agent), or provision the machine "
+    "with a profile that brings it."
 )
 
 
@@ -99,6 +106,14 @@ def find_agent() -> Agent:
     if INSTALLING in why:
         missing.retry_seconds = INSTALLING_SECONDS
     raise missing
+
+
+def find_remote_agent(machine: RemoteMachine) -> Agent:
+    """Return the pi of a VM. Raises AgentMissing."""
+    for name in REMOTE_PATHS:
+        if found := machine.found.get(name):
+            return Agent(Path(found.path), _numbers(found.version))
+    raise AgentMissing(f"The agent pi is not on it. {REMOTE_HINT}")
 
 
 def _dead_link() -> str:

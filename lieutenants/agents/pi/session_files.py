@@ -70,6 +70,21 @@ def check(lieutenant: Lieutenant, path: Path) -> list[str]:
     return _describe_losses(path, found)
 
 
+def check_size(lieutenant: Lieutenant, path: Path, size: int | None) -> list[str]:
+    """Return notices about a file on a VM, of which only the size is known; None: it is missing.
+
+    Raises SessionDamaged.
+    """
+    if size and size <= MAX_FILE_BYTES:
+        return []
+    if size:
+        raise SessionDamaged(f"Its session file {path} is too large: {size} bytes. {REMEDY}")
+    if _has_answers(lieutenant):
+        what = "is missing" if size is None else "is empty"
+        raise SessionDamaged(f"Its session file {path} on {lieutenant.host} {what}. {REMEDY}")
+    return [NEW_SESSION_NOTE] if _is_first_start(lieutenant) else []
+
+
 def read_session_file(path: Path) -> FileReport:
     """Read a session file line by line. Raises OSError, SessionDamaged."""
     # The folder belongs to the agent, which may have created a link or a pipe.

@@ -58,5 +58,21 @@ def add_defaults(folder: Path) -> None:
     path.write_text(json.dumps({**DEFAULTS, **found}, indent=2) + "\n", encoding="utf-8")
 
 
+def texts(folder: Path) -> dict[str, str]:
+    """Return the files that exist by name, `settings.json` with the defaults.
+
+    Raises OSError.
+    """
+    found = {}
+    for name in CREDENTIALS:
+        with contextlib.suppress(FileNotFoundError):
+            found[name] = (folder / name).read_text(encoding="utf-8")
+    own: Any = {}
+    with contextlib.suppress(FileNotFoundError):
+        own = read_json(folder / NAME)
+    merged = {**DEFAULTS, **own} if isinstance(own, dict) else own
+    return {**found, NAME: json.dumps(merged, indent=2) + "\n"}
+
+
 def _keep_strings(found: re.Match[str]) -> str:
     return found[0] if found[0].startswith('"') else ""

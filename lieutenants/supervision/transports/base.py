@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from lieutenants.agents.base import Command, Outgoing
 
 Handle = dict[str, Any]
+# Id of the query that a keeper sends to its agent at first: its reply makes the agent ready.
+READY = "~ready"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class Transport(Protocol):
     own_user (the user id that only this agent has, else 0).
     """
 
+    # Keepers are on another machine: it may be out of reach while they go on. `read`, `alive`,
+    # `unreachable`, `shorten`, `clean` and `can_read` still answer at once.
+    is_remote: bool
+
     def start(self, launch: Launch) -> Handle:
         """Start keeper and agent, or find them running."""
         ...
@@ -53,6 +59,10 @@ class Transport(Protocol):
 
     def send(self, directory: str, commands: Sequence[Outgoing]) -> None:
         """Pass commands on; a keeper passes each id on once."""
+        ...
+
+    def can_read(self, directory: str, begin: int, end: int) -> bool:
+        """Return whether the journal between these offsets can be read now."""
         ...
 
     def read(self, directory: str, offset: int, limit: int) -> bytes:

@@ -1,0 +1,180 @@
+"""Keepers on VMs, reached over one SSH connection a VM."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lieutenants.agents.base import Outgoing
+from lieutenants.exceptions import TransportError
+from lieutenants.supervision.transports.base import Handle, Launch
+from lieutenants.supervision.transports.ssh.link import START_SECONDS, Link
+from lieutenants.supervision.transports.ssh.places import Place
+from lieutenants.supervision.transports.ssh.pump import Pump
+
+_FINAL_COMMAND_SECONDS = 3
+_KEYS = (
+    *("keeper_pid", "keeper_started", "agent_pid", "agent_started", "boot_id"),
+    *("isolation", "own_user"),
+)
+
+
+@dataclass(frozen=True)
+class HomeFiles:
+    """What a lieutenant's folder on its machine needs before a start, by paths below it."""
+
+    folders: Sequence[str] = ()
+    # Folders that are empty at each start.
+    emptied: Sequence[str] = ()
+    # Texts of files, for the agent's user only. They may hold secrets.
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    # The same, for files that are kept if they exist.
+    once: Mapping[str, str] = field(default_factory=dict)
+
+
+class Links:
+    """The connections of this process, by place."""
+
+    def __init__(self) -> None:
+        self._links: dict[Place, Link] = {}
+        self._lock = threading.Lock()
+        self._pump = Pump()
+
+    def get(self, place: Place) -> Link:
+        """Return the connection to a place; it opens when it is needed."""
+        with self._lock:
+            found = self._links.get(place)
+            if found is None:
+                found = self._links[place] = Link(place, self._pump)
+            return found
+
+    def close_all(self) -> None:
+        """Close all connections. Keepers and agents go on."""
+        with self._lock:
+            links, self._links = list(self._links.values()), {}
+        for link in links:
+            link.close()
+            self._pump.remove(link)
+
+
+links = Links()
+
+
+class SshTransport:
+    """See `base.Transport`. Journals are pushed; `read` takes what has arrived."""
+
+    is_remote = True
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    @property
+    def link(self) -> Link:
+        """Return the connection to the machine."""
+        return links.get(self.place)
+
+    def start(self, launch: Launch, home: HomeFiles | None = None) -> Handle:
+        """Start the keeper; the agent's environment goes through the channel, never argv."""
+        home = home or HomeFiles()
+        request = {
+            "op": "start",
+            "spec": launch.spec(),
+            "folders": list(home.folders),
+            "emptied": list(home.emptied),
+            "files": dict(home.files),
+            "once": dict(home.once),
+        }
+        return _handle(self.link.ask(request, seconds=START_SECONDS)["handle"])
+
+    def look(self, names: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
+        """Return `programs` that were found, by these names, and `sizes` of these files."""
+        return self.link.ask({"op": "look", "names": list(names), "files": list(files)})
+
+    def find(self, directory: str) -> Handle | None:
+        """Ask for the keeper's own file."""
+        found = self.link.ask({"op": "find", "dir": directory})["handle"]
+        return _handle(found) if found else None
+
+    def send(self, directory: str, commands: Sequence[Outgoing]) -> None:
+        """Pass commands on, if there is a connection."""
+        lines = [{"id": each.id, "line": each.line} for each in commands]
+        request = {"op": "send", "dir": directory, "commands": lines}
+        self.link.ask(request, connect=False)
+
+    def can_read(self, directory: str, begin: int, end: int) -> bool:
+        """Ask for the journal from `begin` on, and return whether all before `end` is here."""
+        return self.link.follow(directory, begin).holds(end)
+
+    def read(self, directory: str, offset: int, limit: int) -> bytes:
+        """Return what has arrived of the journal."""
+        return self.link.follow(directory, offset).read(offset, limit) or b""
+
+    def shorten(self, directory: str, offset: int) -> None:
+        """Ask the machine to release the space, now or when it can be reached."""
+        self.link.post({"op": "shorten", "dir": directory, "at": offset})
+
+    def skip_gap(self, directory: str, offset: int) -> int:
+        """Return the end of the released part, as the relay has found it."""
+        follow = self.link.followed(directory)
+        end = follow.skip_gap() if follow else None
+        if end is None:
+            raise TransportError("The journal has no gap there")
+        return end
+
+    def alive(self, handle: Handle, directory: str = "") -> bool:
+        """Return whether the keeper runs, as far as is known. Never waits for the machine.
+
+        A keeper has ended only when the whole rest of its journal has arrived.
+        """
+        link = self.link
+        follow = link.followed(directory) if directory else None
+        return not (link.is_lost or (follow is not None and follow.is_over))
+
+    def unreachable(self, handle: Handle, directory: str) -> str:
+        """Return why machine or keeper cannot be reached."""
+        if trouble := self.link.trouble():
+            return trouble
+        follow = self.link.followed(directory)
+        return follow.out if follow else ""
+
+    def withdraw(self, directory: str) -> Handle | None:
+        """Leave a file on the machine that makes later keepers refuse."""
+        if self.link.is_lost:
+            return None
+        found = self.link.ask({"op": "withdraw", "dir": directory})["handle"]
+        return _handle(found) if found else None
+
+    def stop(self, directory: str, handle: Handle, final_command: Outgoing | None) -> None:
+        """Ask the keeper to stop; if it is gone, end the processes that it left."""
+        if self.link.is_lost:
+            return
+        farewell = final_command.line if final_command else None
+        request = {"op": "stop", "dir": directory, "farewell": farewell}
+        self.link.ask({**request, "farewell_wait": _FINAL_COMMAND_SECONDS})
+
+    def end(self, directory: str, handle: Handle, *, keeper: bool) -> None:
+        """End the agent's processes, and the keeper."""
+        if not self.link.is_lost:
+            self.link.ask({"op": "end", "dir": directory, "handle": handle, "keeper": keeper})
+
+    def clean(self, directory: str) -> None:
+        """Stop following, and ask the machine to remove the run's folder."""
+        self.link.unfollow(directory)
+        if not self.link.is_lost:
+            self.link.post({"op": "clean", "dir": directory})
+
+    def remove(self, lieutenant_id: str) -> None:
+        """Remove all that a destroyed lieutenant has left on the machine."""
+        if not self.link.is_lost:
+            self.link.ask({"op": "remove", "lieutenant": lieutenant_id})
+
+    def list_runs(self) -> list[dict[str, Any]]:
+        """Return all runs on the machine: lieutenant, run, handle, alive."""
+        found: list[dict[str, Any]] = self.link.ask({"op": "list"})["runs"]
+        return found
+
+
+def _handle(answer: dict[str, Any]) -> Handle:
+    return {key: answer.get(key) for key in _KEYS}

@@ -1,0 +1,48 @@
+"""Pages of lieutenants on VMs."""
+
+from __future__ import annotations
+
+import pytest
+from django.test import Client
+
+from bootloader.models import Machine, SshHost
+from lieutenants.models import Lieutenant, Process
+from tests.lieutenants.rows import page
+
+FIELDS = {"name": "far", "role": "r", "agent": "command", "command": "cat"}
+
+
+@pytest.mark.django_db
+def test_form_offers_machines_and_creates_one_there(operator: Client) -> None:
+    assert 'name="machine"' not in page(operator, "/lieutenants/_new")
+    SshHost.objects.create(name="builder", address="builder.invalid")
+    Machine.objects.create(provider="vers", machine_id="m1", vm_id="vm-1", name="worker")
+    html = page(operator, "/lieutenants/_new")
+    assert "builder (SSH host)" in html
+    assert "worker (vers VM)" in html
+
+    fields = {**FIELDS, "machine": "ssh_host:builder", "restart_policy": "never"}
+    made = operator.post("/lieutenants/_new", fields)
+    assert made.status_code == 302, made.content
+    row = Lieutenant.objects.get()
+    assert (row.transport, row.host, row.ssh_host) == ("ssh", "builder", SshHost.objects.get())
+    assert row.folder == f"~/.reef-agents/lieutenants/{row.pk}/workspace"
+
+
+@pytest.mark.django_db
+def test_page_shows_the_steps_of_the_start(operator: Client) -> None:
+    row = Lieutenant.objects.create(
+        name="far", role="r", agent="command", command=["cat"], folder="~/x", host="vm-1",
+        transport="ssh", on_vm="vm-1",
+    )  # fmt: skip
+    steps = [
+        {"name": "ssh", "at": "2026-01-01T00:00:00+00:00", "seconds": 0.5, "note": "login"},
+        {"name": "keeper", "at": "2026-01-01T00:00:01+00:00", "seconds": 1.25, "problem": "full"},
+    ]
+    Process.objects.create(
+        lieutenant=row, host="vm-1", transport="ssh", directory="~/x", agent="", steps=steps
+    )
+    html = page(operator, "/lieutenants/far/")
+    assert "0.50 s" in html
+    assert "1.25 s" in html
+    assert "full" in html
