@@ -28,7 +28,11 @@ def mark_reordering(text: str) -> str:
 
 def _overwritten(line: str) -> str:
     """Return the line after its carriage returns have overwritten earlier text."""
-    shown = ""
-    for part in line.split("\r"):
-        shown = part + shown[len(part) :]
-    return shown
+    pieces: list[str] = []
+    covered = 0
+    # From the last part to the first, so that each character is copied at most once.
+    for part in reversed(line.split("\r")):
+        if len(part) > covered:
+            pieces.append(part[covered:])
+            covered = len(part)
+    return "".join(pieces)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from django.test import Client
 
+from lieutenants.transcript.terminal import plain_text
 from tests.lieutenants.rows import Told, enlist, page
 
 pytestmark = pytest.mark.django_db
@@ -18,6 +21,7 @@ pytestmark = pytest.mark.django_db
         ("10 %\r50 %\r100 %\nnext", "100 %\nnext"),
         ("a\r\nb", "a\nb"),
         ("wide line\rhm", "hmde line"),
+        ("abcdef\r123\r\rx\r", "x23def"),
         ("evil\u202eexe.live", "evil[U+202E]exe.live"),
     ],
 )
@@ -27,6 +31,13 @@ def test_output_of_tools_is_readable(operator: Client, printed: str, shown: str)
     told.result("c1", printed)
     html = page(operator, "/lieutenants/ada/")
     assert f"data-output>{shown}</pre>" in html
+
+
+def test_progress_of_megabytes_is_read_in_linear_time() -> None:
+    wide = "w" * 1_000_000
+    began = time.process_time()
+    assert plain_text(wide + "\rx" * 500_000) == "x" + wide[1:]
+    assert time.process_time() - began < 20
 
 
 def test_nothing_in_a_command_or_answer_is_reordered(operator: Client) -> None:
