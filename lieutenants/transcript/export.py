@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -23,14 +23,15 @@ from lieutenants.agents import dialect_of
 from lieutenants.exceptions import NotSupported
 from lieutenants.membership import vm_id_of
 from lieutenants.messages import images
-from lieutenants.models import Entry, Lieutenant
+from lieutenants.models import Entry, Lieutenant, Message
 from lieutenants.transcript import markdown, outputs, terminal
 from lieutenants.transcript.recorder import texts_of_open
 from lieutenants.transcript.serializers import entries_json, exported_json
 from reef_site.common.json_format import dumps
 from versconfig.screening import sources
 
-_PAGE_SIZE = 500
+# Small, since the texts of a page are measured, and long ones are left for the next page.
+_PAGE_SIZE = 50
 _FENCE = re.compile(r"`{3,}")
 # The file runs nothing and loads nothing, wherever it is opened.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -61,10 +62,19 @@ class _Kind(NamedTuple):
     extension: str
 
 
+class _Item(NamedTuple):
+    """An entry, who sent its message, and the images of that."""
+
+    entry: Entry
+    actor: str
+    images: Sequence[images.ImageFacts]
+
+
 def export_response(lieutenant: Lieutenant, format_: ExportFormat) -> StreamingHttpResponse:
     """Return the transcript as a download. The caller has checked that it may be read.
 
-    Raises NotSupported, ExportFailed, AgentMissing for a page by the agent's program.
+    Raises NotSupported, ExportFailed, AgentMissing, IsolationUnavailable for a page by the agent's
+    program.
     """
     kind = _KINDS[format_]
     name = f"{lieutenant.name}-{timezone.now():%Y-%m-%d}.{kind.extension}"
@@ -84,16 +94,24 @@ def _pages(lieutenant: Lieutenant) -> Iterator[list[Entry]]:
         rows, more = outputs.page_of_entries(
             lieutenant, after=after, limit=_PAGE_SIZE, text_limit=0
         )
-        for pk, text in texts_of_open(rows).items():
-            next(row for row in rows if row.pk == pk).text = text
+        texts = texts_of_open(rows)
+        for row in rows:
+            row.text = texts.get(row.pk, row.text)
         if rows:
             after = rows[-1].pk
             yield rows
 
 
-def _entries(lieutenant: Lieutenant) -> Iterator[Entry]:
+def _items(lieutenant: Lieutenant) -> Iterator[_Item]:
+    """Yield the entries with what their headings need, read once for each page."""
     for rows in _pages(lieutenant):
-        yield from rows
+        message_ids = {row.message_id for row in rows if row.kind == Entry.Kind.USER}
+        messages = Message.objects.filter(pk__in=message_ids - {None})
+        actors = dict(messages.values_list("pk", "actor"))
+        facts = images.facts_by_message(row.message_id for row in rows if _has_images(row))
+        for row in rows:
+            pk = row.message_id or ""
+            yield _Item(row, actors.get(pk, ""), facts.get(pk, ()) if _has_images(row) else ())
 
 
 def _by_agent(lieutenant: Lieutenant) -> Iterator[bytes]:
@@ -123,16 +141,17 @@ def _json(lieutenant: Lieutenant) -> Iterator[bytes]:
 
 def _markdown(lieutenant: Lieutenant) -> Iterator[str]:
     yield f"# {lieutenant.name}\n\n{lieutenant.role}\n\n"
-    for entry in _entries(lieutenant):
-        yield from _markdown_of(entry)
+    for item in _items(lieutenant):
+        yield from _markdown_of(item)
 
 
-def _markdown_of(entry: Entry) -> Iterator[str]:
-    kind, text = entry.kind, terminal.plain_text(entry.text)
+def _markdown_of(item: _Item) -> Iterator[str]:
+    entry = item.entry
+    kind, text = entry.kind, _text(entry)
     if kind == Entry.Kind.USER:
-        yield f"## {_heading(entry)}\n\n{text}\n\n"
-        for image in images.facts_by_message(_message_with_images(entry)).values():
-            kinds = ", ".join(each.media_type for each in image)
+        yield f"## {_heading(item)}\n\n{text}\n\n"
+        if item.images:
+            kinds = ", ".join(each.media_type for each in item.images)
             yield f"*With images: {kinds}*\n\n"
     elif kind == Entry.Kind.TEXT:
         yield f"{text}\n\n"
@@ -167,20 +186,22 @@ def _html(lieutenant: Lieutenant) -> Iterator[str]:
         lieutenant.name,
         lieutenant.role,
     )
-    for entry in _entries(lieutenant):
-        if entry.kind != Entry.Kind.USAGE:
-            yield format_html('<article class="{}">\n', entry.kind)
-            yield from _html_of(entry)
+    for item in _items(lieutenant):
+        if item.entry.kind != Entry.Kind.USAGE:
+            yield format_html('<article class="{}">\n', item.entry.kind)
+            yield from _html_of(item)
             yield "</article>\n"
     yield "</html>\n"
 
 
-def _html_of(entry: Entry) -> Iterator[str]:
-    kind, text = entry.kind, terminal.plain_text(entry.text)
+def _html_of(item: _Item) -> Iterator[str]:
+    entry = item.entry
+    kind, text = entry.kind, _text(entry)
     if kind == Entry.Kind.USER:
-        yield format_html('<h2>{}</h2>\n<div class="said">{}</div>\n', _heading(entry), text)
-        for message_id in _message_with_images(entry):
-            yield from map(_html_image, images.load(message_id))
+        yield format_html('<h2>{}</h2>\n<div class="said">{}</div>\n', _heading(item), text)
+        if item.images:
+            # Message by message: those of a page together may have hundreds of megabytes.
+            yield from map(_html_image, images.load(item.images[0].message_id))
     elif kind == Entry.Kind.TEXT:
         yield f"{markdown.render(text)}\n"
     elif kind == Entry.Kind.TOOL_CALL:
@@ -200,18 +221,23 @@ def _html_image(image: images.NewImage) -> str:
 # -- both ----------------------------------------------------------------------------------------
 
 
-def _heading(entry: Entry) -> str:
-    actor = (entry.message.actor if entry.message else "") or "somebody"
-    return f"{actor}, {_moment(entry.at)}"
+def _text(entry: Entry) -> str:
+    """Return the text as it is shown; only output of programs has control codes."""
+    if entry.kind in (Entry.Kind.USER, Entry.Kind.TEXT):
+        return terminal.mark_reordering(entry.text)
+    return terminal.plain_text(entry.text)
+
+
+def _heading(item: _Item) -> str:
+    return f"{item.actor or 'somebody'}, {_moment(item.entry.at)}"
 
 
 def _moment(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M} UTC"
 
 
-def _message_with_images(entry: Entry) -> list[str]:
-    has_images = bool(entry.data and entry.data.get("images"))
-    return [entry.message_id] if has_images and entry.message_id else []
+def _has_images(entry: Entry) -> bool:
+    return bool(entry.data and entry.data.get("images"))
 
 
 def _arguments(entry: Entry) -> str:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
-from lieutenants.agents.pi import export as pi_export
-from lieutenants.isolation.homes import home_of
 from lieutenants.messages import images
 from lieutenants.models import Lieutenant, Message
 from lieutenants.states import Mode, Status
 from lieutenants.transcript import export
-from tests.conftest import STANDIN, Api
+from tests.conftest import Api
 from tests.lieutenants.rows import Told, enlist
 
 pytestmark = pytest.mark.django_db
@@ -121,26 +119,35 @@ def test_agent_without_sessions_makes_no_page(api: Api) -> None:
     assert answer.json()["error"] == "The agent 'command' exports no session"
 
 
-@pytest.mark.parametrize("kind", ["missing", "link", "hard link", "pipe", "large"])
-def test_agent_page_is_made_of_its_own_session_file_only(
-    api: Api, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    settings.LIEUTENANTS_DIR, settings.PI_PATH = tmp_path / "lieutenants", str(STANDIN)
-    session = home_of(enlist().pk).session
-    session.mkdir(parents=True)
-    path, other = session / "session.jsonl", tmp_path / "other.jsonl"
-    other.write_text("{}")
-    monkeypatch.setattr(pi_export, "MAX_BYTES", 1)
-    if kind == "link":
-        path.symlink_to(other)
-    elif kind == "hard link":
-        path.hardlink_to(other)
-    elif kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "large":
-        path.write_text("{}")
-    said = {"missing": "no session yet", "link": "no session yet", "large": "has 2 bytes"}
+@pytest.mark.parametrize("format_", ["html", "markdown", "json"])
+def test_queries_do_not_depend_on_the_number_of_entries(api: Api, told: Told, format_: str) -> None:
+    def count() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            read(api.get(f"{ROUTE}/ada/export?format={format_}"))
+        return len(queries)
 
-    answer = api.get(f"{ROUTE}/ada/export?format=agent")
-    assert answer.status_code == 409
-    assert said.get(kind, "not a file of its own") in answer.json()["error"]
+    def say(number: int) -> None:
+        message = Message.objects.create(
+            lieutenant=told.lieutenant, text="more", mode=Mode.PROMPT, actor=f"eve{number}"
+        )
+        told.entry("user", "more", message=message)
+        if format_ != "html":  # it has the data of each image
+            images.store(message, [images.NewImage("image/png", PNG)])
+            told.entry("user", "more", message=message, data={"images": 1})
+
+    say(0)
+    first = count()
+    for number in range(1, 10):
+        say(number)
+    assert count() == first
+
+
+@pytest.mark.parametrize("format_", ["html", "markdown"])
+def test_only_output_of_programs_is_shown_as_by_a_terminal(
+    api: Api, told: Told, format_: str
+) -> None:
+    told.entry("user", "kept\rword")
+    told.result("c2", "gone\rdone")
+    text = read(api.get(f"{ROUTE}/ada/export?format={format_}"))
+    assert "kept\rword" in text
+    assert "gone" not in text
