@@ -101,7 +101,7 @@ def prepare(
     home.root.mkdir(mode=0o700, exist_ok=True)
     home.runs.mkdir(mode=0o700, exist_ok=True)
     if shared:
-        _allow_traversal(home)
+        allow_traversal(home)
     else:
         home.root.chmod(0o711 if owner is not None else 0o700)
     for folder in (home.workspace, home.session, home.user):
@@ -153,7 +153,7 @@ def _replace_tree(target: Path, source: Path | None) -> None:
     if target.is_symlink():
         target.unlink()
     elif target.exists():
-        _remove_tree(target)
+        remove_tree(target)
     target.mkdir(mode=0o700)
     if source is None or not source.is_dir():
         return
@@ -164,7 +164,7 @@ def _replace_tree(target: Path, source: Path | None) -> None:
             shutil.copy(entry, target / entry.name)
 
 
-def _remove_tree(folder: Path) -> None:
+def remove_tree(folder: Path) -> None:
     """Remove a folder, even if an agent left subfolders whose modes prevent it."""
 
     def allow(_: object, path: str, __: object) -> None:
@@ -196,7 +196,7 @@ def _move_old_session(home: Home) -> None:
             old.rename(home.session / old.name)
 
 
-def _allow_traversal(home: Home) -> None:
+def allow_traversal(home: Home) -> None:
     """Let other users traverse the data folder without listing it."""
     for entry in settings.DATA_DIR.iterdir():
         if entry not in (settings.LIEUTENANTS_DIR, settings.AGENT_INSTALL_DIR):

@@ -63,7 +63,8 @@ def _reclaim() -> None:
     living = set(Lieutenant.objects.active().values_list("pk", flat=True))
     for root in settings.LIEUTENANTS_DIR.iterdir():
         gone = Home(root)
-        if root.name not in living and gone.workspace.is_dir():
+        # A hidden folder is in use: see `Dialect.export_html`.
+        if root.name not in living and not root.name.startswith(".") and gone.workspace.is_dir():
             for folder in gone.agents:
                 if folder.is_dir() and is_system_user(folder.stat(follow_symlinks=False).st_uid):
                     give_tree(folder, os.geteuid())

@@ -3,6 +3,7 @@
 python3 keeper.pyz start          spec (JSON) on stdin; starts keeper and agent, prints one line
 python3 keeper.pyz call DIR       request (JSON line) on stdin; prints the keeper's reply
 python3 keeper.pyz probe [BWRAP]  prints how agents can be isolated here, as JSON
+python3 keeper.pyz confine        spec (JSON) on stdin; becomes that program, isolated
 """
 
 from __future__ import annotations
@@ -72,6 +73,13 @@ def probe(bubblewrap: str) -> int:
     return 0
 
 
+def confine() -> int:
+    """Become the program of the spec on stdin."""
+    from .confined import become_confined
+
+    return become_confined()
+
+
 def main(arguments: list[str], archive: str) -> int:
     """Run a command; return the exit status. `archive` is the path of the keeper's one file."""
     if arguments == ["start"]:
@@ -80,5 +88,7 @@ def main(arguments: list[str], archive: str) -> int:
         return call(arguments[1])
     if arguments[:1] == ["probe"] and len(arguments) <= 2:
         return probe("".join(arguments[1:]))
+    if arguments == ["confine"]:
+        return confine()
     sys.stderr.write(__doc__)
     return 2
