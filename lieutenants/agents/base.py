@@ -224,7 +224,7 @@ class Dialect(Protocol):
     def export_html(self, lieutenant: Lieutenant, screen: Screen) -> bytes:
         """Return a page of the session, with secrets covered. Needs the feature `export`.
 
-        Raises NotSupported, ExportFailed, AgentMissing.
+        Raises NotSupported, ExportFailed, AgentMissing, IsolationUnavailable.
         """
         ...
 

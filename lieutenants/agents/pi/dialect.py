@@ -182,7 +182,7 @@ class PiDialect:
 
     def export_html(self, lieutenant: Lieutenant, screen: Screen) -> bytes:
         """Return the page that `pi --export` makes."""
-        return export.export_html(lieutenant, screen)
+        return export.export_html(lieutenant, screen, self.find_program)
 
     def send_message(
         self, message_id: str, text: str, *, steer: bool, images: Sequence[Image] = ()

@@ -109,7 +109,7 @@ def read_session_file(path: Path) -> FileReport:
 def _scan_lines(file: int, size: int) -> FileReport:
     # Ids may be long, so only their hashes are kept.
     found, known = FileReport(), set[int]()
-    for line, length, is_whole in _lines(file, size):
+    for line, length, is_whole in read_lines(file, size):
         if not is_whole:
             found.torn = length
             break
@@ -133,10 +133,10 @@ def _scan_lines(file: int, size: int) -> FileReport:
     return found
 
 
-def _lines(file: int, size: int) -> Iterator[tuple[bytes | None, int, bool]]:
+def read_lines(file: int, size: int) -> Iterator[tuple[bytes | None, int, bool]]:
     """Yield each line without its newline, its length in bytes, and whether it had a newline.
 
-    The line is None if it is too long.
+    At most `size` bytes are read: an agent may be writing. The line is None if it is too long.
     """
     pieces: list[bytes] = []
     length = 0
