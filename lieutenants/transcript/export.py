@@ -29,6 +29,7 @@ from lieutenants.transcript.recorder import texts_of_open
 from lieutenants.transcript.serializers import entries_json, exported_json
 from reef_site.common.json_format import dumps
 from versconfig.screening import sources
+from versconfig.screening.screen import Screen
 
 # Small, since the texts of a page are measured, and long ones are left for the next page.
 _PAGE_SIZE = 50
@@ -119,8 +120,14 @@ def _by_agent(lieutenant: Lieutenant) -> Iterator[bytes]:
     dialect = dialect_of(lieutenant)
     if not dialect.features.export:
         raise NotSupported(f"The agent '{lieutenant.agent}' exports no session")
-    screen = sources.for_node(vm_id_of(lieutenant), recheck=True)
-    return iter([dialect.export_html(lieutenant, screen)])
+    return iter([dialect.export_html(lieutenant, _screen(lieutenant))])
+
+
+def _screen(lieutenant: Lieutenant) -> Screen:
+    """Return the screen for a session, with the secrets of all starts of its agent."""
+    states = lieutenant.processes.values_list("state__secret_versions", flat=True)
+    versions = sorted({pk for found in states if found for pk in found})
+    return sources.for_node(vm_id_of(lieutenant), versions, is_agent=True, recheck=True)
 
 
 # -- JSON ----------------------------------------------------------------------------------------

@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.utils import timezone
 
 from lieutenants.agents.pi import export as pi_export
 from lieutenants.isolation import modes, users
 from lieutenants.isolation.homes import home_of
+from lieutenants.models import Lieutenant
 from reef_site.common.locks import FileLock
 from tests.conftest import Api
-from tests.lieutenants.rows import enlist
+from tests.lieutenants.rows import enlist, process_of
+from versconfig.models import Version
 
 pytestmark = pytest.mark.django_db
 
@@ -205,3 +208,21 @@ def test_page_without_a_head_is_refused(api: Api, session: Path, program: Progra
     program("echo '<html><header>x</header>'")
     session.write_text("{}\n")
     assert refusal(api, 503) == "The agent's program made a page without a head"
+
+
+def test_fragments_of_the_agents_secrets_are_covered(
+    api: Api, session: Path, program: Program
+) -> None:
+    program()
+    body = {"value": KEY}
+    url = "/vers-config/ANTHROPIC_API_KEY"
+    assert api.client.put(url, body, content_type="application/json").status_code == 200
+    version = Version.objects.get().pk
+    lieutenant = Lieutenant.objects.get()
+    process_of(lieutenant, state={"secret_versions": [version]}, ended_at=timezone.now())
+    process_of(lieutenant, state={"secret_versions": []}, ended_at=timezone.now())
+    process_of(lieutenant)
+    session.write_text(json.dumps({"text": f"cut {KEY[:20]}"}) + "\n")
+    html = page(api)
+    assert KEY[:20] not in html
+    assert "cut [ANTHROPIC_API_KEY]" in html
