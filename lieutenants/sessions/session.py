@@ -23,7 +23,7 @@ from lieutenants.agents.events import Event
 from lieutenants.messages import delivery
 from lieutenants.models import Lieutenant, Process
 from lieutenants.sessions import failure_series, inputs, keeper_notes, tool_limits
-from lieutenants.sessions.effects import Send
+from lieutenants.sessions.effects import Send, Verb
 from lieutenants.sessions.facts import read_facts
 from lieutenants.sessions.inputs import Request
 from lieutenants.sessions.recorder import Bookmarks, Recorder
@@ -113,7 +113,7 @@ class Session:
             save_progress([self])
 
     def _send(self, effect: Send) -> None:
-        arguments = [effect.id, effect.entry] if effect.entry else [effect.id]
+        arguments = [effect.id, effect.entry] if effect.verb is Verb.FORK else [effect.id]
         command: Outgoing | None = getattr(self.dialect, effect.verb)(*arguments)
         if command is not None:
             self.outgoing.append(command)

@@ -511,6 +511,24 @@ CASES: dict[str, Case] = {
         {"rewinding": "~fork-7", "rewind_at": None},
         [Send(Verb.FORK, "~fork-7", "e")],
     ),
+    **{
+        f"message {name} is not found": (
+            but(IDLE, rewinding="~rewind-7", rewind_to=42, rewind_at=3.0),
+            events.Reply("~rewind-7", True, content=events.SessionMessages((("", "hi"),))),
+            FACTS._replace(rewind_target=target),
+            {"rewinding": "", "rewind_to": 0, "rewind_at": None},
+            [
+                effects.ClearRewind(),
+                AddEntry(
+                    AT,
+                    "Could not go back to before a message: "
+                    "the agent does not have this message in its session any more.",
+                    is_error=True,
+                ),
+            ],
+        )
+        for name, target in {"that the agent lacks": None, "without an id": ""}.items()
+    },
     "rewind stops when a message was sent meanwhile": (
         but(IDLE, rewinding="~rewind-7", rewind_to=42),
         events.Reply("~rewind-7", True, content=events.SessionMessages()),

@@ -81,7 +81,7 @@ def cancel(state: State, facts: Facts) -> Step:
 
 
 def _fork(state: State, facts: Facts) -> Step:
-    if facts.rewind_target is None:
+    if not facts.rewind_target:
         why = "the agent does not have this message in its session any more"
         return _fail(state, why, facts)
     if facts.was_sent_since:
