@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
-from django.urls import reverse
+from django.conf import settings
 
 from lieutenants.messages.images import MEDIA_TYPES, ImageFacts, facts_by_message
 from lieutenants.models import Entry, Lieutenant
@@ -27,6 +28,10 @@ from reef_site.common.api.serializers import ResponseBody
 Json = dict[str, Any]
 # Limit of one output.
 MAX_CHARACTERS = 1_000_000
+# Route `lieutenant-image`. The edge renders entries too, and must not load all URLs for that.
+_IMAGE_PATH = "/lieutenant/lieutenants/{}/messages/{}/images/{}"
+# Characters that URLs of routes contain as they are, beside letters and digits.
+_SAFE = "-._~!$&'()*+,;=/:@"
 _WIRE_KEYS = {"cache_read": "cacheRead", "cache_write": "cacheWrite"}
 # A field that not every response has.
 MAYBE: Json = {"required": False}
@@ -239,8 +244,9 @@ def _entry_json(entry: Entry, text: str | None, images: Sequence[ImageFacts]) ->
 
 def image_json(lieutenant_id: str, image: ImageFacts) -> Json:
     """Return an image as JSON, with the URL of its data."""
-    parts = {"name": lieutenant_id, "message_id": image.message_id, "number": image.number}
-    url = reverse("lieutenant-image", kwargs=parts)
+    path = _IMAGE_PATH.format(lieutenant_id, image.message_id, image.number)
+    prefix = (settings.FORCE_SCRIPT_NAME or "").rstrip("/")
+    url = prefix + quote(path, safe=_SAFE)
     return {"mediaType": image.media_type, "size": image.size, "url": url}
 
 

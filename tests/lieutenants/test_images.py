@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
+from django.test.utils import override_script_prefix
+from django.urls import reverse
 
 from lieutenants.agents import dialect_of
 from lieutenants.messages import images
 from lieutenants.messages.images import MAX_BYTES, MAX_IMAGES
 from lieutenants.models import AgentModels, Lieutenant, Message, MessageImage
+from lieutenants.transcript.serializers import image_json
 from reef_site.common import events
 from tests.conftest import Api
 from tests.lieutenants.rows import Told, block, enlist, page, process_of
@@ -60,6 +63,19 @@ def test_each_kind_of_image_is_stored_listed_and_served(database: str, api: Api)
         assert got["Content-Security-Policy"] == "default-src 'none'; sandbox"
         assert got["X-Content-Type-Options"] == "nosniff"
     assert api.get(f"{ROUTE}/ada/messages/{message_id}/images/4").status_code == 404
+
+
+@pytest.mark.parametrize("prefix", [None, "/reef"])
+@pytest.mark.parametrize("lieutenant_id", ["01JD9Z3K8Q5V7W2X4Y6A8B0C1D", "local:a b@c~(d)"])
+def test_url_of_an_image_is_that_of_its_route(
+    settings: Any, lieutenant_id: str, prefix: str | None
+) -> None:
+    settings.FORCE_SCRIPT_NAME = prefix
+    parts = {"name": lieutenant_id, "message_id": "01JD9Z3K8Q5V7W2X4Y6A8B0C1E", "number": 3}
+    with override_script_prefix(prefix or "/"):
+        expected = reverse("lieutenant-image", kwargs=parts)
+    facts = images.ImageFacts(str(parts["message_id"]), 3, "image/png", 7)
+    assert image_json(lieutenant_id, facts)["url"] == expected
 
 
 def test_message_without_images_has_no_such_key(api: Api) -> None:
