@@ -63,19 +63,26 @@ def compiled(path: str) -> str:
 
 def write(path: str, data: bytes) -> None:
     """Write a file that is complete at once. A file that exists is kept: somebody may read it."""
-    draft = "{}.{}".format(path, os.getpid())
-    with open(draft, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    import contextlib
+    import tempfile
+
+    folder, name = os.path.split(os.path.abspath(path))
+    descriptor, draft = tempfile.mkstemp(prefix=name + ".", dir=folder)
     try:
-        os.link(draft, path)
-    except FileExistsError:
-        os.unlink(draft)
-    except OSError:  # some file systems have no links
-        os.rename(draft, path)
-    else:
-        os.unlink(draft)
+        with open(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o644)  # other users may run it too
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        except OSError:  # some file systems have no links
+            os.rename(draft, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
 
 
 def _sources(path: str) -> dict[str, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,23 @@ def test_changed_archive_gets_another_copy(tool: Path) -> None:
     changed = {**SOURCES, "tool/parts.py": b"x = 22\n"}
     tool.write_bytes(archives.build(changed, "tool.run"))
     assert run(other_python(), tool)[1] != copy
+
+
+def test_threads_that_write_the_same_file_leave_it_complete(tmp_path: Path) -> None:
+    path, data = tmp_path / "tool.pyz", os.urandom(1 << 20)
+    with ThreadPoolExecutor(8) as threads:
+        for written in [threads.submit(archives.write, str(path), data) for _ in range(24)]:
+            written.result()
+    assert path.read_bytes() == data
+    assert os.listdir(tmp_path) == ["tool.pyz"]
+
+
+def test_existing_file_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "tool.pyz"
+    path.write_bytes(b"old")
+    archives.write(str(path), b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["tool.pyz"]
 
 
 def test_archive_runs_where_no_copy_can_be_made(tool: Path) -> None:
