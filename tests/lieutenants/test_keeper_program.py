@@ -56,6 +56,17 @@ def test_missing_local_file_is_built_again(data_folder: Path) -> None:
     assert local_file().read_bytes() == program()
 
 
+def test_old_file_that_cannot_be_removed_does_not_matter(data_folder: Path) -> None:
+    folder = data_folder / "keeper"
+    folder.mkdir()
+    # As gone as a file that another process removes after the folder was listed.
+    (folder / "keeper-0123456789ab.pyz").symlink_to(data_folder / "gone")
+    blocked = folder / "keeper-ba9876543210.pyz"
+    blocked.mkdir()
+    os.utime(blocked, (0, 0))
+    assert local_file().read_bytes() == program()
+
+
 def test_only_unused_files_of_older_versions_are_removed(data_folder: Path) -> None:
     folder = data_folder / "keeper"
     folder.mkdir()

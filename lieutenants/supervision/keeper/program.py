@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import logging
 import os
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 from django.conf import settings
 
 from reef_site.common import archives
+
+logger = logging.getLogger(__name__)
 
 _HERE = Path(__file__)
 # Files of other versions are removed when they were not used for this long.
@@ -60,5 +63,10 @@ def _digest() -> str:
 
 def _remove_old(newest: Path) -> None:
     for path in newest.parent.glob("keeper-*"):
-        if path != newest and time.time() - path.stat().st_mtime > _KEEP_SECONDS:
-            path.unlink(missing_ok=True)
+        try:
+            if path != newest and time.time() - path.stat().st_mtime > _KEEP_SECONDS:
+                path.unlink()
+        except FileNotFoundError:
+            continue  # another process has removed it
+        except OSError as error:
+            logger.warning("cannot remove %s: %s", path, error)
