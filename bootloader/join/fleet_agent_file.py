@@ -14,9 +14,11 @@ def build(package: Path) -> bytes:
     """Return one file with the code of all modules in this folder.
 
     Their imports are at its beginning, and their names are those of the file: no two modules may
-    define the same one, which raises ValueError.
+    define the same one. Raises ValueError for that, and for imports that cannot be joined.
     """
     sources = [(package / f"{name}.py").read_text() for name in MODULES]
+    for name, source in zip(MODULES, sources, strict=True):
+        _check_imports(name, ast.parse(source))
     defined = Counter(name for source in sources for name in _names_in(source))
     if repeated := sorted(name for name, times in defined.items() if times > 1):
         raise ValueError(f"the fleet agent defines these names twice: {', '.join(repeated)}")
@@ -34,12 +36,29 @@ def _names_in(source: str) -> list[str]:
     """Return the names that a module defines, without those that it imports."""
     found = []
     for node in ast.parse(source).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.append(node.name)
-        elif isinstance(node, ast.Assign):
-            names = [each for target in node.targets for each in ast.walk(target)]
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [each for target in targets for each in ast.walk(target)]
             found += [each.id for each in names if isinstance(each, ast.Name)]
     return found
+
+
+def _check_imports(name: str, module: ast.Module) -> None:
+    """Raise ValueError for imports whose names would be others, or missing, in the one file."""
+    for node in ast.walk(module):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        # The module's name, if the import is relative.
+        source = node.module or "." if isinstance(node, ast.ImportFrom) and node.level else ""
+        is_top_level = node in module.body
+        if source and not is_top_level:
+            raise ValueError(f"{name}.py:{node.lineno}: relative imports must be at top level")
+        if (source or is_top_level) and any(each.asname for each in node.names):
+            raise ValueError(f"{name}.py:{node.lineno}: an import must not rename")
+        if source and source not in MODULES[: MODULES.index(name)]:
+            raise ValueError(f"{name}.py:{node.lineno}: import names of a module before it")
 
 
 def _imports_in(sources: list[str]) -> str:

@@ -41,8 +41,37 @@ def test_modules_import_only_from_those_before_them() -> None:
                 assert each.module in fleet_agent_file.MODULES[:number]
 
 
-def test_name_that_two_modules_define_is_refused(package: Path) -> None:
-    with (package / "home.py").open("a") as file:
-        file.write("\n\ndef required() -> None:\n    pass\n")
-    with pytest.raises(ValueError, match="required"):
+@pytest.mark.parametrize(
+    "code", ["def required() -> None:\n    pass", "required = 1", "required: int = 1"]
+)
+def test_name_that_two_modules_define_is_refused(package: Path, code: str) -> None:
+    append(package / "home.py", code)
+    with pytest.raises(ValueError, match="twice: required"):
         fleet_agent_file.build(package)
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("import json as other", "must not rename"),
+        ("from json import dumps as other", "must not rename"),
+        ("from .errors import Json as Other", "must not rename"),
+        ("def late():\n    from .errors import Json", "must be at top level"),
+        ("from .agent import FleetAgent", "a module before it"),
+        ("from . import errors", "a module before it"),
+    ],
+)
+def test_import_that_cannot_be_joined_is_refused(package: Path, code: str, why: str) -> None:
+    append(package / "home.py", code)
+    with pytest.raises(ValueError, match=rf"^home\.py:\d+: .*{why}"):
+        fleet_agent_file.build(package)
+
+
+def test_import_within_a_function_stays_there(package: Path) -> None:
+    append(package / "home.py", "def late():\n    import json as other\n    return other")
+    assert b"    import json as other\n" in fleet_agent_file.build(package)
+
+
+def append(path: Path, code: str) -> None:
+    with path.open("a") as file:
+        file.write(f"\n\n{code}\n")
