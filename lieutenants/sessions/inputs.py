@@ -190,8 +190,6 @@ class RewindCheck:
 class OmissionsDue:
     """It is time to report omitted rows."""
 
-    is_last: bool = False
-
 
 @dataclass(frozen=True, slots=True)
 class TroubleFound:

@@ -129,8 +129,8 @@ def _warned(state: State, note: inputs.Warned, facts: Facts) -> Step:
     return replace(state, notes=(*state.notes, note.text)), []
 
 
-def _omissions_due(state: State, due: inputs.OmissionsDue, facts: Facts) -> Step:
-    return state, [effects.ReportOmitted(facts.at, due.is_last)]
+def _omissions_due(state: State, _due: inputs.OmissionsDue, facts: Facts) -> Step:
+    return state, [effects.ReportOmitted(facts.at)]
 
 
 # -- the keeper --------------------------------------------------------------------------------
