@@ -9,6 +9,7 @@ from typing import Any, cast
 from django.db import connection
 
 from reef_site.common import clock
+from reef_site.common.queries import DriverTime, to_driver_time
 
 Row = Sequence[Any]
 
@@ -66,8 +67,8 @@ def delete(table: str, column: str, values: Iterable[Any]) -> None:
         )
 
 
-def to_driver_time(moment: datetime | str | None) -> Any:
-    """Return a time (also ISO text) as this database's driver takes it."""
+def to_column_time(moment: datetime | str | None) -> DriverTime:
+    """Convert the value of a column, also ISO text or None, for this database's driver."""
     if isinstance(moment, str):
         moment = clock.parse_iso(moment)
-    return connection.ops.adapt_datetimefield_value(moment) if moment else None
+    return to_driver_time(moment) if moment else None

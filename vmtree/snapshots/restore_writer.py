@@ -70,7 +70,7 @@ class RevisionWriter(NamedTuple):
 
     def write(self, what: Revision.What, vms: Iterable[TreeVM]) -> None:
         """Add a revision for each VM with its new state."""
-        common = (bulk.to_driver_time(self.at), self.actor, what.value)
+        common = (bulk.to_column_time(self.at), self.actor, what.value)
         rows = (
             (self.keys[vm.vm_id], *common, vm.name, vm.category, vm.parent, vm.config) for vm in vms
         )
@@ -86,7 +86,7 @@ def _keys() -> Keys:
 
 def _update_nodes(vms: Iterable[TreeVM], keys: Keys, at: datetime) -> None:
     """Make these nodes, which all exist, active with the given values."""
-    now = bulk.to_driver_time(at)
+    now = bulk.to_column_time(at)
     columns = ("name", "category", "parent_id", "reef_config", "updated_at", "removed_at")
     rows = [
         (vm.name, vm.category, _key(vm.parent, keys), vm.config, now, None, keys[vm.vm_id])
@@ -100,7 +100,7 @@ def _key(vm_id: str | None, keys: Keys) -> int | None:
 
 
 def _remove(vms: list[TreeVM], keys: Keys, at: datetime) -> None:
-    found, now = [keys[vm.vm_id] for vm in vms], bulk.to_driver_time(at)
+    found, now = [keys[vm.vm_id] for vm in vms], bulk.to_column_time(at)
     tokens.revoke_all(found)
     bulk.update("vmtree_node", ("removed_at", "updated_at"), ((now, now, key) for key in found))
 
@@ -140,7 +140,7 @@ def _traits(vm: TreeVM) -> Iterator[tuple[str, str, int]]:
 
 def _unknown(file: sqlite3.Connection, known: Keys) -> list[tuple[Any, ...]]:
     return [
-        (*row[:4], *map(bulk.to_driver_time, row[4:]))
+        (*row[:4], *map(bulk.to_column_time, row[4:]))
         for row in queries.all_nodes(file)
         if row[0] not in known
     ]
@@ -169,7 +169,7 @@ def _add_parents(file: sqlite3.Connection, new: Keys, keys: Keys) -> None:
 
 def _add_history(file: sqlite3.Connection, new: Keys) -> None:
     found = _of(new, queries.revisions(file))
-    rows = ((key, bulk.to_driver_time(at), *rest) for key, at, *rest in found)
+    rows = ((key, bulk.to_column_time(at), *rest) for key, at, *rest in found)
     bulk.insert("vmtree_revision", _REVISION, rows)
 
 
