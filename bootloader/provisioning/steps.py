@@ -256,8 +256,8 @@ def health(context: Context, step: BootStep) -> CheckAgain | None:
         context.say(f"VM {vm.pk} is live", step)
         return None
     if _since(step) > HEALTH_TIMEOUT:
-        raise StepFailed(f"the VM does not beat: it is {vm.status}, last seen {vm.last_seen}")
-    return CheckAgain(1.0, "waits for a beat")
+        raise StepFailed(f"the VM sends no heartbeats: it is {vm.status}, last seen {vm.last_seen}")
+    return CheckAgain(1.0, "waits for a heartbeat")
 
 
 def is_gone(context: Context, step: BootStep, every: timedelta = CHECK_INTERVAL) -> bool:
