@@ -146,7 +146,12 @@ def _platform() -> list[Key]:
             wire="infraUrl",
         ),
         Key(
-            *("VERS_AUTH_TOKEN", group, "Legacy API token for old scripts."),
+            *(
+                "VERS_AUTH_TOKEN",
+                group,
+                "Reef's root token, if its environment sets it. "
+                "A value stored here is only for scripts that read it.",
+            ),
             secret=True,
             places=(Place(_SERVICES, ("authToken",)), Place(_SERVICES, ("token",))),
             form=_TOKEN,
