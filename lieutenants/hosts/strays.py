@@ -21,15 +21,15 @@ logger = logging.getLogger(__name__)
 
 # Interval between two checks of an agent in another folder.
 AGAIN_SECONDS = 2.0
-# The last part of a word in the command line of a keeper, those of older versions included.
-_KEEPER_FILE = re.compile(rb"keeper(-[0-9a-f]+\.pyz|\.py)?")
+# A word in the command line of a keeper: its file, or in older versions its name alone.
+_KEEPER_WORD = re.compile(rb"(.*/)?keeper(-[0-9a-f]+\.pyz|\.py)|keeper", re.DOTALL)
 TROUBLE = "Its agent still runs in another folder"
 
 
 def runs_elsewhere(process: Process) -> bool:
-    """Return whether the shim of this row is alive, but not in the row's folder.
+    """Return whether the keeper of this row is alive, but not in the row's folder.
 
-    That happens when a copy has replaced the data folder. A shim locks its folder as long as it
+    That happens when a copy has replaced the data folder. A keeper locks its folder as long as it
     lives, and the lock moves along with the folder.
     """
     if process.transport != "local" or not get_transport("local").alive(process.handle):
@@ -106,8 +106,7 @@ def _is_keeper(pid: int) -> bool:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    names = [word.rpartition(b"/")[2] for word in words]
-    return any(_KEEPER_FILE.fullmatch(name) for name in names)
+    return any(map(_KEEPER_WORD.fullmatch, words))
 
 
 def _working_folder(pid: int) -> str:
