@@ -262,7 +262,7 @@ def text(_request: HttpRequest, pk: str, entry_id: int) -> StreamingHttpResponse
 @require_GET
 @render_errors
 def export(request: HttpRequest, pk: str) -> StreamingHttpResponse:
-    """Download the whole transcript; `?format=` is html, markdown or json."""
+    """Download the whole transcript; `?format=` is html, markdown, json or agent."""
     lieutenant = get_object_or_404(Lieutenant, pk=pk)
     kind = text_value(request.GET, "format") or ExportFormat.HTML
     if kind not in list(ExportFormat):

@@ -68,7 +68,7 @@ def vitals(home: Home) -> Json:
 
 
 def lieutenants(home: Home) -> List[Json]:
-    """Return running agents with their shims as entries of `services`."""
+    """Return running agents with their keepers as entries of `services`."""
     found = []
     for path in keeper_files(home):
         try:
@@ -89,7 +89,7 @@ def lieutenants(home: Home) -> List[Json]:
 
 
 def keeper_files(home: Home) -> Iterator[str]:
-    """Yield the paths of the shims' files: `…/lieutenants/<one>/runs/<run>/keeper.json`."""
+    """Yield the paths of the keepers' files: `…/lieutenants/<one>/runs/<run>/keeper.json`."""
     tops = [home.path(*names) for names in ((), ("data",), ("reef",), ("reef", "data"))]
     tops.append(os.path.expanduser("~/.reef"))
     for top in dict.fromkeys(tops):

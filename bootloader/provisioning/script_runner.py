@@ -193,7 +193,7 @@ def clean_host(shell: Shell) -> None:
         kill -KILL -- "-$pid" 2>/dev/null
       fi
     done
-    # Agents of the VM's own reef, and their shims, outlive its service.
+    # Agents of the VM's own reef, and their keepers, outlive its service.
     for each in /proc/[0-9]*/cwd; do
       case $(readlink "$each" 2>/dev/null) in
         "$home"/reef/data/lieutenants/*) pid=${each#/proc/}; kill -KILL "${pid%/cwd}" 2>/dev/null ;;

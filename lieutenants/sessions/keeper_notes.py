@@ -1,4 +1,4 @@
-"""Journal records of the keeper itself, as inputs. `keeper.py` defines their kinds."""
+"""Journal records of the keeper itself, as inputs. Modules of `supervision.keeper` write them."""
 
 from __future__ import annotations
 

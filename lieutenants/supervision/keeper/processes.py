@@ -88,7 +88,7 @@ def agents_sharing_user(user: int, lieutenants: str) -> dict[int, bytes]:
     """
     found = {}
     for owner in os.listdir(lieutenants):
-        for facts in read_shims(os.path.join(lieutenants, owner, "runs")):
+        for facts in read_keeper_files(os.path.join(lieutenants, owner, "runs")):
             agent = facts.get("agent_pid")
             shares = facts.get("uid") == user and not facts.get("own_user")
             with contextlib.suppress(OSError):
@@ -99,7 +99,7 @@ def agents_sharing_user(user: int, lieutenants: str) -> dict[int, bytes]:
     return found
 
 
-def read_shims(runs: str) -> Iterator[dict[str, Any]]:
+def read_keeper_files(runs: str) -> Iterator[dict[str, Any]]:
     """Yield the contents of keeper.json of each run in this folder."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for run in os.listdir(runs):
