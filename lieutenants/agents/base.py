@@ -134,6 +134,8 @@ class Dialect(Protocol):
     withheld: frozenset[str]
     # Programs of reef that its agents need beside them on a VM, by file names of their own.
     remote_helpers: Sequence[Path]
+    # Texts in lines of its stderr that readers of the transcript must see.
+    warnings: Sequence[str]
 
     # -- program and start ----------------------------------------------------------------
 

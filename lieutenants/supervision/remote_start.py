@@ -218,6 +218,7 @@ def _start(
         tag=f"REEF_LIEUTENANT={lieutenant.pk}",
         hello=[dialect.query_state(READY).line],
         stop_seconds=program.stop_seconds,
+        warnings=list(dialect.warnings),
     )
     adopt_keeper(process, transport.start(spec, _files(lieutenant, dialect.remote_config())))
 

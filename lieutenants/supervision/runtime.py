@@ -254,6 +254,7 @@ def _launch_spec(lieutenant: Lieutenant, process: Process, program: Program) -> 
         tag=tag,
         hello=[dialect.query_state(READY).line],
         stop_seconds=program.stop_seconds,
+        warnings=list(dialect.warnings),
         isolation=isolation_plan.rules,
     )
 

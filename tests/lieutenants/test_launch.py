@@ -13,6 +13,7 @@ from lieutenants.exceptions import TransportError
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
 from lieutenants.supervision import runtime, watchdog
+from lieutenants.supervision.transports.base import Launch
 from tests.conftest import STANDIN
 from tests.lieutenants.rows import enlist
 
@@ -24,8 +25,10 @@ class NoKeeper:
 
     def __init__(self) -> None:
         self.ages: list[timedelta] = []
+        self.launches: list[Launch] = []
 
-    def start(self, _spec: object) -> Any:
+    def start(self, launch: Launch) -> Any:
+        self.launches.append(launch)
         self.ages.append(timezone.now() - Process.objects.get().started_at)
         raise TransportError("there is none")
 
@@ -41,8 +44,8 @@ def transport(settings: Any, monkeypatch: pytest.MonkeyPatch) -> NoKeeper:
     return made
 
 
-def starting() -> Lieutenant:
-    row = enlist(status=Status.STARTING)
+def starting(**fields: Any) -> Lieutenant:
+    row = enlist(status=Status.STARTING, **fields)
     row.folder = runtime.default_workspace(row.pk)
     row.save(update_fields=["folder"])
     return row
@@ -67,6 +70,19 @@ def test_slow_preparation_does_not_shorten_the_start_timeout(
 
     (age,) = transport.ages
     assert age < timedelta(seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("agent", "command", "warnings"),
+    [("pi", [], ["Could not restore model"]), ("command", ["cat"], [])],
+)
+def test_keeper_is_told_which_warnings_of_its_agent_matter(
+    transport: NoKeeper, agent: str, command: list[str], warnings: list[str]
+) -> None:
+    runtime.launch(starting(agent=agent, command=command))
+
+    (launch,) = transport.launches
+    assert launch.spec()["warnings"] == warnings
 
 
 def test_abandoned_start_is_not_continued(

@@ -49,6 +49,7 @@ class CommandDialect:
     features = Features(command=True)
     withheld = frozenset(MODEL_KEYS)
     remote_helpers: Sequence[Path] = (RUNNER,)
+    warnings: Sequence[str] = ()
 
     def register_hooks(self) -> None:
         """Register nothing."""

@@ -60,6 +60,7 @@ class PiDialect:
     )
     withheld: frozenset[str] = frozenset()
     remote_helpers: Sequence[Path] = ()
+    warnings: Sequence[str] = (model_choice.RESTORE_WARNING,)
 
     def register_hooks(self) -> None:
         """Register the finder of agents that a changed config key requires to restart."""

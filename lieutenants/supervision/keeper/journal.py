@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-# Texts in lines of stderr that readers of the transcript must see: ["w", time, line].
-WARNINGS = (b"Could not restore model",)
 MAX_WARNINGS = 20
 
 
@@ -102,9 +100,10 @@ class Journal:
 class StderrLog:
     """The agent's stderr: a short file, its last lines for the end record, some warnings."""
 
-    def __init__(self, path: str, warn: Callable[[str], None]) -> None:
-        """`warn` gets each line with one of WARNINGS, up to MAX_WARNINGS."""
+    def __init__(self, path: str, warnings: list[str], warn: Callable[[str], None]) -> None:
+        """`warn` gets each line with one of the texts `warnings`, up to MAX_WARNINGS lines."""
         self._path = path
+        self._texts = [text.encode("utf-8") for text in warnings if text]
         self._warn = warn
         self._warnings_left, self._line = MAX_WARNINGS, b""
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
@@ -125,7 +124,7 @@ class StderrLog:
         *lines, rest = (self._line + chunk).split(b"\n")
         self._line = rest[: 4 * STDERR_CHARS]
         for line in lines:
-            if self._warnings_left and any(text in line for text in WARNINGS):
+            if self._warnings_left and any(text in line for text in self._texts):
                 self._warnings_left -= 1
                 self._warn(line.decode("utf-8", "replace").strip()[:STDERR_CHARS])
 

@@ -51,7 +51,7 @@ class Keeper:
         self._kills = MemoryKills()
         self._wakeup = wakeup
         self._journal = Journal("journal.jsonl")
-        self._stderr = StderrLog("stderr.log", self._record_warning)
+        self._stderr = StderrLog("stderr.log", spec.warnings, self._record_warning)
         self._stopping = StopSequence(agent)
         self._recorder = Recorder(self._journal, self._stopping.on_response, self._kills.are_new)
         self._outbox = Outbox(agent.stdin, self._recorder.sent)
@@ -175,6 +175,7 @@ class Keeper:
             self._loop.unwatch(self._agent.stderr)
 
     def _record_warning(self, line: str) -> None:
+        """Record a line of stderr with one of the texts in the spec's `warnings`."""
         self._journal.add(["w", now_ms(), line])
 
     def _write_stdin(self) -> None:

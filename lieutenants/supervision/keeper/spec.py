@@ -27,6 +27,7 @@ class Spec:
         self.tag = _text(given, "tag", optional=True)
         self.argv = _texts(given, "argv")
         self.heal = _texts(given, "heal", optional=True)
+        self.warnings = _texts(given, "warnings", optional=True)
         self.env: dict[str, str] = given.get("env", {})
         self.isolation: dict[str, Any] = given.get("isolation", {"mode": "none"})
         self.hello: list[dict[str, Any]] = given.get("hello", [])

@@ -28,6 +28,8 @@ class Launch:
     hello: Sequence[Command]
     # Time from SIGTERM to SIGKILL.
     stop_seconds: float = 3.0
+    # Lines of the agent's stderr with one of these texts become entries of the transcript.
+    warnings: Sequence[str] = ()
     # Rules of `lieutenants.supervision.keeper.sandbox.rules`.
     isolation: Mapping[str, Any] = field(default_factory=lambda: {"mode": "none"})
 

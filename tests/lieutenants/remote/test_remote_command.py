@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from bootloader.models import SshHost
+from lieutenants.agents.command.dialect import CommandDialect
 from lieutenants.models import Answer, Lieutenant, Message, Process
 from lieutenants.states import MessageState, Outcome
+from lieutenants.supervision.transports.ssh.transport import SshTransport
 from tests.bootloader.ssh_servers import free_port
 from tests.lieutenants.remote.conftest import Site
 from tests.waiting import until
@@ -286,6 +289,19 @@ def test_request_without_a_machine_is_refused(
 def test_missing_program_is_named(site: Site, command: list[str], problem: str) -> None:
     site.create("far", command, ready=False)
     assert problem in site.fleet.wait("far", "error").error
+
+
+def test_warnings_of_its_agent_are_recorded_on_the_machine(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CommandDialect, "warnings", ("is not there",))
+    monkeypatch.setattr(SshTransport, "clean", lambda *_: None)
+    site.create("far", ["./nowhere"], ready=False)
+    site.fleet.wait("far", "error")
+    (journal,) = site.folder("far").glob("runs/*/journal.jsonl")
+    records = map(json.loads, journal.read_text().splitlines())
+    warnings = [record[2] for record in records if record[0] == "w"]
+    assert warnings == ["The program ./nowhere is not there, or cannot be run."]
 
 
 def test_missing_pi_is_named(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
