@@ -564,6 +564,11 @@ class UsageQuerySet(models.QuerySet["Usage"]):
         rows = self.filter(lieutenant__in=pks).order_by().values("lieutenant_id")
         return {row["lieutenant_id"]: dict(row) for row in rows.annotate(**self._sums())}
 
+    def sums_by_message(self, pks: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Map ids of messages to their sums; those without usage are left out."""
+        rows = self.filter(message__in=pks).order_by().values("message_id")
+        return {row["message_id"]: dict(row) for row in rows.annotate(**self._sums())}
+
     def sums_by_answer(self, pks: Sequence[int]) -> dict[int, dict[str, Any]]:
         """Map ids of answers to their sums; those without usage are left out."""
         rows = self.filter(answer__in=pks).order_by().values("answer_id")

@@ -121,19 +121,22 @@ class RewindResponse(ResponseBody):
 def message_json(message: Message) -> Json:
     """Return a message with its outcome and answer."""
     result, images = result_of(message), facts_by_message([message.pk])
+    usage = Usage.objects.sums_by_message([message.pk])
     output = result.answer()
     answer = output.tail(MAX_CHARACTERS) if output and output.length else None
     cut = {"answerLength": output.length} if output and output.length > MAX_CHARACTERS else {}
-    return {**_message_json(message, result, images.get(message.pk, ())), "answer": answer, **cut}
+    facts = _message_json(message, result, usage.get(message.pk), images.get(message.pk, ()))
+    return {**facts, "answer": answer, **cut}
 
 
 def messages_json(messages: Sequence[Message]) -> list[Json]:
     """Return messages without their answers."""
-    results = results_of(messages)
-    images = facts_by_message(message.pk for message in messages)
+    ids = [message.pk for message in messages]
+    results, images = results_of(messages), facts_by_message(ids)
+    usage = Usage.objects.sums_by_message(ids)
     return [
-        _message_json(message, results[message.pk], images.get(message.pk, ()))
-        for message in messages
+        _message_json(each, results[each.pk], usage.get(each.pk), images.get(each.pk, ()))
+        for each in messages
     ]
 
 
@@ -141,9 +144,11 @@ _MESSAGE_FIELDS = ("usage", "outcome", "answerId", "error", "textLength", "image
 _read_message = row_reader(MessageResponse, *_MESSAGE_FIELDS)
 
 
-def _message_json(message: Message, result: Result, images: Sequence[ImageFacts]) -> Json:
+def _message_json(
+    message: Message, result: Result, usage: Json | None, images: Sequence[ImageFacts]
+) -> Json:
     facts = _read_message(message) | {
-        "usage": usage_json(Usage.objects.filter(message=message).sums()),
+        "usage": usage_json(usage),
         "outcome": result.outcome.value,
         "answerId": result.answer_id,
         "error": result.error or None,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from lieutenants import membership
@@ -18,7 +20,7 @@ from lieutenants.states import MessageState, Mode, Outcome
 from lieutenants.supervision.transports.local import LocalTransport
 from tests.conftest import STANDIN, Api
 from tests.dispatching import drop_tasks
-from tests.lieutenants.rows import Told, enlist, page
+from tests.lieutenants.rows import Told, enlist, page, use
 from tests.waiting import until
 from vmtree import tokens
 from vmtree.models import Node
@@ -264,6 +266,30 @@ def test_messages_are_paginated(api: Api, told: Told) -> None:
 def make(api: Api, key: str, **fields: Any) -> Any:
     body = {"name": "once", "role": "tests", **fields}
     return api.post(PATH, body, **{"idempotency-key": key})
+
+
+def test_list_of_messages_needs_a_constant_number_of_queries(api: Api, told: Told) -> None:
+    def queries(count: int) -> int:
+        with CaptureQueriesContext(connection) as seen:
+            listed = api.get(f"{PATH}/ada/messages").json()["messages"]
+        calls = [(each["usage"]["calls"], each["usage"]["input"]) for each in listed]
+        assert calls == [(number, 10 * number) for number in reversed(range(count))]
+        return len(seen)
+
+    def add(number: int) -> None:
+        one, _ = message(told, f"t{number}"), told.open_answer()
+        told.entry(Entry.Kind.USER, one.text, message=one)
+        for _ in range(number):
+            use(told.lieutenant, message=one, input=10)
+
+    add(0)
+    add(1)
+    few = queries(2)
+    for number in range(2, 7):
+        add(number)
+    assert queries(7) == few
+    newest = api.get(f"{PATH}/ada/messages").json()["messages"][0]
+    assert api.get(f"{PATH}/ada/messages/{newest['id']}").json()["usage"] == newest["usage"]
 
 
 def test_repeated_creation_returns_the_same_lieutenant(api: Api) -> None:
