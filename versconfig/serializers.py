@@ -137,8 +137,8 @@ class SettingResponse(ResponseBody):
     key = Text()
     scope = Choice(Scope.values)
     vmId = Text(source="vm_id", allow_null=True)
-    value = Text(source="clear", allow_null=True)
-    secret = Flag(source="sealed")
+    value = Text(allow_null=True)
+    secret = Flag()
     version = WholeNumber(source="version_id")
     at = Timestamp()
     actor = Text()
@@ -154,8 +154,8 @@ class VersionResponse(ResponseBody):
     key = Text()
     scope = Choice(Scope.values)
     vmId = Text(source="vm_id", allow_null=True)
-    value = Text(source="clear", allow_null=True)
-    secret = Flag(source="sealed")
+    value = Text(allow_null=True)
+    secret = Flag()
     previous = WholeNumber(source="previous_id", allow_null=True)
 
     example = {
@@ -280,8 +280,8 @@ class KeyTestStateResponse(ResponseBody):
 
 _read_layer = row_reader(LayerResponse, "value")
 _read_explained = row_reader(ExplainedResponse, "value", "chain", "problems")
-_read_setting = row_reader(SettingResponse)
-_read_version = row_reader(VersionResponse)
+_read_setting = row_reader(SettingResponse, "value", "secret")
+_read_version = row_reader(VersionResponse, "value", "secret")
 
 
 def mask_for(user: object) -> int:
@@ -341,12 +341,17 @@ def explain_json(found: Resolved, mask: int = values.MASK_OPERATOR) -> Json:
 
 def setting_json(row: Setting) -> Json:
     """Return a stored setting; a secret is not even decrypted."""
-    return _read_setting(row) | {"secret": bool(row.sealed)}
+    return _read_setting(row) | _stored_value(row)
 
 
 def version_json(version: Version) -> Json:
     """Return a version, without a secret's value."""
-    return _read_version(version) | {"secret": bool(version.sealed)}
+    return _read_version(version) | _stored_value(version)
+
+
+def _stored_value(row: Setting | Version) -> Json:
+    is_secret = bool(row.sealed)
+    return {"value": None if is_secret else row.clear or None, "secret": is_secret}
 
 
 def impact_json(impact: Impact) -> Json:

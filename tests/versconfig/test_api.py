@@ -15,6 +15,7 @@ from versconfig import checks, keys
 from versconfig.checks import Finding
 from versconfig.exceptions import Unset
 from versconfig.models import Setting, Version
+from versconfig.serializers import setting_json, version_json
 from vmtree import services as tree
 from vmtree import tokens
 from vmtree.models import Category, Node
@@ -220,6 +221,26 @@ def test_dry_run_with_an_old_version_is_rejected(api: Api, db: None) -> None:
     assert put(api, MODEL, "p/three", seen=first, dryRun=True).status_code == 409
     assert delete(api, seen=first, dryRun=True).status_code == 409
     assert delete(api, seen="x").status_code == 400
+
+
+@pytest.mark.parametrize("model", [Setting, Version])
+@pytest.mark.parametrize(
+    ("clear", "sealed", "shown"),
+    [
+        ("p/one", "", ("p/one", False)),
+        ("", "", (None, False)),
+        ("", "encrypted", (None, True)),
+        # The database refuses such a row; it must not be needed to keep the secret.
+        ("left over", "encrypted", (None, True)),
+    ],
+)
+def test_value_is_shown_only_if_it_is_not_secret(
+    model: type[Setting | Version], clear: str, sealed: str, shown: tuple[str | None, bool]
+) -> None:
+    row = model(key=MODEL, clear=clear, sealed=sealed)
+    found = setting_json(row) if isinstance(row, Setting) else version_json(row)
+    assert (found["value"], found["secret"]) == shown
+    assert "encrypted" not in str(found)
 
 
 def test_history_is_paginated_by_cursor(api: Api, db: None) -> None:
