@@ -29,7 +29,7 @@ from reef_site.common.api.fields import (
     Timestamp,
     WholeNumber,
 )
-from reef_site.common.api.rows import row_reader
+from reef_site.common.api.rows import object_reader
 from reef_site.common.api.serializers import ResponseBody
 from vmtree import permissions
 
@@ -223,7 +223,7 @@ _COMPUTED = (
     *("vmId", "isLocal", "lastOutput", "outputHistory", "failing", "modelWanted", "usage"),
     *("lastOutputLength", "outputLengths", "startSteps"),
 )
-_read_lieutenant = row_reader(LieutenantResponse, *_COMPUTED)
+_read_lieutenant = object_reader(LieutenantResponse, *_COMPUTED, blank_as_null=True)
 
 
 def _lieutenant_json(

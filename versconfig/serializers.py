@@ -18,7 +18,7 @@ from reef_site.common.api.fields import (
     Timestamp,
     WholeNumber,
 )
-from reef_site.common.api.rows import row_reader
+from reef_site.common.api.rows import object_reader
 from reef_site.common.api.serializers import Body, DryRunQuery, Query, ResponseBody
 from reef_site.common.errors import BadInput
 from reef_site.common.models import CallState
@@ -278,10 +278,10 @@ class KeyTestStateResponse(ResponseBody):
     example = {"id": "5f3a", "state": "running"}
 
 
-_read_layer = row_reader(LayerResponse, "value")
-_read_explained = row_reader(ExplainedResponse, "value", "chain", "problems")
-_read_setting = row_reader(SettingResponse, "value", "secret")
-_read_version = row_reader(VersionResponse, "value", "secret")
+_read_layer = object_reader(LayerResponse, "value", blank_as_null=True)
+_read_explained = object_reader(ExplainedResponse, "value", "chain", "problems", blank_as_null=True)
+_read_setting = object_reader(SettingResponse, "value", "secret", blank_as_null=True)
+_read_version = object_reader(VersionResponse, "value", "secret", blank_as_null=True)
 
 
 def mask_for(user: object) -> int:

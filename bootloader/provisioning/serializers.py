@@ -34,7 +34,7 @@ from reef_site.common.api.fields import (
     Timestamp,
     WholeNumber,
 )
-from reef_site.common.api.rows import row_reader
+from reef_site.common.api.rows import object_reader
 from reef_site.common.api.serializers import Body, OrderedFields, Query, ResponseBody
 from reef_site.common.errors import BadInput
 from reef_site.common.models import CallState
@@ -218,11 +218,13 @@ class CallResponse(ResponseBody):
     example = {"id": "5f3a", "state": "running"}
 
 
-_read_provisioning = row_reader(ProvisioningResponse, "waitsFor", "machineId", "steps")
-_read_step = row_reader(StepResponse, "durationMs")
-_read_finding = row_reader(FindingResponse, "actions")
-line_json = row_reader(LogLineResponse)
-machine_json = row_reader(MachineResponse)
+_read_provisioning = object_reader(
+    ProvisioningResponse, "waitsFor", "machineId", "steps", blank_as_null=True
+)
+_read_step = object_reader(StepResponse, "durationMs", blank_as_null=True)
+_read_finding = object_reader(FindingResponse, "actions", blank_as_null=True)
+line_json = object_reader(LogLineResponse, blank_as_null=True)
+machine_json = object_reader(MachineResponse, blank_as_null=True)
 
 
 def provisionings_json(rows: Iterable[Provisioning]) -> list[Json]:

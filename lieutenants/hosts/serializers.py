@@ -6,7 +6,7 @@ from typing import Any
 
 from lieutenants.hosts.liveness import Host
 from reef_site.common.api.fields import Flag, Text, Timestamp, WholeNumber
-from reef_site.common.api.rows import row_reader
+from reef_site.common.api.rows import object_reader
 from reef_site.common.api.serializers import ResponseBody
 
 
@@ -36,7 +36,7 @@ class HostResponse(ResponseBody):
     }
 
 
-_read = row_reader(HostResponse)
+_read = object_reader(HostResponse, blank_as_null=True)
 
 
 def host_json(host: Host) -> dict[str, Any]:

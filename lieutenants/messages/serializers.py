@@ -28,7 +28,7 @@ from reef_site.common.api.fields import (
     Timestamp,
     WholeNumber,
 )
-from reef_site.common.api.rows import row_reader
+from reef_site.common.api.rows import object_reader
 from reef_site.common.api.serializers import ResponseBody
 
 Json = dict[str, Any]
@@ -141,7 +141,7 @@ def messages_json(messages: Sequence[Message]) -> list[Json]:
 
 
 _MESSAGE_FIELDS = ("usage", "outcome", "answerId", "error", "textLength", "images")
-_read_message = row_reader(MessageResponse, *_MESSAGE_FIELDS)
+_read_message = object_reader(MessageResponse, *_MESSAGE_FIELDS, blank_as_null=True)
 
 
 def _message_json(

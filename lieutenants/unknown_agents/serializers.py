@@ -6,7 +6,7 @@ from typing import Any
 
 from lieutenants.unknown_agents.models import Request, UnknownAgent
 from reef_site.common.api.fields import Choice, Flag, Text, Timestamp, WholeNumber
-from reef_site.common.api.rows import row_reader
+from reef_site.common.api.rows import object_reader
 from reef_site.common.api.serializers import ResponseBody
 
 
@@ -38,7 +38,7 @@ class UnknownAgentResponse(ResponseBody):
     }
 
 
-_read = row_reader(UnknownAgentResponse, "agentPid")
+_read = object_reader(UnknownAgentResponse, "agentPid", blank_as_null=True)
 
 
 def unknown_agent_json(row: UnknownAgent) -> dict[str, Any]:

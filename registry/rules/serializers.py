@@ -14,7 +14,7 @@ from reef_site.common.api.fields import (
     Timestamp,
     WholeNumber,
 )
-from reef_site.common.api.rows import row_reader
+from reef_site.common.api.rows import object_reader
 from reef_site.common.api.serializers import Body, OrderedFields, Query, ResponseBody
 from registry.models import Role
 from registry.rules.engine import DryRun, DryRunCase
@@ -137,8 +137,8 @@ class RuleDryRunResponse(ResponseBody):
     }
 
 
-_read_rule = row_reader(RuleResponse, "hasWebhookSecret")
-_read_firing = row_reader(FiringResponse)
+_read_rule = object_reader(RuleResponse, "hasWebhookSecret", blank_as_null=True)
+_read_firing = object_reader(FiringResponse, blank_as_null=True)
 
 
 def rule_json(rule: Rule) -> Json:

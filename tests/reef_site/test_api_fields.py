@@ -20,7 +20,7 @@ from reef_site.common.api.fields import (
     WholeNumber,
     problem_of,
 )
-from reef_site.common.api.rows import row_reader
+from reef_site.common.api.rows import object_reader
 from reef_site.common.api.serializers import Body, OrderedFields, Query, ResponseBody
 
 
@@ -78,8 +78,9 @@ def test_null_counts_as_an_empty_text() -> None:
     assert problem({"class": "a", "text": "long text"}) == "text: at most 5 characters"
 
 
-def test_row_reader_follows_sources_and_makes_empty_nullable_texts_null() -> None:
-    read = row_reader(NoteResponse, "length")
+def test_object_reader_follows_sources_and_makes_empty_nullable_texts_null() -> None:
+    read = object_reader(NoteResponse, "length", blank_as_null=True)
     row = SimpleNamespace(id=7, owner=SimpleNamespace(name=""), title="")
     assert read(row) == {"id": 7, "author": None, "title": "", "length": None}
     assert list(read(row)) == ["id", "author", "title", "length"]
+    assert object_reader(NoteResponse, "length")(row)["author"] == ""

@@ -15,7 +15,7 @@ from reef_site.common.api.fields import (
     Timestamp,
     WholeNumber,
 )
-from reef_site.common.api.rows import object_reader, row_reader
+from reef_site.common.api.rows import object_reader
 from reef_site.common.api.serializers import Body, OrderedFields, Query, ResponseBody
 from reef_site.common.errors import BadInput
 from vmtree.fields import AnyVM
@@ -144,8 +144,8 @@ class JobStepsResponse(ResponseBody):
 
 
 _read_planned_step = object_reader(PlannedStepResponse)
-_read_job = row_reader(JobResponse, "steps")
-_read_step = row_reader(JobStepResponse)
+_read_job = object_reader(JobResponse, "steps", blank_as_null=True)
+_read_step = object_reader(JobStepResponse, blank_as_null=True)
 
 
 def plan_json(plan: Plan) -> Json:

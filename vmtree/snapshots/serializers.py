@@ -13,7 +13,7 @@ from reef_site.common.api.fields import (
     Timestamp,
     WholeNumber,
 )
-from reef_site.common.api.rows import row_reader
+from reef_site.common.api.rows import object_reader
 from reef_site.common.api.serializers import Body, Query, ResponseBody
 from reef_site.common.errors import BadInput
 from reef_site.common.text import parse_number
@@ -68,7 +68,7 @@ class SnapshotResponse(ResponseBody):
     }
 
 
-_read_snapshot = row_reader(SnapshotResponse, "snapshot")
+_read_snapshot = object_reader(SnapshotResponse, "snapshot", blank_as_null=True)
 
 
 def snapshot_json(snapshot: Snapshot) -> Json:

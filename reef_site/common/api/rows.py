@@ -28,43 +28,31 @@ from reef_site.common.api.serializers import ResponseBody
 Json = dict[str, Any]
 
 
-def sources_of(response: type[ResponseBody]) -> dict[str, str]:
-    """Map the names of the fields to model attributes, in order."""
-    fields = response().fields
-    return {name: str(field.source) for name, field in fields.items()}
-
-
 def object_reader(
     response: type[ResponseBody],
-    *,
+    *computed: str,
     given: Sequence[str] = (),
     present: Mapping[str, str] | None = None,
+    blank_as_null: bool = False,
 ) -> Callable[..., Json]:
     """Return a function that reads the response's fields from a model object.
 
-    The values of `given` fields are arguments behind the object. `present` maps optional fields
-    to the attribute that must be true, else they are absent.
-    """
-    sources = sources_of(response)
-    values = {name: name if name in given else f"row.{sources[name]}" for name in sources}
-    conditions = {name: f"row.{source}" for name, source in (present or {}).items()}
-    return _compile(response, ["row", *given], values, conditions)
-
-
-def row_reader(response: type[ResponseBody], *computed: str) -> Callable[[object], Json]:
-    """Return a function that reads the response's fields from a model object.
-
-    Empty texts of nullable fields become null. So are the `computed` fields, which the caller sets.
+    `computed` fields are null, until the caller sets them. The values of `given` fields are
+    arguments behind the object. `present` maps optional fields to the attribute that must be true,
+    else they are absent. With `blank_as_null`, empty texts of nullable fields become null.
     """
     values = {}
     for name, field in response().fields.items():
         value = f"row.{field.source}"
         if name in computed:
             value = "None"
-        elif field.allow_null:
+        elif name in given:
+            value = name
+        elif blank_as_null and field.allow_null:
             value = f"None if {value} == '' else {value}"
         values[name] = value
-    return _compile(response, ["row"], values, {})
+    conditions = {name: f"row.{source}" for name, source in (present or {}).items()}
+    return _compile(response, ["row", *given], values, conditions)
 
 
 class PositionalReader:
