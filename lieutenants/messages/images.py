@@ -20,6 +20,8 @@ MAX_IMAGES = 8
 # All images of a message. With base64 and a long text it is below the keeper's longest line.
 MAX_BYTES = 5_000_000
 PNG, JPEG, GIF, WEBP = MEDIA_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+# The same for people.
+FORMAT_NAMES = "PNG, JPEG, GIF or WebP"
 
 
 @dataclass(frozen=True)

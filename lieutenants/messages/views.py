@@ -10,8 +10,12 @@ from django.views.decorators.http import require_GET
 
 from lieutenants.exceptions import TooLarge
 from lieutenants.messages.image_response import image_response
-from lieutenants.messages.images import MAX_BYTES, NewImage, detect_media_type
+from lieutenants.messages.images import FORMAT_NAMES, MAX_BYTES, NewImage, detect_media_type
 from lieutenants.models import Lieutenant
+from reef_site.common.errors import BadInput
+from reef_site.common.text import clip
+
+_MAX_NAME = 100
 
 
 @login_required
@@ -22,7 +26,10 @@ def image(_request: HttpRequest, pk: str, message_id: str, number: int) -> HttpR
 
 
 def uploaded_images(request: HttpRequest) -> list[NewImage]:
-    """Return the images of the composer; their contents tell their types. Raises TooLarge."""
+    """Return the images of the composer; their contents tell their types.
+
+    Raises BadInput, which names the file, and TooLarge.
+    """
     # A form without a chosen file has one without a name.
     files = [file for file in request.FILES.getlist("images") if file.name]
     size = sum(file.size or 0 for file in files)
@@ -33,4 +40,8 @@ def uploaded_images(request: HttpRequest) -> list[NewImage]:
 
 def _read(file: UploadedFile[bytes]) -> NewImage:
     data = file.read()
-    return NewImage(detect_media_type(data), data)
+    media_type = detect_media_type(data)
+    if not media_type:
+        name = clip(file.name or "image", _MAX_NAME)
+        raise BadInput(f"{name}: must be {FORMAT_NAMES}", "images")
+    return NewImage(media_type, data)

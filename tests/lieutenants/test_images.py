@@ -202,10 +202,13 @@ def test_page_sends_chosen_files(operator: Client) -> None:
     kinds = MessageImage.objects.order_by("number").values_list("media_type", flat=True)
     assert list(kinds) == ["image/png", "image/gif"]
 
-    bad = {"message": "look", "images": SimpleUploadedFile("a.png", b"<svg/>", "image/png")}
-    answer = operator.post("/lieutenants/ada/send", bad, headers={"Reef-Script": "1"})
-    assert answer.status_code == 400
-    assert answer.content.decode().startswith("images[0].data: must be one of image/png, ")
+    for name, shown in (("logo.svg", "logo.svg"), ("n" * 120 + ".png", "n" * 99 + "…")):
+        bad = SimpleUploadedFile(name, b"<svg/>", "image/png")
+        form = {"message": "look", "images": [SimpleUploadedFile("a.png", PNG), bad]}
+        answer = operator.post("/lieutenants/ada/send", form, headers={"Reef-Script": "1"})
+        assert answer.status_code == 400
+        assert answer.content.decode() == f"{shown}: must be PNG, JPEG, GIF or WebP"
+    assert Message.objects.count() == 1
 
 
 def test_composer_offers_images_only_to_agents_that_take_them(operator: Client) -> None:
