@@ -21,7 +21,7 @@ from lieutenants.agents import dialect_of
 from lieutenants.forms import MODES, AdjustForm, CreateForm
 from lieutenants.hosts import liveness
 from lieutenants.isolation.homes import Home, home_of
-from lieutenants.messages.images import MEDIA_TYPES
+from lieutenants.messages.images import FORMAT_NAMES, MAX_BYTES, MAX_IMAGES, MEDIA_TYPES
 from lieutenants.messages.views import uploaded_images
 from lieutenants.models import AgentModels, Entry, Lieutenant, Usage
 from lieutenants.states import MAX_RESTARTS, Mode, Status
@@ -183,6 +183,9 @@ def _composer(lieutenant: Lieutenant) -> dict[str, Any]:
         "mode": Mode.PROMPT,
         "key": new_ulid(),
         "image_types": ",".join(MEDIA_TYPES) if features.images else "",
+        "image_formats": FORMAT_NAMES,
+        "max_images": MAX_IMAGES,
+        "max_image_bytes": MAX_BYTES,
         "moulds": [items.template_item(kind) for kind in kinds],
     }
 

@@ -170,18 +170,24 @@ def answer_is_whole(page: Page) -> None:
     assert page.locator("#blocks").inner_text().count(END_OF_HELLO) == 1
 
 
-def hand_over(page: Page, kind: str, event: str, key: str) -> None:
-    """Paste or drop an image onto the composer, as a browser reports it."""
-    page.evaluate(
-        """([kind, event, key, data]) => {
+def hand_over(page: Page, kind: str, event: str, key: str, text: str = "") -> bool:
+    """Paste or drop an image, and a text, onto the composer, as a browser reports it.
+
+    Return whether the page takes it, instead of the browser.
+    """
+    is_left: bool = page.evaluate(
+        """([kind, event, key, data, text]) => {
             const bytes = Uint8Array.from(atob(data), (sign) => sign.charCodeAt(0));
             const files = new DataTransfer();
             files.items.add(new File([bytes], `${event}.png`, { type: "image/png" }));
+            if (text) files.setData("text/plain", text);
             const options = { [key]: files, bubbles: true, cancelable: true };
-            document.getElementById("message").dispatchEvent(new window[kind](event, options));
+            const message = document.getElementById("message");
+            return message.dispatchEvent(new window[kind](event, options));
         }""",
-        [kind, event, key, base64.b64encode(square_png()).decode()],
+        [kind, event, key, base64.b64encode(square_png()).decode(), text],
     )
+    return not is_left
 
 
 def test_images_are_chosen_pasted_and_dropped(page: Page, house: House) -> None:
@@ -191,8 +197,11 @@ def test_images_are_chosen_pasted_and_dropped(page: Page, house: House) -> None:
     file: FilePayload = {"name": "a.png", "mimeType": "image/png", "buffer": square_png()}
     page.set_input_files("#images", file)
     expect(chosen).to_have_count(1)
-    hand_over(page, "ClipboardEvent", "paste", "clipboardData")
-    hand_over(page, "DragEvent", "drop", "dataTransfer")
+    assert hand_over(page, "ClipboardEvent", "paste", "clipboardData")
+    assert hand_over(page, "DragEvent", "drop", "dataTransfer")
+    expect(chosen).to_have_count(3)
+    # Spreadsheets copy a picture beside the text.
+    assert not hand_over(page, "ClipboardEvent", "paste", "clipboardData", "a\tb")
     expect(chosen).to_have_count(3)
     page.get_by_role("button", name="Remove a.png").click()
     expect(chosen).to_have_count(2)
@@ -203,6 +212,33 @@ def test_images_are_chosen_pasted_and_dropped(page: Page, house: House) -> None:
     expect(shown).to_have_count(2)
     until(lambda: shown.last.evaluate("image => image.naturalWidth"))
     status(page, "idle")
+
+
+def test_images_that_cannot_be_sent_are_refused_at_once(page: Page, house: House) -> None:
+    house.enlist("picky")
+    page.goto(f"{house.url}/lieutenants/picky/")
+    chosen, refused = page.locator("#chosen img"), page.locator("#refused")
+    image: FilePayload = {"name": "a.png", "mimeType": "image/png", "buffer": square_png()}
+    drawing: FilePayload = {"name": "logo.svg", "mimeType": "image/svg+xml", "buffer": b"<svg/>"}
+    page.set_input_files("#images", [image, drawing])
+    expect(refused).to_have_text("logo.svg: must be PNG, JPEG, GIF or WebP")
+    expect(chosen).to_have_count(1)
+
+    page.set_input_files("#images", [image] * 9)
+    expect(refused).to_have_text("At most 8 images can be sent with a message.")
+    page.get_by_label("Message to picky").fill("What is on these?")
+    page.get_by_role("button", name="Send").click()
+    expect(refused).to_be_visible()
+    page.get_by_role("button", name="Remove a.png").first.click()
+    expect(refused).to_be_hidden()
+
+    large: FilePayload = {**image, "buffer": square_png() + bytes(5_000_000)}
+    page.set_input_files("#images", large)
+    expect(refused).to_have_text("The images have 5.1 MB, at most 5 MB can be sent with a message.")
+    page.get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="Remove a.png").click()
+    expect(refused).to_be_hidden()
+    expect(page.locator(".is-user")).to_have_count(0)
 
 
 def test_a_newcomers_first_visit(browser: Browser, house: House) -> None:

@@ -1,7 +1,7 @@
 // The composer: a message is sent exactly once, and drafts are kept.
 import { byId, RequestFailed, showProblem } from "../core.js";
 import { postForm } from "../forms.js";
-import { clearImages, describeImages, initImages } from "./images.js";
+import { clearImages, describeImages, imagesProblem, initImages } from "./images.js";
 import { follow } from "./scrolling.js";
 
 const SLOW_AFTER = 1000;
@@ -19,6 +19,11 @@ async function send() {
   const text = composer.message;
   const button = byId("send");
   if (!text.value.trim() || button.disabled) return;
+  const problem = imagesProblem();
+  if (problem) {
+    showProblem(byId("refused"), problem);
+    return;
+  }
   // Sending the same again repeats the message; another text or image is a new message.
   const current = `${composer.mode.value}\n${describeImages()}\n${text.value}`;
   if (lastTried && lastTried !== current) composer.key.value = newKey();

@@ -1,12 +1,14 @@
 // Images of the message that is being written: chosen, pasted or dropped.
 //
 // They are the files of the form's own input, so the form sends them.
-import { byId } from "../core.js";
+import { byId, showProblem } from "../core.js";
 
 const input = byId("images");
 const list = byId("chosen");
+const refused = byId("refused");
+const MEGABYTE = 1_000_000;
 
-const accepted = (file) => input.accept.split(",").includes(file.type);
+const isAccepted = (file) => input.accept.split(",").includes(file.type);
 
 function setFiles(files) {
   const chosen = new DataTransfer();
@@ -15,10 +17,23 @@ function setFiles(files) {
   show();
 }
 
-function add(files) {
-  const images = [...files].filter(accepted);
-  if (images.length) setFiles([...input.files, ...images]);
-  return images.length > 0;
+// Choose the images among these files, and say why the others are not taken.
+function choose(files, chosenBefore = []) {
+  const others = files.filter((file) => !isAccepted(file)).map((file) => file.name);
+  setFiles([...chosenBefore, ...files.filter(isAccepted)]);
+  const problem = others.length ? `${others.join(", ")}: must be ${input.dataset.formats}` : imagesProblem();
+  showProblem(refused, problem);
+}
+
+// Return why the chosen images cannot be sent; empty if they can.
+export function imagesProblem() {
+  if (!input) return "";
+  const { maxImages, maxBytes } = input.dataset;
+  if (input.files.length > maxImages) return `At most ${maxImages} images can be sent with a message.`;
+  const bytes = [...input.files].reduce((sum, file) => sum + file.size, 0);
+  if (bytes <= maxBytes) return "";
+  const size = Math.ceil(bytes / MEGABYTE * 10) / 10;
+  return `The images have ${size} MB, at most ${maxBytes / MEGABYTE} MB can be sent with a message.`;
 }
 
 function show() {
@@ -37,7 +52,7 @@ function itemOf(file) {
   button.type = "button";
   button.textContent = "Remove";
   button.setAttribute("aria-label", `Remove ${file.name}`);
-  button.addEventListener("click", () => setFiles([...input.files].filter((each) => each !== file)));
+  button.addEventListener("click", () => choose([...input.files].filter((each) => each !== file)));
   item.append(image, button);
   return item;
 }
@@ -53,9 +68,13 @@ export function clearImages() {
 
 export function initImages(composer) {
   if (!input) return;
-  input.addEventListener("change", show);
+  input.addEventListener("change", () => choose([...input.files]));
   composer.addEventListener("paste", (event) => {
-    if (add(event.clipboardData.files)) event.preventDefault();
+    const { files, types } = event.clipboardData;
+    // Spreadsheets and text editors copy a picture of the text too; then the text is meant.
+    if (!files.length || types.includes("text/plain")) return;
+    event.preventDefault();
+    choose([...files], input.files);
   });
   composer.addEventListener("dragover", (event) => {
     if (event.dataTransfer.types.includes("Files")) event.preventDefault();
@@ -63,7 +82,7 @@ export function initImages(composer) {
   composer.addEventListener("drop", (event) => {
     if (!event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();
-    add(event.dataTransfer.files);
+    choose([...event.dataTransfer.files], input.files);
   });
   show();
 }
