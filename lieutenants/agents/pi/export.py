@@ -61,8 +61,10 @@ def export_html(
     """
     if lieutenant.data_folder != settings.DATA_FOLDER_ID or not lieutenant.is_local:
         raise NotSupported(f"Its session is on host {lieutenant.host}; export it there")
-    program = find_program()
     session = home_of(lieutenant.pk).session / lieutenant.session_name
+    if not os.path.exists(session):
+        raise NotSupported("It has no session yet")
+    program = find_program()
     end = time.monotonic() + TIMEOUT_SECONDS
     settings.LIEUTENANTS_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
     # One at a time, over all processes: each needs a Node with the whole session in memory.
