@@ -43,7 +43,12 @@ def starts(site: Site, name: str = "far") -> list[str]:
 
 
 def is_running(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+    """Return whether a process runs; one that has ended may still wait for init to reap it."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
 
 
 # -- the whole life --------------------------------------------------------------------------
