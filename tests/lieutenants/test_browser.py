@@ -190,58 +190,8 @@ def hand_over(page: Page, kind: str, event: str, key: str, text: str = "") -> bo
     return not is_left
 
 
-def test_images_are_chosen_pasted_and_dropped(page: Page, house: House) -> None:
-    house.enlist("eye")
-    page.goto(f"{house.url}/lieutenants/eye/")
-    chosen = page.locator("#chosen img")
-    file: FilePayload = {"name": "a.png", "mimeType": "image/png", "buffer": square_png()}
-    page.set_input_files("#images", file)
-    expect(chosen).to_have_count(1)
-    assert hand_over(page, "ClipboardEvent", "paste", "clipboardData")
-    assert hand_over(page, "DragEvent", "drop", "dataTransfer")
-    expect(chosen).to_have_count(3)
-    # Spreadsheets copy a picture beside the text.
-    assert not hand_over(page, "ClipboardEvent", "paste", "clipboardData", "a\tb")
-    expect(chosen).to_have_count(3)
-    page.get_by_role("button", name="Remove a.png").click()
-    expect(chosen).to_have_count(2)
-
-    send(page, "What is on these?")
-    expect(page.locator("#chosen")).to_be_hidden()
-    shown = page.locator(".is-user .pictures img")
-    expect(shown).to_have_count(2)
-    until(lambda: shown.last.evaluate("image => image.naturalWidth"))
-    status(page, "idle")
-
-
-def test_images_that_cannot_be_sent_are_refused_at_once(page: Page, house: House) -> None:
-    house.enlist("picky")
-    page.goto(f"{house.url}/lieutenants/picky/")
-    chosen, refused = page.locator("#chosen img"), page.locator("#refused")
-    image: FilePayload = {"name": "a.png", "mimeType": "image/png", "buffer": square_png()}
-    drawing: FilePayload = {"name": "logo.svg", "mimeType": "image/svg+xml", "buffer": b"<svg/>"}
-    page.set_input_files("#images", [image, drawing])
-    expect(refused).to_have_text("logo.svg: must be PNG, JPEG, GIF or WebP")
-    expect(chosen).to_have_count(1)
-
-    page.set_input_files("#images", [image] * 9)
-    expect(refused).to_have_text("At most 8 images can be sent with a message.")
-    page.get_by_label("Message to picky").fill("What is on these?")
-    page.get_by_role("button", name="Send").click()
-    expect(refused).to_be_visible()
-    page.get_by_role("button", name="Remove a.png").first.click()
-    expect(refused).to_be_hidden()
-
-    large: FilePayload = {**image, "buffer": square_png() + bytes(5_000_000)}
-    page.set_input_files("#images", large)
-    expect(refused).to_have_text("The images have 5.1 MB, at most 5 MB can be sent with a message.")
-    page.get_by_role("button", name="Send").click()
-    page.get_by_role("button", name="Remove a.png").click()
-    expect(refused).to_be_hidden()
-    expect(page.locator(".is-user")).to_have_count(0)
-
-
 def test_a_newcomers_first_visit(browser: Browser, house: House) -> None:
+    # The first test of this file: the page is another one when there was a lieutenant.
     context = browser.new_context()
     context.set_default_timeout(SECONDS)
     page = context.new_page()
@@ -291,6 +241,57 @@ def test_a_newcomers_first_visit(browser: Browser, house: House) -> None:
     status(page, "destroyed")
     expect(page.locator(".is-user")).to_have_count(3)
     context.close()
+
+
+def test_images_are_chosen_pasted_and_dropped(page: Page, house: House) -> None:
+    house.enlist("eye")
+    page.goto(f"{house.url}/lieutenants/eye/")
+    chosen = page.locator("#chosen img")
+    file: FilePayload = {"name": "a.png", "mimeType": "image/png", "buffer": square_png()}
+    page.set_input_files("#images", file)
+    expect(chosen).to_have_count(1)
+    assert hand_over(page, "ClipboardEvent", "paste", "clipboardData")
+    assert hand_over(page, "DragEvent", "drop", "dataTransfer")
+    expect(chosen).to_have_count(3)
+    # Spreadsheets copy a picture beside the text.
+    assert not hand_over(page, "ClipboardEvent", "paste", "clipboardData", "a\tb")
+    expect(chosen).to_have_count(3)
+    page.get_by_role("button", name="Remove a.png").click()
+    expect(chosen).to_have_count(2)
+
+    send(page, "What is on these?")
+    expect(page.locator("#chosen")).to_be_hidden()
+    shown = page.locator(".is-user .pictures img")
+    expect(shown).to_have_count(2)
+    until(lambda: shown.last.evaluate("image => image.naturalWidth"))
+    status(page, "idle")
+
+
+def test_images_that_cannot_be_sent_are_refused_at_once(page: Page, house: House) -> None:
+    house.enlist("picky")
+    page.goto(f"{house.url}/lieutenants/picky/")
+    chosen, refused = page.locator("#chosen img"), page.locator("#refused")
+    image: FilePayload = {"name": "a.png", "mimeType": "image/png", "buffer": square_png()}
+    drawing: FilePayload = {"name": "logo.svg", "mimeType": "image/svg+xml", "buffer": b"<svg/>"}
+    page.set_input_files("#images", [image, drawing])
+    expect(refused).to_have_text("logo.svg: must be PNG, JPEG, GIF or WebP")
+    expect(chosen).to_have_count(1)
+
+    page.set_input_files("#images", [image] * 9)
+    expect(refused).to_have_text("At most 8 images can be sent with a message.")
+    page.get_by_label("Message to picky").fill("What is on these?")
+    page.get_by_role("button", name="Send").click()
+    expect(refused).to_be_visible()
+    page.get_by_role("button", name="Remove a.png").first.click()
+    expect(refused).to_be_hidden()
+
+    large: FilePayload = {**image, "buffer": square_png() + bytes(5_000_000)}
+    page.set_input_files("#images", large)
+    expect(refused).to_have_text("The images have 5.1 MB, at most 5 MB can be sent with a message.")
+    page.get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="Remove a.png").click()
+    expect(refused).to_be_hidden()
+    expect(page.locator(".is-user")).to_have_count(0)
 
 
 def test_a_page_loaded_in_the_middle_of_an_answer_goes_on_without_a_seam(
