@@ -44,6 +44,10 @@ class StepName(TextChoices):
     HEALTH = "health", "health"
 
 
+# A VM that is restored without a profile is only brought up: it neither runs a script nor joins.
+STEPS_WITHOUT_PROFILE = (StepName.RESOLVE, StepName.CREATE, StepName.SSH, StepName.IDENTITY)
+
+
 class StepState(TextChoices):
     """The state of a step."""
 

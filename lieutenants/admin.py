@@ -24,6 +24,7 @@ from lieutenants.models import (
     Entry,
     Lieutenant,
     LifeSign,
+    MadeVM,
     Message,
     MessageImage,
     Move,
@@ -320,6 +321,15 @@ class ProcessAdmin(LieutenantRowAdmin):
         """Return the pids of the agent and of its supervisor."""
         agent, keeper = row.handle.get("agent_pid", "—"), row.handle.get("keeper_pid", "—")
         return format_html("{} (supervisor {})", agent, keeper)
+
+
+@admin.register(MadeVM)
+class MadeVMAdmin(ReadOnlyAdmin):
+    """The VMs that were made for lieutenants."""
+
+    list_display = ("lieutenant", "provisioning", "on_failure", "prepared_at", "removed_at")
+    list_select_related = ("lieutenant", "provisioning")
+    search_fields = ("lieutenant__name", "provisioning__vm_id")
 
 
 @admin.register(LifeSign)

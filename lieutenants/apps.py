@@ -10,7 +10,9 @@ class LieutenantsConfig(ReefAppConfig):
 
     def ready(self) -> None:
         """Register the hooks of lieutenants."""
-        from lieutenants import agents, rules, search_terms, vm_handler, vm_lookup
+        from bootloader.inventory import reconcile
+        from bootloader.provisioning import runner
+        from lieutenants import agents, rules, search_terms, tasks, vm_handler, vm_lookup
         from vmtree import aliases, permissions, removal
         from vmtree.operations import handlers
         from vmtree.snapshots import restore_hooks
@@ -28,3 +30,5 @@ class LieutenantsConfig(ReefAppConfig):
             dialect.register_hooks()
         search_terms.register()
         rules.register()
+        reconcile.used_vms.register(vm_lookup.used_vms, key="lieutenants")
+        runner.end_listeners.register(tasks.on_provisioning_end, key="lieutenants")

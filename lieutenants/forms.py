@@ -8,6 +8,7 @@ from typing import Any
 from django import forms
 from django.conf import settings
 
+from bootloader.states import CleanupPolicy
 from lieutenants import agents
 from lieutenants.models import Lieutenant
 from lieutenants.requests import (
@@ -95,7 +96,17 @@ class CreateForm(RunForm):
     """Create a lieutenant."""
 
     KEYS = {"machine": "sshHost"}
-    field_order = ("name", "role", "machine", "agent", "command", "model", "directive", "folder")
+    field_order = (
+        "name",
+        "role",
+        "machine",
+        "keep_vm",
+        "agent",
+        "command",
+        "model",
+        "directive",
+        "folder",
+    )
     name = forms.CharField(
         help_text="1 to 64 letters, digits, dots, dashes and underscores.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
@@ -108,6 +119,11 @@ class CreateForm(RunForm):
         required=False,
         label="Runs on",
         help_text="Its agent is started there over SSH.",
+    )
+    keep_vm = forms.BooleanField(
+        required=False,
+        label="Keep a new VM if the start fails",
+        help_text="Otherwise it is deleted.",
     )
     agent = forms.ChoiceField(
         choices=[(each.name, each.label) for each in agents.DIALECTS.values()],
@@ -141,6 +157,8 @@ class CreateForm(RunForm):
             field.choices = [("", "This host"), *machines]
         else:
             del self.fields["machine"]
+        if not any(value.startswith("profile:") for value, _ in machines):
+            del self.fields["keep_vm"]
 
     def clean_agent(self) -> str:
         """Return the chosen agent, or the default one."""
@@ -159,6 +177,8 @@ class CreateForm(RunForm):
         kind, _, name = given.pop("machine", "").partition(":")
         if kind:
             given |= {"remote": True, kind: name}
+        if given.pop("keep_vm", False):
+            given["on_failure"] = CleanupPolicy.KEEP
         return CreateLieutenant(**given)
 
 

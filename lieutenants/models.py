@@ -14,6 +14,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Substr
 from django.utils import timezone
 
+from bootloader.states import CleanupPolicy
 from lieutenants import membership
 from lieutenants.hosts.models import this_folder
 from lieutenants.states import MOVES, RUNNING, MessageState, Mode, Outcome, RestartPolicy, Status
@@ -56,7 +57,8 @@ class LieutenantQuerySet(LeaseQuerySet["Lieutenant"]):
 
     def with_leftovers(self) -> Self:
         """Destroyed lieutenants that still hold their machines, with files of theirs or without."""
-        held = Q(ssh_host__isnull=False) | Q(has_remote_files=True)
+        made = Q(made_vm__isnull=False, made_vm__removed_at__isnull=True)
+        held = Q(ssh_host__isnull=False) | Q(has_remote_files=True) | made
         return self.filter(held, status=Status.DESTROYED)
 
     def count_by_status(self) -> dict[str, int]:
@@ -219,6 +221,11 @@ class Lieutenant(models.Model):
         limit = timedelta(minutes=self.idle_limit_minutes or 0)
         return at - max(self.status_since, self.last_activity_at) >= limit
 
+    def frozen_process(self) -> Process | None:
+        """Return the newest process, if it waits in a paused VM."""
+        newest = self.processes.order_by("-started_at", "-id").first()
+        return newest if newest and newest.is_frozen else None
+
     def live_process(self) -> Process | None:
         """Return the process that has not ended, if any."""
         return self.processes.filter(ended_at__isnull=True).first()
@@ -250,6 +257,54 @@ class Lieutenant(models.Model):
         self.status = to
         for field, value in fields.items():
             setattr(self, field, value)
+
+
+class MadeVMQuerySet(models.QuerySet["MadeVM"]):
+    def present(self) -> Self:
+        """VMs that reef has not finished with: they are made, run, or are to be deleted."""
+        return self.filter(removed_at__isnull=True)
+
+    def of_failed_starts(self) -> Self:
+        """VMs whose lieutenants have failed for good before their agents were ever ready."""
+        was_ready = Process.objects.filter(
+            lieutenant=OuterRef("lieutenant"), ready_at__isnull=False
+        )
+        live = Process.objects.live().filter(lieutenant=OuterRef("lieutenant"))
+        failed = self.present().filter(
+            lieutenant__status=Status.ERROR, lieutenant__restart_at__isnull=True
+        )
+        return failed.exclude(lieutenant__on_vm="").filter(~Exists(was_ready), ~Exists(live))
+
+
+class MadeVM(models.Model):
+    """The VM that reef makes for one lieutenant, and deletes with it."""
+
+    lieutenant = models.OneToOneField(
+        Lieutenant, models.CASCADE, primary_key=True, related_name="made_vm"
+    )
+    # The newest one: after a failure another VM may be made.
+    provisioning = models.ForeignKey("bootloader.Provisioning", models.PROTECT, related_name="+")
+    on_failure = models.CharField(
+        max_length=10, choices=CleanupPolicy.choices, default=CleanupPolicy.DELETE
+    )
+    prepared_at = models.DateTimeField(
+        null=True, blank=True, help_text="When agents that it has inherited were ended."
+    )
+    removed_at = models.DateTimeField(null=True, blank=True)
+
+    objects = MadeVMQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "VM of a lieutenant"
+        verbose_name_plural = "VMs of lieutenants"
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(on_failure__in=CleanupPolicy.values), name="made_vm_policy_is_known"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"VM of {self.lieutenant.name}"
 
 
 class AgentModelsQuerySet(models.QuerySet["AgentModels"]):
@@ -343,6 +398,9 @@ class Process(models.Model):
     end_reason = models.TextField(blank=True)
     is_abandoned = models.BooleanField(
         default=False, help_text="Another host ended this row; its own host must end the agent."
+    )
+    is_frozen = models.BooleanField(
+        default=False, help_text="Its row has ended, but it waits in a paused VM."
     )
     stderr = models.TextField(blank=True, help_text="Its last lines.")
     # Of a start on a VM: name, at, seconds, and note or problem of each step.

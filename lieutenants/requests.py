@@ -11,6 +11,7 @@ from typing import Any
 
 from django.conf import settings
 
+from bootloader.states import CleanupPolicy
 from lieutenants import agents
 from lieutenants.messages.images import MAX_BYTES, MAX_IMAGES, MEDIA_TYPES, NewImage
 from lieutenants.services import CreateLieutenant
@@ -240,20 +241,29 @@ class CreateBody(Body):
     stallLimitSeconds = WholeNumber(**STALL_LIMIT_SECONDS, **OPTIONAL, source="stall_limit_seconds")
     toolLimitSeconds = WholeNumber(**TOOL_LIMIT_SECONDS, **OPTIONAL, source="tool_limit_seconds")
     vmId = VMId(source="vm_id", help_text="Run it on this VM of a provider.")
-    commitId = GivenText(source="commit_id", help_text="Not possible yet.")
+    commitId = GivenText(source="commit_id", help_text="Make a VM for it from this saved machine.")
     provider = JsonValue(**OPTIONAL, help_text="Like `local: false`.")
     agent = AgentKind(help_text="Its kind of agent.")
     command = CommandLine(help_text="Program and arguments, for the agent `command`.")
     sshHost = GivenText(source="ssh_host", help_text="Run it on this registered SSH host.")
+    profile = GivenText(help_text="Make a VM for it by this profile.")
+    onFailure = Choice(
+        CleanupPolicy.values,
+        **OPTIONAL,
+        source="on_failure",
+        help_text="What becomes of a VM that was made for it if its first start fails.",
+    )
 
     example = {"name": "ada", "role": "Keep the tests of the shop green."}
 
 
 def to_creation(values: Json) -> CreateLieutenant:
     """Return the command of a valid CreateBody."""
-    names = ("vm_id", "commit_id", "ssh_host")
+    names = ("vm_id", "commit_id", "ssh_host", "profile")
     elsewhere = [values.pop("provider", None), *(values.get(name) for name in names)]
     local = values.pop("local", None)
+    if not values.get("on_failure"):
+        values.pop("on_failure", None)
     return CreateLieutenant(**values, remote=any(elsewhere) if local is None else not local)
 
 

@@ -12,6 +12,7 @@ from lieutenants.hosts import liveness
 from lieutenants.models import Lieutenant, Process, Usage
 from lieutenants.sessions import failure_series
 from lieutenants.states import RestartPolicy, Status
+from lieutenants.supervision import made_vms
 from lieutenants.transcript import outputs
 from lieutenants.transcript.serializers import (
     MAX_CHARACTERS,
@@ -60,7 +61,10 @@ class ContextUsageResponse(ResponseBody):
 class StartStepResponse(ResponseBody):
     """One step of a start on a VM."""
 
-    name = Text(help_text="`vm`, `ssh`, `identity`, `keeper`, `agent` or `ready`.")
+    name = Text(
+        help_text="`vm`, `ssh`, `identity`, `keeper`, `inherited`, `agent` or `ready`; before "
+        "these `provision-` with the steps of the provisioning of a VM that was made for it."
+    )
     at = Text(help_text="When it began.")
     seconds = Number(**MAYBE, help_text="How long it took; absent while it runs.")
     note = Text(**MAYBE)
@@ -192,11 +196,12 @@ def lieutenants_json(
     history = {} if brief else outputs.newest_answers(pks)
     running = {} if brief else outputs.running_outputs(pks)
     sums = Usage.objects.sums_by_lieutenant(list(pks))
-    steps = Process.objects.start_steps([row.pk for row in rows if not row.is_local])
+    remote = [row.pk for row in rows if not row.is_local]
+    steps, made = Process.objects.start_steps(remote), made_vms.steps_of(remote)
     found = [
         _lieutenant_json(
             *(row, history.get(row.pk, []), running.get(row.pk), sums.get(row.pk)),
-            steps=steps.get(row.pk),
+            steps=[*made.get(row.pk, []), *steps.get(row.pk, [])],
         )
         if row.pk in pks
         else _public_json(row)

@@ -16,6 +16,7 @@ from django.db import IntegrityError, transaction
 from django.urls import NoReverseMatch, Resolver404, get_script_prefix, resolve, reverse
 from django.utils import timezone
 
+from bootloader.states import CleanupPolicy
 from lieutenants import agents, membership, tasks
 from lieutenants.agents import dialect_of
 from lieutenants.exceptions import (
@@ -80,7 +81,10 @@ class CreateLieutenant:
     # Where a remote one runs: the VM id of a provider's machine, or the name of an SSH host.
     vm_id: str = ""
     ssh_host: str = ""
+    # Or the VM that is made for it: from a saved machine, by a profile, or both.
     commit_id: str = ""
+    profile: str = ""
+    on_failure: str = CleanupPolicy.DELETE
     # VM of its parent in the tree; empty for the node of the actor.
     parent_vm_id: str = ""
     # Name of the dialect of its agent, and the command line for the agent `command`.
@@ -90,7 +94,8 @@ class CreateLieutenant:
     def facts(self) -> dict[str, object]:
         """Return the fields; those that earlier versions lack only with another value."""
         usual = {"agent": agents.DEFAULT, "command": ()}
-        usual |= {"vm_id": "", "ssh_host": "", "commit_id": ""}
+        usual |= {"vm_id": "", "ssh_host": "", "commit_id": "", "profile": ""}
+        usual |= {"on_failure": CleanupPolicy.DELETE}
         found = {**asdict(self), "command": tuple(self.command)}
         return {key: value for key, value in found.items() if usual.get(key, self) != value}
 
@@ -123,7 +128,7 @@ def create_once(
         return known, False
     parent, place = _parent(request, actor), None
     if request.remote:
-        place = remote_places.find(request.vm_id, request.ssh_host, request.commit_id, actor)
+        place = remote_places.find(request, parent, actor)
         parent = parent or place.parent
         permissions.check(actor, Action.WRITE, parent)
         folder = remote_places.check_folder(request.folder.strip())
@@ -146,6 +151,8 @@ def create_once(
                 old="", new=Status.STARTING, reason="created", actor=_actor_name(actor)
             )
             membership.register(lieutenant, actor=actor, parent=parent)
+            if place is not None and place.new_vm is not None:
+                place.new_vm.order(lieutenant, parent=parent, actor=actor)
             _settle_later(lieutenant)
     except IntegrityError:
         # The same request may have arrived twice at once.
@@ -316,6 +323,7 @@ def restart(name: str, *, actor: object) -> Lieutenant:
     destroyed_marks.clear_mark(lieutenant)
     with transaction.atomic():
         _stop_live_process(lieutenant)
+        _stop_frozen_process(lieutenant)
         _move(lieutenant, Status.STARTING, "restart requested", actor, restarts=0)
     return lieutenant
 
@@ -335,6 +343,7 @@ def new_session(
     begin = begin or (resume if lieutenant.status == Status.PAUSED else restart)
     with transaction.atomic():
         found = begin(name, actor=actor)
+        _stop_frozen_process(found)
         Lieutenant.objects.filter(pk=found.pk).update(
             session_name=f"session-{new_ulid()}.jsonl",
             session_since=timezone.now(),
@@ -364,6 +373,7 @@ def adjust(
         _check_model(str(changes["model"]))
         if changes["model"] != lieutenant.model:
             dialect_of(lieutenant).check_model(lieutenant, str(changes["model"]))
+            _stop_frozen_process(lieutenant)
     if changes.get("restart_policy", RestartPolicy.NEVER) not in RestartPolicy.values:
         raise BadInput(_NO_POLICY, "restart_policy")
     with transaction.atomic():
@@ -695,6 +705,11 @@ def _stop_live_process(lieutenant: Lieutenant) -> None:
     """
     live = lieutenant.processes.filter(ended_at__isnull=True, stop_asked_at__isnull=True)
     live.update(stop_asked_at=timezone.now())
+
+
+def _stop_frozen_process(lieutenant: Lieutenant) -> None:
+    """Let an agent that waits in a paused VM end when that is resumed, instead of going on."""
+    lieutenant.processes.filter(is_frozen=True).update(stop_asked_at=timezone.now())
 
 
 def _settle_later(lieutenant: Lieutenant) -> None:

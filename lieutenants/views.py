@@ -25,7 +25,7 @@ from lieutenants.messages.images import FORMAT_NAMES, MAX_BYTES, MAX_IMAGES, MED
 from lieutenants.messages.views import uploaded_images
 from lieutenants.models import AgentModels, Entry, Lieutenant, Usage
 from lieutenants.states import MAX_RESTARTS, Mode, Status
-from lieutenants.supervision import remote_start
+from lieutenants.supervision import made_vms, remote_start
 from lieutenants.transcript import items, outputs, usage_summary
 from lieutenants.transcript.export import ExportFormat, export_response
 from lieutenants.unknown_agents import views as unknown_agents
@@ -199,7 +199,10 @@ def _facts(lieutenant: Lieutenant) -> dict[str, Any]:
     return {
         "lieutenant": lieutenant,
         "process": process,
-        "steps": process.start_steps() if process else [],
+        "steps": [
+            *made_vms.steps_of([lieutenant.pk]).get(lieutenant.pk, []),
+            *(process.start_steps() if process else []),
+        ],
         "moves": lieutenant.moves.all()[:_MAX_RECENT],
         "waiting": outputs.shortened(waiting) if alive else [],
         "sent": outputs.shortened(lieutenant.messages.order_by("-created_at", "-id")[:_MAX_RECENT]),

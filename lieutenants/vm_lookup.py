@@ -43,3 +43,9 @@ def local_hosts(vm_ids: Sequence[str]) -> dict[str, str]:
     living = Lieutenant.objects.active().filter(pk__in=vm_ids, transport="local")
     rows = living.values_list("pk", "data_folder", "host")
     return {pk: data_folder or f"host:{host}" for pk, data_folder, host in rows}
+
+
+def used_vms(vm_ids: Sequence[str]) -> Iterable[str]:
+    """Return those of these VMs on which lieutenants run."""
+    here = Lieutenant.objects.active().filter(on_vm__in=vm_ids)
+    return here.values_list("on_vm", flat=True)

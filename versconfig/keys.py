@@ -198,6 +198,10 @@ def _vm() -> list[Key]:
             *("REEF_VM_COMMIT", group, "The golden commit that new VMs are restored from."),
             form=_WORD,
         ),
+        Key(
+            *("REEF_LIEUTENANT_PROFILE", group, "The profile of VMs for lieutenants without one."),
+            form=_WORD,
+        ),
         Key(*("REEF_VM_IMAGE", group, "The image that they boot without a commit."), form=_WORD),
         Key(*("REEF_VM_KERNEL", group, "The kernel that they boot with an image."), form=_WORD),
         Key(

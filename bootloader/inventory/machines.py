@@ -120,14 +120,24 @@ def remove_vm(vm_id: str, *, by: object) -> None:
         registry.deregister(vm_id)
 
 
-def import_machine(machine: Machine, *, by: object) -> None:
-    """Add a node without parent for a VM that was made elsewhere. Raise Conflict."""
+def import_machine(machine: Machine, *, by: object, parent_vm_id: str = "") -> None:
+    """Add a node for a VM that has none yet. Raise Conflict."""
     # Providers may accept names that the tree does not.
     name = vm_names.marked(machine.name or machine.machine_id)
     vm_id = new_vm_id(machine.machine_id)
     with transaction.atomic():
-        tree.create(tree.NewNode(name, Category.AGENT_VM, vm_id), by=str(by))
+        tree.create(tree.NewNode(name, Category.AGENT_VM, vm_id, parent_vm_id), by=str(by))
         Machine.objects.filter(pk=machine.pk).update(vm_id=vm_id)
+
+
+def end_identity(machine: Machine) -> None:
+    """End reef's services on a copy of another VM, and remove that one's identity and tokens.
+
+    Raise ShellError, ProviderError, StepFailed.
+    """
+    with pool.connection(machine) as shell:
+        script_runner.clean_host(shell)
+    pool.disconnect(machine)
 
 
 def pause(machine: Machine) -> None:

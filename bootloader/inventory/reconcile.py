@@ -7,7 +7,7 @@ dismissed one is not reported again while the difference lasts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -22,6 +22,7 @@ from bootloader.providers import base
 from bootloader.states import OPEN_STATES, FindingKind, FindingState, Proposal, State
 from reef_site.common import clock
 from reef_site.common.errors import BadInput, Conflict, NotFound, ReefError
+from reef_site.common.hooks import Hook
 from registry import services as registry
 from registry.models import VM, Status, Watch
 from vmtree import permissions, tokens
@@ -54,6 +55,11 @@ ALLOWED_ACTIONS: dict[FindingKind, frozenset[Proposal]] = {
 ADOPTED_OUTCOME = (
     "taken into the tree; not in the registry until the boot script for it "
     "(POST /bootloader/generate with its vmId) has run there"
+)
+
+
+used_vms: Hook[Callable[[Sequence[str]], Iterable[str]]] = Hook(
+    "findings.used_vms", "Return those of these VMs that serve something without heartbeats."
 )
 
 
@@ -230,6 +236,8 @@ def _idle_machine(machine: Machine, seen: base.Machine) -> Iterator[Discrepancy]
     if vm is not None and vm.status == Status.PAUSED:
         text = "runs at its provider, but is paused in the registry"
         yield Discrepancy(FindingKind.USELESS, machine, text, Proposal.PAUSE)
+    elif any(machine.vm_id in ids([machine.vm_id]) for ids in used_vms):
+        return
     elif vm is None or now - vm.last_seen > IDLE_AFTER:
         activity = "never registered (no fleet agent of ours runs there)"
         if vm is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bootloader import providers
 from bootloader.boot import profiles
-from bootloader.boot.plan import Profile
+from bootloader.boot.plan import Profile, Size
 from bootloader.models import Provisioning
 from bootloader.providers.base import Ability
 from bootloader.provisioning.requests import ProvisionRequest, request_of_row
@@ -52,7 +52,7 @@ def spec_of_request(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the same for a request that has no row yet."""
     spec, explanation = _source(vm_request, node)
-    size = profile_of(vm_request).size
+    size = profile_of(vm_request).size if vm_request.profile else Size()
     for name, key in _NUMBERS.items():
         requested, usual = getattr(vm_request, name), getattr(size, name)
         found = config.integer(key, node)

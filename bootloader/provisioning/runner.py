@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 from bootloader.exceptions import (
@@ -25,9 +26,15 @@ from bootloader.states import State, StepName, StepState
 from reef_site.common import clock, events
 from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import IllegalMove, LostRace, ReefError
+from reef_site.common.hooks import Hook
 from reef_site.common.leases import is_leased
 
 logger = logging.getLogger(__name__)
+
+# Called after the last step, and in whatever worker; a lost call must do no harm.
+end_listeners: Hook[Callable[[str], None]] = Hook(
+    "provisionings.end_listeners", "Called with the id of a provisioning that has ended."
+)
 
 LEASE = timedelta(seconds=10)
 # Maximum time between two checks of a step, including clock differences.
@@ -60,6 +67,8 @@ def advance(provisioning_id: str) -> None:
         _release(row.pk, holder, wait)
     if wait is None:
         quota.start_queued()
+        for listener in end_listeners:
+            listener(row.pk)
     else:
         dispatch("bootloader.advance", row.pk, countdown=wait)
 

@@ -17,6 +17,7 @@ from bootloader.provisioning import quota
 from bootloader.provisioning.requests import ProvisionRequest
 from bootloader.states import (
     RETRY_FROM,
+    STEPS_WITHOUT_PROFILE,
     CleanupPolicy,
     State,
     StepName,
@@ -155,16 +156,39 @@ def _create_rows(vm_request: ProvisionRequest, by: object, key: str) -> list[Pro
         batch = row.batch = batch or row.pk
         row.save(force_insert=True)
         rows.append(row)
+    _create_steps(rows, actor)
+    return rows
+
+
+def _create_steps(rows: list[Provisioning], actor: str) -> None:
     BootStep.objects.bulk_create(
         BootStep(provisioning=row, position=position, name=name)
         for row in rows
-        for position, name in enumerate(StepName)
+        for position, name in enumerate(StepName if row.profile else STEPS_WITHOUT_PROFILE)
     )
     LogLine.objects.bulk_create(
         LogLine(provisioning=row, kind=LogLine.Kind.STATE, text=f"queued by {actor}")
         for row in rows
     )
-    return rows
+
+
+def repeat(old: Provisioning, *, by: object) -> Provisioning:
+    """Start another provisioning like one whose VM is gone. Raise Conflict if its name is taken."""
+    copied = ("name", "profile", "provider", "parent_vm_id", "wish", "on_failure", "asked_by_node")
+    actor = str(by)[:200]
+    row = Provisioning(actor=actor, **{name: getattr(old, name) for name in copied})
+    row.batch = row.pk
+    try:
+        with transaction.atomic():
+            database_locks.lock(DatabaseLock.PROVISIONING_STARTS)
+            quota.check_quota(1, _parent_of(old))
+            row.save(force_insert=True)
+            _create_steps([row], actor)
+            dispatch("bootloader.begin")
+    except IntegrityError:
+        raise Conflict(f"name: '{old.name}' is taken") from None
+    events.publish_provisionings([row.pk])
+    return row
 
 
 # -- retry, cancel, list -------------------------------------------------------------------------

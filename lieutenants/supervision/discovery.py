@@ -66,6 +66,12 @@ def _discover_remote() -> dict[str, str]:
             where = f"{place.name}, pid {each['handle'].get('agent_pid')}"
             folder = f"{remote_start.home_text(each['lieutenant'])}/runs/{each['run']}"
             found = FoundRun(each["lieutenant"], each["run"], folder, each["handle"], where)
+            known = Lieutenant.objects.filter(pk=found.lieutenant_id).first()
+            if known and not place.has(known):
+                # A copy of a VM has copies of the agents there.
+                text = f"{known.name}: runs on {known.host}; its copy is left alone ({where})"
+                results.setdefault(f"{known.pk} on {place.name}", text)
+                continue
             try:
                 results[found.lieutenant_id] = follow_run(found)
             except (IntegrityError, LostRace, IllegalMove) as error:

@@ -206,7 +206,8 @@ class Follower:
         live = Process.objects.live().here().select_related("lieutenant")
         rows = {process.pk: process for process in live}
         for pk in self.sessions.keys() - rows.keys():
-            del self.sessions[pk]
+            released = self.sessions.pop(pk).process
+            transport_of(released).release(released.directory)
         for session in self.sessions.values():
             session.recorder.refresh_screening()
         if rows.keys() - self.sessions.keys():

@@ -10,6 +10,7 @@ from typing import Any
 from django.db import connections
 
 from bootloader.models import Machine, SshHost
+from bootloader.providers.base import MachineState
 from lieutenants.exceptions import TransportError
 from lieutenants.models import Lieutenant, LieutenantQuerySet
 from lieutenants.supervision.transports.ssh.places import Place
@@ -34,6 +35,17 @@ class NamedPlace:
         if self.place.vm_id:
             return here.filter(on_vm=self.place.vm_id)
         return here.filter(ssh_host__pk=self.place.ssh_host)
+
+    def is_paused(self) -> bool:
+        """Return whether it is a VM that was paused: nothing runs there now."""
+        row = Machine.objects.active().filter(vm_id=self.place.vm_id).first()
+        return bool(self.place.vm_id) and row is not None and row.state == MachineState.PAUSED
+
+    def has(self, lieutenant: Lieutenant) -> bool:
+        """Return whether the lieutenant runs there, or did before it was destroyed."""
+        if self.place.vm_id:
+            return lieutenant.on_vm == self.place.vm_id
+        return lieutenant.ssh_host_id is None or str(lieutenant.ssh_host_id) == self.place.ssh_host
 
 
 def look_everywhere() -> Iterator[tuple[NamedPlace, Runs | str]]:
@@ -63,6 +75,8 @@ def _places() -> list[NamedPlace]:
 def _look(place: NamedPlace) -> Runs | str:
     transport = SshTransport(place.place)
     try:
+        if place.is_paused():
+            return []
         transport.link.wait_until_open(PATIENCE_SECONDS, force=True)
         return [each for each in transport.list_runs() if each["alive"]]
     except TransportError as error:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
+from bootloader.boot import profiles
 from bootloader.models import Machine, SshHost
+from bootloader.provisioning import requests
 from lieutenants.exceptions import NoProvider
 from lieutenants.models import Lieutenant
+from lieutenants.supervision.made_vms import NewVM
 from reef_site.common.errors import BadInput
 from reef_site.common.text import clip, is_storable
+from versconfig import config, keys
 from vmtree import permissions
 from vmtree.models import Node
 from vmtree.permissions import Action
 
 NO_REMOTE = (
-    "local: say where else it runs: vmId, a VM of a provider that is there, or sshHost, the name "
-    "of a registered SSH host; POST /bootloader/provision makes VMs"
+    "local: say where else it runs: vmId, a VM of a provider that is there, sshHost, the name "
+    "of a registered SSH host, or profile or commitId, for a VM that is made for it"
 )
-NO_COMMITS = "commitId: lieutenants are not created from commits; provision a VM, and give its vmId"
+NO_KEY = "local: VMs cannot be made, as {} has no value; give a vmId or an sshHost instead"
+_WAYS = {"vmId": "vm_id", "sshHost": "ssh_host", "commitId": "commit_id", "profile": "profile"}
 
 _MAX_OFFERED = 500
 
@@ -30,28 +37,61 @@ class NewPlace:
     vm_id: str = ""
     ssh_host: SshHost | None = None
     parent: Node | None = None
+    new_vm: NewVM | None = None
 
     def assign(self, lieutenant: Lieutenant) -> None:
         """Make an unsaved lieutenant run here."""
         lieutenant.transport = "ssh"
-        lieutenant.host = self.name
+        # Until the machine is there it has the name of the lieutenant.
+        lieutenant.host = self.name or lieutenant.name
         lieutenant.on_vm, lieutenant.ssh_host = self.vm_id, self.ssh_host
 
 
-def find(vm_id: str, ssh_host: str, commit_id: str, actor: object) -> NewPlace:
+class Request(Protocol):
+    """The fields of a request for a lieutenant that say where it runs."""
+
+    @property
+    def vm_id(self) -> str: ...
+    @property
+    def ssh_host(self) -> str: ...
+    @property
+    def commit_id(self) -> str: ...
+    @property
+    def profile(self) -> str: ...
+    @property
+    def on_failure(self) -> str: ...
+
+
+def find(request: Request, parent: Node | None, actor: object) -> NewPlace:
     """Return the machine that a request names. Raises NoProvider, BadInput, Forbidden."""
-    if commit_id:
-        raise NoProvider(NO_COMMITS)
-    for name, text in (("vmId", vm_id), ("sshHost", ssh_host)):
+    given = {name: getattr(request, field).strip() for name, field in _WAYS.items()}
+    _check_alone(given)
+    if given["vmId"]:
+        return _find_vm(given["vmId"], actor)
+    if given["sshHost"]:
+        return _find_host(given["sshHost"], actor)
+    profile, commit = given["profile"], given["commitId"]
+    if not profile and not commit:
+        profile = config.text("REEF_LIEUTENANT_PROFILE", parent)
+    if not profile and not commit:
+        raise NoProvider(NO_REMOTE)
+    if profile:
+        requests.parse_profile(profile)
+    if missing := _missing_key(parent):
+        raise NoProvider(NO_KEY.format(missing))
+    return NewPlace(name="", new_vm=NewVM(profile, commit, request.on_failure))
+
+
+def _check_alone(given: Mapping[str, str]) -> None:
+    """Raise BadInput unless the texts by their names say at most one thing."""
+    for name, text in given.items():
         if not is_storable(text):
             raise BadInput(f"{name}: has characters that are no text", name)
-    if vm_id and ssh_host:
+    if given["vmId"] and given["sshHost"]:
         raise BadInput("sshHost: give either a vmId or an sshHost", "sshHost")
-    if vm_id:
-        return _find_vm(vm_id, actor)
-    if ssh_host:
-        return _find_host(ssh_host, actor)
-    raise NoProvider(NO_REMOTE)
+    for name in ("commitId", "profile"):
+        if given[name] and (given["vmId"] or given["sshHost"]):
+            raise BadInput(f"{name}: is for a new VM; give neither vmId nor sshHost", name)
 
 
 def offered() -> list[tuple[str, str]]:
@@ -62,7 +102,23 @@ def offered() -> list[tuple[str, str]]:
     found = [(f"ssh_host:{name}", f"{name} (SSH host)") for name in hosts[:_MAX_OFFERED]]
     for vm_id, name, provider in vms[:_MAX_OFFERED]:
         found.append((f"vm_id:{vm_id}", f"{name or vm_id} ({provider} VM)"))
+    if _can_make_vms():
+        kinds = profiles.types()[:_MAX_OFFERED]
+        found += [(f"profile:{kind}", f"a new VM ({kind})") for kind in kinds]
     return found
+
+
+def _can_make_vms() -> bool:
+    """Return whether the usual provider has what it needs to make VMs, as far as is known."""
+    if config.text("REEF_VM_PROVIDER") == "ssh":
+        return SshHost.objects.free().exists()
+    return not _missing_key(None)
+
+
+def _missing_key(node: Node | None) -> str:
+    """Return the config key with the API key of the usual provider if that has no value."""
+    key = f"{config.text('REEF_VM_PROVIDER', node).upper()}_API_KEY"
+    return key if key in keys.ALL and not config.secret(key, node) else ""
 
 
 def check_folder(folder: str) -> str:

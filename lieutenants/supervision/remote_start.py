@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,14 @@ from django.db import IntegrityError
 from django.utils import timezone
 
 from bootloader.inventory import machines
-from bootloader.providers.base import MachineState
 from lieutenants import membership
 from lieutenants.agents import dialect_of
 from lieutenants.agents.base import FoundProgram, RemoteMachine
 from lieutenants.exceptions import NotConnected, TransportError
 from lieutenants.isolation.homes import GIT_CONFIG, Home
-from lieutenants.models import Lieutenant, Process
+from lieutenants.models import Lieutenant, MadeVM, Process
+from lieutenants.supervision import made_vms, remote_pause
+from lieutenants.supervision.remote_reach import Steps, reach
 from lieutenants.supervision.starts import (
     adopt_keeper,
     renew_start,
@@ -35,16 +34,12 @@ from lieutenants.supervision.transports.ssh.session import RelaySession
 from lieutenants.supervision.transports.ssh.transport import HomeFiles, SshTransport
 from reef_site.common import events
 from reef_site.common.errors import ReefError
-from reef_site.common.text import clip_words
 from versconfig import config
 from vmtree.models import Node
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "~/.reef-agents"
-# A VM that was paused needs a moment until its SSH answers.
-WAKE_SECONDS = 25.0
-_RETRY_SECONDS = 0.5
 # Variables of reef's environment that only make sense on its own host.
 _OF_THIS_HOST = frozenset(
     (
@@ -53,33 +48,6 @@ _OF_THIS_HOST = frozenset(
         *("SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"),
     )
 )
-
-
-class Steps:
-    """The steps of one start, kept in the row of its process."""
-
-    def __init__(self, process: Process) -> None:
-        self._process = process
-
-    @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[dict[str, Any]]:
-        """Record a step with its time, and its problem if it fails."""
-        began = time.monotonic()
-        entry: dict[str, Any] = {"name": name, "at": timezone.now().isoformat()}
-        self._process.steps = [*self._process.steps, entry]
-        self._save()
-        try:
-            yield entry
-        except Exception as error:
-            entry["problem"] = clip_words(str(error), 500)
-            raise
-        finally:
-            entry["seconds"] = round(time.monotonic() - began, 3)
-            self._save()
-
-    def _save(self) -> None:
-        Process.objects.filter(pk=self._process.pk).update(steps=self._process.steps)
-        events.publish_lieutenant(self._process.lieutenant_id)
 
 
 def home_text(lieutenant_id: str) -> str:
@@ -93,7 +61,15 @@ def default_workspace(lieutenant_id: str) -> str:
 
 
 def launch(lieutenant: Lieutenant) -> None:
-    """Start keeper and agent on the machine. The follower marks the process as ready later."""
+    """Start keeper and agent on the machine, or go on with an agent that waits in a paused VM.
+
+    The follower marks the process as ready later. A VM that has to be made comes first.
+    """
+    if not made_vms.bring_up(lieutenant):
+        return
+    if frozen := lieutenant.frozen_process():
+        remote_pause.take_up(lieutenant, frozen)
+        return
     process = Process(lieutenant=lieutenant, host=lieutenant.host, transport="ssh", agent="")
     process.directory = f"{home_text(lieutenant.pk)}/runs/{process.pk}"
     try:
@@ -104,8 +80,9 @@ def launch(lieutenant: Lieutenant) -> None:
         return
     steps, transport = Steps(process), ssh_transport_of(lieutenant)
     try:
-        session = _reach(transport, steps)
+        session = reach(transport, steps)
         _bring_programs(transport, session, steps)
+        _end_inherited(lieutenant, transport, steps)
     except (ReefError, TransportError, OSError) as error:
         start_failed(process, _problem(lieutenant, error))
         return
@@ -121,14 +98,33 @@ def launch(lieutenant: Lieutenant) -> None:
 
 
 def remove_files(lieutenant: Lieutenant) -> None:
-    """Remove what a destroyed lieutenant has left on its machine, if that can be reached."""
+    """Remove what a destroyed lieutenant has left: its VM, or else its files on the machine.
+
+    Does what can be done now; a reconcile comes back to the rest.
+    """
+    made = made_vms.present_of(lieutenant)
     try:
+        if made is not None and not made_vms.is_shared(made):
+            if not made_vms.remove(made):
+                return
+            Lieutenant.objects.filter(pk=lieutenant.pk).update(has_remote_files=False)
+            if frozen := lieutenant.frozen_process():
+                # Its answers end when the follower finds it gone.
+                remote_pause.thaw(frozen, stop=True)
+            events.publish_lieutenant(lieutenant.pk)
+            return
+        if frozen := lieutenant.frozen_process():
+            remote_pause.wake_to_end(lieutenant, frozen)
+            return
+        if not lieutenant.has_remote_files and lieutenant.ssh_host_id is None:
+            return
         if lieutenant.has_remote_files:
             ssh_transport_of(lieutenant).remove(lieutenant.pk)
-    except TransportError as error:
-        logger.info("%s has left files on %s: %s", lieutenant, lieutenant.host, error)
+    except (TransportError, ReefError) as error:
+        logger.info("%s has left something on %s: %s", lieutenant, lieutenant.host, error)
         return
     Lieutenant.objects.filter(pk=lieutenant.pk).update(has_remote_files=False, ssh_host=None)
+    remote_pause.pause_again(lieutenant)
     events.publish_lieutenant(lieutenant.pk)
 
 
@@ -136,53 +132,27 @@ def _problem(lieutenant: Lieutenant, error: Exception) -> str:
     return f"The agent could not be started on {lieutenant.host}: {error}"
 
 
-def _reach(transport: SshTransport, steps: Steps) -> RelaySession:
-    """Wake the machine and connect. Raises ReefError, NotConnected."""
-    with steps.step("vm") as entry:
-        was_paused = bool(transport.place.vm_id) and _wake(transport)
-        if was_paused:
-            entry["note"] = "it was paused, and wakes up"
-    with steps.step("ssh") as entry:
-        known = transport.link.session
-        session = _connect(transport, WAKE_SECONDS if was_paused else 0.0)
-        entry["note"] = (
-            "the connection was open"
-            if session is known
-            else (f"login {session.login_seconds:.2f} s, relay {session.relay_seconds:.2f} s")
-        )
-    with steps.step("identity") as entry:
-        facts = session.facts
-        name = facts.get("vm_id") or facts.get("hostname")
-        entry["note"] = f"{name}, Python {facts.get('version')}, user id {facts.get('uid')}"
-    return session
-
-
-def _wake(transport: SshTransport) -> bool:
-    """Resume a paused VM of a provider; return whether it was paused."""
-    machine = transport.place.machine()
-    seen = machines.refresh(machine)
-    if seen is None or seen.state is not MachineState.PAUSED:
-        return False
-    machines.resume(machine)
-    return True
-
-
-def _connect(transport: SshTransport, patience: float) -> RelaySession:
-    end = time.monotonic() + patience
-    while True:
-        try:
-            return transport.link.wait_until_open(force=True)
-        except NotConnected:
-            if time.monotonic() >= end:
-                raise
-            time.sleep(_RETRY_SECONDS)
-
-
 def _bring_programs(transport: SshTransport, session: RelaySession, steps: Steps) -> None:
     with steps.step("keeper") as entry:
         there = programs.checksum() in session.facts.get("programs", ())
         entry["note"] = "it was there" if there else "copied"
         transport.link.install()
+
+
+def _end_inherited(lieutenant: Lieutenant, transport: SshTransport, steps: Steps) -> None:
+    """End what a VM has inherited from the one that it is a copy of, before its first start."""
+    made = MadeVM.objects.present().filter(pk=lieutenant.pk, prepared_at__isnull=True).first()
+    if made is None:
+        return
+    if made.provisioning.spec.get("commit"):
+        with steps.step("inherited") as entry:
+            known = Lieutenant.objects.active().filter(on_vm=lieutenant.on_vm)
+            ended = transport.evict(list(known.values_list("pk", flat=True)))
+            entry["note"] = f"{len(ended)} inherited agents and their sessions were removed"
+            if not made.provisioning.profile:
+                # Otherwise the boot script has replaced the identity.
+                machines.end_identity(transport.place.machine())
+    MadeVM.objects.filter(pk=made.pk).update(prepared_at=timezone.now())
 
 
 def _start(

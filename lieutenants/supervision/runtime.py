@@ -29,9 +29,9 @@ from lieutenants.exceptions import (
 )
 from lieutenants.isolation import folders, homes, plan
 from lieutenants.isolation.modes import Isolation
-from lieutenants.models import Lieutenant, LieutenantQuerySet, Process
+from lieutenants.models import Lieutenant, LieutenantQuerySet, MadeVM, Process
 from lieutenants.states import RUNNING, Status
-from lieutenants.supervision import remote_start, remote_work
+from lieutenants.supervision import made_vms, remote_pause, remote_start, remote_work
 from lieutenants.supervision.keeper import processes
 from lieutenants.supervision.starts import (
     adopt_keeper,
@@ -73,7 +73,8 @@ def _converge(lieutenant_id: str) -> None:
     try:
         process = lieutenant.live_process()
         if process and (process.stop_asked_at or not lieutenant.should_run):
-            halt(process, working=lieutenant.status == Status.WORKING)
+            if lieutenant.is_local or not remote_pause.freeze(lieutenant, process):
+                halt(process, working=lieutenant.status == Status.WORKING)
         elif lieutenant.status == Status.STARTING and process is None:
             if not lieutenant.is_local or _may_start():
                 launch(lieutenant)
@@ -93,6 +94,8 @@ def reconcile() -> None:
         *_waiting().order_by("status_since").values_list("pk", flat=True),
     ]:
         converge(pk)
+    if MadeVM.objects.of_failed_starts().exists():
+        remote_work.submit("VMs of failed starts", made_vms.clean_up_failed)
     for lieutenant in Lieutenant.objects.here().with_leftovers().without_process():
         remote_work.submit(
             f"files of {lieutenant.pk}", partial(remote_start.remove_files, lieutenant)

@@ -80,7 +80,7 @@ NOT_JSON = error(re.compile(r"body: is not JSON \(.+\)"))
 WHOLE = f"must be a whole number from 0 to {1 << 53}"
 PROMPT_NOTE = "sent as prompt since lieutenant is idle"
 NO_PROVIDER = re.compile(
-    r"(local: say where else it runs|commitId: lieutenants are not created from commits).+"
+    r"local: (say where else it runs|VMs cannot be made, as VERS_API_KEY has no value).+"
 )
 NAME_RULE = "name: 1 to 64 of A-Z a-z 0-9 . _ - and a letter or digit first"
 FINISHED = "\n\n".join(

@@ -102,6 +102,10 @@ class Transport(Protocol):
         """End the agent without its keeper's help; with `keeper` end the keeper too."""
         ...
 
+    def release(self, directory: str) -> None:
+        """Stop reading a journal, which another follower may go on with."""
+        ...
+
     def clean(self, directory: str) -> None:
         """Remove the journal of an ended run."""
         ...

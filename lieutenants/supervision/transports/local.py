@@ -199,6 +199,9 @@ class LocalTransport:
         with _request_channel(directory) as ask:
             ask(request)
 
+    def release(self, directory: str) -> None:
+        """Nothing is kept open between two reads."""
+
     def clean(self, directory: str) -> None:
         """Remove the journal and leftover files; the rows have everything."""
         if Path(directory).name and Path(directory, "keeper.json").exists():

@@ -271,7 +271,10 @@ def test_destroyed_while_out_of_reach_is_ended_later(site: Site) -> None:
         ({}, 400, "local: say where else it runs: vmId, "),
         ({"sshHost": "nowhere"}, 400, "sshHost: there is no SSH host 'nowhere'"),
         ({"vmId": "nowhere"}, 400, "vmId: no provider has a machine for VM 'nowhere'"),
-        ({"commitId": "golden"}, 400, "commitId: lieutenants are not created from commits; "),
+        ({"commitId": "golden", "vmId": "b"}, 400, "commitId: is for a new VM; give neither "),
+        ({"profile": "swarm", "sshHost": "a"}, 400, "profile: is for a new VM; give neither "),
+        ({"profile": "nothing"}, 400, "Unknown VM type: nothing"),
+        ({"onFailure": "x"}, 400, "onFailure: must be one of keep, delete"),
         ({"sshHost": "a", "vmId": "b"}, 400, "sshHost: give either a vmId or an sshHost"),
     ],
 )

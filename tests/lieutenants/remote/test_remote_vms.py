@@ -3,78 +3,219 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from datetime import timedelta
 
 import pytest
 
 from bootloader.inventory import machines
 from bootloader.models import Machine
-from bootloader.providers.base import MachineState, Spec
 from bootloader.providers.vers import http
-from bootloader.providers.vers.provider import Vers
-from lieutenants.models import Lieutenant
+from lieutenants.models import Lieutenant, MadeVM, Process
+from lieutenants.supervision import made_vms
 from lieutenants.supervision.transports.ssh.transport import links
+from lieutenants.vm_lookup import used_vms
 from tests.conftest import Fleet
 from tests.emulator.handle import Emulator
+from tests.lieutenants.remote.platform import Platform, provision_in_threads, vers
 from tests.waiting import until
 from vmtree.models import Node
 
-vers = Vers()
+PATH = "/lieutenant/lieutenants/far"
 
 
 @pytest.fixture
-def vm(fleet: Fleet, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    """A running VM that is in the tree."""
+def platform(
+    fleet: Fleet, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Platform]:
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(http, "_FIRST_PAUSE", 0.02)
-    made = vers.create(Spec(name="anna", vcpus=1, memory_mib=512, disk_mib=1024))
-    until(lambda: vers.state(made.id).state is MachineState.RUNNING)
-    machine = machines.record("vers", made, name="anna")
-    machines.import_machine(machine, by="tests")
-    machine.refresh_from_db()
-    yield machine
+    provision_in_threads(monkeypatch)
+    yield Platform(fleet, emulator)
     for row in Lieutenant.objects.active():
         fleet.api.delete(f"/lieutenant/lieutenants/{row.name}?wait=0")
-    until(lambda: not Lieutenant.objects.filter(has_remote_files=True).exists(), 30)
+    until(lambda: not Lieutenant.objects.with_leftovers().exists(), 30)
     fleet.stop_follower()
     links.close_all()
     fleet.restart_follower()
 
 
-def create(fleet: Fleet, vm: Machine, **fields: Any) -> dict[str, Any]:
-    body: dict[str, Any] = {"agent": "command", "command": ["sh", "-c", "cat /etc/vm_id; cat"]}
-    return fleet.create("far", local=False, vmId=vm.vm_id, **body, **fields)
+@pytest.fixture
+def vm(platform: Platform) -> Machine:
+    """A running VM that is in the tree."""
+    return platform.make("anna")
 
 
-def test_lieutenant_runs_on_the_vm_below_its_node(fleet: Fleet, vm: Machine) -> None:
-    made = create(fleet, vm)
+# -- on a VM that is there -------------------------------------------------------------------
+
+
+def test_lieutenant_runs_on_the_vm_below_its_node(platform: Platform, vm: Machine) -> None:
+    made = platform.create("far", vmId=vm.vm_id)
     assert (made["vmId"], made["isLocal"], made["host"]) == (vm.vm_id, False, "anna")
     node = Node.objects.get(vm_id=made["id"])
     assert node.parent is not None
     assert node.parent.vm_id == vm.vm_id
-    answer = fleet.ask("far", "hello")
+    answer = platform.fleet.ask("far", "hello")
     assert answer.startswith(vm.machine_id)
     assert answer.endswith("hello")
 
 
-def test_paused_vm_is_woken_for_its_lieutenant(fleet: Fleet, vm: Machine) -> None:
-    create(fleet, vm)
-    path = "/lieutenant/lieutenants/far"
-    assert fleet.api.post(f"{path}/pause").status_code == 200
-    until(lambda: fleet.row("far").live_process() is None)
-    machines.pause(vm)
-    assert fleet.api.post(f"{path}/resume").status_code == 200
-    fleet.wait("far", "idle", 60)
-    assert fleet.ask("far", "again").endswith("again")
-    steps = fleet.get("far")["startSteps"]
+def test_pause_freezes_the_vm_and_resume_goes_on_with_the_same_agent(
+    platform: Platform, vm: Machine
+) -> None:
+    platform.create("far", vmId=vm.vm_id)
+    process = platform.fleet.process("far")
+    assert platform.fleet.api.post(f"{PATH}/pause").status_code == 200
+    until(lambda: platform.state(vm.machine_id) == "paused")
+    assert platform.fleet.row("far").live_process() is None
+    paused = platform.fleet.api.post("/lieutenant/lieutenants/discover").json()
+    assert paused["results"] == ["far: paused (anna)"]
+
+    assert platform.fleet.api.post(f"{PATH}/resume").status_code == 200
+    platform.fleet.wait("far", "idle", 60)
+    assert platform.state(vm.machine_id) == "running"
+    assert platform.fleet.process("far").handle == process.handle
+    assert platform.fleet.ask("far", "again").endswith("again")
+    steps = platform.fleet.get("far")["startSteps"]
     assert steps[0]["note"] == "it was paused, and wakes up"
+    assert steps[3]["note"] == "the same one is there"
 
 
-def test_deleted_vm_ends_its_lieutenant(fleet: Fleet, vm: Machine, emulator: Emulator) -> None:
-    create(fleet, vm)
+def test_restart_of_a_frozen_agent_starts_another_one(platform: Platform, vm: Machine) -> None:
+    platform.create("far", vmId=vm.vm_id)
+    process = platform.fleet.process("far")
+    assert platform.fleet.api.post(f"{PATH}/pause").status_code == 200
+    until(lambda: platform.state(vm.machine_id) == "paused")
+    assert platform.fleet.api.post(f"{PATH}/restart").status_code == 200
+    platform.fleet.wait("far", "idle", 60)
+    assert platform.fleet.process("far").pk != process.pk
+    assert Process.objects.get(pk=process.pk).ended_at
+    assert platform.fleet.ask("far", "again").endswith("again")
+
+
+def test_vm_with_other_lieutenants_goes_on_when_one_is_paused(
+    platform: Platform, vm: Machine
+) -> None:
+    platform.create("far", vmId=vm.vm_id)
+    platform.create("near", vmId=vm.vm_id)
+    assert platform.fleet.api.post(f"{PATH}/pause").status_code == 200
+    until(lambda: platform.fleet.row("far").live_process() is None)
+    assert platform.fleet.row("far").frozen_process() is None
+    assert platform.state(vm.machine_id) == "running"
+    assert platform.fleet.ask("near", "hello").endswith("hello")
+
+
+def test_frozen_agent_is_ended_when_its_lieutenant_is_destroyed(
+    platform: Platform, vm: Machine
+) -> None:
+    platform.create("far", vmId=vm.vm_id)
+    assert platform.fleet.api.post(f"{PATH}/pause").status_code == 200
+    until(lambda: platform.state(vm.machine_id) == "paused")
+    assert platform.fleet.api.delete(PATH).status_code == 200
+    until(lambda: not Lieutenant.objects.with_leftovers().exists(), 60)
+    assert not Process.objects.live().exists()
+    assert platform.state(vm.machine_id) == "paused"
+    platform.create("near", vmId=vm.vm_id, command=["ls", "/root/.reef-agents/lieutenants"])
+    assert platform.fleet.ask("near", "x").strip() == platform.fleet.row("near").pk
+
+
+def test_deleted_vm_ends_its_lieutenant(platform: Platform, vm: Machine) -> None:
+    platform.create("far", vmId=vm.vm_id)
     vers.delete(vm.machine_id)
     machines.mark_gone(vm, "deleted by a test")
-    row = fleet.wait("far", "error", 60)
+    row = platform.fleet.wait("far", "error", 60)
     assert "There is no machine of a provider" in row.error
-    assert fleet.api.delete("/lieutenant/lieutenants/far").status_code == 200
+    assert platform.fleet.api.delete("/lieutenant/lieutenants/far").status_code == 200
+
+
+# -- on a VM that is made for it -------------------------------------------------------------
+
+
+def test_commit_is_restored_without_the_agents_of_its_parent(
+    platform: Platform, vm: Machine
+) -> None:
+    platform.create("old", vmId=vm.vm_id)
+    assert platform.fleet.ask("old", "hello").endswith("hello")
+    commit = vers.commit(vm.machine_id, "golden")
+    made = platform.create("far", commitId=commit, ready=False)
+    assert made["status"] == "starting"
+    platform.fleet.wait("far", "idle", 90)
+    row = platform.fleet.row("far")
+    machine = Machine.objects.get(vm_id=row.on_vm)
+    assert machine.machine_id != vm.machine_id
+    answer = platform.fleet.ask("far", "x")
+    assert answer.startswith(machine.machine_id)
+    assert platform.fleet.ask("old", "hello").endswith("hello")
+
+    shown = platform.fleet.get("far")
+    names = [each["name"] for each in shown["startSteps"]]
+    assert names == [
+        *("provision-resolve", "provision-create", "provision-ssh", "provision-identity"),
+        *("vm", "ssh", "identity", "keeper", "inherited", "agent", "ready"),
+    ]
+    inherited = shown["startSteps"][8]
+    assert inherited["note"].startswith("1 inherited agents")
+    node = Node.objects.get(vm_id=row.pk)
+    assert node.parent is not None
+    assert node.parent.vm_id == row.on_vm
+
+    assert platform.fleet.api.delete(PATH).status_code == 200
+    until(lambda: not Lieutenant.objects.with_leftovers().exists(), 60)
+    assert platform.state(machine.machine_id) == "gone"
+    assert platform.state(vm.machine_id) == "running"
+    gone = Node.objects.filter(vm_id__in=[row.pk, machine.vm_id])
+    assert not gone.active().exists()
+    assert gone.count() == 2
+
+
+@pytest.mark.parametrize("policy", ["delete", "keep"])
+def test_vm_of_a_failed_start_is_deleted_or_kept(
+    platform: Platform, vm: Machine, policy: str
+) -> None:
+    commit = vers.commit(vm.machine_id, "golden")
+    platform.create("far", commitId=commit, onFailure=policy, command=["no-such-prog"], ready=False)
+    assert "no program 'no-such-prog'" in platform.fleet.wait("far", "error", 60).error
+    machine = MadeVM.objects.get().provisioning.machine
+    assert machine is not None
+    if policy == "delete":
+        until(lambda: platform.state(machine.machine_id) == "gone", 30)
+        until(lambda: not platform.fleet.row("far").on_vm)
+        # The next start makes another VM.
+        assert platform.fleet.api.post(f"{PATH}/restart").status_code == 200
+        until(lambda: MadeVM.objects.get().provisioning.machine not in (None, machine), 60)
+        platform.fleet.wait("far", "error", 60)
+    else:
+        assert platform.state(machine.machine_id) == "running"
+    assert platform.fleet.api.delete(PATH).status_code == 200
+    until(lambda: not Lieutenant.objects.with_leftovers().exists(), 60)
+    assert [each["vm_id"] for each in platform.emulator.vms()] == [vm.machine_id]
+
+
+def test_unknown_commit_fails_with_the_reason(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(made_vms, "AGAIN", timedelta(0))
+    platform.create("far", commitId="11111111-2222-4333-8444-555555555555", ready=False)
+    row = platform.fleet.wait("far", "error", 60)
+    assert row.error.startswith("The VM could not be made: create the VM: ")
+    steps = platform.fleet.get("far")["startSteps"]
+    assert steps[-1]["name"] == "provision-create"
+    assert steps[-1]["problem"]
+    assert platform.fleet.api.delete(PATH).status_code == 200
+    until(lambda: not Lieutenant.objects.with_leftovers().exists(), 60)
+    assert MadeVM.objects.get().provisioning.state == "cancelled"
+
+
+def test_destroyed_while_its_vm_is_made(platform: Platform, vm: Machine) -> None:
+    commit = vers.commit(vm.machine_id, "golden")
+    platform.create("far", commitId=commit, ready=False)
+    assert platform.fleet.api.delete(PATH).status_code == 200
+    until(lambda: not Lieutenant.objects.with_leftovers().exists(), 60)
+    assert [each["vm_id"] for each in platform.emulator.vms()] == [vm.machine_id]
+    assert not Process.objects.exists()
+
+
+def test_vm_that_runs_a_lieutenant_serves_something(platform: Platform, vm: Machine) -> None:
+    assert list(used_vms([vm.vm_id])) == []
+    platform.create("far", vmId=vm.vm_id)
+    assert list(used_vms([vm.vm_id, "other"])) == [vm.vm_id]

@@ -145,6 +145,9 @@ class Link:
         try:
             return self._ask_once(request, seconds, connect)
         except ProgramMissing:
+            if session := self._session:
+                # They were removed with the last lieutenant there.
+                session.facts["programs"] = []
             self.install()
             return self._ask_once(request, seconds, connect)
 

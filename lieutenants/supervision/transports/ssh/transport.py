@@ -50,6 +50,14 @@ class Links:
                 found = self._links[place] = Link(place, self._pump)
             return found
 
+    def drop(self, place: Place) -> None:
+        """Close the connection to a place, if there is one; the next use opens another."""
+        with self._lock:
+            link = self._links.pop(place, None)
+        if link is not None:
+            link.close()
+            self._pump.remove(link)
+
     def close_all(self) -> None:
         """Close all connections. Keepers and agents go on."""
         with self._lock:
@@ -159,6 +167,10 @@ class SshTransport:
         if not self.link.is_lost:
             self.link.ask({"op": "end", "dir": directory, "handle": handle, "keeper": keeper})
 
+    def release(self, directory: str) -> None:
+        """Stop following."""
+        self.link.unfollow(directory)
+
     def clean(self, directory: str) -> None:
         """Stop following, and ask the machine to remove the run's folder."""
         self.link.unfollow(directory)
@@ -169,6 +181,11 @@ class SshTransport:
         """Remove all that a destroyed lieutenant has left on the machine."""
         if not self.link.is_lost:
             self.link.ask({"op": "remove", "lieutenant": lieutenant_id})
+
+    def evict(self, kept: Sequence[str]) -> list[str]:
+        """End all agents but those of these lieutenants, and remove their files; return whose."""
+        found: list[str] = self.link.ask({"op": "evict", "kept": list(kept)})["ended"]
+        return found
 
     def list_runs(self) -> list[dict[str, Any]]:
         """Return all runs on the machine: lieutenant, run, handle, alive."""

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 
 from lieutenants.supervision.transports.ssh.relay.machine import (
@@ -19,6 +20,7 @@ from lieutenants.supervision.transports.ssh.relay.machine import (
     expand,
     handle_of,
     is_alive,
+    search_path,
     write_file,
 )
 from lieutenants.supervision.transports.ssh.relay.starting import (
@@ -141,6 +143,39 @@ def remove(request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def evict(request: dict[str, Any]) -> dict[str, Any]:
+    """End the agents that a copied machine has inherited, and remove their files.
+
+    `kept` are the ids of lieutenants that belong here. Agents of older servers run in tmux.
+    """
+    base, ended = os.path.join(ROOT, "lieutenants"), []
+    for owner in sorted(os.listdir(base)) if os.path.isdir(base) else []:
+        if owner in request["kept"]:
+            continue
+        for directory in run_folders(os.path.join(base, owner)):
+            end({"dir": directory, "program": request.get("program"), "keeper": True})
+        sweep(request.get("program"), owner)
+        shutil.rmtree(os.path.join(base, owner), ignore_errors=True)
+        ended.append(owner)
+    tmux = shutil.which("tmux", path=search_path())
+    sessions = ("pi-rpc", "pi-keeper") if tmux else ()
+    ended += [each for each in sessions if run_quietly([str(tmux), "kill-session", "-t", each])]
+    shutil.rmtree("/tmp/pi-rpc", ignore_errors=True)  # noqa: S108
+    return {"ended": ended}
+
+
+def run_quietly(command: list[str]) -> bool:
+    """Return whether a command has succeeded within its time."""
+    quiet = subprocess.DEVNULL
+    try:
+        done = subprocess.run(
+            command, stdin=quiet, stdout=quiet, stderr=quiet, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
 def run_folders(root: str) -> list[str]:
     runs = os.path.join(root, "runs")
     with contextlib.suppress(OSError):
@@ -193,6 +228,7 @@ OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "withdraw": withdraw,
     "clean": clean,
     "remove": remove,
+    "evict": evict,
     "list": list_runs,
     "shorten": shorten,
 }
