@@ -131,6 +131,7 @@ def create_once(
         place = remote_places.find(request, parent, actor)
         parent = parent or place.parent
         permissions.check(actor, Action.WRITE, parent)
+        remote_places.check_room(place)
         folder = remote_places.check_folder(request.folder.strip())
     else:
         permissions.check(actor, Action.START_BELOW, parent)

@@ -354,6 +354,21 @@ def _limits() -> list[Key]:
             least=10,
             most=86_400,
         ),
+        Key(
+            *("REEF_VM_LIEUTENANTS", group, "How many lieutenants there may be on one machine."),
+            number,
+            default="20",
+            least=1,
+            most=10_000,
+            takes=TakesEffect.AT_ONCE,
+        ),
+        Key(
+            *("REEF_VM_FREE_MIB", group, "The free memory that the start of an agent needs there."),
+            number,
+            default="128",
+            most=1 << 20,
+            takes=TakesEffect.NEXT_START,
+        ),
     ]
 
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from django.db.models import Q
+
 from bootloader.boot import profiles
 from bootloader.models import Machine, SshHost
 from bootloader.provisioning import requests
-from lieutenants.exceptions import NoProvider
+from lieutenants.exceptions import NoProvider, NotNow
 from lieutenants.models import Lieutenant
 from lieutenants.supervision.made_vms import NewVM
 from reef_site.common.errors import BadInput
@@ -119,6 +121,22 @@ def _missing_key(node: Node | None) -> str:
     """Return the config key with the API key of the usual provider if that has no value."""
     key = f"{config.text('REEF_VM_PROVIDER', node).upper()}_API_KEY"
     return key if key in keys.ALL and not config.secret(key, node) else ""
+
+
+def check_room(place: NewPlace) -> None:
+    """Raise NotNow if there are as many lieutenants on the machine as there may be.
+
+    Requests at the same time may exceed it by a few.
+    """
+    if place.new_vm is not None:
+        return
+    where = Q(on_vm=place.vm_id) if place.vm_id else Q(ssh_host=place.ssh_host)
+    here = Lieutenant.objects.active().filter(where, transport="ssh")
+    count, most = here.count(), config.integer("REEF_VM_LIEUTENANTS", place.parent)
+    if count >= most:
+        raise NotNow(
+            f"{place.name} has {count} lieutenants, and may have {most} (REEF_VM_LIEUTENANTS)"
+        )
 
 
 def check_folder(folder: str) -> str:

@@ -16,7 +16,7 @@ from bootloader.inventory import machines
 from lieutenants import membership
 from lieutenants.agents import dialect_of
 from lieutenants.agents.base import FoundProgram, RemoteMachine
-from lieutenants.exceptions import NotConnected, TransportError
+from lieutenants.exceptions import NotConnected, NotNow, TransportError
 from lieutenants.isolation.homes import GIT_CONFIG, Home
 from lieutenants.models import Lieutenant, MadeVM, Process
 from lieutenants.supervision import made_vms, remote_pause
@@ -199,12 +199,23 @@ def _look(
     dialect = dialect_of(lieutenant)
     names, files = dialect.remote_programs(lieutenant), dialect.remote_files(lieutenant, home)
     found = transport.look(names, files)
+    _check_memory(lieutenant, found.get("free_mib"))
     return RemoteMachine(
         python=str(session.facts["python"]),
         programs=str(Path(session.facts["root"], "programs", programs.checksum())),
         found={name: FoundProgram(**each) for name, each in found["programs"].items()},
         sizes=found["sizes"],
     )
+
+
+def _check_memory(lieutenant: Lieutenant, free: int | None) -> None:
+    """Raise NotNow if the machine has too little free memory for one more agent."""
+    node = Node.objects.active().filter(vm_id=lieutenant.on_vm).first()
+    needed = config.integer("REEF_VM_FREE_MIB", node)
+    if free is not None and free < needed:
+        raise NotNow(
+            f"it has {free} MiB of free memory, and a start needs {needed} MiB (REEF_VM_FREE_MIB)"
+        )
 
 
 def _files(lieutenant: Lieutenant, texts: Mapping[str, str]) -> HomeFiles:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.utils import timezone
 
 from bootloader.models import SshHost
 from lieutenants.agents.command.dialect import CommandDialect
@@ -334,6 +337,33 @@ def test_changed_host_key_is_refused(site: Site) -> None:
     SshHost.objects.update(host_key=other)
     site.create("far", ["cat"], ready=False)
     assert "has another host key than before" in site.fleet.wait("far", "error").error
+
+
+def test_machine_has_room_for_so_many_lieutenants(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REEF_VM_LIEUTENANTS", "1")
+    site.create("far", ["cat"])
+    body = {"name": "near", "role": "r", "local": False, "sshHost": "far", "agent": "command"}
+    answer = site.fleet.api.post("/lieutenant/lieutenants", {**body, "command": ["cat"]})
+    assert answer.status_code == 400
+    expected = "far has 1 lieutenants, and may have 1 (REEF_VM_LIEUTENANTS)"
+    assert answer.json()["error"] == expected
+
+
+def test_start_needs_free_memory(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REEF_VM_FREE_MIB", str(1 << 20))
+    site.create("far", ["cat"], ready=False)
+    error = site.fleet.wait("far", "error").error
+    assert re.search(r"it has \d+ MiB of free memory, and a start needs 1048576 MiB", error)
+
+
+def test_idle_remote_lieutenant_is_paused(site: Site) -> None:
+    site.create("far", ["cat"], idleLimitMinutes=1)
+    earlier = timezone.now() - timedelta(minutes=2)
+    Lieutenant.objects.update(status_since=earlier, last_activity_at=earlier)
+    site.fleet.wait("far", "paused")
+    until(lambda: site.fleet.row("far").live_process() is None)
 
 
 # -- discover --------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ import pytest
 from django.test import Client
 
 from bootloader.models import Machine, SshHost
-from lieutenants.models import Lieutenant, Process
+from bootloader.states import StepState
+from lieutenants.models import Lieutenant, MadeVM, Process
 from tests.lieutenants.rows import page
 
 FIELDS = {"name": "far", "role": "r", "agent": "command", "command": "cat"}
@@ -27,6 +28,30 @@ def test_form_offers_machines_and_creates_one_there(operator: Client) -> None:
     row = Lieutenant.objects.get()
     assert (row.transport, row.host, row.ssh_host) == ("ssh", "builder", SshHost.objects.get())
     assert row.folder == f"~/.reef-agents/lieutenants/{row.pk}/workspace"
+
+
+@pytest.mark.django_db
+def test_form_offers_a_new_vm_and_makes_it(
+    operator: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VERS_API_KEY", "0a1b2c3d-0000-4000-8000-000000000000" + "ab" * 32)
+    html = page(operator, "/lieutenants/_new")
+    assert "a new VM (swarm)" in html
+    fields = {**FIELDS, "machine": "profile:swarm", "keep_vm": "on", "restart_policy": "never"}
+    made = operator.post("/lieutenants/_new", fields)
+    assert made.status_code == 302, made.content
+    vm = MadeVM.objects.get()
+    assert (vm.lieutenant.host, vm.lieutenant.on_vm, vm.on_failure) == ("far", "", "keep")
+    assert (vm.provisioning.profile, vm.provisioning.state) == ("swarm", "queued")
+    assert vm.provisioning.name == f"far-{vm.pk[-6:].lower()}"
+    assert vm.provisioning.name in page(operator, "/admin/lieutenants/madevm/")
+
+    step = vm.provisioning.steps.get(name="resolve")
+    step.move(StepState.RUNNING)
+    step.move(StepState.FAILED, "no such image")
+    html = page(operator, "/lieutenants/far/")
+    assert "provision-resolve" in html
+    assert "no such image" in html
 
 
 @pytest.mark.django_db

@@ -69,6 +69,14 @@ def search_path() -> str:
     return ":".join(dict.fromkeys(each for each in known if each))
 
 
+def free_memory() -> int | None:
+    """Return how many MiB new programs can have; None if the kernel does not say."""
+    for line in read_file("/proc/meminfo", 8192).splitlines():
+        if line.startswith(b"MemAvailable:"):
+            return int(line.split()[1]) // 1024
+    return None
+
+
 def boot_id() -> str:
     return read_file("/proc/sys/kernel/random/boot_id").decode().strip()
 

@@ -15,6 +15,7 @@ from lieutenants.supervision.transports.ssh.relay.machine import (
     ROOT,
     Refused,
     expand,
+    free_memory,
     handle_of,
     is_alive,
     parse_object,
@@ -64,7 +65,7 @@ def install(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def look(request: dict[str, Any]) -> dict[str, Any]:
-    """Return where programs are, with the npm packages they belong to, and the sizes of files."""
+    """Return where programs are, with their npm packages, sizes of files, and the free memory."""
     path = search_path()
     programs = {}
     for name in request.get("names", []):
@@ -75,7 +76,7 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     for name in request.get("files", []):
         with contextlib.suppress(OSError):
             sizes[name] = os.stat(expand(name)).st_size
-    return {"programs": programs, "sizes": sizes}
+    return {"programs": programs, "sizes": sizes, "free_mib": free_memory()}
 
 
 def package_of(real: str) -> dict[str, Any]:
