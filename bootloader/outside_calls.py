@@ -8,17 +8,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from bootloader import providers
+from bootloader.exceptions import NoSuchMachine
 from bootloader.inventory import reconcile
-from bootloader.models import Finding, SshHost
+from bootloader.models import Finding, Machine, SshHost
+from bootloader.providers.base import Login
 from bootloader.providers.ssh import hosts as ssh_hosts
+from bootloader.providers.ssh.connection_test import ConnectionTest
 from bootloader.states import Proposal
 from reef_site.common import outside
 from reef_site.common.models import OutsideCall
 from reef_site.common.outside import Kind, Line, Result
 
 COMPARE, ACT, ACT_ON_MANY = "bootloader.compare", "bootloader.act", "bootloader.act-on-many"
-LOG_IN = "bootloader.log-in"
+LOG_IN, TEST = "bootloader.log-in", "bootloader.test-connection"
 _ACT_SECONDS, _MANY_SECONDS = 60.0, 150.0
+_TEST_SECONDS = 60.0
 _MAX_SHOWN = 5
 
 
@@ -28,6 +33,7 @@ def register() -> None:
     outside.call_kinds.register(Kind(_act, _acted), key=ACT)
     outside.call_kinds.register(Kind(_act_on_many, _acted_on_many), key=ACT_ON_MANY)
     outside.call_kinds.register(Kind(_log_in, _logged_in), key=LOG_IN)
+    outside.call_kinds.register(Kind(_test, _tested), key=TEST)
 
 
 def compare(*, by: object) -> OutsideCall:
@@ -51,6 +57,12 @@ def log_in(rows: list[SshHost], *, by: object) -> OutsideCall:
     """Log in on hosts. The time limit is ten seconds for each batch of concurrent logins."""
     limit = outside.LIMIT_SECONDS * max(1, math.ceil(len(rows) / ssh_hosts.MAX_CONCURRENT))
     return outside.make(LOG_IN, {"ids": [str(row.pk) for row in rows]}, by=by, limit=limit)
+
+
+def check_connection(subject: Machine | SshHost, *, by: object) -> OutsideCall:
+    """Go the way to a machine step by step."""
+    kind = "host" if isinstance(subject, SshHost) else "machine"
+    return outside.make(TEST, {kind: str(subject.pk)}, by=by, limit=_TEST_SECONDS)
 
 
 def _compare() -> Result:
@@ -105,3 +117,30 @@ def _log_in(ids: list[str]) -> Result:
 def _logged_in(result: Result) -> list[Line]:
     found: list[Any] = result["hosts"]
     return [(not wrong, f"{name}: {wrong or 'lets us in'}") for name, wrong in found]
+
+
+def _test(host: str = "", machine: str = "") -> Result:
+    name, login = _way_to(host, machine)
+    steps = ConnectionTest(login).run()
+    return {"name": name, "good": not any(each["problem"] for each in steps), "steps": steps}
+
+
+def _way_to(host: str, machine: str) -> tuple[str, Login]:
+    """Return name and login of an SSH host or of a provider's machine. Raise NoSuchMachine."""
+    if host:
+        row = SshHost.objects.filter(pk=host).first()
+        if row is None:
+            raise NoSuchMachine("The SSH host is not registered any more")
+        return str(row), ssh_hosts.login(row)
+    found = Machine.objects.active().filter(pk=machine).first()
+    if found is None:
+        raise NoSuchMachine("The machine is gone")
+    return str(found), providers.get(found.provider).login(found.machine_id)
+
+
+def _tested(result: Result) -> list[Line]:
+    lines: list[Line] = []
+    for step in result["steps"]:
+        text = f"{result['name']}, {step['name']}: {step['problem'] or step['note']}"
+        lines.append((not step["problem"], f"{text} ({step['seconds']:.2f} s)"))
+    return lines

@@ -14,6 +14,7 @@ urlpatterns = [
     path("new/", views.create, name="create"),
     path("new/change/", views.change, name="change"),
     path("machines/", views.machines, name="machines"),
+    path("machines/test/", views.check_connection, name="test_connection"),
     path("door/", joining_views.door, name="door"),
     path("door/<int:pk>/void", joining_views.void, name="void"),
     path("findings/", views.findings, name="findings"),

@@ -9,14 +9,14 @@ from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse, QueryDict
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from bootloader import outside_calls
 from bootloader.forms import ProvisionForm
 from bootloader.inventory import reconcile
-from bootloader.models import BootReport, Finding, JoinRefusal, Machine, Provisioning
+from bootloader.models import BootReport, Finding, JoinRefusal, Machine, Provisioning, SshHost
 from bootloader.provisioning import preview, quota, requests, services
 from bootloader.states import FindingKind, FindingState, Proposal, State, StepState
 from reef_site.common.error_responses import ErrorPage
@@ -28,6 +28,7 @@ from vmtree.models import Node
 
 PAGE_SIZE = 50
 MACHINES_PAGE_SIZE = 100
+MAX_HOSTS = 500
 MAX_LINES = 300
 MAX_FINDINGS = 1000
 
@@ -228,8 +229,24 @@ def machines(request: HttpRequest) -> HttpResponse:
         "rows": [(row, nodes.get(row.vm_id)) for row in shown],
         "all": "gone" in request.GET,
         "findings": _findings(),
+        "hosts": SshHost.objects.values_list("name", flat=True)[:MAX_HOSTS],
     }
     return render(request, "bootloader/machines.html", context)
+
+
+@login_required
+@require_POST
+@render_errors
+def check_connection(request: HttpRequest) -> HttpResponse:
+    """Go the way to a machine, or to an SSH host, step by step."""
+    subject: Machine | SshHost
+    if name := text_value(request.POST, "ssh_host"):
+        subject = get_object_or_404(SshHost, name=name)
+    else:
+        pk = number_value(request.POST, "machine")
+        subject = get_object_or_404(Machine.objects.active(), pk=pk)
+    call = outside_calls.check_connection(subject, by=request.user)
+    return page_answer(request, call, reverse("bootloader:machines"))
 
 
 @login_required

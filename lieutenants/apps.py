@@ -11,6 +11,7 @@ class LieutenantsConfig(ReefAppConfig):
     def ready(self) -> None:
         """Register the hooks of lieutenants."""
         from bootloader.inventory import reconcile
+        from bootloader.providers.ssh import connection_test
         from bootloader.provisioning import runner
         from lieutenants import agents, rules, search_terms, tasks, vm_handler, vm_lookup
         from vmtree import aliases, permissions, removal
@@ -30,5 +31,8 @@ class LieutenantsConfig(ReefAppConfig):
             dialect.register_hooks()
         search_terms.register()
         rules.register()
+        for dialect in agents.DIALECTS.values():
+            if programs := dialect.usual_programs:
+                connection_test.agent_programs.register(programs, key=dialect.name)
         reconcile.used_vms.register(vm_lookup.used_vms, key="lieutenants")
         runner.end_listeners.register(tasks.on_provisioning_end, key="lieutenants")

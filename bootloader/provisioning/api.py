@@ -13,13 +13,15 @@ from rest_framework.views import APIView
 
 from bootloader import outside_calls
 from bootloader.inventory import reconcile
-from bootloader.models import Finding, Machine, Provisioning
+from bootloader.models import Finding, Machine, Provisioning, SshHost
 from bootloader.provisioning import preview, services
 from bootloader.provisioning.serializers import (
     MAX_ROWS,
     CallResponse,
     CancelBody,
     ComparedResponse,
+    ConnectionTestBody,
+    ConnectionTestResponse,
     DecidedResponse,
     DecisionBody,
     DecisionsBody,
@@ -207,6 +209,31 @@ class Machines(APIView):
         return _list("machines", [machine_json(row) for row in found], next=following)
 
 
+class ConnectionTests(APIView):
+    """`POST /bootloader/machines/test`"""
+
+    checks_permission = True
+
+    @endpoint(
+        body=ConnectionTestBody,
+        response=ConnectionTestResponse,
+        more_responses=RUNNING,
+        errors={404: "there is no such machine", **CALL_FAILED},
+    )
+    def post(self, request: Request) -> Response:
+        """Go the way to a machine step by step, up to one that fails."""
+        permissions.check(request.user, Action.COMMAND, None)
+        body = ConnectionTestBody.parse(request)
+        subject: Machine | SshHost | None
+        if vm_id := body.get("vm_id"):
+            subject = services.machine_of(vm_id)
+        else:
+            subject = SshHost.objects.filter(name=body["ssh_host"]).first()
+        if subject is None:
+            raise NotFound("there is no such machine")
+        return _call_response(outside_calls.check_connection(subject, by=request.user))
+
+
 class Findings(APIView):
     """`GET /bootloader/findings`"""
 
@@ -336,6 +363,7 @@ _RESULT_JSON: dict[str, Callable[[Json], Json]] = {
     outside_calls.COMPARE: _compared,
     outside_calls.ACT: _acted,
     outside_calls.ACT_ON_MANY: _acted_on_many,
+    outside_calls.TEST: dict,
 }
 
 
@@ -400,6 +428,7 @@ urlpatterns = [
     re_path(rf"{_ONE}/retry/?$", Retry.as_view()),
     re_path(rf"{_ONE}/cancel/?$", Cancel.as_view()),
     re_path(r"^machines/?$", Machines.as_view(), name="bootloader-machines"),
+    re_path(r"^machines/test/?$", ConnectionTests.as_view()),
     re_path(r"^findings/?$", Findings.as_view(), name="bootloader-findings"),
     re_path(r"^findings/act/?$", DecideMany.as_view()),
     re_path(r"^findings/(?P<finding_id>[0-9]{1,18})/(?P<word>act|dismiss)/?$", Decide.as_view()),

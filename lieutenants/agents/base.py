@@ -136,6 +136,8 @@ class Dialect(Protocol):
     remote_helpers: Sequence[Path]
     # Texts in lines of its stderr that readers of the transcript must see.
     warnings: Sequence[str]
+    # Names and paths of its program on VMs; empty if each lieutenant has its own.
+    usual_programs: Sequence[str]
 
     # -- program and start ----------------------------------------------------------------
 

@@ -48,15 +48,24 @@ _PUBLIC_KEY = re.compile(
 )
 _RSA = ("rsa-sha2-512", "rsa-sha2-256")
 
+Stage = Callable[[str], contextlib.AbstractContextManager[object]]
 
-def connect(login: Login, timeout: float) -> SshShell:
-    """Connect, negotiate encryption, check the host key and log in."""
+
+def _unobserved(_name: str) -> contextlib.AbstractContextManager[object]:
+    return contextlib.nullcontext()
+
+
+def connect(login: Login, timeout: float, stage: Stage = _unobserved) -> SshShell:
+    """Connect, negotiate encryption, check the host key and log in.
+
+    The last two happen in `stage("host key")` and `stage("login")`.
+    """
     end = time.monotonic() + timeout
     key = read_key(login.private_key)
     through = connect(login.jump, timeout) if login.jump else None
     try:
-        sock = through.open_forward(login, end) if through else _open_socket(login, timeout)
-        return _log_in(sock, login, key, end, timeout, through)
+        sock = through.open_forward(login, end) if through else open_socket(login, timeout)
+        return _log_in(sock, login, key, end, timeout, through, stage)
     except BaseException:
         if through:
             through.close()
@@ -70,6 +79,7 @@ def _log_in(
     end: float,
     timeout: float,
     through: SshShell | None,
+    stage: Stage,
 ) -> SshShell:
     try:
         transport = paramiko.Transport(sock)
@@ -77,8 +87,10 @@ def _log_in(
         sock.close()
         raise ShellUnavailable(_error_text(login, error)) from None
     try:
-        host_key = _handshake(transport, login, end, timeout)
-        _authenticate(transport, login, key, end)
+        with stage("host key"):
+            host_key = _handshake(transport, login, end, timeout)
+        with stage("login"):
+            _authenticate(transport, login, key, end)
         if login.host_key is None and login.keep is not None:
             login.keep(host_key)
     except BaseException:
@@ -115,7 +127,11 @@ def read_key(text: str) -> paramiko.PKey:
     raise ShellRefused("The private SSH key cannot be read: damaged, or with a passphrase")
 
 
-def _open_socket(login: Login, timeout: float) -> socket.socket:
+def open_socket(login: Login, timeout: float) -> socket.socket:
+    """Connect to a machine that is reached directly, in TLS if it wants that.
+
+    Raise ShellUnavailable, ShellRefused.
+    """
     try:
         if login.tls_name:
             trust = _trust(login)

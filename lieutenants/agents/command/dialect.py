@@ -48,6 +48,7 @@ class CommandDialect:
     label = "command: a program that runs once for each message"
     features = Features(command=True)
     withheld = frozenset(MODEL_KEYS)
+    usual_programs: Sequence[str] = ()
     remote_helpers: Sequence[Path] = (RUNNER,)
     warnings: Sequence[str] = ()
 

@@ -59,6 +59,7 @@ class PiDialect:
         export=True,
     )
     withheld: frozenset[str] = frozenset()
+    usual_programs: Sequence[str] = program.REMOTE_PATHS
     remote_helpers: Sequence[Path] = ()
     warnings: Sequence[str] = (model_choice.RESTORE_WARNING,)
 

@@ -219,3 +219,12 @@ def test_vm_that_runs_a_lieutenant_serves_something(platform: Platform, vm: Mach
     assert list(used_vms([vm.vm_id])) == []
     platform.create("far", vmId=vm.vm_id)
     assert list(used_vms([vm.vm_id, "other"])) == [vm.vm_id]
+
+
+def test_way_to_a_vm_is_tested_through_its_gateway(platform: Platform, vm: Machine) -> None:
+    answer = platform.fleet.api.post("/bootloader/machines/test", {"vmId": vm.vm_id})
+    found = answer.json()
+    names = [step["name"] for step in found["steps"]]
+    assert names[:6] == ["address", "tcp", "tls", "banner", "host key", "login"]
+    assert names[6:9] == ["shell", "python", "disk"]
+    assert not any(step["problem"] for step in found["steps"][:9])
