@@ -225,6 +225,6 @@ def test_way_to_a_vm_is_tested_through_its_gateway(platform: Platform, vm: Machi
     answer = platform.fleet.api.post("/bootloader/machines/test", {"vmId": vm.vm_id})
     found = answer.json()
     names = [step["name"] for step in found["steps"]]
-    assert names[:6] == ["address", "tcp", "tls", "banner", "host key", "login"]
+    assert names[:6] == ["address", "tcp", "tls", "banner", "host key", "login"], found
     assert names[6:9] == ["shell", "python", "disk"]
     assert not any(step["problem"] for step in found["steps"][:9])
