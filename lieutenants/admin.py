@@ -343,4 +343,4 @@ class LifeSignAdmin(ReadOnlyAdmin):
 class DataFolderAdmin(ReadOnlyAdmin):
     """Data folders that lieutenants belong to; see the page Hosts."""
 
-    list_display = ("host", "path", "id", "seen_at")
+    list_display = ("host", "path", "id", "seen_at", "is_draining")

@@ -260,6 +260,10 @@ class Lieutenant(models.Model):
 
 
 class MadeVMQuerySet(models.QuerySet["MadeVM"]):
+    def here(self) -> Self:
+        """VMs of lieutenants of this data folder."""
+        return self.filter(lieutenant__data_folder=settings.DATA_FOLDER_ID)
+
     def present(self) -> Self:
         """VMs that reef has not finished with: they are made, run, or are to be deleted."""
         return self.filter(removed_at__isnull=True)
@@ -403,6 +407,8 @@ class Process(models.Model):
         default=False, help_text="Its row has ended, but it waits in a paused VM."
     )
     stderr = models.TextField(blank=True, help_text="Its last lines.")
+    # How often another follower has taken it over.
+    generation = models.PositiveIntegerField(default=0)
     # Of a start on a VM: name, at, seconds, and note or problem of each step.
     steps = models.JSONField(default=list, blank=True)
     # Committed offset in the journal, and the follower's state at that point.

@@ -13,7 +13,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from lieutenants.exceptions import NotNow, ProgressLost
-from lieutenants.hosts import paths
+from lieutenants.hosts import paths, sharing
 from lieutenants.hosts.liveness import Host, list_hosts
 from lieutenants.isolation import homes
 from lieutenants.models import Lieutenant, Process
@@ -129,7 +129,7 @@ def _take_process(lieutenant: Lieutenant, host: Host, *, has_session: bool) -> s
     if process:
         if process.transport != "local":
             # Its keeper is on another machine, and is followed from here now.
-            Process.objects.filter(pk=process.pk).update(data_folder=settings.DATA_FOLDER_ID)
+            sharing.take_processes([lieutenant.pk], settings.DATA_FOLDER_ID)
             return ""
         directory = homes.home_of(lieutenant.pk).runs / process.pk
         if paths.is_local_run(str(directory)):

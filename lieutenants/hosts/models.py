@@ -24,6 +24,8 @@ class DataFolder(models.Model):
     place = models.CharField(max_length=100, blank=True)
     follower = models.CharField(max_length=26, blank=True)
     seen_at = models.DateTimeField(null=True, blank=True)
+    # Its agents on other machines are to be followed by others.
+    is_draining = models.BooleanField(default=False)
     # Another data folder with the same identity that tried to be followed, and when.
     rival = models.CharField(max_length=1300, blank=True)
     rival_at = models.DateTimeField(null=True, blank=True)

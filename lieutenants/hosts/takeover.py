@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import defaultdict
 from datetime import timedelta
 
 from django.conf import settings
-from django.db import transaction
 
+from lieutenants.hosts import sharing
 from lieutenants.hosts.models import DataFolder
 from lieutenants.hosts.services import is_responding
-from lieutenants.models import Lieutenant, Process
-from reef_site.common import clock, events
+from reef_site.common import clock
 
 logger = logging.getLogger(__name__)
 
 # A follower renews its lease every five seconds.
 SILENT_AFTER = timedelta(seconds=20)
-Machine = tuple[str, str, str]
 
 
 def take_over_silent() -> int:
@@ -35,28 +32,18 @@ def take_over_silent() -> int:
     """
     now = clock.database_now()
     others = DataFolder.objects.exclude(pk=settings.DATA_FOLDER_ID)
-    silent = others.filter(seen_at__lte=now - SILENT_AFTER).values_list("pk", flat=True)
-    remote = Lieutenant.objects.filter(transport="ssh", data_folder__in=list(silent))
-    machines: dict[Machine, list[str]] = defaultdict(list)
-    for row in remote.only("pk", "data_folder", "ssh_host", "on_vm"):
-        machines[row.data_folder, str(row.ssh_host_id or ""), row.on_vm].append(row.pk)
-    if not machines:
+    silent = set(others.filter(seen_at__lte=now - SILENT_AFTER).values_list("pk", flat=True))
+    if not silent or DataFolder.objects.filter(pk=settings.DATA_FOLDER_ID, is_draining=True):
         return 0
-    rivals = sum(1 for row in others if is_responding(row, now))
-    mine = random.sample(sorted(machines), -(-len(machines) // (1 + rivals)))
-    return sum(_take_over(machine[0], machines[machine]) for machine in mine)
+    lost = {key: rows for key, rows in sharing.machines().items() if key[0] in silent}
+    rivals = sum(1 for row in others if is_responding(row, now) and not row.is_draining)
+    mine = random.sample(sorted(lost), -(-len(lost) // (1 + rivals)))
+    return sum(_take_over(key[0], lost[key]) for key in mine)
 
 
 def _take_over(folder: str, lieutenants: list[str]) -> bool:
     """Follow these lieutenants of one machine from here; False if another follower was first."""
-    with transaction.atomic():
-        rows = Lieutenant.objects.filter(pk__in=lieutenants, data_folder=folder)
-        # The WHERE clause is the lock: only one follower finds the rows.
-        if not rows.update(data_folder=settings.DATA_FOLDER_ID, leased_until=None):
-            return False
-        runs = Process.objects.live().filter(lieutenant__in=lieutenants, data_folder=folder)
-        runs.update(data_folder=settings.DATA_FOLDER_ID)
-        for pk in lieutenants:
-            events.publish_lieutenant(pk)
+    if not sharing.move(lieutenants, folder, settings.DATA_FOLDER_ID, force=True):
+        return False
     logger.warning("took over %d lieutenants of a silent follower (%s)", len(lieutenants), folder)
     return True

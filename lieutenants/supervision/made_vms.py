@@ -120,7 +120,7 @@ def clean_up_failed() -> None:
 
     The next start makes another one.
     """
-    rows = MadeVM.objects.of_failed_starts().filter(on_failure=CleanupPolicy.DELETE)
+    rows = MadeVM.objects.here().of_failed_starts().filter(on_failure=CleanupPolicy.DELETE)
     for made in rows.filter(provisioning__state=State.DONE).select_related(
         "lieutenant", "provisioning__machine"
     ):

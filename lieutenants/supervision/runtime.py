@@ -94,7 +94,7 @@ def reconcile() -> None:
         *_waiting().order_by("status_since").values_list("pk", flat=True),
     ]:
         converge(pk)
-    if MadeVM.objects.of_failed_starts().exists():
+    if MadeVM.objects.here().of_failed_starts().exists():
         remote_work.submit("VMs of failed starts", made_vms.clean_up_failed)
     for lieutenant in Lieutenant.objects.here().with_leftovers().without_process():
         remote_work.submit(

@@ -16,7 +16,7 @@ from django.utils import timezone
 from lieutenants import membership_reconcile
 from lieutenants.exceptions import TransportError
 from lieutenants.hosts import services as hosts
-from lieutenants.hosts import strays, takeover
+from lieutenants.hosts import sharing, strays, takeover
 from lieutenants.messages import rewinding
 from lieutenants.models import Lieutenant, LifeSign, Process
 from lieutenants.sessions import inputs
@@ -101,6 +101,7 @@ class Watchdog:
     @staticmethod
     def _reconcile() -> None:
         takeover.take_over_silent()
+        sharing.share_out()
         runtime.reconcile()
         strays.end_abandoned()
 

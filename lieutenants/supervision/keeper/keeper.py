@@ -60,6 +60,8 @@ class Keeper:
         self._read_due: float | None = None  # set while the agent's output is not read
         self._error: str | None = None
         self._ended = False
+        # That of the newest follower which has sent a command.
+        self._generation = 0
 
     def begin(self) -> None:
         """Write the first record and queue the agent's first commands."""
@@ -188,6 +190,11 @@ class Keeper:
     # requests
 
     def _reply(self, request: dict[str, Any]) -> dict[str, Any]:
+        generation = request.get("generation")
+        if type(generation) is int:
+            if generation < self._generation:
+                return refusal("another follower has taken this agent over")
+            self._generation = generation
         if request.get("op") == "send":
             return self._send(request)
         if request.get("op") == "state":

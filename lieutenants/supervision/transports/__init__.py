@@ -23,7 +23,7 @@ def get_transport(name: str) -> Transport:
 def transport_of(process: Process) -> Transport:
     """Return the transport to the keeper of a process."""
     if process.transport == "ssh":
-        return ssh_transport_of(process.lieutenant)
+        return SshTransport(place_of(process.lieutenant), process.generation)
     return get_transport(process.transport)
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import CommandError
 from django.db import transaction
 
-from lieutenants.exceptions import ProgressLost
-from lieutenants.hosts import takeover
+from lieutenants.agents import dialect_of
+from lieutenants.exceptions import ProgressLost, TransportError
+from lieutenants.hosts import sharing, takeover
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Lieutenant, Process
 from lieutenants.sessions.session import Session
 from lieutenants.sessions.write_batch import save_progress
+from lieutenants.supervision.transports import transport_of
 from reef_site.common import clock
 from tests.lieutenants.remote.conftest import Site
 from tests.waiting import until
@@ -62,9 +68,9 @@ def test_followers_share_what_a_dead_one_leaves() -> None:
 
 
 @pytest.mark.django_db
-def test_follower_that_comes_back_writes_nothing(settings: object) -> None:
+def test_follower_that_comes_back_writes_nothing() -> None:
     process = remote("far", folder("here", 60), "vm-1")
-    Process.objects.update(data_folder=settings.DATA_FOLDER_ID)  # type: ignore[attr-defined]
+    Process.objects.update(data_folder=settings.DATA_FOLDER_ID)
     process.refresh_from_db()
     session = Session.open(process)
     Process.objects.update(data_folder="another")
@@ -88,3 +94,73 @@ def test_agent_goes_on_with_another_follower(site: Site) -> None:
     assert site.fleet.process("far").handle["agent_pid"] == pid
     message.refresh_from_db()
     assert message.taken_up_at
+
+
+# -- shares ----------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_follower_that_joins_gets_its_share_from_the_others() -> None:
+    here = folder(settings.DATA_FOLDER_ID, 1)
+    for number in range(7):
+        remote(f"far-{number}", here, f"vm-{number}")
+    remote("second", here, "vm-6")
+    assert sharing.share_out() == 0, "there is nobody to share with"
+    folder("joined", 1)
+    folder("silent", 60)
+    assert sharing.share_out() == 3
+    assert sharing.share_out() == 0
+    given = Process.objects.filter(data_folder="joined")
+    assert {each.generation for each in given} == {1}
+    assert not Process.objects.filter(data_folder="silent").exists()
+    for process in Process.objects.select_related("lieutenant"):
+        assert process.data_folder == process.lieutenant.data_folder
+
+
+@pytest.mark.django_db
+def test_drained_follower_gives_all_away_and_takes_nothing(capsys: Any) -> None:
+    here, other = folder(settings.DATA_FOLDER_ID, 1), folder("other", 1)
+    for number in range(7):
+        remote(f"far-{number}", here, f"vm-{number}")
+    call_command("drain", wait=0)
+    assert "7 machines are followed by others now" in capsys.readouterr().out
+    assert not Process.objects.here().exists()
+    # It neither takes over what a dead one leaves nor gets a share.
+    remote("lost", folder("dead", 60), "vm-lost")
+    assert takeover.take_over_silent() == 0
+    assert sharing.share_out(other.pk) == 0
+    call_command("drain", end=True)
+    assert sharing.share_out(other.pk) == 3
+    assert takeover.take_over_silent() == 1
+
+
+@pytest.mark.django_db
+def test_drain_says_what_stays() -> None:
+    remote("far", folder(settings.DATA_FOLDER_ID, 1), "vm")
+    with pytest.raises(CommandError, match="1 machines stay: no other worker answers"):
+        call_command("drain", wait=0)
+
+
+@pytest.mark.django_db
+def test_machine_with_a_start_under_way_stays() -> None:
+    process = remote("far", folder(settings.DATA_FOLDER_ID, 1), "vm")
+    folder("other", 1)
+    Lieutenant.objects.update(status="starting")
+    assert not sharing.move([process.lieutenant_id], process.data_folder, "other")
+    Lieutenant.objects.update(status="idle")
+    assert sharing.move([process.lieutenant_id], process.data_folder, "other")
+
+
+def test_keeper_refuses_commands_of_an_older_follower(site: Site) -> None:
+    site.create("far", ["cat"])
+    process = site.fleet.process("far")
+    Process.objects.filter(pk=process.pk).update(generation=3)
+    newer = Process.objects.get(pk=process.pk)
+    query = dialect_of(process.lieutenant).query_state("~test")
+    transport_of(newer).send(newer.directory, [query])
+    with pytest.raises(TransportError, match="another follower has taken this agent over"):
+        transport_of(process).send(process.directory, [query])
+    with pytest.raises(TransportError, match="another follower has taken this agent over"):
+        transport_of(process).stop(process.directory, process.handle, None)
+    site.fleet.restart_follower()
+    assert site.fleet.ask("far", "hello") == "hello"

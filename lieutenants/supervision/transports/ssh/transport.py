@@ -50,6 +50,11 @@ class Links:
                 found = self._links[place] = Link(place, self._pump)
             return found
 
+    def find(self, place: Place) -> Link | None:
+        """Return the connection to a place, if it was used before."""
+        with self._lock:
+            return self._links.get(place)
+
     def drop(self, place: Place) -> None:
         """Close the connection to a place, if there is one; the next use opens another."""
         with self._lock:
@@ -75,8 +80,10 @@ class SshTransport:
 
     is_remote = True
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, generation: int | None = None) -> None:
+        """`generation` is that of the follower; keepers refuse commands of an older one."""
         self.place = place
+        self._generation = generation
 
     @property
     def link(self) -> Link:
@@ -109,7 +116,7 @@ class SshTransport:
         """Pass commands on, if there is a connection."""
         lines = [{"id": each.id, "line": each.line} for each in commands]
         request = {"op": "send", "dir": directory, "commands": lines}
-        self.link.ask(request, connect=False)
+        self.link.ask({**request, "generation": self._generation}, connect=False)
 
     def can_read(self, directory: str, begin: int, end: int) -> bool:
         """Ask for the journal from `begin` on, and return whether all before `end` is here."""
@@ -159,7 +166,8 @@ class SshTransport:
         if self.link.is_lost:
             return
         farewell = final_command.line if final_command else None
-        request = {"op": "stop", "dir": directory, "farewell": farewell}
+        request: dict[str, Any] = {"op": "stop", "dir": directory, "generation": self._generation}
+        request["farewell"] = farewell
         self.link.ask({**request, "farewell_wait": _FINAL_COMMAND_SECONDS})
 
     def end(self, directory: str, handle: Handle, *, keeper: bool) -> None:
@@ -169,7 +177,8 @@ class SshTransport:
 
     def release(self, directory: str) -> None:
         """Stop following."""
-        self.link.unfollow(directory)
+        if link := links.find(self.place):
+            link.unfollow(directory)
 
     def clean(self, directory: str) -> None:
         """Stop following, and ask the machine to remove the run's folder."""

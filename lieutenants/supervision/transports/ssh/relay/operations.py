@@ -53,7 +53,8 @@ def send(request: dict[str, Any]) -> dict[str, Any]:
     """Pass commands to a keeper, each after the reply to the previous one."""
     with Control(expand(request["dir"])) as control:
         for command in request["commands"]:
-            answer = control.ask({"op": "send", "id": command["id"], "line": command["line"]})
+            fields = {"id": command["id"], "line": command["line"]}
+            answer = control.ask({"op": "send", **fields, "generation": request.get("generation")})
             if not answer.get("ok"):
                 raise Refused("the supervisor refused: {}".format(answer.get("error")))
     return {}
@@ -67,8 +68,10 @@ def stop(request: dict[str, Any]) -> dict[str, Any]:
         sweep_run(request, directory)
         return {"gone": True}
     with Control(directory) as control:
-        fields = ("farewell", "farewell_wait")
-        control.ask({"op": "stop", **{name: request.get(name) for name in fields}})
+        fields = ("farewell", "farewell_wait", "generation")
+        answer = control.ask({"op": "stop", **{name: request.get(name) for name in fields}})
+        if answer.get("error"):
+            raise Refused("the supervisor refused: {}".format(answer["error"]))
     return {}
 
 
