@@ -117,9 +117,9 @@ def create_once(
     KeyReused, and whatever `create` raises.
     """
     name, role = request.name.strip(), request.role.strip()
-    if not request.remote:
-        # Checked first: an actor that may not start processes here learns nothing else.
-        permissions.check(actor, Action.START_BELOW, permissions.node_of(actor))
+    # Checked first: an actor that may not start processes here learns nothing else. On a VM, too,
+    # the agent gets keys of this host, so the token of a VM is not enough.
+    permissions.check(actor, Action.START_BELOW, permissions.node_of(actor))
     _check(request, name, role)
     request = _without_secrets(request)
     role = request.role.strip()

@@ -49,7 +49,7 @@ class Action(StrEnum):
     ISSUE_TOKENS = "issue tokens for"
     # Resume or restart the process of a lieutenant that there is.
     START = "start the process of"
-    # Create a lieutenant on this host; the target is its parent node.
+    # Create a lieutenant, whose agent gets keys of this host; the target is its parent node.
     START_BELOW = "start a process on this host below"
     # Provision VMs below the target, within a grant (see `bootloader.grants.services`).
     PROVISION = "have VMs made below"

@@ -91,8 +91,12 @@ def move(lieutenants: Sequence[str], giver: str, taker: str, *, force: bool = Fa
 
 
 def take_processes(lieutenants: Sequence[str], taker: str, giver: str | None = None) -> None:
-    """Let a follower have the live processes of these lieutenants, with its commands the newest."""
-    runs = Process.objects.live().filter(lieutenant__in=lieutenants)
+    """Let a follower have the processes of these lieutenants, with its commands the newest.
+
+    These are the live ones, and those that wait in paused VMs.
+    """
+    open_ones = Q(ended_at=None) | Q(is_frozen=True)
+    runs = Process.objects.filter(open_ones, lieutenant__in=lieutenants)
     if giver is not None:
         runs = runs.filter(data_folder=giver)
     runs.update(data_folder=taker, generation=F("generation") + 1)

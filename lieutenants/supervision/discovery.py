@@ -120,6 +120,8 @@ def follow_run(found: FoundRun) -> str:
         return f"{lieutenant.name}: destroyed, not brought back ({where})"
     if other := lieutenant.live_process():
         return f"{lieutenant.name}: another process is tracked ({other}), left alone ({where})"
+    if Process.objects.filter(pk=run).exclude(lieutenant=lieutenant).exists():
+        return f"{lieutenant.name}: its run is another lieutenant's, left alone ({where})"
     with transaction.atomic():
         _reopen_process(lieutenant, found)
         reason = "its running agent was discovered"
@@ -141,9 +143,10 @@ def _reopen_process(lieutenant: Lieutenant, found: FoundRun) -> None:
     run, handle = found.run, found.handle
     isolation = str(handle.get("isolation") or "")
     Lieutenant.objects.filter(pk=lieutenant.pk).update(isolation=isolation)
-    known = Process.objects.filter(pk=run)
+    known = Process.objects.filter(pk=run, lieutenant=lieutenant)
     facts = {"ended_at": None, "end_reason": "", "handle": handle, "stop_asked_at": None}
-    if known.update(is_abandoned=False, **facts):
+    here = settings.DATA_FOLDER_ID
+    if known.update(is_abandoned=False, is_frozen=False, data_folder=here, **facts):
         return
     Process.objects.create(
         id=run,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from django.conf import settings
 from django.utils import timezone
 
 from bootloader import providers
@@ -52,7 +53,11 @@ def thaw(process: Process, *, stop: bool) -> None:
     """Let the process be followed again; with `stop` it is to end."""
     stop_asked_at = timezone.now() if stop else None
     Process.objects.filter(pk=process.pk, is_frozen=True).update(
-        ended_at=None, end_reason="", is_frozen=False, stop_asked_at=stop_asked_at
+        ended_at=None,
+        end_reason="",
+        is_frozen=False,
+        stop_asked_at=stop_asked_at,
+        data_folder=settings.DATA_FOLDER_ID,
     )
     events.wake_follower(process.lieutenant_id)
 

@@ -86,6 +86,11 @@ def launch(lieutenant: Lieutenant) -> None:
     except (ReefError, TransportError, OSError) as error:
         start_failed(process, _problem(lieutenant, error))
         return
+    except Exception as error:
+        # Such as an answer of the machine in a form that nobody expects.
+        logger.exception("%s: the start failed", lieutenant)
+        start_failed(process, _unexpected(error))
+        return
     try:
         with steps.step("agent") as entry:
             _start(lieutenant, process, transport, session, entry)
@@ -95,6 +100,13 @@ def launch(lieutenant: Lieutenant) -> None:
     except TransportError as error:
         logger.warning("%s: the start failed: %s", lieutenant, error)
         resolve_lost_start(process, _problem(lieutenant, error))
+    except Exception as error:
+        logger.exception("%s: the start failed", lieutenant)
+        resolve_lost_start(process, _unexpected(error))
+
+
+def _unexpected(error: Exception) -> str:
+    return f"The start failed ({type(error).__name__}); the worker's log has the details"
 
 
 def remove_files(lieutenant: Lieutenant) -> None:

@@ -201,12 +201,14 @@ def vm(ada: NodeApi, api: Api) -> NodeApi:
         {"local": True},
         {},
         {"local": True, "folder": "/root"},
+        # Its agent would get the keys of this host, for all on the VM to read.
+        {"local": False, "vmId": "vm-1"},
         {"parentVmId": "vm-1"},
         {"parentVmId": "helper"},
         {"name": "", "local": True},
     ],
 )
-def test_a_vm_makes_no_lieutenant_on_this_host(vm: NodeApi, fields: dict[str, Any]) -> None:
+def test_a_vm_makes_no_lieutenant(vm: NodeApi, fields: dict[str, Any]) -> None:
     if fields.get("parentVmId") == "helper":
         fields = {"parentVmId": node("helper").vm_id}
     before = Lieutenant.objects.count()

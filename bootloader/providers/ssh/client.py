@@ -35,6 +35,7 @@ from bootloader.providers.ssh.stream import ScriptStream
 from reef_site.common.text import clip_start
 
 _KEEPALIVE_SECONDS = 15
+_KEY_EXCHANGE_SECONDS = 5.0
 # Output beyond this is discarded; `on_output` still gets it.
 MAX_OUTPUT = 16 << 20
 # How long to keep reading after a command's end, if a child process holds the output open.
@@ -83,6 +84,8 @@ def _log_in(
 ) -> SshShell:
     try:
         transport = paramiko.Transport(sock)
+        # How long a write may wait for an exchange of keys; others wait behind it.
+        transport.clear_to_send_timeout = _KEY_EXCHANGE_SECONDS
     except (paramiko.SSHException, OSError) as error:
         sock.close()
         raise ShellUnavailable(_error_text(login, error)) from None

@@ -25,6 +25,11 @@ class Stream(Protocol):
         """Return whether no further output will come."""
         ...
 
+    @property
+    def has_more(self) -> bool:
+        """Return whether output is available that the last `read` has left."""
+        ...
+
     def listen(self, bell: Callable[[], object]) -> None:
         """Call `bell`, from another thread, when there is something to read, or an end."""
         ...

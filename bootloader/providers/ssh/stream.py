@@ -14,9 +14,10 @@ from bootloader.providers.ssh.remote_script import FramedScript, printable
 
 # Small enough to fit into the buffer of a socket that is ready to write.
 _WRITE_BYTES = 4096
-_WRITES = 64
+_WRITES = _READS = 64
 _READ_BYTES = 1 << 18
 _MAX_ERRORS = 4096
+_MAX_HEAD = 1 << 20
 
 
 class ScriptStream:
@@ -37,11 +38,9 @@ class ScriptStream:
         while self._framed.begin not in head:
             chunk = self._take()
             head += chunk
-            if not chunk and self.ended:
-                return head or b"nothing"
+            if (not chunk and self.ended) or end() <= 0 or len(head) > _MAX_HEAD:
+                return head[-_MAX_ERRORS:] or b"nothing"
             if not chunk:
-                if end() <= 0:
-                    return head or b"nothing"
                 wait(min(0.2, end()))
         self._began = head.partition(self._framed.begin)[2]
         return b""
@@ -58,12 +57,21 @@ class ScriptStream:
         return began + self._take()
 
     def _take(self) -> bytes:
-        while self._channel.recv_stderr_ready():
+        for _ in range(_READS):
+            if not self._channel.recv_stderr_ready():
+                break
             self._errors = (self._errors + self._channel.recv_stderr(65536))[-_MAX_ERRORS:]
         parts = []
-        while self._channel.recv_ready():
+        for _ in range(_READS):
+            if not self._channel.recv_ready():
+                break
             parts.append(self._channel.recv(_READ_BYTES))
         return b"".join(parts)
+
+    @property
+    def has_more(self) -> bool:
+        """Return whether output is available that the last `read` has left."""
+        return bool(self._channel.recv_ready())
 
     @property
     def ended(self) -> bool:

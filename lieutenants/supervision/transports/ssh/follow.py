@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 
 ACK_BYTES = 256 << 10
+# The relay sends at most 24 MiB that are not acknowledged.
+MAX_BYTES = 32 << 20
+_MAX_OFFSET = 1 << 62
 
 
 class Follow:
@@ -28,14 +31,27 @@ class Follow:
             return self._gap or self.start + len(self._data)
 
     def add(self, offset: int, data: bytes) -> None:
-        """Append bytes that the relay sent; what is known already is dropped."""
+        """Append bytes that the relay sent; what is known already is dropped.
+
+        Raises ValueError if bytes before them are missing, or if they are no part of a journal.
+        """
+        if b"\0" in data:
+            raise ValueError("the relay sent a journal with NUL bytes")
         with self._lock:
             known = self.start + len(self._data) - offset
-            if 0 <= known < len(data):
-                self._data += data[known:]
+            if self._gap is not None:
+                # They are asked for again when the follower has gone on behind the gap.
+                return
+            if known < 0:
+                raise ValueError("the relay left out a part of a journal")
+            if len(self._data) + len(data) > MAX_BYTES:
+                raise ValueError("the relay sent more than it may")
+            self._data += data[known:]
 
     def add_gap(self, offset: int, end: int) -> None:
-        """Note that the journal has no bytes between these offsets."""
+        """Note that the journal has no bytes between these offsets. Raises ValueError."""
+        if not 0 <= offset < end < _MAX_OFFSET:
+            raise ValueError("the relay sent a gap with wrong offsets")
         with self._lock:
             if offset == self.start + len(self._data):
                 self._gap = end

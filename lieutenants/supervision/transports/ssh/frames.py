@@ -27,10 +27,10 @@ class Decoder:
     def feed(self, data: bytes) -> list[Frame]:
         """Return the frames that are complete now."""
         try:
-            self._held += self._inflate.decompress(data)
+            self._held += self._inflate.decompress(data, MAX_FRAME_BYTES + 1 - len(self._held))
         except zlib.error as error:
             raise ValueError(f"the relay's stream is damaged: {error}") from None
-        if len(self._held) > MAX_FRAME_BYTES:
+        if len(self._held) > MAX_FRAME_BYTES or self._inflate.unconsumed_tail:
             raise ValueError("the relay sent too much at once")
         found = []
         while (frame := self._next()) is not None:
@@ -42,15 +42,29 @@ class Decoder:
             end = self._held.find(b"\n")
             if end < 0:
                 return None
-            self._head = json.loads(self._held[:end])
+            self._head = _parse_head(bytes(self._held[:end]))
             del self._held[: end + 1]
-        size = int(self._head.get("z", 0))
+        size = self._head.get("z", 0)
         if len(self._held) < size:
             return None
         frame = Frame(self._head, bytes(self._held[:size]))
         del self._held[:size]
         self._head = None
         return frame
+
+
+def _parse_head(line: bytes) -> dict[str, Any]:
+    """Return the object of a line. Raises ValueError if the relay does not send such lines."""
+    try:
+        head = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ValueError("the relay sent a line that is no JSON") from None
+    if not isinstance(head, dict):
+        raise ValueError("the relay sent a line that is no object")
+    size = head.get("z", 0)
+    if type(size) is not int or not 0 <= size <= MAX_FRAME_BYTES:
+        raise ValueError("the relay sent a wrong size")
+    return head
 
 
 def encode(request: dict[str, Any]) -> bytes:

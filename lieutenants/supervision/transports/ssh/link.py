@@ -21,12 +21,15 @@ from lieutenants.supervision.transports.ssh.places import Place
 from lieutenants.supervision.transports.ssh.pump import Pump
 from lieutenants.supervision.transports.ssh.session import RelaySession, open_session
 from reef_site.common.errors import ReefError
+from reef_site.common.text import clip, to_storable
 
 logger = logging.getLogger(__name__)
 
 PING_SECONDS = 15.0
 # After this time without a sign of life, four pings, the connection is given up.
 DEAD_SECONDS = 60.0
+# While an answer is awaited, pings are this often.
+OVERDUE_SECONDS = 3.0
 # An answer that is overdue by this much counts as trouble already.
 STALL_SECONDS = 10.0
 # An unused connection is closed.
@@ -36,6 +39,7 @@ CONNECT_SECONDS = 25.0
 ANSWER_SECONDS = 10.0
 START_SECONDS = 35.0
 _MAX_POSTS = 1000
+_MAX_TEXT = 500
 _UNUSED = "the connection was not needed"
 
 
@@ -230,10 +234,19 @@ class Link:
             except ValueError as error:
                 self._drop(session, str(error))
                 return
-            for frame in frames:
-                self._take(frame)
+            self._take_all(session, frames)
+            if session.stream.has_more:
+                self._pump.ring(self)
         elif session.stream.ended:
             self._drop(session, session.stream.errors() or "the connection was lost")
+
+    def _take_all(self, session: RelaySession, frames: list[Frame]) -> None:
+        """Take frames; a machine whose relay sends what no relay sends loses its connection."""
+        try:
+            for frame in frames:
+                self._take(frame)
+        except (ValueError, TypeError, KeyError) as error:
+            self._drop(session, f"its relay's stream is damaged: {error}")
 
     def _take(self, frame: Frame) -> None:
         head = frame.head
@@ -251,7 +264,7 @@ class Link:
         elif "gap" in head:
             follow.add_gap(head["o"], head["gap"])
         elif "out" in head:
-            follow.out = str(head["out"])
+            follow.out = _text_of(head["out"])
         elif head.get("gone"):
             follow.mark_ended()
 
@@ -286,7 +299,10 @@ class Link:
             self._drop(session, f"it gave no sign of life for {DEAD_SECONDS:g} s")
         elif now - self._used > IDLE_SECONDS and not self._follows and not self._pending:
             self._drop(session, _UNUSED)
-        elif now - max(self._said, self._heard) >= PING_SECONDS:
+        elif now - max(self._said, self._heard) >= (
+            PING_SECONDS if self._asked is None else OVERDUE_SECONDS
+        ):
+            # An answer may take longer than a pong, which shows that the machine can be reached.
             with self._lock:
                 used = self._used
                 self._write({"op": "ping"})
@@ -342,8 +358,7 @@ class Link:
         for request in self._posts:
             self._write(request)
         self._posts = []
-        for frame in session.early:
-            self._take(frame)
+        self._take_all(session, session.early)
         session.stream.listen(lambda: self._pump.ring(self))
         self._pump.ring(self)
 
@@ -380,12 +395,17 @@ class ProgramMissing(TransportError):
 
 
 def _error_of(answer: dict[str, Any]) -> TransportError:
-    text = str(answer.get("error") or "the relay refused")
+    text = _text_of(answer.get("error") or "the relay refused")
     if answer.get("kind") == "ProgramMissing":
         return ProgramMissing(text)
     kind = getattr(exceptions, str(answer.get("kind")), TransportError)
     is_known = isinstance(kind, type) and issubclass(kind, TransportError)
     return kind(text) if is_known else TransportError(text)
+
+
+def _text_of(value: object) -> str:
+    """Return a text that a machine has sent in a form that can be stored and shown."""
+    return clip(to_storable(str(value)), _MAX_TEXT)
 
 
 def _follow_request(follow: Follow) -> dict[str, Any]:

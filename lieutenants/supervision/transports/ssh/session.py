@@ -16,6 +16,7 @@ from lieutenants.supervision.transports.ssh.places import Place
 LOGIN_SECONDS = 12.0
 RELAY_SECONDS = 12.0
 _READY = b"reef-relay 1\n"
+_MAX_HEAD = 1 << 20
 
 
 @dataclass
@@ -64,6 +65,8 @@ def _greet(stream: Stream) -> tuple[Decoder, list[Frame]]:
     while _READY not in head:
         rest = rest[_write(stream, rest) :]
         head += _receive(stream, event, end)
+        if len(head) > _MAX_HEAD:
+            raise ShellRefused("The machine's login shell prints without an end")
     frames = decoder.feed(head.partition(_READY)[2])
     while not frames:
         frames = decoder.feed(_receive(stream, event, end))
@@ -81,6 +84,8 @@ def _write(stream: Stream, data: bytes) -> int:
 def _receive(stream: Stream, event: threading.Event, end: float) -> bytes:
     """Return what has arrived, after waiting a little for it."""
     event.clear()
+    if time.monotonic() > end:
+        raise ShellUnavailable(f"The relay did not start within {RELAY_SECONDS:g} s")
     data = stream.read()
     if data:
         return data
@@ -89,8 +94,6 @@ def _receive(stream: Stream, event: threading.Event, end: float) -> bytes:
         if said:
             raise ShellRefused(f"The machine {said}")
         raise ShellUnavailable("The connection was lost while the relay started")
-    if time.monotonic() > end:
-        raise ShellUnavailable(f"The relay did not start within {RELAY_SECONDS:g} s")
     event.wait(0.05)
     return b""
 
