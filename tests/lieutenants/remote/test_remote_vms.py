@@ -114,7 +114,7 @@ def test_frozen_agent_is_ended_when_its_lieutenant_is_destroyed(
     assert platform.fleet.api.delete(PATH).status_code == 200
     until(lambda: not Lieutenant.objects.with_leftovers().exists(), 60)
     assert not Process.objects.live().exists()
-    assert platform.state(vm.machine_id) == "paused"
+    until(lambda: platform.state(vm.machine_id) == "paused")
     platform.create("near", vmId=vm.vm_id, command=["ls", "/root/.reef-agents/lieutenants"])
     assert platform.fleet.ask("near", "x").strip() == platform.fleet.row("near").pk
 
