@@ -13,6 +13,8 @@ from django.db.models import Exists, F, OuterRef, Q
 from reef_site.common import clock
 from versconfig import vault
 
+# An alias in ~/.ssh/config may say something else.
+USUAL_PORT, USUAL_USER = 22, "root"
 _PUBLIC_KEY = r"(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]+={0,3}"
 
 
@@ -51,14 +53,15 @@ class SshHost(models.Model):
         validators=[
             RegexValidator(r"\A[A-Za-z0-9]([A-Za-z0-9.:_-]*[A-Za-z0-9])?\Z|\A::1\Z", "a host")
         ],
-        help_text="Host name or IP address, as seen from this reef.",
+        help_text="Host name or IP address, as seen from this reef, or an alias in its "
+        "~/.ssh/config.",
     )
     port = models.PositiveIntegerField(
-        default=22, validators=[MinValueValidator(1), MaxValueValidator(65535)]
+        default=USUAL_PORT, validators=[MinValueValidator(1), MaxValueValidator(65535)]
     )
     user = models.CharField(
         max_length=32,
-        default="root",
+        default=USUAL_USER,
         validators=[RegexValidator(r"\A[a-zA-Z_][a-zA-Z0-9._-]*\Z", "a user's name")],
     )
     jump = models.ForeignKey(

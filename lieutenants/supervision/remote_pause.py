@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from django.conf import settings
+from django.db.models import F
 from django.utils import timezone
 
 from bootloader import providers
@@ -19,6 +21,7 @@ from lieutenants.supervision.transports import ssh_transport_of
 from lieutenants.supervision.transports.ssh.transport import links
 from reef_site.common import events
 from reef_site.common.errors import ReefError
+from vmtree.models import Category, Node
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +62,11 @@ def thaw(process: Process, *, stop: bool) -> None:
         stop_asked_at=stop_asked_at,
         data_folder=settings.DATA_FOLDER_ID,
     )
+    facts: dict[str, Any] = {"ended_at": None, "end_reason": "", "is_frozen": False}
+    # Another follower may have had it when it was frozen.
+    facts |= {"data_folder": settings.DATA_FOLDER_ID, "generation": F("generation") + 1}
+    facts |= {"stop_asked_at": timezone.now() if stop else None}
+    Process.objects.filter(pk=process.pk, is_frozen=True).update(**facts)
     events.wake_follower(process.lieutenant_id)
 
 
@@ -107,7 +115,9 @@ def _can_freeze(process: Process) -> bool:
 
 
 def _can_pause(lieutenant: Lieutenant) -> bool:
-    """Return whether its provider can pause the VM, and nobody else works there."""
+    """Return whether its provider can pause the VM, and nobody else needs it."""
+    if Node.objects.active().filter(vm_id=lieutenant.on_vm, category=Category.INFRA_VM).exists():
+        return False
     others = Lieutenant.objects.filter(on_vm=lieutenant.on_vm, status__in=RUNNING)
     if others.exclude(pk=lieutenant.pk).exists():
         return False

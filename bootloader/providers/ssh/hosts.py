@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -17,8 +18,10 @@ from django.db.models import F, Q, QuerySet
 
 from bootloader.exceptions import NoHostFree, NoSuchMachine, ProviderRefused, ShellBusy
 from bootloader.models import HostClaim, SshHost
+from bootloader.models.hosts import USUAL_PORT, USUAL_USER
 from bootloader.providers.base import Login, Spec
-from bootloader.providers.ssh import shell
+from bootloader.providers.ssh import config_file, shell
+from bootloader.providers.ssh.config_file import Alias
 from bootloader.providers.ssh.this_machine import is_this_machine
 from reef_site.common import clock
 from reef_site.common.errors import ReefError
@@ -27,6 +30,8 @@ from versconfig.checks import Finding
 from versconfig.screening import sources
 from versconfig.screening.screen import Secret
 from vmtree.models import Node
+
+logger = logging.getLogger(__name__)
 
 _PROBE_SECONDS = 2.0
 # Ends before the ten seconds that a test may take, also for a silent host.
@@ -83,9 +88,14 @@ def release(machine_id: str) -> None:
 
 
 def login(host: SshHost) -> Login:
-    """Return SSH parameters of a host. Raise ProviderRefused without a readable key."""
+    """Return SSH parameters of a host. Raise ProviderRefused without a readable key.
+
+    Its address may be an alias in `~/.ssh/config`, which says what the host leaves as usual.
+    """
+    alias = config_file.find(host.address) or Alias(host.address)
     try:
-        key = host.key() or config.secret("REEF_SSH_PRIVATE_KEY")
+        shared = config.secret("REEF_SSH_PRIVATE_KEY")
+        key = host.key() or alias.key() or shared
     except ReefError as error:
         raise ProviderRefused(str(error)) from None
     if not key:
@@ -93,15 +103,34 @@ def login(host: SshHost) -> Login:
         raise ProviderRefused(text)
     if host.jump is not None and host.jump.line()[-1].jump is not None:
         raise ProviderRefused(f"{host}: its jump hosts are reached through each other")
+    jump = login(host.jump) if host.jump else config_file.jump_logins(alias, shared or key)
     return Login(
-        host=host.address,
-        port=host.port,
-        user=host.user,
+        host=alias.host,
+        port=_port(host, alias.port),
+        user=alias.user if alias.user and host.user == USUAL_USER else host.user,
         private_key=key,
         host_key=host.host_key or None,
         keep=host.keep_host_key,
-        jump=login(host.jump) if host.jump else None,
+        jump=jump,
     )
+
+
+def _port(host: SshHost, said: int) -> int:
+    """Return a host's own port; what its alias says, if the host has the usual one."""
+    return said if said and host.port == USUAL_PORT else host.port
+
+
+def _door(host: SshHost) -> tuple[str, int]:
+    """Return address and port of what is reached first on the way to a host."""
+    nearest = host.line()[-1]
+    try:
+        alias = config_file.find(nearest.address)
+        if alias is not None:
+            address, port = config_file.door(alias)
+            return address, port if alias.jumps else _port(nearest, port)
+    except ProviderRefused as error:
+        logger.warning("%s: %s", nearest, error)
+    return nearest.address, nearest.port
 
 
 def reencrypt_keys() -> tuple[int, list[str]]:
@@ -138,17 +167,16 @@ def probe_ssh(hosts: list[SshHost]) -> list[bool]:
     """Return for each host whether its SSH port answers; all are tried concurrently."""
     if not hosts:
         return []
-    places = _address_limits(hosts)
+    # Of a host behind a jump host, that one is all that can be probed from here.
+    doors = [_door(row) for row in hosts]
+    places = _address_limits(address for address, _ in doors)
     with ThreadPoolExecutor(min(MAX_CONCURRENT, len(hosts))) as pool:
-        # Of a host behind a jump host, that one is all that can be probed from here.
-        doors = [row.line()[-1] for row in hosts]
-        return list(pool.map(partial(_probe, places), [(row.address, row.port) for row in doors]))
+        return list(pool.map(partial(_probe, places), doors))
 
 
-def _address_limits(hosts: list[SshHost]) -> Mapping[str, threading.Semaphore]:
+def _address_limits(addresses: Iterable[str]) -> Mapping[str, threading.Semaphore]:
     """Return for each address a semaphore that limits concurrent connections to it."""
-    addresses = {each.address for host in hosts for each in host.line()}
-    return {address: threading.Semaphore(_MAX_PER_ADDRESS) for address in addresses}
+    return {address: threading.Semaphore(_MAX_PER_ADDRESS) for address in set(addresses)}
 
 
 def _probe(places: Mapping[str, threading.Semaphore], where: tuple[str, int]) -> bool:
@@ -182,7 +210,7 @@ def try_logins(hosts: list[SshHost]) -> list[str]:
             ways.append(str(error))
     # Threads do not use the database, so the host keys they see are stored afterwards.
     seen: dict[int, str] = {}
-    places = _address_limits(hosts)
+    places = _address_limits(way.host for way in ways if isinstance(way, Login))
     with ThreadPoolExecutor(min(MAX_CONCURRENT, len(hosts))) as pool:
         found = list(pool.map(partial(_try_login, seen, places), range(len(ways)), ways))
     for number, line in seen.items():

@@ -18,7 +18,7 @@ from tests.conftest import Fleet
 from tests.emulator.handle import Emulator
 from tests.lieutenants.remote.platform import Platform, provision_in_threads, vers
 from tests.waiting import until
-from vmtree.models import Node
+from vmtree.models import Category, Node
 
 PATH = "/lieutenant/lieutenants/far"
 
@@ -103,6 +103,15 @@ def test_vm_with_other_lieutenants_goes_on_when_one_is_paused(
     assert platform.fleet.row("far").frozen_process() is None
     assert platform.state(vm.machine_id) == "running"
     assert platform.fleet.ask("near", "hello").endswith("hello")
+
+
+def test_vm_of_the_infrastructure_is_not_paused(platform: Platform, vm: Machine) -> None:
+    Node.objects.filter(vm_id=vm.vm_id).update(category=Category.INFRA_VM)
+    platform.create("far", vmId=vm.vm_id)
+    assert platform.fleet.api.post(f"{PATH}/pause").status_code == 200
+    until(lambda: platform.fleet.row("far").live_process() is None)
+    assert platform.fleet.row("far").frozen_process() is None
+    assert platform.state(vm.machine_id) == "running"
 
 
 def test_frozen_agent_is_ended_when_its_lieutenant_is_destroyed(
