@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reef_site.common.errors import BadInput, NotFound, ReefError
+from reef_site.common.text import clip
 
 if TYPE_CHECKING:
     from bootloader.models.joining import JoinToken
@@ -66,7 +67,7 @@ class UnknownProfile(NotFound):
     """There is no profile of this type; `known` lists the existing types."""
 
     def __init__(self, type: str, known: list[str]) -> None:  # noqa: A002
-        super().__init__(f"Unknown VM type: {type}")
+        super().__init__(f"Unknown VM type: {clip(type, 100)}")
         self.known = known
 
 

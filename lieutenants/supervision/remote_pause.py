@@ -54,14 +54,6 @@ def freeze(lieutenant: Lieutenant, process: Process) -> bool:
 
 def thaw(process: Process, *, stop: bool) -> None:
     """Let the process be followed again; with `stop` it is to end."""
-    stop_asked_at = timezone.now() if stop else None
-    Process.objects.filter(pk=process.pk, is_frozen=True).update(
-        ended_at=None,
-        end_reason="",
-        is_frozen=False,
-        stop_asked_at=stop_asked_at,
-        data_folder=settings.DATA_FOLDER_ID,
-    )
     facts: dict[str, Any] = {"ended_at": None, "end_reason": "", "is_frozen": False}
     # Another follower may have had it when it was frozen.
     facts |= {"data_folder": settings.DATA_FOLDER_ID, "generation": F("generation") + 1}
