@@ -199,7 +199,7 @@ class ImpactResponse(ResponseBody):
 
 
 class StoredResponse(ResponseBody):
-    """What was stored, or with `dryRun` only the impact."""
+    """Stored value, or with `dryRun` only the impact."""
 
     key = Text()
     dryRun = Flag(required=False)
@@ -227,7 +227,7 @@ class StoredResponse(ResponseBody):
 
 
 class SettingRemovedResponse(ResponseBody):
-    """What was removed, or with `dryRun` only the impact."""
+    """Removed value, or with `dryRun` only the impact."""
 
     key = Text()
     dryRun = Flag(required=False)

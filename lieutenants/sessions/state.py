@@ -1,4 +1,4 @@
-"""What a session knows of its agent, and the phase that follows from it.
+"""State of a session: its knowledge of the agent, and the phase that follows from it.
 
 `State` is immutable: `reducer.reduce` returns the next one. Its stored part is kept in
 `Process.state`, so that another follower continues at the journal's committed offset; the rest

@@ -36,7 +36,7 @@ AGAIN = timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class NewVM:
-    """What VM to make: by a profile, from a saved machine, or by both."""
+    """Request for a VM: by a profile, from a saved machine, or by both."""
 
     profile: str = ""
     commit: str = ""

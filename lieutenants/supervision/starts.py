@@ -1,4 +1,4 @@
-"""What becomes of a start: a keeper that came up, or none."""
+"""Record the result of a start: a keeper that came up, or none."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class DryRunCaseResponse(ResponseBody):
 
 
 class RuleDryRunResponse(ResponseBody):
-    """What the rule would do now, if it were enabled."""
+    """Effects that the rule would have now, if it were enabled."""
 
     rule = RuleResponse()
     at = Timestamp()

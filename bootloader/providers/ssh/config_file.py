@@ -19,7 +19,7 @@ _JUMP = re.compile(r"(?:(?P<user>[^@]+)@)?(?P<host>\[[^\]]+\]|[^:\s]+)(?::(?P<po
 
 @dataclass(frozen=True)
 class Alias:
-    """What the file says of a host; empty values and 0 if it says nothing."""
+    """Settings of a host in the file; empty values and 0 where it has none."""
 
     host: str
     port: int = 0

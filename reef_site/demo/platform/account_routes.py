@@ -163,7 +163,7 @@ def own_domain(call: Call) -> Domain:
 
 @routes.on("GET", "/domains/{domain_id}", "domain")
 async def domain(call: Call) -> Response:
-    """One."""
+    """Return one domain of the account."""
     return json_response(domain_json(own_domain(call)))
 
 

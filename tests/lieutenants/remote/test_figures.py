@@ -1,4 +1,4 @@
-"""What an answer costs on its way from a machine: bytes on the line, and time."""
+"""Costs of an answer on its way from a machine: bytes on the line, and time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this kernel and this user allow."""
+"""Find out which kinds of isolation this kernel and this user allow."""
 
 from __future__ import annotations
 

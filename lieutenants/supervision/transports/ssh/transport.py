@@ -23,7 +23,7 @@ _KEYS = (
 
 @dataclass(frozen=True)
 class HomeFiles:
-    """What a lieutenant's folder on its machine needs before a start, by paths below it."""
+    """Folders and files that a lieutenant's folder needs before a start, by paths below it."""
 
     folders: Sequence[str] = ()
     # Folders that are empty at each start.

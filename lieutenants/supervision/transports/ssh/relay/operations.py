@@ -1,4 +1,4 @@
-"""What reef can ask for, beside journals. Each operation takes and returns a JSON object."""
+"""Operations of the relay, beside journals. Each one takes and returns a JSON object."""
 
 from __future__ import annotations
 
