@@ -27,6 +27,8 @@ class ReefAppConfig(AppConfig):
     task_prefix: ClassVar[str] = ""
     # Seconds between two runs of each periodic task, by the task's name.
     ticks: ClassVar[Mapping[str, float]] = {}
+    # The module with its tools for agents, as `TOOLS`; empty if it has none.
+    tools: ClassVar[str] = ""
 
     @property
     def is_enabled(self) -> bool:

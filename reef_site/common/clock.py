@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 
 from django.db import connection
 from django.db.models import Q
@@ -36,8 +36,7 @@ def now() -> datetime:
 
 def format_timestamp(moment: datetime) -> str:
     """Return UTC with three digits of milliseconds, such as 2026-11-22T06:21:09.098Z."""
-    moment = moment.astimezone(UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+    return f"{moment.astimezone(UTC).isoformat(timespec='milliseconds')[:-6]}Z"
 
 
 def parse_iso(text: str) -> datetime:
@@ -72,6 +71,11 @@ def database_now() -> datetime:
     if connection.vendor != "postgresql":
         return timezone.now()
     return queries.clock_timestamp().astimezone(UTC)
+
+
+def midnight(day: date, zone: tzinfo) -> datetime:
+    """Return the moment at which the day begins in the zone."""
+    return datetime.combine(day, datetime.min.time(), tzinfo=zone)
 
 
 def age_seconds(moment: datetime, now: datetime) -> float:

@@ -12,7 +12,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from rest_framework.response import Response
 
-from reef_site.common.errors import ReefError
+from reef_site.common.errors import Forbidden, ReefError
 
 P = ParamSpec("P")
 View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
@@ -50,6 +50,9 @@ class ErrorPage:
         return wrapped
 
     def render(self, request: HttpRequest, error: ReefError) -> HttpResponse:
+        if isinstance(error, Forbidden):
+            # The audit log reads it.
+            request.forbidden = error  # type: ignore[attr-defined]
         if is_script(request):
             return HttpResponse(str(error), status=error.status, content_type="text/plain")
         context = {"problem": str(error), "home": self.home, "label": self.label}

@@ -25,9 +25,16 @@ class BadInput(ReefError):
 
 
 class Forbidden(ReefError):
-    """The caller lacks the permission; the text names the rule."""
+    """The caller lacks the permission; the text names the rule.
+
+    The audit log shows `rule`, `action` and `target` in columns of their own, if they are given.
+    """
 
     status = 403
+
+    def __init__(self, text: str, *, rule: str = "", action: str = "", target: str = "") -> None:
+        super().__init__(text)
+        self.rule, self.action, self.target = rule, action, target
 
 
 class NotFound(ReefError):

@@ -42,6 +42,10 @@ class Topic(StrEnum):
     NODES = "nodes"
     # {"ids": ["<provisioning id>", …]}: their state, step or log changed.
     PROVISIONINGS = "provisionings"
+    # {"ids": ["<question id>", …]} were asked or decided.
+    QUESTIONS = "questions"
+    # {}: new rows are in the event log.
+    RECORDED = "recorded"
     # {"seconds": 2.5}: events of this last time were dropped, of any topic.
     MISSED = "missed"
 
@@ -73,6 +77,11 @@ def publish_nodes(vm_ids: Iterable[str]) -> None:
 def publish_provisionings(ids: Iterable[str]) -> None:
     """Publish that these provisionings moved on."""
     publish(Topic.PROVISIONINGS, ids=list(ids))
+
+
+def publish_questions(ids: Iterable[str]) -> None:
+    """Publish that these questions of agents were asked or decided."""
+    publish(Topic.QUESTIONS, ids=list(ids))
 
 
 def wake_follower(lieutenant_id: str) -> None:

@@ -9,16 +9,27 @@ from django import forms
 from reef_site.common.errors import ReefError
 
 
-class ServiceForm(forms.Form):
-    """A form that shows what a service refuses beside the field at fault."""
+class ServiceErrors(forms.BaseForm):
+    """Shows what a service refuses beside the field at fault."""
 
     # What services call a field, where the form has another name for it.
     KEYS: ClassVar[dict[str, str]] = {}
 
     def add_service_error(self, error: ReefError) -> None:
-        fields = {key: name for name, key in self.KEYS.items()}
-        field = fields.get(error.field, error.field)
-        self.add_error(field if field in self.fields else None, str(error))
+        """Add the error to its field, without the field's name, or to the whole form."""
+        field = self.field_of(error.field)
+        if field in self.fields:
+            self.add_error(field, str(error).removeprefix(f"{error.field}: "))
+        else:
+            self.add_error(None, str(error))
+
+    def field_of(self, key: str) -> str:
+        """Return the name of the field that services call `key`."""
+        return next((name for name, each in self.KEYS.items() if each == key), key)
+
+
+class ServiceForm(ServiceErrors, forms.Form):
+    """A form that calls a service, with texts for screen readers."""
 
     def describe_errors(self) -> None:
         """Tie each field to its error and its help text, for screen readers."""

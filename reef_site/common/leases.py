@@ -62,6 +62,15 @@ class LeaseQuerySet(models.QuerySet[Row]):
         until = now + lease
         return until if mine.update(leased_until=until, **fields) else None
 
+    def extend(self, pk: object, until: datetime, lease: timedelta) -> datetime | None:
+        """Have the lease that ends at `until` end later; return its new end.
+
+        None if it is not the newest one any more.
+        """
+        later = clock.now() + lease
+        mine = self.filter(pk=pk, leased_until=until)
+        return later if mine.update(leased_until=later) else None
+
     def release(self, pk: object, until: datetime | None) -> bool:
         """Free the row if the lease that ends at `until` is still the newest one."""
         return bool(self.filter(pk=pk, leased_until=until).update(leased_until=None))

@@ -10,6 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -46,7 +47,14 @@ class Kind:
 
     run: Callable[..., Result]
     lines: Callable[[Result], list[Line]]
+    # The queue of the workers that can make a call with these arguments; None if all can.
+    queue: Callable[..., str | None] | None = None
+    # How long an answer is kept.
+    kept: timedelta = KEPT
 
+
+# Id of the call that this thread makes.
+_current: ContextVar[str] = ContextVar("outside_call", default="")
 
 call_kinds: Hook[Kind] = Hook(
     "outside_calls.kinds", "Calls to providers, hosts and model APIs that a worker can make."
@@ -67,13 +75,36 @@ def make(
         made_at=now,
         sent_at=now,
     )
-    dispatch("reef.outside_call", row.pk)
-    end = time.monotonic() + BRIEF_SECONDS
+    _send(row)
+    return wait(row, BRIEF_SECONDS)
+
+
+def _send(row: OutsideCall) -> None:
+    queue = call_kinds[row.kind].queue
+    dispatch("reef.outside_call", row.pk, queue=queue(**row.arguments) if queue else None)
+
+
+def wait(row: OutsideCall, seconds: float) -> OutsideCall:
+    """Wait until a call is over, at most this long, and return its row as it is then."""
+    end = time.monotonic() + seconds
     while True:
         row.refresh_from_db()
         if row.is_over or time.monotonic() > end:
             return row
-        time.sleep(0.01)
+        time.sleep(0.01 if seconds <= BRIEF_SECONDS else 0.05)
+
+
+def find_open(kind: str) -> OutsideCall | None:
+    """Return the newest call of a kind if it is not over."""
+    newest = OutsideCall.objects.filter(kind=kind).order_by("-made_at").first()
+    found = find(newest.pk) if newest and not newest.is_over else None
+    return found if found and not found.is_over else None
+
+
+def report(result: Result) -> None:
+    """Store what the call that this thread makes has found so far."""
+    mine = OutsideCall.objects.filter(pk=_current.get(), state=CallState.RUNNING)
+    mine.update(result=result)
 
 
 def find(call_id: str, *kinds: str) -> OutsideCall | None:
@@ -93,7 +124,7 @@ def find(call_id: str, *kinds: str) -> OutsideCall | None:
     else:
         waiting = OutsideCall.objects.filter(pk=row.pk, state=CallState.WAITING)
         if waiting.filter(sent_at__lte=now - AGAIN).update(sent_at=now):
-            dispatch("reef.outside_call", row.pk)
+            _send(row)
     return row
 
 
@@ -139,7 +170,11 @@ def run_here(call_id: str) -> None:
 
 def forget_old() -> None:
     """Delete answers that nobody asks for any more."""
-    OutsideCall.objects.filter(made_at__lt=clock.database_now() - KEPT).delete()
+    now = clock.database_now()
+    OutsideCall.objects.filter(made_at__lt=now - KEPT).delete()
+    for key, kind in call_kinds.items():
+        if kind.kept < KEPT:
+            OutsideCall.objects.filter(kind=key, made_at__lt=now - kind.kept).delete()
 
 
 class _Attempt:
@@ -159,6 +194,7 @@ class _Attempt:
 
     def run(self) -> None:
         """Do it. Errors with a status are answers, too."""
+        token = _current.set(self._row.pk)
         try:
             self._result = call_kinds[self._row.kind].run(**self._row.arguments)
         except Exception as error:
@@ -167,6 +203,8 @@ class _Attempt:
                 self._error, self._status = str(error), status
             else:
                 logger.exception("%s failed", self._row.kind)
+        finally:
+            _current.reset(token)
 
     def end(self) -> None:
         """Keep what came of it."""
@@ -187,9 +225,11 @@ def _end(
     still = OutsideCall.objects.filter(pk=row.pk).exclude(
         state__in=[CallState.DONE, CallState.FAILED]
     )
+    # What a call has reported before it failed stays.
+    found = {} if result is None else {"result": result}
     still.update(
         state=state,
-        result=result or {},
+        **found,
         error=error,
         error_status=status,
         ended_at=clock.database_now(),

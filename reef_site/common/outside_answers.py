@@ -50,6 +50,13 @@ def api_state(row: OutsideCall, body: Callable[[OutsideCall], Body]) -> Response
     return Response({"id": row.pk, "state": "running"})
 
 
+def script_answer(row: OutsideCall) -> HttpResponse:
+    """Answer a script of our pages: 204 if it is done or still runs, else the error's text."""
+    if row.state == CallState.FAILED:
+        return HttpResponse(row.error, status=row.error_status, content_type="text/plain")
+    return HttpResponse(status=204)
+
+
 def page_answer(request: HttpRequest, row: OutsideCall, back: str) -> HttpResponse:
     """Go back with the result as messages, or to the page that shows it when it is there."""
     if row.is_over:

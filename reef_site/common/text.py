@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, TypeGuard
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -123,7 +124,32 @@ def parse_number(text: str) -> int | None:
     return int(text) if is_number else None
 
 
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration in its two largest units: 0.4 s, 12 s, 3 min 12 s, 2 h, 1 d 4 h."""
+    tenths = max(0, int(seconds * 10))
+    if tenths < 100:
+        return f"{tenths // 10} s" if tenths % 10 == 0 else f"{tenths / 10:.1f} s"
+    whole = tenths // 10
+    place = next(number for number, (size, _) in enumerate(_UNITS) if whole >= size)
+    parts = []
+    for size, unit in _UNITS[place : place + 2]:
+        count, whole = divmod(whole, size)
+        parts += [f"{count} {unit}"] if count else []
+    return " ".join(parts)
+
+
 # -- what can be shown -------------------------------------------------------------------------
+
+
+def format_dollars(amount: Decimal | float) -> str:
+    """Format US dollars; small amounts keep four digits."""
+    value = float(amount)
+    if value == 0:
+        return "$0"
+    return f"${value:.4f}" if value < 0.1 else f"${value:,.2f}"
 
 
 def escape_unprintable(text: str, length: int) -> str:

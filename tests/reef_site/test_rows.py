@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from reef_site.common.api.fields import JsonValue, Text, Timestamp
-from reef_site.common.api.rows import PositionalReader, object_reader
+from reef_site.common.api.rows import object_reader
 from reef_site.common.api.serializers import ResponseBody
 
 
@@ -23,12 +22,7 @@ class ThingResponse(ResponseBody):
     facts = JsonValue("object", required=False)
 
 
-class RowResponse(ThingResponse):
-    owner = Text(source="owner_name")
-
-
 PRESENT = {"note": "has_note", "facts": "facts"}
-COLUMNS = ["vm_id", "owner_name", "note", "made_at", "ended_at", "facts", "has_note"]
 
 
 def thing(**fields: Any) -> SimpleNamespace:
@@ -60,19 +54,3 @@ def test_missing_attribute_is_an_error() -> None:
     read = object_reader(ThingResponse)
     with pytest.raises(AttributeError, match="state"):
         read(thing())
-
-
-def test_row_is_parsed_by_its_columns() -> None:
-    reader = PositionalReader(RowResponse, "t", given=["state"], present=PRESENT)
-    assert reader.columns == [f"t.{name}" for name in COLUMNS]
-
-    def read(*row: Any) -> dict[str, Any]:
-        return reader.read(row, json.loads, lambda value: f"<{value}>", "up")
-
-    rest = {"vm": "vm-1", "owner": "ada", "made": "<1>", "ended": "<2>", "state": "up"}
-    # Further columns of the query do not matter.
-    row = read("vm-1", "ada", "[1]", 1, 2, '{"a":1}', True, "more")
-    assert row == {**rest, "note": [1], "facts": {"a": 1}}
-    assert list(row) == list(ThingResponse().fields)
-    assert read("vm-1", "ada", None, 1, 2, "{}", 0) == rest
-    assert read("vm-1", "ada", None, 1, None, "{}", 1) == {**rest, "note": None, "ended": None}

@@ -61,3 +61,15 @@ def test_other_digits_are_not_numbers(given: str) -> None:
 def test_batches_keep_order_and_have_at_most_their_size() -> None:
     assert list(batched(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(batched([], 3)) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        *((0, "0 s"), (0.04, "0 s"), (0.45, "0.4 s"), (3, "3 s"), (3.25, "3.2 s"), (59.9, "59 s")),
+        *((60, "1 min"), (192, "3 min 12 s"), (3600, "1 h"), (3660, "1 h 1 min")),
+        *((90_000, "1 d 1 h"), (-5, "0 s")),
+    ],
+)
+def test_durations_have_two_units(seconds: float, shown: str) -> None:
+    assert text.format_duration(seconds) == shown

@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from reef_site.common.api.fields import JsonValue, Timestamp
 from reef_site.common.api.serializers import ResponseBody
 
 Json = dict[str, Any]
@@ -53,52 +52,6 @@ def object_reader(
         values[name] = value
     conditions = {name: f"row.{source}" for name, source in (present or {}).items()}
     return _compile(response, ["row", *given], values, conditions)
-
-
-class PositionalReader:
-    """Reads the response's fields from database rows that begin with `columns`.
-
-    `given` and `present` are those of `object_reader`; `present` names columns, which are added if
-    they are not there. Stored JSON is absent if it is an empty object.
-
-    `read(row, parse, to_date, *given)` returns the fields; `parse` reads stored JSON, `to_date` the
-    driver's timestamps.
-    """
-
-    def __init__(
-        self,
-        response: type[ResponseBody],
-        alias: str,
-        *,
-        given: Sequence[str] = (),
-        present: Mapping[str, str] | None = None,
-    ) -> None:
-        fields, present = dict(response().fields.items()), present or {}
-        sources = {name: str(fields[name].source) for name in fields if name not in given}
-        columns = list(dict.fromkeys([*sources.values(), *present.values()]))
-        places = {column: f"row[{number}]" for number, column in enumerate(columns)}
-        stored = {sources[name] for name in sources if isinstance(fields[name], JsonValue)}
-        values = {
-            name: name if name in given else _parsed(field, places[sources[name]])
-            for name, field in fields.items()
-        }
-        conditions = {
-            name: f"{places[column]} != '{{}}'" if column in stored else places[column]
-            for name, column in present.items()
-        }
-        self.columns = [f"{alias}.{column}" for column in columns]
-        self.read = _compile(response, ["row", "parse", "to_date", *given], values, conditions)
-
-
-def _parsed(field: Any, value: str) -> str:
-    """Return the expression that parses a column's value."""
-    parser = {JsonValue: "parse", Timestamp: "to_date"}
-    names = [name for kind, name in parser.items() if isinstance(field, kind)]
-    if not names:
-        return value
-    parsed = f"{names[0]}({value})"
-    is_never_null = field.required and not field.allow_null
-    return parsed if is_never_null else f"None if {value} is None else {parsed}"
 
 
 def _compile(

@@ -1,0 +1,1 @@
+"""Lists on pages: columns that sort, pages, and actions on many rows."""
