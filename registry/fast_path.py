@@ -1,12 +1,12 @@
-"""The registry's busiest routes as raw ASGI: heartbeats, one VM, discover, ancestors.
+"""The busiest routes as raw ASGI: heartbeats, registrations, and reads of the fleet.
 
-The edge tries this first. Responses equal those of the DRF views in `registry.api` and use the same
-functions. Unclear cases (a session, an unknown host, a caller that may lack permission) return
-None, and the edge passes the request on to Django.
+The edge tries this first. Responses equal those of the DRF views and, where rows are written, use
+the same functions. Unclear cases (a session, an unknown host, a caller that may lack permission)
+return None, and the edge passes the request on to Django.
 
-Heartbeats that arrive during a commit are written together in the next transaction, by one thread
-with one connection; each is answered after its commit. Tokens are looked up in the same
-transaction, so a revoked token fails from the next request on.
+What arrives during a commit is written together in the next transaction, by one thread with one
+connection; each heartbeat is answered after its commit. Reads are batched as well. Tokens are
+looked up in each batch, so a revoked token fails from the next request on.
 """
 
 from __future__ import annotations
@@ -14,84 +14,120 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hmac
 import logging
 import re
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import datetime
-from enum import Enum, auto
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import orjson
 from django.conf import settings
-from django.db import transaction
-from django.http.request import split_domain_port, validate_host
+from django.db import connection
 
-from reef_site.common import clock, events
+from reef_site.common import fast_routes
 from reef_site.common.asgi import JSONResponse
 from reef_site.common.errors import BadInput
-from registry import heartbeats as beats
-from registry import json_rows, services
-from registry.batching import Batcher
+from reef_site.common.fast_routes import FastRoute
+from registry import heartbeat_bodies, plain_bodies, write_routes
+from registry.batching import Batcher, set_result
+from registry.bearer_tokens import (
+    is_allowed_host,
+    is_operator_token,
+    parse_credentials,
+    unauthorized,
+)
 from registry.checkpoints import Checkpoints
-from registry.heartbeats import Heartbeat, Outcome
-from vmtree import aliases, ids, tokens
-from vmtree.models import Node
-from vmtree.queries.nodes import owners_of_tokens
+from registry.fast_limits import WriteLimits
+from registry.fast_reads import Reader, ReadRequest, parse_read
+from registry.fast_writes import Notifier, WriteRequest, write
+from registry.loop_reader import LoopReader
+from registry.plain_bodies import Creating, Registering
+from registry.remembered import Remembered
+from registry.write_routes import PlainWrite, WriteRoute
+from vmtree import aliases, ids
 
 logger = logging.getLogger(__name__)
 
 UPTIME_SECONDS = 5.0
-BAD_TOKEN = "Unauthorized — invalid token"  # noqa: S105
 _ALIAS = f'"{ids.LOCAL}'.encode()
-_ID = rb"/registry/vms/([^/]+)"
-ROUTES: tuple[tuple[str, str, re.Pattern[bytes]], ...] = (
-    ("POST", "beat", re.compile(_ID + rb"/heartbeat/?")),
-    ("POST", "bulk", re.compile(rb"/registry/heartbeats/?")),
-    ("GET", "vm", re.compile(_ID + rb"/?")),
-    ("GET", "discover", re.compile(rb"/registry/discover/([^/]+)/?")),
-    ("GET", "ancestors", re.compile(_ID + rb"/ancestors/?")),
+_BEAT = re.compile(rb"/registry/vms/([^/]+)/heartbeat/?")
+# Name, organ and path.
+_WRITES = (
+    ("bulk", "registry", re.compile(rb"/registry/heartbeats/?")),
+    ("register", "registry", re.compile(rb"/registry/vms/?")),
+    ("create", "vm-tree", re.compile(rb"/vm-tree/vms/?")),
 )
+# Paths whose routes are remembered.
+MAX_ROUTES, MAX_KNOWN_PATH = 20_000, 200
+_WRITE_PREFIXES = (b"/registry/vms", b"/registry/heartbeats", b"/vm-tree/vms")
+Read = ReadRequest
+Write = WriteRequest | Registering | Creating | PlainWrite
+# What a request asks for: a route of reads or writes, or the name of one of writes; and its key.
+Route = tuple[FastRoute | WriteRoute | str, str]
 
 
-class WriteRequest(NamedTuple):
-    """Heartbeats of one request, and the hash of its token (None for the root token)."""
-
-    digest: str | None
-    beats: Sequence[Heartbeat]
-    single: bool
+@functools.cache
+def _table() -> fast_routes.Table:
+    """Return the table of reads; all apps have registered theirs by then."""
+    return fast_routes.Table()
 
 
-class ReadRequest(NamedTuple):
-    """One read request: the route, its id or role, and the hash of its token."""
-
-    digest: str | None
-    what: str
-    key: str
+@functools.cache
+def _write_table() -> write_routes.Table:
+    """Return the table of writes that apps have registered."""
+    return write_routes.Table()
 
 
-def _route_of(method: str, path: bytes) -> tuple[str, str] | None:
-    """Return the fast route's name and the id or role in the path; None for all other paths."""
-    if not path.startswith(b"/registry/"):
+@functools.cache
+def _prefixes() -> tuple[bytes, ...]:
+    return (*_table().prefixes, *_write_table().prefixes, *_WRITE_PREFIXES)
+
+
+def _route_of(method: str, path: bytes) -> Route | None:
+    """Return what a request asks for; None if this is not a fast route."""
+    if not path.startswith(_prefixes()):
         return None
-    for wanted, name, pattern in ROUTES:
-        if method == wanted and (found := pattern.fullmatch(path)):
-            return _named(name, found[1]) if found.groups() else (name, "")
-    return None
+    # Long ones would fill the memory.
+    look = _known_route if len(path) <= MAX_KNOWN_PATH else _known_route.__wrapped__
+    return look(method, path)
 
 
-def _named(name: str, raw: bytes) -> tuple[str, str] | None:
+@functools.lru_cache(maxsize=MAX_ROUTES)
+def _known_route(method: str, path: bytes) -> Route | None:
+    if method == "GET":
+        found = _table().find(path)
+        return _read_of(found) if found else None
+    if method == "POST":
+        if beat := _BEAT.fullmatch(path):
+            vm_id = _decoded(beat[1])
+            return None if vm_id is None else ("beat", vm_id)
+        for name, organ, other in _WRITES:
+            if organ in settings.ORGANS and other.fullmatch(path):
+                return name, ""
+    declared = _write_table().find(method, path)
+    key = _decoded(declared[1]) if declared else None
+    return (declared[0], key) if declared and key is not None else None
+
+
+def _read_of(found: fast_routes.Found) -> Route | None:
+    parts = [part for raw in found.parts if (part := _decoded(raw)) is not None]
+    key = found.route.key_of(parts, found.query) if len(parts) == len(found.parts) else None
+    return None if key is None else (found.route, key)
+
+
+def _decoded(raw: bytes) -> str | None:
+    """Return a part of a path as text; None if it is a case for Django."""
     with contextlib.suppress(UnicodeDecodeError):
-        key = (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
+        part = (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
         # Aliases are resolved by the Django views.
-        if "/" not in key and key.isprintable() and not aliases.is_alias(key):
-            return name, key
+        if "/" not in part and part.isprintable() and not aliases.is_alias(part):
+            return part
     return None
+
+
+def _is_heartbeat(item: Write | None) -> bool:
+    return isinstance(item, WriteRequest)
 
 
 class FastPath:
@@ -99,61 +135,75 @@ class FastPath:
 
     def __init__(self) -> None:
         self._notifier = Notifier()
-        self._writer: Batcher[WriteRequest | None, JSONResponse | None]
-        self._writer = Batcher("reef-beats", partial(write, self._notifier.publish))
+        self._limits = WriteLimits()
+        self._remembered = Remembered()
+        self._writer: Batcher[Write | None, JSONResponse | None]
+        put_down = partial(write, self._notifier.publish, remembered=self._remembered)
+        self._writer = Batcher(
+            "reef-beats", put_down, may_wait=_is_heartbeat, awaits_returning=True
+        )
+        read = Reader(self._remembered).read
         self._reader: Batcher[ReadRequest, JSONResponse | None] = Batcher("reef-looks", read)
+        self._lister: Batcher[ReadRequest, JSONResponse | None] = Batcher("reef-lists", read)
+        is_sqlite = connection.vendor == "sqlite"
+        self._loop_reader = LoopReader(self._remembered, self._reader) if is_sqlite else None
         self._checkpoints = Checkpoints()
-        self._uptime_task = asyncio.get_running_loop().create_task(self._record_uptime())
+        self._loop = asyncio.get_running_loop()
+        self._uptime_task = self._loop.create_task(self._record_uptime())
 
     @staticmethod
-    def route(scope: Mapping[str, Any]) -> tuple[str, str] | None:
-        """Return the fast route's name and the id or role in the path; None for all others.
+    def route(scope: Mapping[str, Any]) -> Route | None:
+        """Return the fast route's name and the key in the path; None for all others.
 
-        None of these routes takes a query string; Django rejects one with an explanation.
+        Of query strings, only some that agents often send are known.
         """
-        if scope.get("query_string"):
-            return None
-        return _route_of(scope["method"], scope.get("raw_path") or b"")
+        path, query = scope.get("raw_path") or b"", scope.get("query_string")
+        return _route_of(scope["method"], b"%b?%b" % (path, query) if query else path)
 
     @staticmethod
     def rejection(headers: Mapping[bytes, bytes]) -> JSONResponse | None:
         """Return a 401 for an invalid token; None to pass the request on."""
-        return unauthorized() if b"authorization" in headers and _is_allowed_host(headers) else None
+        return unauthorized() if b"authorization" in headers and is_allowed_host(headers) else None
 
     async def close(self) -> None:
         """Let waiting writes commit, and end the threads."""
         self._uptime_task.cancel()
         self._checkpoints.close()
-        for group in (self._writer, self._reader):
+        for group in (self._writer, self._reader, self._lister):
             await group.close()
+        if self._loop_reader:
+            self._loop_reader.close()
         self._notifier.close()
 
     async def answer(
-        self, route: tuple[str, str], headers: Mapping[bytes, bytes], body: bytes
+        self, route: Route, headers: Mapping[bytes, bytes], body: bytes, address: str = ""
     ) -> JSONResponse | None:
-        """Return the response; None to pass the request on."""
-        request = parse(route, headers, body)
-        if isinstance(request, ReadRequest):
-            return await self._reader.ask(request)
-        if isinstance(request, WriteRequest):
-            return await self._writer.ask(request)
-        return request
+        """Return the response to a client at this address; None to pass the request on."""
+        request = parse(route, headers, body, address)
+        if request is None or isinstance(request, JSONResponse):
+            return request
+        future: asyncio.Future[JSONResponse | None] = self._loop.create_future()
+        return await future if self.put(request, partial(set_result, future)) else None
 
-    def begin(
-        self,
-        route: tuple[str, str],
-        headers: Mapping[bytes, bytes],
-        reply: Callable[[JSONResponse | None], None],
-    ) -> bool:
-        """Like `answer` for a request without a body, with a callback; False to pass it on."""
-        request = parse(route, headers, b"")
+    def put(self, request: Read | Write, reply: Callable[[JSONResponse | None], None]) -> bool:
+        """Call `reply` with the response later; return False to pass the request on."""
         if isinstance(request, ReadRequest):
-            self._reader.put(request, reply)
-        elif isinstance(request, WriteRequest):
+            self._reader_of(request).put(request, reply)
+            return True
+        if isinstance(request, WriteRequest) or self._limits.allow(request.digest):
             self._writer.put(request, reply)
-        else:
-            return False
-        return True
+            return True
+        return False
+
+    def _reader_of(
+        self, request: ReadRequest
+    ) -> Batcher[ReadRequest, JSONResponse | None] | LoopReader:
+        if self._loop_reader and (
+            not (request.route.large or request.route.long_texts)
+            or self._remembered.has(request.wanted)
+        ):
+            return self._loop_reader
+        return self._lister if request.route.large else self._reader
 
     async def _record_uptime(self) -> None:
         """Record every few seconds that this edge can receive heartbeats."""
@@ -166,235 +216,35 @@ class FastPath:
 
 
 def parse(
-    route: tuple[str, str], headers: Mapping[bytes, bytes], body: bytes
-) -> ReadRequest | WriteRequest | JSONResponse | None:
+    route: Route, headers: Mapping[bytes, bytes], body: bytes, address: str = ""
+) -> ReadRequest | Write | JSONResponse | None:
     """Parse a request.
 
     Returns a 401 for a token that cannot be valid, and None to pass the request on.
     """
     name, key = route
-    if b"authorization" not in headers or not _is_allowed_host(headers):
+    if b"authorization" not in headers or not is_allowed_host(headers):
         return None
     good, digest = parse_credentials(headers[b"authorization"])
     if not good:
-        return unauthorized()
-    if name in READ_ROUTES:
-        return ReadRequest(digest, name, key)
+        others = isinstance(name, WriteRoute) and name.has_other_tokens
+        return None if others else unauthorized()
+    if is_operator_token(headers[b"authorization"]):
+        # Django checks its scope.
+        return None
+    if isinstance(name, FastRoute):
+        return parse_read(digest, name, key, headers)
+    if isinstance(name, WriteRoute):
+        return write_routes.parse(name, key, digest, body, address)
+    if name in ("register", "create"):
+        return plain_bodies.parse(name, digest, body, address)
     try:
-        if name == "bulk" and _ALIAS in body:
+        if (name == "bulk" and _ALIAS in body) or heartbeat_bodies.takes_long(body):
             return None
-        heartbeats = (
-            [beats.parse_one(key, body)] if name == "beat" else beats.parse_many(orjson.loads(body))
-        )
+        if name == "beat":
+            return WriteRequest(digest, [heartbeat_bodies.parse_one(key, body)], single=True)
+        heartbeats = heartbeat_bodies.parse_many(orjson.loads(body))
     except (BadInput, orjson.JSONDecodeError):
         # Django reports the error, but only if the token is valid.
         return None
-    return WriteRequest(digest, heartbeats, name == "beat")
-
-
-# -- authentication ----------------------------------------------------------------------------
-
-
-def parse_credentials(header: bytes) -> tuple[bool, str | None]:
-    """Return whether the token may be valid, and the hash to look up (None for the root token)."""
-    scheme, _, token = header.decode("latin-1").partition(" ")
-    token = token.strip()
-    if scheme.lower() != "bearer":
-        return False, None
-    if hmac.compare_digest(token.encode("utf-8", "replace"), _root_token()):
-        return True, None
-    return token.startswith(tokens.PREFIX), tokens.digest_of(token)
-
-
-@functools.cache
-def _root_token() -> bytes:
-    """Cached: the setting does not change, and reading it is slow."""
-    return settings.ROOT_TOKEN.encode()
-
-
-def _is_allowed_host(headers: Mapping[bytes, bytes]) -> bool:
-    host = headers.get(b"host", b"").decode("latin-1")
-    if host not in _allowed_hosts:
-        domain, _ = split_domain_port(host)
-        if not domain or not validate_host(domain, settings.ALLOWED_HOSTS):
-            return False
-        if len(_allowed_hosts) < 100:
-            _allowed_hosts.add(host)
-    return True
-
-
-_allowed_hosts: set[str] = set()
-
-
-class TokenOwner(NamedTuple):
-    """The node that a token belongs to."""
-
-    pk: int
-    vm_id: str
-
-
-def owners_of(digests: set[str]) -> dict[str, TokenOwner]:
-    """Return the active nodes of these token hashes with one query; runs inside a batch."""
-    if not digests:
-        return {}
-    rows = owners_of_tokens(digests)
-    return {digest: TokenOwner(pk, vm_id) for digest, pk, vm_id in rows}
-
-
-# -- batches -----------------------------------------------------------------------------------
-
-
-class Decision(Enum):
-    """The decision whether a request may be answered on the fast path."""
-
-    GOOD = auto()
-    REFUSED = auto()
-    UNSURE = auto()
-
-
-def write(
-    publish: Callable[[set[str]], None], requests: Sequence[WriteRequest | None]
-) -> list[JSONResponse | None]:
-    """Record the heartbeats of many requests in one transaction; return responses in their order.
-
-    None in `requests` records that this edge is up.
-    """
-    now, writes = clock.now(), [each for each in requests if each is not None]
-    with transaction.atomic():
-        if len(writes) < len(requests):
-            services.record_edge_uptime(now)
-        owners = owners_of({each.digest for each in writes if each.digest is not None})
-        decisions = [_decide(each, owners) for each in requests]
-        accepted: list[Heartbeat] = []
-        for each, decision in zip(requests, decisions, strict=True):
-            if each and decision is Decision.GOOD:
-                accepted.extend(each.beats)
-        interval = beats.fleet.interval_ms()
-        outcome = beats.record(accepted, now, interval) if accepted else Outcome()
-    if outcome.changed:
-        publish(outcome.changed)
-    batch = WrittenBatch(outcome, now, interval)
-    return [
-        batch.answer(each, decision) for each, decision in zip(requests, decisions, strict=True)
-    ]
-
-
-def _decide(request: WriteRequest | None, owners: Mapping[str, TokenOwner]) -> Decision:
-    if request is None or request.digest is None:
-        return Decision.GOOD
-    owner = owners.get(request.digest)
-    if owner is None:
-        return Decision.REFUSED
-    if request.single and request.beats[0].vm_id == owner.vm_id:
-        return Decision.GOOD
-    node = Node(pk=owner.pk, vm_id=owner.vm_id)
-    allowed = services.may_send_heartbeats(node, [each.vm_id for each in request.beats])
-    return Decision.GOOD if allowed else Decision.UNSURE
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenBatch:
-    """The result of one transaction of heartbeats."""
-
-    outcome: Outcome
-    now: datetime
-    interval: int
-
-    def answer(self, request: WriteRequest | None, decision: Decision) -> JSONResponse | None:
-        """Return the response to this request; None to pass it on."""
-        if request is None or decision is Decision.UNSURE:
-            return None
-        if decision is Decision.REFUSED:
-            return unauthorized()
-        if not request.single:
-            response = beats.response_for_many(request.beats, self.outcome, self.now, self.interval)
-            return JSONResponse(200, orjson.dumps(response))
-        vm_id = request.beats[0].vm_id
-        if vm_id not in self.outcome.seen:
-            return _not_found()
-        return JSONResponse(
-            200, orjson.dumps(beats.response_for_one(vm_id, self.outcome, self.interval))
-        )
-
-
-def read(requests: Sequence[ReadRequest]) -> list[JSONResponse | None]:
-    """Answer many read requests at one moment; equal requests are looked up once."""
-    owners = owners_of({each.digest for each in requests if each.digest is not None})
-    valid = [each for each in requests if each.digest is None or each.digest in owners]
-    responses = {
-        (what, key): response for what in READ_ROUTES for key, response in _read_route(valid, what)
-    }
-    return [
-        responses[each.what, each.key]
-        if each.digest is None or each.digest in owners
-        else unauthorized()
-        for each in requests
-    ]
-
-
-READ_ROUTES = ("vm", "discover", "ancestors")
-
-
-def _read_route(requests: Sequence[ReadRequest], what: str) -> Iterable[tuple[str, JSONResponse]]:
-    """Yield responses to all requests of one route, by id or role."""
-    keys = {each.key for each in requests if each.what == what}
-    reader = json_rows.RegistryReader() if keys else None
-    if reader is None:
-        return
-    if what == "vm":
-        found = reader.vms(keys)
-        for key in keys:
-            yield key, JSONResponse(200, orjson.dumps(found[key])) if key in found else _not_found()
-    elif what == "ancestors":
-        chains = reader.ancestors(keys)
-        for key in keys:
-            yield key, _with_count(what, chains[key]) if key in chains else _not_found()
-    else:
-        for key in keys:
-            yield key, _with_count("vms", reader.discover(key))
-
-
-# -- responses ---------------------------------------------------------------------------------
-
-
-def _with_count(name: str, found: list[Any]) -> JSONResponse:
-    return JSONResponse(200, orjson.dumps({name: found, "count": len(found)}))
-
-
-def _not_found() -> JSONResponse:
-    return JSONResponse(404, orjson.dumps({"error": services.VM_NOT_FOUND}))
-
-
-def unauthorized() -> JSONResponse:
-    """Return a 401 for an invalid token."""
-    return JSONResponse(401, orjson.dumps({"error": BAD_TOKEN}))
-
-
-class Notifier:
-    """Publishes events in a thread of its own, so that a hanging Redis delays no heartbeat."""
-
-    def __init__(self) -> None:
-        self._ids: set[str] = set()
-        self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reef-tells")
-
-    def publish(self, vm_ids: set[str]) -> None:
-        """Publish these ids soon, together with those that arrive until then."""
-        with self._lock:
-            waiting = bool(self._ids)
-            self._ids |= vm_ids
-        if not waiting:
-            self._thread.submit(self._send)
-
-    def close(self) -> None:
-        """Stop publishing."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _send(self) -> None:
-        with self._lock:
-            ids, self._ids = self._ids, set()
-        try:
-            events.publish_nodes(sorted(ids))
-        except Exception:
-            # The executor would drop the exception.
-            logger.exception("watchers cannot be told of %d VMs", len(ids))
+    return WriteRequest(digest, heartbeats, single=False)

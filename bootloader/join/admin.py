@@ -11,7 +11,7 @@ from bootloader.join import tokens as join_tokens
 from bootloader.models import BootReport, JoinRefusal, JoinToken
 from bootloader.provisioning.admin import COMMAND
 from reef_site.common import clock
-from reef_site.common.admin import ReadOnlyAdmin
+from reef_site.common.admin import ReadOnlyAdmin, RecentValuesFilter
 
 
 @admin.register(JoinToken)
@@ -19,7 +19,7 @@ class JoinTokenAdmin(ReadOnlyAdmin):
     """Join tokens. The secrets themselves are not stored."""
 
     list_display = ("vm_id", "name", "profile", "now", "made_at", "made_by", "used_at", "used_by")
-    list_filter = ("profile", "category", "role")
+    list_filter = (("profile", RecentValuesFilter), "category", "role")
     search_fields = ("=vm_id", "name")
     command_permission = COMMAND
     actions = ("void",)
@@ -59,7 +59,7 @@ class BootReportAdmin(ReadOnlyAdmin):
     """Steps of boot scripts."""
 
     list_display = ("vm_id", "run", "step", "status", "duration_ms", "exit_status", "at")
-    list_filter = ("status", "step")
+    list_filter = ("status", ("step", RecentValuesFilter))
     search_fields = ("=vm_id", "=run")
     fields = (
         *("vm_id", "run", "step", "status", "duration_ms", "exit_status"),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import ip_address
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import F
 
@@ -21,7 +22,9 @@ from bootloader.exceptions import JoinRefused
 from bootloader.models.joining import JoinRefusal, JoinToken, RefusalReason
 from reef_site.common import clock, events
 from reef_site.common.errors import BadInput, Conflict
+from reef_site.common.eventlog import recording
 from reef_site.common.ids import new_secret
+from reef_site.common.retention import delete_in_batches
 from registry import services as registry
 from registry.services import Registration
 from vmtree import services as tree
@@ -33,8 +36,7 @@ PREFIX = "reefjoin_"
 DEFAULT_MINUTES, MAX_MINUTES = 60, 7 * 24 * 60
 # A VM that lost the response may repeat its join, and may still report, for this long.
 REPEAT_WINDOW = timedelta(minutes=10)
-# Tokens are kept for this long after their end, so that pages can show their outcome.
-RETENTION = timedelta(days=30)
+# Rejections that are kept.
 MAX_REFUSALS = 1000
 
 
@@ -134,16 +136,22 @@ def redeem(text: str, facts: JoinFacts) -> tuple[Node, str]:
             raise JoinRefused(problem, RefusalReason.CLASH, token, status=409) from error
         node_token = tokens.issue(node, made_by=f"join of {token.vm_id}")
         JoinToken.objects.filter(pk=token.pk).update(given_digest=tokens.digest_of(node_token))
+        detail = {"hostname": facts.hostname, "address": facts.remote}
+        recording.record("boot.joined", node.vm_id, actor=f"VM {node.vm_id}", detail=detail)
     return node, node_token
 
 
-def sweep() -> None:
-    """Delete tokens that ended long ago, with their rejections, and all but the newest
-    rejections.
+def sweep() -> int:
+    """Delete tokens that ended long ago, with their rejections, and all but the newest rejections.
+
+    Return the number of tokens. Pages show the others with their outcome.
     """
-    JoinToken.objects.filter(expires_at__lt=clock.now() - RETENTION).delete()
+    oldest = clock.now() - timedelta(days=settings.BOOT_DAYS)
+    deleted = delete_in_batches(JoinToken.objects.filter(expires_at__lt=oldest))
     newest = JoinRefusal.objects.order_by("-last_at", "-id").values("pk")[:MAX_REFUSALS]
-    JoinRefusal.objects.exclude(pk__in=list(newest.values_list("pk", flat=True))).delete()
+    surplus = JoinRefusal.objects.exclude(pk__in=list(newest.values_list("pk", flat=True)))
+    delete_in_batches(surplus)
+    return deleted
 
 
 # -- redeeming -----------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Check the credentials in a request's headers before its body is read.
 
-Valid are the root token, the token of an active node, and the session of an active user. The rows
-are read each time, so a revoked token is rejected from the next request on. Django decides what
-the caller may do.
+Valid are the root token, the token of an active node, a valid operator token, and the session of an
+active user. The rows are read each time, so a revoked token is rejected from the next request on.
+Django decides what the caller may do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from django.utils.crypto import constant_time_compare
 
 from reef_site.edge.request_bodies import MAX_BODY, BodyLimit, Scope, TryLater, declared
 from registry.batching import Batcher
-from registry.fast_path import owners_of, parse_credentials
+from registry.bearer_tokens import owners_of, parse_credentials
+from vmtree import operator_tokens
 
 # Bodies that are read without credentials: sign-in forms, and routes whose tokens only web knows.
 MAX_OPEN_BODY = 64 << 10
@@ -29,7 +30,7 @@ OPEN_ROUTES = re.compile(r"/signin/?|/admin/login/?|/bootloader/(?:join|report)/
 
 
 class Shown(NamedTuple):
-    """Credentials of a request: the hash of a node token, a session id, or both."""
+    """Credentials of a request: the hash of a token, a session id, or both."""
 
     digest: str | None
     session: str
@@ -70,7 +71,10 @@ class Credentials:
 
 def look_up(shown: Sequence[Shown]) -> list[bool]:
     """Return for each of these whether it is valid."""
-    holders = owners_of({each.digest for each in shown if each.digest is not None})
+    digests = {each.digest for each in shown if each.digest is not None}
+    holders = set(owners_of(digests))
+    if unknown := digests - holders:
+        holders |= operator_tokens.good_ones(unknown).keys()
     sessions = {each.session for each in shown if each.session and each.digest not in holders}
     active = {key for key in sessions if user_of_session(key) is not None}
     return [each.digest in holders or each.session in active for each in shown]

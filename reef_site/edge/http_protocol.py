@@ -14,21 +14,18 @@ from typing import Any, cast
 import httptools
 import uvicorn
 from uvicorn.protocols.http.flow_control import service_unavailable
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from reef_site.common.asgi import JSONResponse
 from reef_site.edge import open_files
 from reef_site.edge.client_addresses import ConnectionLimits, TrustedProxies, client_key
+from reef_site.edge.repeated_requests import RepeatingProtocol
 from reef_site.edge.request_bodies import ARRIVED, DISCARD, Receive, Scope, Send
 
 logger = logging.getLogger("reef.edge")
 
-# Takes a request without a body and calls back with its response on the loop, or with None to have
-# it handled like all others. Returns False if it does not take the request.
+# Takes a request, if its body is there, and calls back with its response on the loop, or with None
+# to have it handled like all others. Returns False if it does not take the request.
 AtOnce = Callable[[Scope, Callable[[JSONResponse | None], None]], bool]
 
 HEAD_SECONDS = 20.0
@@ -54,7 +51,7 @@ class _DiscardedTrailers(list[tuple[bytes, bytes]]):
 _DISCARDED_TRAILERS = _DiscardedTrailers()
 
 
-class Protocol(HttpToolsProtocol):
+class Protocol(RepeatingProtocol):
     """HTTP protocol that closes connections whose request headers do not arrive completely.
 
     It calls the application's `at_once` first: for a short response, a task and ASGI messages cost
@@ -119,10 +116,17 @@ class Protocol(HttpToolsProtocol):
         if self._discarded is not self.cycle:
             super().on_body(body)
 
-    def data_received(self, data: bytes) -> None:
+    def takes_known(self) -> bool:
+        """Known requests of a proxy are parsed, since they are counted for its clients."""
+        if self._from_proxy or not super().takes_known():
+            return False
+        self._stop_timer()
+        return True
+
+    def parse(self, data: bytes) -> None:
         """Count bytes that complete neither the headers nor a piece of a body."""
         self._body_came, self._data = False, data
-        super().data_received(data)
+        super().parse(data)
         self._data = b""
         in_body = self.cycle is not None and self.cycle.more_body and not self._body_came
         if self._waits_since is not None or in_body:
@@ -157,6 +161,8 @@ class Protocol(HttpToolsProtocol):
         elif len(scope["raw_path"]) + len(scope["query_string"]) > MAX_URL:
             app = _refusal_app(414, TOO_LONG)
         else:
+            if not self._from_proxy:
+                self.add_remembering(cycle, scope)
             at_once: AtOnce = self.config.app.at_once  # type: ignore[union-attr]
             if self.flow.write_paused or not at_once(scope, partial(self._answer, cycle, app)):
                 scope[DISCARD] = partial(self._discard, cycle)
@@ -200,15 +206,8 @@ class Protocol(HttpToolsProtocol):
         if answer is None:
             super()._start_asgi_task(cycle, app)
             return
-        chunks = [STATUS_LINE[answer.status]]
-        for name, value in (*cycle.default_headers, *answer.headers):
-            chunks += (name, b": ", value, b"\r\n")
-        chunks.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
-        chunks.append(answer.body)
         cycle.response_started = cycle.response_complete = True
-        self.transport.write(b"".join(chunks))
-        if not cycle.keep_alive:
-            self.transport.close()
+        self.write_response(answer, keep_alive=cycle.keep_alive)
         self.on_response_complete()
 
     def _start_timer(self) -> None:

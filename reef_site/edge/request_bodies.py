@@ -18,6 +18,9 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
 MAX_BODY = 16 << 20
+# Opening brackets and braces of one body, also those in texts. Each may become a list or an object:
+# 16 MB of empty lists would take half a gigabyte, and many seconds.
+MAX_BRACKETS = 300_000
 # For one body: the part kept in memory, the longest pause, the total time.
 BODY_IN_MEMORY = 1 << 16
 BODY_PAUSE_SECONDS = 20.0
@@ -37,8 +40,8 @@ DISCARD, ARRIVED = "reef.discard_body", "reef.body_has_arrived"
 class BodyTooLarge(Exception):
     """The client sends more than is allowed."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"body: more than {limit} bytes")
+    def __init__(self, limit: int, of: str = "bytes") -> None:
+        super().__init__(f"body: more than {limit} {of}")
 
 
 class ClientGone(Exception):
@@ -137,7 +140,7 @@ class Body:
         self.size = 0
         self.is_whole = False
         self._budget, self._client = budget, client
-        self._reserved = 0
+        self._reserved = self._brackets = 0
         self._memory = bytearray()
         self._file: IO[bytes] | None = None
 
@@ -151,7 +154,7 @@ class Body:
         """Discard what was read and release its budget."""
         if self._file:
             self._file.close()
-        self._memory, self._file, self.size = bytearray(), None, 0
+        self._memory, self._file, self.size, self._brackets = bytearray(), None, 0, 0
         self._budget.release(self._client, self._reserved)
         self._reserved = 0
 
@@ -201,6 +204,9 @@ class Body:
 
     def _add(self, chunk: bytes) -> None:
         self.size += len(chunk)
+        self._brackets += chunk.count(b"[") + chunk.count(b"{")
+        if self._brackets > MAX_BRACKETS:
+            raise BodyTooLarge(MAX_BRACKETS, "brackets")
         if self._file is None and self.size > BODY_IN_MEMORY:
             # Closed by drop().
             self._file = tempfile.TemporaryFile()  # noqa: SIM115

@@ -1,6 +1,6 @@
 """Revocation: end open streams soon after their caller's access has ended.
 
-The node token or the session must still be valid, and a node must still be allowed to read the
+The token or the session must still be valid, and the caller must still be allowed to read the
 transcript: the lieutenant may have been moved elsewhere in the tree. The rows are polled, because
 events are lost while Redis is down.
 """
@@ -21,8 +21,9 @@ from django.db import close_old_connections
 from django.http import parse_cookie
 
 from reef_site.accounts.sessions import SignedIn, row_key, signed_in
-from registry.fast_path import owners_of, parse_credentials
-from vmtree import permissions
+from reef_site.api.authentication import Caller
+from registry.bearer_tokens import owners_of, parse_credentials
+from vmtree import operator_tokens, permissions
 from vmtree.models import Node
 from vmtree.permissions import Action
 
@@ -67,6 +68,11 @@ class StreamCredentials:
     # The account as the first check found it.
     account: SignedIn | None = None
 
+    @property
+    def key(self) -> str:
+        """Return what tells this caller from others; empty for the root token."""
+        return self.digest or self.session
+
     def is_good(self, found: CredentialState) -> bool:
         """Return whether these credentials would still open this stream."""
         if self.digest:
@@ -84,7 +90,7 @@ class StreamCredentials:
 class CredentialState:
     """State of the credentials of all open streams in the database."""
 
-    # Pairs of the digest of a valid token and the VM id of a transcript that its node may read.
+    # Pairs of the digest of a valid token and the VM id of a transcript that its holder may read.
     readable: set[tuple[str, str]]
     accounts: dict[str, SignedIn]
 
@@ -100,21 +106,33 @@ def opened_with(authorization: bytes, cookies: bytes, vm_id: str = "") -> Stream
 def look_up(streams: Iterable[StreamCredentials]) -> CredentialState:
     """Read the state of the credentials of these streams; runs in a thread."""
     wanted = {(each.digest, each.vm_id) for each in streams if each.digest}
-    holders = owners_of({digest for digest, _ in wanted})
-    nodes = Node.objects.in_bulk({holder.pk for holder in holders.values()})
+    callers = _callers_of({digest for digest, _ in wanted})
     readable = {
         (digest, vm_id)
         for digest, vm_id in wanted
-        if digest in holders and _may_read(nodes.get(holders[digest].pk), vm_id)
+        if digest in callers and _may_read(callers[digest], vm_id)
     }
     return CredentialState(readable, signed_in({each.session for each in streams if each.session}))
 
 
-def _may_read(node: Node | None, vm_id: str) -> bool:
-    """Return whether this node may read the transcript; every active node may read the listing."""
-    if node is None or not vm_id:
-        return node is not None
-    return permissions.allows(node, Action.READ_TRANSCRIPT, vm_id)
+def _callers_of(digests: set[str]) -> dict[str, Caller]:
+    """Map the hashes of valid tokens to their holders."""
+    owners = owners_of(digests)
+    nodes = Node.objects.in_bulk({owner.pk for owner in owners.values()})
+    callers = {
+        digest: Caller(f"node {owner.vm_id}", nodes[owner.pk])
+        for digest, owner in owners.items()
+        if owner.pk in nodes
+    }
+    if unknown := digests - owners.keys():
+        for digest, row in operator_tokens.good_ones(unknown).items():
+            callers[digest] = Caller(str(row), operator_token=row)
+    return callers
+
+
+def _may_read(caller: Caller, vm_id: str) -> bool:
+    """Return whether the caller may read the transcript; everyone may read the listing."""
+    return not vm_id or permissions.may(caller, Action.READ_TRANSCRIPT, vm_id)
 
 
 class Guard:
@@ -133,6 +151,11 @@ class Guard:
         if self._checking:
             self._checking.cancel()
         self._reader.close()
+
+    @staticmethod
+    def key_of(authorization: bytes, cookies: bytes) -> str:
+        """Return what tells the caller with these headers from others; empty for the root token."""
+        return opened_with(authorization, cookies).key
 
     async def until_revoked(self, authorization: bytes, cookies: bytes, vm_id: str = "") -> None:
         """Wait until these headers no longer give access; for the root token, for ever."""

@@ -12,7 +12,8 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from django.db.models import Q
 from django.utils import timezone
 from redis.exceptions import RedisError
 
+from lieutenants.conditions import Conditions
 from lieutenants.messages import waits
 from lieutenants.messages.waits import Wait
 from lieutenants.models import Chunk, Entry, Lieutenant
@@ -30,24 +32,21 @@ from lieutenants.states import Status
 from lieutenants.transcript.serializers import entries_json
 from reef_site.common import events
 from reef_site.common.events import Topic
-from reef_site.common.json_format import dumps
+from reef_site.edge import event_log, fleet_stream
+from reef_site.edge.event_log import LogClient, LogReader
+from reef_site.edge.fleet_stream import PING_SECONDS, Listener, sse_event
 from reef_site.edge.revocation import Guard, QueryThread
 
 logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
-# Interval of pings: clients take silence for a failure.
-PING_SECONDS = 15.0
-LISTING_SECONDS = 0.25
 # Rows are polled at this interval even without events, since Redis may be down.
 POLL_SECONDS = 2.0
 # Limits on the queue of a slow client: events, and their bytes.
 MAX_QUEUED = 500
 MAX_QUEUED_BYTES = 8 << 20
 BATCH_SIZE = 1000
-# Beyond this many VMs, an event says only that there are many.
-MAX_NODES = 200
 
 
 class Client:
@@ -74,7 +73,7 @@ class Client:
         while (chunk := await self._queue.get()) is not None:
             self._bytes -= len(chunk)
             yield chunk
-        yield _event("reload", {})
+        yield sse_event("reload", {})
 
 
 class Channel:
@@ -101,64 +100,23 @@ class Channel:
         self.clients.clear()
 
 
-class Listener:
-    """A client of the listing, with the ids that changed since its last event."""
-
-    def __init__(self) -> None:
-        self.changed: set[str] = set()
-        # VMs, in the tree or in the registry; None if there are too many to name.
-        self.nodes: set[str] | None = set()
-        self.provisionings: set[str] = set()
-        self.news = asyncio.Event()
-
-    def tell(self, lieutenant_ids: Iterable[str]) -> None:
-        """Add the ids of changed lieutenants."""
-        self.changed.update(lieutenant_ids)
-        self.news.set()
-
-    def add_nodes(self, vm_ids: Iterable[str] | None) -> None:
-        """Add the ids of changed VMs; None means that any VM may have changed."""
-        if vm_ids is None:
-            self.nodes = None
-        elif self.nodes is not None:
-            self.nodes.update(vm_ids)
-            if len(self.nodes) > MAX_NODES:
-                self.nodes = None
-        self.news.set()
-
-    def add_provisionings(self, ids: Iterable[str]) -> None:
-        """Add the ids of changed provisionings."""
-        self.provisionings.update(ids)
-        self.news.set()
-
-    def take(self) -> bytes:
-        """Return the events for all collected ids, and clear them."""
-        self.news.clear()
-        changed, self.changed = self.changed, set()
-        nodes, self.nodes = self.nodes, set()
-        provisionings, self.provisionings = self.provisionings, set()
-        events = _event("lieutenants", {"ids": sorted(changed)}) if changed else b""
-        events += _event("provisionings", {"ids": sorted(provisionings)}) if provisionings else b""
-        if nodes is None:
-            return events + _event("nodes", {"many": True})
-        return events + (_event("nodes", {"ids": sorted(nodes)}) if nodes else b"")
-
-
 class Streams:
     """All streams of this edge process."""
 
     def __init__(self) -> None:
-        self._reader = QueryThread("reef-streams")
+        # Waits must not delay transcripts.
+        self._reader, self._waits = QueryThread("reef-streams"), QueryThread("reef-waits")
         self._channels: dict[str, Channel] = {}
         self._listeners: set[Listener] = set()
-        # Held responses that wait for a lieutenant, by its id.
+        # Held responses that wait for a lieutenant or a question, by its id.
         self._waiters: dict[str, set[asyncio.Event]] = {}
         self._listening: asyncio.Task[None] | None = None
         self._catching_up: asyncio.Task[None] | None = None
+        self.log = LogReader()
         self.guard = Guard()
 
     async def close(self) -> None:
-        """End the subscription and the reading thread."""
+        """End the subscription and the reading threads."""
         tasks = [channel.task for channel in self._channels.values()] + [
             self._listening,
             self._catching_up,
@@ -167,7 +125,9 @@ class Streams:
             if task:
                 task.cancel()
         self.guard.close()
+        self.log.close()
         self._reader.close()
+        self._waits.close()
 
     async def transcript(
         self, lieutenant_id: str, after: int | None
@@ -193,56 +153,67 @@ class Streams:
             channel.clients.discard(client)
             self._leave(channel)
 
-    async def listing(self) -> AsyncGenerator[bytes, None]:
-        """Yield which lieutenants and VMs changed, at most four times a second."""
+    async def fleet(
+        self, facts: dict[str, Any], last_event: int | None, owner: str = ""
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield notices of what changed, events of the log, or both.
+
+        `facts` is Django's response to the request, `last_event` the client's `Last-Event-ID`,
+        and `owner` tells the caller from others.
+        """
         self._listen()
-        listener = Listener()
-        self._listeners.add(listener)
+        listener, client = Listener(), None
+        if facts["log"]:
+            after = facts["after"] if last_event is None else last_event
+            client = LogClient(event_log.wanted_of(facts), after, listener.news, owner)
+        if facts["notices"]:
+            self._listeners.add(listener)
         try:
-            yield _event("hello", {})
-            pinged = time.monotonic()
-            while True:
-                left = pinged + PING_SECONDS - time.monotonic()
-                if left <= 0:
-                    yield _event("ping", {})
-                    pinged = time.monotonic()
-                    continue
-                try:
-                    await asyncio.wait_for(listener.news.wait(), left)
-                except TimeoutError:
-                    continue
-                await asyncio.sleep(LISTING_SECONDS)
-                yield listener.take()
+            async with aclosing(fleet_stream.chunks(listener, client, self.log)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
         finally:
             self._listeners.discard(listener)
 
     @staticmethod
-    def wait_of(header: str) -> Wait:
+    def wait_of(header: str) -> Wait | Conditions:
         """Parse the header of a response that is to be held."""
         return waits.parse(header)
 
-    async def state_of(self, wait: Wait) -> dict[str, Any]:
-        """Return the state of the lieutenant after a wait."""
-        return await self._query(wait.state)
+    async def state_of(self, wait: Wait | Conditions) -> dict[str, Any]:
+        """Return the state of what was waited for."""
+        return await self._waits.read(wait.state)
 
-    async def until_over(self, wait: Wait) -> None:
-        """Wait until the awaited condition holds, or its time is over."""
+    async def until_over(self, wait: Wait | Conditions, most_seconds: float = float("inf")) -> None:
+        """Wait until the awaited condition holds, or its time or `most_seconds` are over."""
         self._listen()
-        end, lieutenant_id = time.monotonic() + wait.seconds, wait.lieutenant
+        end = time.monotonic() + min(wait.seconds, most_seconds)
         news = asyncio.Event()
-        self._waiters.setdefault(lieutenant_id, set()).add(news)
+        subjects = await self._waits.read(lambda: list(wait.subjects))
+        for lieutenant_id in subjects:
+            self._waiters.setdefault(lieutenant_id, set()).add(news)
         try:
-            while time.monotonic() < end:
-                news.clear()
-                if await self._query(wait.is_over):
-                    break
-                left = max(0.01, min(0.5, end - time.monotonic()))
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), left)
+            async with self._first_event(wait, news):
+                while time.monotonic() < end:
+                    news.clear()
+                    if await self._waits.read(wait.is_over):
+                        break
+                    left = max(0.01, min(wait.poll_seconds, end - time.monotonic()))
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(news.wait(), left)
         finally:
-            self._waiters[lieutenant_id].discard(news)
-            if not self._waiters[lieutenant_id]:
-                del self._waiters[lieutenant_id]
+            for lieutenant_id in set(subjects):
+                self._waiters[lieutenant_id].discard(news)
+                if not self._waiters[lieutenant_id]:
+                    del self._waiters[lieutenant_id]
+
+    def _first_event(
+        self, wait: Wait | Conditions, news: asyncio.Event
+    ) -> contextlib.AbstractAsyncContextManager[None]:
+        """Set `news` at the first event of the log that the wait is for, if it is for one."""
+        if wait.event is None:
+            return contextlib.nullcontext()
+        return self.log.first_event(event_log.wanted_of(wait.event.as_json()), news)
 
     # -- reading and publishing -------------------------------------------------------------
 
@@ -288,7 +259,7 @@ class Streams:
                 logger.exception("a transcript cannot be read; trying again")
             if time.monotonic() - pinged > PING_SECONDS:
                 pinged = time.monotonic()
-                channel.tell(_event("ping", {}))
+                channel.tell(sse_event("ping", {}))
             try:
                 await asyncio.wait_for(channel.news.wait(), POLL_SECONDS)
             except TimeoutError:
@@ -330,6 +301,7 @@ class Streams:
         for listener in self._listeners:
             listener.tell(changed)
             listener.add_nodes(None)
+        self.log.wake()
         for channel in self._channels.values():
             channel.news.set()
 
@@ -339,21 +311,32 @@ class Streams:
         except (TypeError, ValueError):
             logger.warning("news that are no JSON object: %r", data[:200])
             return
-        topic = news.get("topic")
+        topic = str(news.get("topic"))
         if topic == Topic.TRANSCRIPTS:
             for lieutenant_id in news.get("revs", {}):
                 self._wake(lieutenant_id)
         elif topic == Topic.LIEUTENANTS:
             self._on_lieutenant(str(news.get("id")))
-        elif topic == Topic.PROVISIONINGS:
-            for listener in self._listeners:
-                listener.add_provisionings(news.get("ids", []))
+        elif topic == Topic.RECORDED:
+            self.log.wake()
         elif topic == Topic.MISSED:
             self._on_missed(float(news.get("seconds", 0)))
-        elif topic == Topic.NODES:
-            vm_ids = None if news.get("all") else news.get("ids", [])
-            for listener in self._listeners:
-                listener.add_nodes(vm_ids)
+        else:
+            self._on_ids(topic, news)
+
+    def _on_ids(self, topic: str, news: dict[str, Any]) -> None:
+        """Tell the listeners which provisionings, questions or nodes changed."""
+        ids = list(map(str, news.get("ids", [])))
+        if topic == Topic.QUESTIONS:
+            for question_id in ids:
+                self._end_waits(question_id)
+        for listener in self._listeners:
+            if topic == Topic.PROVISIONINGS:
+                listener.add_provisionings(ids)
+            elif topic == Topic.QUESTIONS:
+                listener.add_questions(ids)
+            elif topic == Topic.NODES:
+                listener.add_nodes(None if news.get("all") else ids)
 
     def _on_missed(self, seconds: float) -> None:
         """Check everything again, because Redis was slow and dropped the events of `seconds`."""
@@ -366,10 +349,14 @@ class Streams:
 
         self._catching_up = asyncio.create_task(catch_up())
 
+    def _end_waits(self, subject: str) -> None:
+        """Have the held responses that wait for this check whether they are over."""
+        for waiting in self._waiters.get(subject, ()):
+            waiting.set()
+
     def _on_lieutenant(self, lieutenant_id: str) -> None:
         self._wake(lieutenant_id)
-        for waiting in self._waiters.get(lieutenant_id, ()):
-            waiting.set()
+        self._end_waits(lieutenant_id)
         for listener in self._listeners:
             listener.tell([lieutenant_id])
 
@@ -387,7 +374,7 @@ def _first_events(lieutenant_id: str, after: int | None) -> tuple[int, bytes, bo
         return _rev(lieutenant_id), b"", False
     if (rev := _rev(lieutenant_id)) < after:
         # The client has seen higher numbers, for example those of another database.
-        return rev, _event("reload", {}, rev), False
+        return rev, sse_event("reload", {}, rev), False
     return _events_after(lieutenant_id, after)
 
 
@@ -436,17 +423,17 @@ def _changes(lieutenant_id: str, after: int) -> tuple[int, list[bytes], bool]:
         entries = entries[:BATCH_SIZE]
         rev = new["rev__lte"] = entries[-1].rev
     # The text of an unfinished block is in chunks, all newer than the block.
-    found = [(row["rev"], _event("entry", row, row["rev"])) for row in entries_json(entries)]
+    found = [(row["rev"], sse_event("entry", row, row["rev"])) for row in entries_json(entries)]
     chunks = Chunk.objects.filter(**new).values_list("rev", "entry_id", "text")
     for number, entry_id, text in chunks:
-        found.append((number, _event("delta", {"entry": entry_id, "text": text}, number)))
+        found.append((number, sse_event("delta", {"entry": entry_id, "text": text}, number)))
     found.sort(key=lambda each: each[0])
     return rev, [event for _, event in found], more
 
 
 def _facts(lieutenant: Lieutenant) -> bytes:
     pending = list(lieutenant.messages.pending().values_list("state", flat=True))
-    return _event(
+    return sse_event(
         "status",
         {
             "status": lieutenant.status,
@@ -456,13 +443,9 @@ def _facts(lieutenant: Lieutenant) -> bytes:
             "stalled": lieutenant.stalled,
             "tasks": lieutenant.task_count,
             "pending": pending,
+            "questions": lieutenant.questions.open().count(),
         },
     )
-
-
-def _event(kind: str, data: object, rev: int | None = None) -> bytes:
-    number = b"" if rev is None else b"id: %d\n" % rev
-    return b"%sevent: %s\ndata: %s\n\n" % (number, kind.encode(), dumps(data))
 
 
 def _rev_of(chunk: bytes) -> int:
