@@ -12,8 +12,9 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
-from vmtree import permissions, tokens
-from vmtree.models import Node
+from reef_site.audit.addresses import client_address
+from vmtree import operator_tokens, permissions, tokens
+from vmtree.models import Node, OperatorToken
 
 if TYPE_CHECKING:
     # At run time this would be circular: DRF's classes read the settings' defaults.
@@ -28,8 +29,9 @@ class Caller:
     """Caller of the API with a valid token."""
 
     name: str
-    # The tree node that the token belongs to; None for the root token.
+    # The tree node that the token belongs to; None for the root token and operator tokens.
     node: Node | None = None
+    operator_token: OperatorToken | None = None
     is_authenticated: bool = True
     is_active: bool = True
 
@@ -49,6 +51,9 @@ class BearerAuthentication(BaseAuthentication):
         caller = caller_of(token.strip()) if scheme.lower() == "bearer" else None
         if caller is None:
             raise AuthenticationFailed(BAD_TOKEN)
+        if caller.operator_token:
+            operator_tokens.note_use(caller.operator_token, client_address(request._request))
+            return caller, "operator"
         return caller, "root" if caller.node is None else "node"
 
     def authenticate_header(self, request: Request) -> str:
@@ -59,15 +64,15 @@ class BearerAuthentication(BaseAuthentication):
 class NodePermission(BasePermission):
     """Let nodes change things only where the view checks permissions (`checks_permission = True`).
 
-    So a view that forgets to call `vmtree.authority` is closed to them, not open. Accounts
-    that are not operators change nothing anywhere.
+    So a view that forgets to call `vmtree.permissions` is closed to them, not open. Accounts that
+    are not operators, and tokens for reading, change nothing anywhere.
     """
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         """Return True for safe methods and checking views; else raise without the rights."""
         checks = getattr(view, "checks_permission", False)
         if request.method not in SAFE_METHODS and (
-            not checks or permissions.is_read_only_account(request.user)
+            not checks or permissions.is_read_only(request.user)
         ):
             permissions.check(request.user, "command", None)
         return True
@@ -77,6 +82,8 @@ def caller_of(token: str) -> Caller | None:
     """Return the caller with this token; None if the token is invalid."""
     if is_root_token(token):
         return Caller("root token")
+    if (row := operator_tokens.find(token)) is not None:
+        return Caller(str(row), operator_token=row)
     node = tokens.node_of(token)
     return Caller(f"node {node.vm_id}", node) if node else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from django.db import InterfaceError, OperationalError
@@ -26,6 +27,8 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response:
         request = context["request"]
         # Quoted: paths and ids come from the caller.
         logger.info("refused %s %a: %a", request.method, request.path, str(error))
+        # The audit log reads it.
+        request._request.forbidden = error
     if isinstance(error, ReefError):
         return api_error(error)
     if isinstance(error, Http404):
@@ -36,11 +39,19 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response:
         return Response({"error": text}, status=401, headers={"WWW-Authenticate": "Bearer"})
     if isinstance(error, exceptions.MethodNotAllowed):
         return Response({"error": "method not allowed"}, status=405)
+    if isinstance(error, exceptions.Throttled):
+        return _answer_throttled(error)
     if isinstance(error, exceptions.ValidationError):
         return Response({"error": problem_of(error.detail)}, status=400)
     if isinstance(error, exceptions.APIException):
         return Response({"error": str(error.detail)}, status=error.status_code)
     return _answer_unexpected(error)
+
+
+def _answer_throttled(error: exceptions.Throttled) -> Response:
+    seconds = math.ceil(getattr(error, "wait", None) or 1)
+    text = f"too many requests with this token; try again in {seconds} s"
+    return Response({"error": text}, status=429, headers={"Retry-After": str(seconds)})
 
 
 def _answer_unexpected(error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""The schema of the API, the page that shows it, and the stream of events."""
+"""The schema of the API, and the page that shows it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,6 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
-
-from lieutenants.states import Status
-from reef_site.common.api.endpoints import endpoint
 
 
 class Schema(SpectacularAPIView):
@@ -31,17 +27,6 @@ class Browser(SpectacularSwaggerSplitView):
 
     content_negotiation_class = DefaultContentNegotiation
     url_name = "api-schema"
-
-
-class FleetEvents(APIView):
-    """`GET /events`: checks the caller for the edge, which then streams in place of the response
-    here.
-    """
-
-    @endpoint(response="text/event-stream")
-    def get(self, request: Request) -> Response:
-        """Stream which lieutenants, VMs and provisionings have changed, as server-sent events."""
-        return Response({"statuses": Status.values})
 
 
 @functools.cache
