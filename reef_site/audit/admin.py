@@ -16,7 +16,8 @@ class RecordAdmin(ReadOnlyAdmin):
     """Records are read only."""
 
     list_display = (
-        *("at", "actor", "action", "target", "address", "route", "status", "reason", "count"),
+        *("at", "actor", "action", "target", "address", "route", "status", "permission", "reason"),
+        "count",
     )
     list_filter = ("action", "actor_kind", "at")
     search_fields = ("=actor", "=address", "target")

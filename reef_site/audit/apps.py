@@ -13,5 +13,7 @@ class AuditConfig(ReefAppConfig):
     page_urls = {"audit/": "reef_site.audit.urls"}
 
     def ready(self) -> None:
-        """Record Django's signals of sign-ins and sign-outs."""
+        """Record Django's signals of sign-ins and sign-outs, and what the edge changes."""
         import_module("reef_site.audit.log").connect()
+        changes = import_module("reef_site.audit.edge_changes")
+        import_module("registry.write_routes").record_changes.register(changes.record)

@@ -7,6 +7,7 @@ from datetime import datetime
 from django import forms
 
 from reef_site.audit.models import Action, Record, RecordQuerySet
+from vmtree import permissions
 
 
 class FilterForm(forms.Form):
@@ -15,6 +16,11 @@ class FilterForm(forms.Form):
     actor = forms.CharField(required=False, max_length=200, label="Actor")
     action = forms.ChoiceField(
         required=False, choices=[("", "Any"), *Action.choices], label="Action"
+    )
+    permission = forms.ChoiceField(
+        required=False,
+        choices=[("", "Any"), *((each.slug, each.slug) for each in permissions.Action)],
+        label="Refused permission",
     )
     address = forms.CharField(required=False, max_length=45, label="Address")
     since = forms.DateTimeField(required=False, label="Since")
@@ -38,6 +44,8 @@ class FilterForm(forms.Form):
             rows = rows.filter(actor=given["actor"])
         if given["action"]:
             rows = rows.filter(action=given["action"])
+        if given["permission"]:
+            rows = rows.filter(permission=given["permission"])
         if given["address"]:
             rows = rows.filter(address=given["address"])
         if given["refused"]:

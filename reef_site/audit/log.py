@@ -15,6 +15,7 @@ from reef_site.audit import refusals
 from reef_site.audit.addresses import client_address
 from reef_site.audit.models import Action, ActorKind, Record
 from reef_site.audit.routes import route_of, target_of
+from reef_site.common.errors import Forbidden
 from reef_site.common.text import escape_unprintable
 from vmtree import permissions
 
@@ -38,6 +39,17 @@ def record(
     """
     kind, actor = actor_of(request)
     _write(_row(request, action, kind, actor, reason, target, status), repeats=repeats)
+
+
+def record_refusal(
+    request: HttpRequest, error: Forbidden, *, target: str = "", status: int = 403
+) -> None:
+    """Record that permissions refused an action: who, what, on which target, by which rule."""
+    kind, actor = actor_of(request)
+    reason = f"rule: {error.rule}" if error.rule else str(error)
+    row = _row(request, Action.REFUSED, kind, actor, reason, target or error.target, status)
+    row.permission = error.action[:30]
+    _write(row, repeats=True)
 
 
 def failed_sign_in(request: HttpRequest, username: str, reason: str, *, status: int) -> None:
@@ -66,6 +78,8 @@ def actor_of(request: HttpRequest) -> tuple[ActorKind, str]:
         return ActorKind.NOBODY, ""
     if permissions.node_of(caller) is not None:
         return ActorKind.NODE, str(caller)
+    if permissions.operator_token_of(caller) is not None:
+        return ActorKind.TOKEN, str(caller)
     is_account = hasattr(caller, "is_superuser")
     return (ActorKind.ACCOUNT if is_account else ActorKind.ROOT), str(caller)
 

@@ -12,6 +12,7 @@ from django.http.response import HttpResponseBase
 
 from reef_site.audit import log, refusals, routes
 from reef_site.audit.models import Action
+from reef_site.common.errors import Forbidden
 
 logger = logging.getLogger("reef.audit")
 
@@ -37,17 +38,23 @@ class AuditMiddleware:
 
 def _record(request: HttpRequest, response: HttpResponseBase) -> None:
     status = response.status_code
+    if getattr(request, "is_audited", False):
+        return
     if status in REFUSED:
-        if not _has_own_record(request):
+        forbidden = getattr(request, "forbidden", None)
+        if isinstance(forbidden, Forbidden):
+            log.record_refusal(request, forbidden, status=status)
+        elif not _has_own_record(request):
             reason = getattr(request, "refusal", "") or _error_in(response)
             log.record(request, Action.REFUSED, reason=reason, status=status, repeats=True)
     elif routes.is_recorded(request):
-        target = routes.target_of(request) or routes.name_made(response)
-        reason = _error_in(response) if status >= 400 else ""
+        named = str(getattr(request, "audit_target", ""))
+        target = named or routes.target_of(request) or routes.name_made(response)
+        action = Action(getattr(request, "audit_action", Action.CHANGE))
+        done = str(getattr(request, "audit_reason", ""))
+        reason = _error_in(response) if status >= 400 else done
         repeats = status >= 400
-        log.record(
-            request, Action.CHANGE, reason=reason, target=target, status=status, repeats=repeats
-        )
+        log.record(request, action, reason=reason, target=target, status=status, repeats=repeats)
     elif routes.shows_secret(request, status):
         log.record(request, Action.SECRET, status=status, repeats=True)
 

@@ -21,6 +21,7 @@ class Action(models.TextChoices):
     PROOF = "proof", "confirmed who they are"
     CHANGE = "change", "changed"
     SECRET = "secret", "read a secret"
+    COMMAND = "command", "ran a command"
     REFUSED = "refused", "was refused"
 
 
@@ -33,6 +34,7 @@ class ActorKind(models.TextChoices):
     ACCOUNT = "account", "account"
     ROOT = "root", "root token"
     NODE = "node", "node"
+    TOKEN = "token", "operator token"
     NOBODY = "nobody", "not signed in"
 
 
@@ -62,6 +64,8 @@ class Record(models.Model):
     method = models.CharField(max_length=10, blank=True)
     route = models.CharField(max_length=200, blank=True)
     target = models.CharField(max_length=300, blank=True)
+    # The refused action of `vmtree.permissions`, such as `read-transcript`; `reason` has the rule.
+    permission = models.CharField(max_length=30, blank=True)
     status = models.PositiveSmallIntegerField(default=0)
     reason = models.CharField(max_length=300, blank=True)
 
@@ -93,3 +97,8 @@ class Record(models.Model):
     def is_refusal(self) -> bool:
         """Return whether the action was refused."""
         return self.action in REFUSALS
+
+    @property
+    def command_id(self) -> str:
+        """Return the id of the command on a machine that this is about; empty for other actions."""
+        return self.target.rpartition(" ")[2] if self.action == Action.COMMAND else ""

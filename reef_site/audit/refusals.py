@@ -1,7 +1,7 @@
 """Repeated refusals: equal ones of a minute share one row with a count.
 
-A flood of them costs a row a minute for each actor, address, route and status, and a write a
-second.
+A flood of them costs a row a minute for each actor, address, route, permission and status, and a
+write a second.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.db import Error as DatabaseError
+from django.db import transaction
 from django.db.models import F
 
 from reef_site.audit.models import Action, Record
+from reef_site.common.eventlog import recording
 
 WRITE_SECONDS = 1.0
 MAX_OPEN_ROWS = 5000
+FORBIDDEN = 403
 
 Key = tuple[str, ...]
 
@@ -60,7 +63,7 @@ def add(row: Record) -> bool:
             open_row = _find(row, start)
             is_new = open_row is None
             if open_row is None:
-                row.save()
+                _save(row)
                 open_row = Row(row.pk)
             _minute.rows[key] = open_row
             if is_new:
@@ -69,6 +72,19 @@ def add(row: Record) -> bool:
         open_row.last_at = row.at
     write_if_due()
     return False
+
+
+def _save(row: Record) -> None:
+    """Insert the row. The refusal of a permission is an event, too, once for each row."""
+    with transaction.atomic():
+        row.save()
+        if row.action == Action.REFUSED and row.status == FORBIDDEN:
+            detail = {"method": row.method, "route": row.route, "reason": row.reason}
+            if row.permission:
+                detail["permission"] = row.permission
+            recording.record(
+                "permission.refused", row.target, actor=row.actor, detail=detail, vm_id=""
+            )
 
 
 def write_if_due() -> None:
@@ -96,7 +112,8 @@ def forget() -> None:
 
 def _key(row: Record) -> Key:
     target = row.target if row.action == Action.SECRET else ""
-    return (row.action, row.actor, row.address, row.method, row.route, str(row.status), target)
+    place = (row.address, row.method, row.route, str(row.status))
+    return (row.action, row.actor, *place, row.permission, target)
 
 
 def _find(row: Record, start: datetime) -> Row | None:
@@ -110,6 +127,7 @@ def _find(row: Record, start: datetime) -> Row | None:
         method=row.method,
         route=row.route,
         status=row.status,
+        permission=row.permission,
     )
     if row.action == Action.SECRET:
         same = same.filter(target=row.target)

@@ -14,6 +14,7 @@ from reef_site.audit import refusals
 from reef_site.audit.forms import FilterForm
 from reef_site.common.paging import take_page
 from reef_site.common.text import parse_number
+from vmtree import actors
 
 PAGE_SIZE = 100
 
@@ -32,6 +33,7 @@ def index(request: HttpRequest) -> HttpResponse:
     if (number := parse_number(before)) is not None:
         rows = rows.filter(pk__lt=number)
     shown, has_older = take_page(rows, PAGE_SIZE)
+    actors.remember(request, [row.actor for row in shown])
     filters = {name: request.GET[name] for name in form.fields if request.GET.get(name)}
     older = ""
     if has_older:

@@ -13,9 +13,8 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from reef_site import tasks
 from reef_site.accounts import signin_links
-from reef_site.audit import edge_refusals, refusals
+from reef_site.audit import edge_refusals, refusals, retention
 from reef_site.audit.edge_refusals import EdgeRefusals, Refused
 from reef_site.audit.models import Action, ActorKind, AppendOnly, Record
 from tests.conftest import Api
@@ -137,6 +136,25 @@ def test_reading_a_secret_is_recorded(operator: Client) -> None:
 
     row = only_record()
     assert (row.action, row.target, row.method) == (Action.SECRET, "VERS_API_KEY", "GET")
+
+
+def test_conditional_reading_of_a_secret_is_recorded(operator: Client) -> None:
+    path = "/vers-config/resolve/VERS_API_KEY"
+    found = operator.get(path, headers={"if-none-match": "*"})
+
+    assert found.status_code == 200
+    assert only_record().action == Action.SECRET
+
+
+def test_mcp_request_of_a_foreign_page_is_recorded(node: Client) -> None:
+    headers = {"origin": "https://evil.example"}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    refused = node.post("/mcp", message, content_type="application/json", headers=headers)
+
+    assert refused.status_code == 403
+    row = only_record()
+    assert (row.action, row.status) == (Action.REFUSED, 403)
+    assert row.reason.startswith("origin: https://evil.example ")
 
 
 def test_wrong_tokens_are_recorded(settings: Any) -> None:
@@ -275,11 +293,11 @@ def make(count: int, **values: Any) -> None:
 def test_old_and_surplus_rows_are_deleted(settings: Any) -> None:
     make(5, at=timezone.now() - timedelta(days=91))
     make(30)
-    tasks.clean_up()
+    retention.prune()
     assert Record.objects.count() == 30
 
     settings.AUDIT_ROWS = 10
-    tasks.clean_up()
+    retention.prune()
 
     assert [row.target for row in records()] == [f"target-{number}" for number in range(20, 30)]
 
