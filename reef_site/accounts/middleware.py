@@ -91,7 +91,9 @@ class SessionLifeMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         # The response to a stream carries no cookies, and an open stream does not count as use.
         is_stream = "text/event-stream" in request.headers.get("Accept", "")
-        if settings.SESSION_COOKIE_NAME in request.COOKIES and not is_stream:
+        # Hidden windows ask for the count in their titles.
+        is_use = not is_stream and "Reef-Hidden" not in request.headers
+        if settings.SESSION_COOKIE_NAME in request.COOKIES and is_use:
             self._refresh(request)
         return self.get_response(request)
 

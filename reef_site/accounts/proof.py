@@ -18,6 +18,7 @@ from django.contrib.auth.signals import user_logged_in
 from django.http import HttpRequest
 
 from reef_site.accounts.sessions import SIGNED_IN_AT, USED_AT
+from reef_site.common.tools import declared_tools
 
 PROVED_AT = "proved_at"
 REFUSAL = (
@@ -69,6 +70,12 @@ def _json_may_delete(request: HttpRequest) -> bool:
     return _json(request).get("machine") != "keep"
 
 
+def _is_sensitive_tool(request: HttpRequest) -> bool:
+    tool = declared_tools().get(request.path.rstrip("/").rpartition("/")[2])
+    is_dry_run = _json(request).get("dryRun") is True
+    return tool is not None and tool.is_sensitive and not is_dry_run
+
+
 @dataclass(frozen=True)
 class Sensitive:
     """Requests that need a recent proof: method, a pattern of the whole path, further condition."""
@@ -88,10 +95,27 @@ class Sensitive:
 SENSITIVE: tuple[Sensitive, ...] = (
     # -- pages
     Sensitive("POST", r"/lieutenants/[^/]+/destroy"),
+    Sensitive("POST", r"/lists/runs/destroy/[^/]+/start"),
     Sensitive("POST", r"/fleet/snapshots/[0-9]+/restore"),
     Sensitive("POST", r"/provisioning/door/[0-9]+/void"),
     Sensitive("POST", r"/provisioning/findings/(all|[0-9]+)/"),
     Sensitive("POST", r"/provisioning/[^/]+/cancel/", _form_may_delete),
+    # Shows a token.
+    Sensitive("POST", r"/access/tokens/"),
+    Sensitive("POST", r"/access/tokens/[0-9]+/revoke"),
+    Sensitive("POST", r"/event-log/subscribers/[0-9]+/delete/"),
+    Sensitive("POST", r"/notifications/[0-9]+/delete/"),
+    Sensitive("POST", r"/rules/[0-9]+/delete/"),
+    # A rule acts without a person, and a command may do anything on its machine.
+    Sensitive("POST", r"/rules/new/"),
+    Sensitive("POST", r"/rules/[0-9]+/(on/)?"),
+    Sensitive("POST", r"/registry/rules/?"),
+    Sensitive("PATCH", r"/registry/rules/[0-9]+/?"),
+    Sensitive("POST", r"/provisioning/commands/"),
+    Sensitive("POST", r"/bootloader/commands/?"),
+    # These show a secret.
+    Sensitive("POST", r"/event-log/subscribers/"),
+    Sensitive("POST", r"/notifications/"),
     # -- the admin
     Sensitive("POST", r"/admin/[a-z_]+/[a-z_]+/.+/delete/"),
     Sensitive("POST", r"/admin/[a-z_]+/[a-z_]+/", _is_destructive_action),
@@ -111,13 +135,16 @@ SENSITIVE: tuple[Sensitive, ...] = (
     Sensitive("POST", r"/vm-tree/snapshots/[0-9]+/restore/?", _sets_confirm),
     Sensitive("DELETE", r"/registry/vms/.+"),
     Sensitive("DELETE", r"/registry/rules/[0-9]+/?"),
-    # Shows a secret.
+    Sensitive("DELETE", r"/events/subscribers/[0-9]+/?"),
+    # These show a secret.
+    Sensitive("POST", r"/events/subscribers/?"),
     Sensitive("GET", r"/vers-config/resolve/[^/]+/?"),
     Sensitive("HEAD", r"/vers-config/resolve/[^/]+/?"),
     Sensitive("POST", r"/bootloader/generate/?"),
     Sensitive("POST", r"/bootloader/cloud-init/?"),
     Sensitive("POST", r"/bootloader/provisionings/[^/]+/cancel/?", _json_may_delete),
     Sensitive("POST", r"/bootloader/findings/(act|[0-9]+/act)/?"),
+    Sensitive("POST", r"/tools/[^/]+/?", _is_sensitive_tool),
 )
 
 

@@ -1,0 +1,1 @@
+"""Permissions of callers in words: `/whoami`, `/can`, pages of nodes, and operator tokens."""
