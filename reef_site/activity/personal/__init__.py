@@ -1,0 +1,1 @@
+"""Notifications of people: which events, by which channel, and when."""

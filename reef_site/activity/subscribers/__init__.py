@@ -1,0 +1,1 @@
+"""Subscribers of the event log: use cases, deliveries, API."""
