@@ -6,4 +6,8 @@ from django.urls import path
 
 from reef_site.attention import views
 
-urlpatterns = [path("seen", views.mark, name="attention-seen")]
+urlpatterns = [
+    path("count", views.count, name="attention-count"),
+    path("seen", views.mark, name="attention-seen"),
+    path("snooze", views.snooze, name="attention-snooze"),
+]
