@@ -1,0 +1,1 @@
+"""The list of lieutenants: columns, filters, and actions on many."""

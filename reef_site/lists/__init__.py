@@ -1,0 +1,1 @@
+"""Lists of all apps: saved filters, and actions on many rows with a plan before."""
