@@ -1,0 +1,1 @@
+"""The palette: one search over pages, lieutenants, VMs and actions."""
