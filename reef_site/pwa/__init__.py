@@ -1,0 +1,1 @@
+"""The pages as an installable application: manifest, service worker, offline page."""
