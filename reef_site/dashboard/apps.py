@@ -9,3 +9,9 @@ class DashboardConfig(ReefAppConfig):
     # The overview is there in each reef; `reef_site.urls` has it.
     organ = "vm-tree"
     page_urls = {"fleet/": "reef_site.dashboard.urls"}
+
+    def ready(self) -> None:
+        """Register the lists of VMs."""
+        from reef_site.dashboard import vm_bulk
+
+        vm_bulk.register()

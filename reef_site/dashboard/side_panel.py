@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db.models import QuerySet
+from django.urls import reverse
 from django.utils import timezone
 
+from bootloader.models import Machine
 from reef_site.common.errors import NotFound
 from reef_site.dashboard.tree_rows import Moment, TreeRow, annotate, counted
 from registry.models import VM, Gap, Status
@@ -68,9 +71,18 @@ def vm_details(key: int, other: str = "") -> dict[str, Any]:
         "services": services_of(row.vm),
         "uptime_bar": uptime_bar(row.vm, moment.at) if row.vm else [],
         "quarters": QUARTERS,
+        "commands_url": _commands_url(node),
         "compared": _compared(node, other) if other else None,
         "other": other,
     }
+
+
+def _commands_url(node: Node) -> str:
+    """Return the page of the commands on a VM; empty if it has no machine that may be reached."""
+    if "bootloader" not in settings.ORGANS:
+        return ""
+    machine = Machine.objects.active().filter(vm_id=node.vm_id).first()
+    return f"{reverse('bootloader:commands')}?machine={machine.pk}" if machine else ""
 
 
 def _path(node: Node) -> list[Node | None]:

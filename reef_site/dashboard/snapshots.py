@@ -19,6 +19,9 @@ from vmtree.snapshot_models import Snapshot, State
 from vmtree.snapshots import descriptions
 from vmtree.snapshots.tree_diff import Comparison
 
+# To remove more VMs than this from the tree, the person types how many they are.
+MAX_WITHOUT_COUNT = 10
+
 
 @login_required
 @require_GET
@@ -90,7 +93,13 @@ def restore(request: HttpRequest, key: int) -> HttpResponse:
     if request.method == "POST":
         return _restore(request, snapshot)
     found = snapshots.plan(snapshot, by=request.user)
-    context = {"snapshot": snapshot, "confirm": found.confirm, **_shown(found.comparison)}
+    removed = len(found.comparison.removed)
+    context = {
+        "snapshot": snapshot,
+        "confirm": found.confirm,
+        "count": removed if removed > MAX_WITHOUT_COUNT else 0,
+        **_shown(found.comparison),
+    }
     return render(request, "fleet/restore.html", context)
 
 
@@ -98,6 +107,9 @@ def _restore(request: HttpRequest, snapshot: Snapshot) -> HttpResponse:
     confirm = request.POST.get("confirm", "")
     if not confirm:
         raise BadInput("confirm: review the comparison first", "confirm")
+    removed = len(snapshots.plan(snapshot, by=request.user).comparison.removed)
+    if removed > MAX_WITHOUT_COUNT and number_value(request.POST, "count") != removed:
+        raise BadInput(f"Type {removed}, how many VMs are removed, to confirm.", "count")
     done = snapshots.restore(snapshot, confirm=confirm, by=request.user)
     messages.success(
         request,

@@ -71,21 +71,30 @@ class Shape:
         return " · ".join(part for part in parts if part)
 
     @property
-    def text_end(self) -> int:
-        """X coordinate at which right-aligned text ends."""
-        return self.x + self.width - 6
+    def classes(self) -> str:
+        """CSS classes: box or chip, state and category."""
+        kind = "box" if self.is_box else "chip"
+        return f"{kind} is-{self.row.state} of-{self.row.node.category}"
 
     @property
-    def text_y(self) -> int:
-        """Y coordinate of the title's middle."""
-        return self.y + (TITLE_HEIGHT if self.is_box else CHIP_HEIGHT) // 2
+    def place(self) -> str:
+        """SVG transformation to the middle of the title's left edge."""
+        return f"translate({self.x} {self.y + self.title_middle})"
+
+    @property
+    def title_middle(self) -> int:
+        """Y coordinate of the title's middle inside the shape."""
+        return (TITLE_HEIGHT if self.is_box else CHIP_HEIGHT) // 2
+
+    @property
+    def text_end(self) -> int:
+        """X coordinate inside the shape at which right-aligned text ends."""
+        return self.width - 6
 
     @property
     def icon_points(self) -> str:
-        """SVG points of the state's icon."""
-        cx, cy = self.x + 10, self.text_y
-        points = OUTLINES.get(self.row.state, OUTLINES["unknown"])
-        return " ".join(f"{cx + x},{cy + y}" for x, y in points)
+        """SVG points of the state's icon around its middle."""
+        return OUTLINES.get(self.row.state, OUTLINES["unknown"])
 
 
 def _circle(radius: float) -> list[tuple[float, float]]:
@@ -95,18 +104,25 @@ def _circle(radius: float) -> list[tuple[float, float]]:
     ]
 
 
+def _svg_points(*points: tuple[float, float]) -> str:
+    return " ".join(f"{x},{y}" for x, y in points)
+
+
 # A shape for each state, so that colour is not the only distinction.
-OUTLINES: dict[str, list[tuple[float, float]]] = {
-    "live": _circle(5),
-    "late": [(0, -6), (6, 0), (0, 6), (-6, 0)],
-    "silent": [(0, -5.5), (6, 5), (-6, 5)],
-    "error": [(-5, -5), (0, -1.5), (5, -5), (1.5, 0), (5, 5), (0, 1.5), (-5, 5), (-1.5, 0)],
-    "paused": [
+OUTLINES = {
+    "live": _svg_points(*_circle(5)),
+    "late": _svg_points((0, -6), (6, 0), (0, 6), (-6, 0)),
+    "silent": _svg_points((0, -5.5), (6, 5), (-6, 5)),
+    "error": _svg_points(
+        *((-5, -5), (0, -1.5), (5, -5), (1.5, 0)),
+        *((5, 5), (0, 1.5), (-5, 5), (-1.5, 0)),
+    ),
+    "paused": _svg_points(
         *((-4, -5), (-1, -5), (-1, 5), (-4, 5), (-4, -5)),
         *((1, -5), (4, -5), (4, 5), (1, 5), (1, -5)),
-    ],
-    "stopped": [(-4.5, -4.5), (4.5, -4.5), (4.5, 4.5), (-4.5, 4.5)],
-    "unknown": [(-5, -1), (5, -1), (5, 1), (-5, 1)],
+    ),
+    "stopped": _svg_points((-4.5, -4.5), (4.5, -4.5), (4.5, 4.5), (-4.5, 4.5)),
+    "unknown": _svg_points((-5, -1), (5, -1), (5, 1), (-5, 1)),
 }
 
 

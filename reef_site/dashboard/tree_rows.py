@@ -13,10 +13,13 @@ from django.db.models import Count, IntegerField, OuterRef, Q, QuerySet, Subquer
 from django.db.models.functions import Coalesce
 
 from lieutenants.models import Lieutenant
+from lieutenants.transcript.last_turns import last_turns
 from reef_site.common import clock
+from reef_site.common.lists.sorting import Sorting
 from reef_site.dashboard import aggregate_health
 from reef_site.dashboard.aggregate_health import ROOF
 from reef_site.dashboard.states import state_of
+from reef_site.dashboard.tree_order import BY_AGE
 from registry.models import VM, Watch
 from vmtree.models import Node, NodeQuerySet
 from vmtree.queries.nodes import with_ancestors
@@ -29,6 +32,15 @@ MAX_COUNTED = 1000
 MAX_ANCESTORS = 12
 MAX_NAMES = 3
 MAX_INDENT = 24
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Children of the node `parent` that are not shown: how many, and the last one that is."""
+
+    parent: int
+    count: int
+    last: TreeRow
 
 
 @dataclass
@@ -48,6 +60,8 @@ class TreeRow:
     is_detached: bool = False
     mark: str = ""
     marks: list[str] = field(default_factory=list)
+    # The rest of the children of nodes whose shown children end here, innermost first.
+    rests: list[Rest] = field(default_factory=list)
 
     @property
     def children(self) -> int:
@@ -128,16 +142,23 @@ def children(
     position: int = 0,
     limit: int = PAGE,
     level: int = 2,
+    order: Sorting = BY_AGE,
 ) -> Page:
-    """Return active children of a node (ROOF: the roots), oldest first, after the node `after`."""
+    """Return active children of a node (ROOF: the roots) in an order.
+
+    The page begins after the node `after`, the one at `position`; by age it is found by its key, so
+    that siblings that are gone by now do not matter.
+    """
     siblings = _siblings(parent)
     total = siblings.count()
-    found = siblings.order_by("created_at", "pk")
-    last = Node.objects.filter(pk=after).first() if after else None
+    found = order.apply(siblings)
+    last = Node.objects.filter(pk=after).first() if after and order == BY_AGE else None
     if last is not None:
         same_time = Q(created_at=last.created_at, pk__gt=last.pk)
         found = found.filter(same_time | Q(created_at__gt=last.created_at))
-    rows = [TreeRow(node, level=level, sibling_count=total) for node in counted(found)[:limit]]
+    first = 0 if last is not None else position
+    nodes = counted(found)[first : first + limit]
+    rows = [TreeRow(node, level=level, sibling_count=total) for node in nodes]
     for number, row in enumerate(rows, position + 1):
         row.position = number
     annotate(rows, moment)
@@ -150,9 +171,9 @@ def _siblings(parent: int) -> NodeQuerySet:
     return living.roots() if parent == ROOF else living.filter(parent=parent)
 
 
-def rows_for(keys: Iterable[int], moment: Moment) -> list[TreeRow]:
-    """Return rows of the active nodes among these keys."""
-    nodes = counted(Node.objects.active().filter(pk__in=list(keys)))
+def rows_for(keys: Iterable[int], moment: Moment, *, order: Sorting = BY_AGE) -> list[TreeRow]:
+    """Return rows of the active nodes among these keys, in an order."""
+    nodes = order.apply(counted(Node.objects.active().filter(pk__in=list(keys))))
     rows = [TreeRow(node) for node in nodes]
     annotate(rows, moment)
     return rows
@@ -162,6 +183,9 @@ def annotate(rows: Sequence[TreeRow], moment: Moment) -> None:
     """Annotate rows with registry VM, lieutenant, state, and the worst state of descendants."""
     vms = VM.objects.in_bulk([row.node.vm_id for row in rows])
     lieutenants = lieutenants_of([row.node.vm_id for row in rows])
+    turns = last_turns(list(lieutenants))
+    for pk, lieutenant in lieutenants.items():
+        lieutenant.last_turn = turns.get(pk)
     keys = [row.node.pk for row in rows if row.children]
     worst = aggregate_health.worst_descendant_states(keys, moment.at, grace=moment.grace)
     for row in rows:
@@ -189,12 +213,14 @@ class Found:
     next_key: int | None
 
 
-def matches(nodes: QuerySet[Node], moment: Moment, *, after: int = 0) -> Found:
-    """Return the next matches after the node `after`, oldest first."""
+def matches(
+    nodes: QuerySet[Node], moment: Moment, *, after: int = 0, order: Sorting = BY_AGE
+) -> Found:
+    """Return the next matches after the node `after`; `order` is that of siblings."""
     remaining = nodes.filter(pk__gt=after) if after else nodes
     keys = list(remaining.order_by("pk").values_list("pk", flat=True)[: MAX_MATCHES + 1])
     shown, more = keys[:MAX_MATCHES], len(keys) > MAX_MATCHES
-    rows = rows_for(with_ancestors(shown, MAX_ANCESTORS), moment)
+    rows = rows_for(with_ancestors(shown, MAX_ANCESTORS), moment, order=order)
     for row in rows:
         row.is_match = row.node.pk in set(shown)
     count = nodes[: MAX_COUNTED + 1].count()
@@ -204,10 +230,10 @@ def matches(nodes: QuerySet[Node], moment: Moment, *, after: int = 0) -> Found:
 
 
 def in_order(rows: Sequence[TreeRow], first_level: int = 2) -> list[TreeRow]:
-    """Sort rows into tree order, siblings oldest first, and set their levels."""
+    """Sort rows into tree order, siblings in the order of `rows`, and set their levels."""
     keys = {row.node.pk for row in rows}
     groups: dict[int, list[TreeRow]] = {}
-    for row in sorted(rows, key=lambda row: (row.node.created_at, row.node.pk)):
+    for row in rows:
         parent = row.node.parent_id or ROOF
         row.is_detached = parent != ROOF and parent not in keys
         groups.setdefault(ROOF if row.is_detached else parent, []).append(row)

@@ -16,16 +16,26 @@ from django.views.decorators.http import require_GET, require_POST
 
 from reef_site.common import clock
 from reef_site.common.errors import BadInput
+from reef_site.common.lists.sorting import Sorting
 from reef_site.common.page_values import number_value, text_value
-from reef_site.dashboard import aggregate_health, tree_history, tree_map, tree_rows, unplaced
+from reef_site.dashboard import (
+    aggregate_health,
+    tree_history,
+    tree_map,
+    tree_rows,
+    unfolding,
+    unplaced,
+)
 from reef_site.dashboard.errors import render_errors
 from reef_site.dashboard.root_row import roof
 from reef_site.dashboard.side_panel import vm_details
+from reef_site.dashboard.tree_order import order_of
 from reef_site.dashboard.tree_rows import MAX_PAGE_SIZE, PAGE, Moment, TreeRow
 from registry.models import VM
 from vmtree import search
-from vmtree.models import Node
+from vmtree.models import LINKS, Node
 from vmtree.queries.nodes import keys_of_vms_and_ancestors
+from vmtree.queries.recursion import count_descendants
 
 MAX_CHANGED = 200
 
@@ -37,8 +47,12 @@ MAX_CHANGED = 200
 @require_GET
 @render_errors
 def tree(request: HttpRequest) -> HttpResponse:
-    """Show the tree; `?q=` searches it, `?under=` starts at one VM."""
-    context = tree_context(request)
+    """Show the tree; `?q=` searches it, `?under=` starts at one VM.
+
+    `?sort=` is the order of siblings, and `?open=` has the keys of open nodes. The script adds
+    `?vm=`, the node in the side panel.
+    """
+    context = {**tree_context(request), "is_list": True}
     status = 400 if context["problem"] else 200
     return render(request, "fleet/tree.html", context, status=status)
 
@@ -48,31 +62,40 @@ def tree(request: HttpRequest) -> HttpResponse:
 @render_errors
 def fragment(request: HttpRequest) -> HttpResponse:
     """Render the content of `tree` for its script."""
-    context = tree_context(request)
+    context = {**tree_context(request), "is_list": True}
     status = 400 if context["problem"] else 200
     return render(request, "fleet/_tree.html", context, status=status)
 
 
-def tree_context(request: HttpRequest) -> dict[str, Any]:
-    """Return the requested rows; the number of statements does not depend on the fleet's size."""
-    words = _words(request)
-    moment = Moment.now()
-    base = {"roof": roof(moment), "words": words, "problem": "", "found": None}
+def tree_context(request: HttpRequest, limit: int = PAGE) -> dict[str, Any]:
+    """Return the requested rows; the number of statements does not depend on the fleet's size.
+
+    Of the roots, only the first `limit` are shown.
+    """
+    words, order, moment = _words(request), order_of(request.GET), Moment.now()
+    base = {
+        "roof": roof(moment),
+        "words": words,
+        "problem": "",
+        "found": None,
+        "headings": order.headings(request.GET),
+    }
     if words:
         try:
-            return {**base, **_found(request, words, moment)}
+            return {**base, **_found(request, words, moment, order)}
         except BadInput as error:
             return {**base, "problem": str(error).removeprefix("q: "), "page": tree_rows.Page([])}
-    return {**base, **_top_rows(request, moment)}
+    return {**base, **_top_rows(request, moment, order, limit)}
 
 
 def _words(request: HttpRequest) -> str:
     return request.GET.get("q", "").strip()[: search.LONGEST + 1]
 
 
-def _found(request: HttpRequest, words: str, moment: Moment) -> dict[str, Any]:
+def _found(request: HttpRequest, words: str, moment: Moment, order: Sorting) -> dict[str, Any]:
     nodes = search.narrow(Node.objects.active(), words)
-    found = tree_rows.matches(nodes, moment, after=number_value(request.GET, "after"))
+    after = number_value(request.GET, "after")
+    found = tree_rows.matches(nodes, moment, after=after, order=order)
     is_later = "after" in request.GET
     loose = None if is_later else unplaced.matches(words, moment)
     return {
@@ -80,23 +103,35 @@ def _found(request: HttpRequest, words: str, moment: Moment) -> dict[str, Any]:
         "page": tree_rows.Page(found.rows),
         "is_later": is_later,
         "loose": loose,
+        # More than an action takes is as much as is known.
+        "match_count": found.count + found.is_many,
     }
 
 
-def _top_rows(request: HttpRequest, moment: Moment) -> dict[str, Any]:
-    """Return the roots, or one VM with its children."""
-    vm_id = text_value(request.GET, "under", 255)
+def _top_rows(request: HttpRequest, moment: Moment, order: Sorting, limit: int) -> dict[str, Any]:
+    """Return the roots, or one VM with its children, and the children of open nodes."""
+    vm_id, opened = text_value(request.GET, "under", 255), unfolding.open_keys(request.GET)
     if not vm_id:
-        page = tree_rows.children(aggregate_health.ROOF, moment)
-        return {"page": page, "parent": aggregate_health.ROOF, "with_loose": True}
+        page = tree_rows.children(aggregate_health.ROOF, moment, limit=limit, order=order)
+        rows = unfolding.unfold(page.rows, opened, moment, order)
+        page = tree_rows.Page(rows, page.more, page.last)
+        total = roof(moment).total
+        found = {"page": page, "parent": aggregate_health.ROOF, "match_count": total}
+        return {**found, "with_loose": True}
     top = get_object_or_404(tree_rows.counted(Node.objects.active()), vm_id=vm_id)
     row = TreeRow(
         top, position=1, sibling_count=1, is_open=True, is_detached=top.parent_id is not None
     )
     tree_rows.annotate([row], moment)
-    page = tree_rows.children(top.pk, moment, level=3)
-    page = tree_rows.Page([row, *page.rows], page.more, page.last)
-    return {"page": page, "parent": top.pk, "top": top}
+    page = tree_rows.children(top.pk, moment, level=3, order=order)
+    rows = unfolding.unfold(page.rows, opened, moment, order)
+    below = count_descendants(LINKS, [top.pk])[top.pk]
+    return {
+        "page": tree_rows.Page([row, *rows], page.more, page.last),
+        "parent": top.pk,
+        "top": top,
+        "match_count": below,
+    }
 
 
 @login_required
@@ -111,6 +146,7 @@ def children(request: HttpRequest, key: int) -> HttpResponse:
         position=number_value(request.GET, "place"),
         limit=number_value(request.GET, "limit", default=PAGE, most=MAX_PAGE_SIZE) or PAGE,
         level=number_value(request.GET, "level", default=2, most=100_000),
+        order=order_of(request.GET),
     )
     context: dict[str, Any] = {"page": page, "parent": key}
     if key == aggregate_health.ROOF:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from reef_site.dashboard import snapshots, tree_views, unplaced
+from reef_site.dashboard import snapshots, tree_views, unplaced, vm_list
 
 app_name = "fleet"
 
@@ -14,6 +14,8 @@ urlpatterns = [
     path("_news", tree_views.updates, name="news"),
     path("_children/<int:key>", tree_views.children, name="children"),
     path("_children/registered", unplaced.children),
+    path("vms/", vm_list.index, name="vms"),
+    path("vms/_rows", vm_list.rows, name="vm-rows"),
     path("vm", tree_views.by_id, name="by-id"),
     path("registered/", unplaced.one, name="registered"),
     path("registered/_facts", unplaced.facts, name="registered-facts"),
