@@ -13,6 +13,10 @@ export class RequestFailed extends Error {
   }
 }
 
+// Whether a key belongs to a field, a dialog or the tree, and is no key of the page.
+export const isTyping = ({ target }) =>
+  target.matches("input, textarea, select, [contenteditable]") || Boolean(target.closest("dialog, [role=tree]"));
+
 export const byId = (id) => document.getElementById(id);
 
 export function parse(html) {
@@ -107,7 +111,7 @@ export async function get(url, options) {
   return parse(await response.text());
 }
 
-const csrfToken = () => JSON.parse(document.body.getAttribute("hx-headers"))["X-CSRFToken"];
+export const csrfToken = () => JSON.parse(document.body.getAttribute("hx-headers"))["X-CSRFToken"];
 
 export function postJson(url, body) {
   const headers = { "Content-Type": "application/json", "X-CSRFToken": csrfToken() };

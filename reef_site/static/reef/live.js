@@ -18,8 +18,10 @@ let isSignedOut = false;
 let isPaused = false;
 let timer = 0;
 
+// As the server shows times.
+const timeZone = document.documentElement.dataset.zone || undefined;
 const clock = (moment) =>
-  new Date(moment).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+  new Date(moment).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", timeZone });
 
 function state() {
   if (isSignedOut) return ["stale", "Signed out"];

@@ -8,7 +8,8 @@ import { Idiomorph } from "./vendor/idiomorph-0.8.0.esm.js";
 
 // What the reader has changed wins over what the server has rendered.
 function keepState(old, fresh) {
-  if (old.id === "live") return false;
+  // Parts that were loaded later are not in what the server renders first.
+  if (old.id === "live" || "keep" in old.dataset) return false;
   if (old.localName === "details" && !("auto" in old.dataset)) {
     fresh.open = old.open;
     delete fresh.dataset.auto;

@@ -23,5 +23,9 @@ export function tick() {
   }
 }
 
+// The server shows absolute times in this zone, unless the person has chosen another one.
+const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+if (zone) document.cookie = `reef-zone=${encodeURIComponent(zone)}; path=/; max-age=31536000; SameSite=Lax`;
+
 setInterval(tick, 1000);
 document.addEventListener("visibilitychange", tick);

@@ -14,7 +14,7 @@ const LOST_AFTER = 15_000;
 const HEARTBEAT_EVERY = 500;
 
 const KINDS = {
-  events: ["lieutenants", "nodes", "provisionings"],
+  events: ["lieutenants", "nodes", "provisionings", "questions"],
   transcript: ["entry", "delta", "status", "reload"],
 };
 

@@ -8,6 +8,7 @@ const says = document.getElementById("slider-says");
 
 slider.addEventListener("input", () => {
   const at = new Date((Number(slider.dataset.first) + Number(slider.value)) * 1000);
-  says.textContent = at.toLocaleString();
+  const timeZone = document.documentElement.dataset.zone || undefined;
+  says.textContent = at.toLocaleString("sv-SE", { timeZone, timeZoneName: "short" });
 });
 slider.addEventListener("change", () => slider.form.requestSubmit());

@@ -47,15 +47,30 @@ document.addEventListener("htmx:afterSwap", () => {
   tick();
 });
 
+// What was sent is not kept for the next time.
+function clear(form) {
+  form.reset();
+  (form.closest("details") ?? form.querySelector("details"))?.removeAttribute("open");
+}
+
+const PASSING = 1_000;
+
 function init(region) {
   const kinds = region.dataset.live.split(" ");
-  const wake = keepFresh(region.id, () => refresh(region));
+  // What is about to change by itself is fetched again without an event.
+  const again = () => region.querySelector("[data-passing]") && setTimeout(wake, PASSING);
+  const wake = keepFresh(region.id, () => refresh(region).finally(again));
+  again();
   onEvents((kind) => {
     if (kinds.includes(kind)) wake();
     if (kind === "open") wake.now();
   });
+  region.addEventListener("reef:changed", wake.now);
   // Forms that change only what this region shows.
-  sendByScript(region, () => wake.now());
+  sendByScript(region, (_fragment, form) => {
+    if (form) clear(form);
+    wake.now();
+  });
 }
 
 document.querySelectorAll("[data-live]").forEach(init);

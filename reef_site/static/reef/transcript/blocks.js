@@ -2,13 +2,13 @@
 // as rendered by the server.
 import { byId, get } from "../core.js";
 import { keepFresh } from "../live.js";
-import { isSelected, unlessSelected } from "../selection.js";
+import { unlessSelected } from "../selection.js";
 import { replace } from "../swap.js";
 import { tick } from "../times.js";
-import { follow, isPinned } from "./scrolling.js";
+import { follow } from "./scrolling.js";
+import { isOutside, number, trim, whileLoadingLater } from "./window.js";
 
 const page = byId("one");
-const number = (block) => Number(block.id.slice(1));
 const blockOf = (id) => byId(`e${id}`);
 // Deltas of entries that have no block on the page yet, by entry.
 const earlyDeltas = new Map();
@@ -30,7 +30,7 @@ function createBlock(entry) {
   if (entry.callId) block.dataset.call = entry.callId;
   block.querySelector("details")?.setAttribute("id", `d${entry.id}`);
   const name = block.querySelector(".tool-name");
-  if (name && entry.tool) name.textContent = entry.tool;
+  if (name && entry.tool) name.textContent = marked(entry.tool);
   place(block);
   return block;
 }
@@ -44,16 +44,60 @@ function textNodeOf(block) {
   return place.firstChild;
 }
 
-export function onEntry(entry) {
+// Of a very long text that is being written only the end is shown.
+const MAX_TEXT = 20_000;
+// Text is appended at once for all pieces that arrived meanwhile: so much of the time is left for the
+// reader.
+const IDLE_SHARE = 3;
+
+const unwritten = new Map(); // Block → text.
+let writing = 0;
+
+function append(block, text) {
+  unwritten.set(block, (unwritten.get(block) ?? "") + text);
+  writing ||= setTimeout(writeAll);
+}
+
+function writeAll() {
+  const began = performance.now();
+  for (const [block, text] of unwritten) if (block.isConnected) extend(block, text);
+  unwritten.clear();
+  follow();
+  // Reading a position lays the page out, which takes the most time.
+  byId("foot").getBoundingClientRect();
+  const pause = (performance.now() - began) * IDLE_SHARE;
+  writing = -1;
+  setTimeout(() => {
+    writing = unwritten.size ? setTimeout(writeAll) : 0;
+  }, pause);
+}
+
+function extend(block, text) {
+  const textNode = textNodeOf(block);
+  if (!textNode) return;
+  const excess = textNode.length + text.length - MAX_TEXT;
+  if (excess <= MAX_TEXT) return void textNode.appendData(text);
+  const leftOut = Number(block.dataset.leftOut || 0) + excess;
+  textNode.data = (textNode.data + text).slice(excess);
+  block.dataset.leftOut = leftOut;
+  const note = block.querySelector(".left-out") ?? document.createElement("p");
+  note.className = "fine left-out";
+  note.textContent = `… ${leftOut.toLocaleString("en-US")} characters left out until it is finished`;
+  textNode.parentElement.before(note);
+}
+
+export function onEntry(entry, rev) {
   turnChanged(entry.answerId);
+  if (!callOf(entry) && isMissed(onEntry, entry.id, entry, rev)) return;
   if (entry.final) {
     fetchSoon(entry.id);
   } else if (entry.kind === "tool_result") {
     showRunning(entry);
   } else {
     const block = blockOf(entry.id) || createBlock(entry);
+    unwritten.delete(block);
     const textNode = block && textNodeOf(block);
-    if (textNode) write(textNode.parentElement, entry.text);
+    if (textNode) write(textNode.parentElement, marked(entry.text.slice(-2 * MAX_TEXT)));
   }
   follow();
 }
@@ -76,7 +120,10 @@ function showRunning(entry) {
 // Strip terminal codes; `terminal.py` does the same for finished blocks.
 const CODES = /\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)/g;
 const plain = (text) =>
-  text.replace(CODES, "").replace(/\r\n/g, "\n").replace(/[^\n]*\r(?=[^\n])/g, "");
+  marked(text.replace(CODES, "").replace(/\r\n/g, "\n").replace(/[^\n]*\r(?=[^\n])/g, ""));
+// Show what would reorder the text behind it.
+const marked = (text) =>
+  text.replace(/[\u202a-\u202e\u2066-\u2069]/g, (mark) => `[U+${mark.codePointAt(0).toString(16).toUpperCase()}]`);
 
 // Append if possible, which keeps the selection.
 function write(output, text) {
@@ -93,11 +140,11 @@ function callOf(entry) {
 }
 
 export function onDelta(delta, rev) {
+  if (isMissed(onDelta, delta.entry, delta, rev)) return;
   const block = blockOf(delta.entry);
   const textNode = block && textNodeOf(block);
   if (textNode) {
-    textNode.appendData(delta.text);
-    follow();
+    append(block, marked(delta.text));
   } else {
     if (!earlyDeltas.has(delta.entry)) fetchSoon(delta.entry);
     earlyDeltas.set(delta.entry, [...(earlyDeltas.get(delta.entry) || []), [rev, delta.text]]);
@@ -123,11 +170,31 @@ export function turnEnded() {
   turn = null;
 }
 
-// Load the whole transcript again.
-export async function reload() {
-  const fragment = await get(page.dataset.transcriptUrl);
-  byId("transcript").replaceChildren(...fragment.childNodes);
+// What is about blocks that are not on the page is left out; while the newest ones are being loaded,
+// it is kept until they are there.
+let missed = null;
+
+whileLoadingLater(
+  () => (missed = []),
+  (rev) => {
+    const since = rev === null ? [] : missed.filter((change) => change.rev > rev);
+    missed = null;
+    for (const { handle, data, rev: at } of since) handle(data, at);
+  },
+);
+
+function isMissed(handle, id, data, rev) {
+  if (blockOf(id) || !isOutside(id)) return false;
+  missed?.push({ handle, data, rev });
+  return true;
+}
+
+// The page's part was replaced.
+export function forget() {
   earlyDeltas.clear();
+  pending.clear();
+  turn = null;
+  lastOfTurn = 0;
 }
 
 // -- finished blocks, fetched in batches ------------------------------------------------------
@@ -153,33 +220,15 @@ function fetchSoon(id) {
   wake();
 }
 
-// Long transcripts are trimmed on the page; a link loads the earlier part.
-const MAX_BLOCKS = 500;
-const KEPT_BLOCKS = 300;
-
-function trim() {
-  const blocks = byId("blocks");
-  if (!isPinned() || isSelected(blocks) || blocks.childElementCount <= MAX_BLOCKS) return;
-  while (blocks.childElementCount > KEPT_BLOCKS) blocks.firstElementChild.remove();
-  const before = `?before=${number(blocks.firstElementChild)}`;
-  const link = byId("earlier") || earlierLink();
-  link.href = before;
-  link.dataset.url = page.dataset.transcriptUrl + before;
-}
-
-function earlierLink() {
-  const link = byId("mould-earlier").content.firstElementChild.cloneNode(true);
-  byId("transcript").prepend(link);
-  return link.firstElementChild;
-}
-
 function showFinal(block) {
   const old = byId(block.id);
   if (block.dataset.result) byId(`e${block.dataset.result}`)?.remove();
   if (!old) {
+    if (isOutside(number(block))) return;
     place(block);
     appendEarlyDeltas(block);
   } else if (Number(block.dataset.rev) >= Number(old.dataset.rev) && !("open" in block.dataset)) {
+    unwritten.delete(old);
     replace(old, block);
   }
   lastOfTurn = Math.max(lastOfTurn, number(block), Number(block.dataset.result || 0));
@@ -190,7 +239,7 @@ function appendEarlyDeltas(block) {
   const textNode = earlyDeltas.size && textNodeOf(block);
   const rev = Number(block.dataset.rev);
   for (const [at, text] of earlyDeltas.get(number(block)) || []) {
-    if (textNode && at > rev) textNode.appendData(text);
+    if (textNode && at > rev) append(block, marked(text));
   }
   earlyDeltas.delete(number(block));
 }

@@ -15,7 +15,7 @@ function newKey() {
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-async function send() {
+async function send(pressed = null) {
   const text = composer.message;
   const button = byId("send");
   if (!text.value.trim() || button.disabled) return;
@@ -31,7 +31,7 @@ async function send() {
   button.disabled = true;
   const slow = setTimeout(() => (button.textContent = "Sending…"), SLOW_AFTER);
   try {
-    const { fragment, key } = await postForm(composer);
+    const { fragment, key } = await postForm(composer, pressed);
     text.value = "";
     clearImages();
     saveDraft();
@@ -85,7 +85,7 @@ export function initComposer(act) {
   whenSent = act;
   composer.addEventListener("submit", (event) => {
     event.preventDefault();
-    send();
+    send(event.submitter);
   });
   composer.message.addEventListener("input", () => {
     grow();

@@ -5,7 +5,10 @@ import { isSelected } from "../selection.js";
 const newest = byId("newest");
 const foot = byId("foot");
 
-let pinned = true;
+// Whether the newest blocks are on the page.
+export const hasNewest = () => !byId("later");
+
+let pinned = hasNewest() && !("at" in byId("one").dataset);
 let lastY = scrollY;
 
 // Scroll position that shows the end of the transcript. The foot is sticky, so its column is
@@ -21,18 +24,24 @@ export function follow() {
 addEventListener("scroll", () => {
   const near = Math.abs(scrollY - end()) < 48;
   // Only the reader scrolls up or past the end; the page itself scrolls to the end.
-  if (near) pinned = true;
+  if (near && hasNewest()) pinned = true;
   else if (scrollY < lastY || scrollY > end()) pinned = false;
   lastY = scrollY;
   newest.hidden = pinned;
 }, { passive: true });
-newest.addEventListener("click", () => {
-  pinned = true;
+
+let showNewest = async () => {};
+// `act` loads the newest blocks.
+export const whenNewest = (act) => (showNewest = act);
+
+newest.addEventListener("click", async () => {
+  if (!hasNewest()) await showNewest();
+  pinned = hasNewest();
   follow();
 });
 
 export const isPinned = () => pinned;
 
 export function pin(yes) {
-  pinned = yes;
+  pinned = yes && hasNewest();
 }

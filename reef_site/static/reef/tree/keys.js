@@ -1,4 +1,6 @@
 // Keyboard and mouse in the live tree.
+import { chooseAll, press } from "../choosing.js";
+import { byId } from "../core.js";
 import { block } from "./common.js";
 import * as panel from "./side_panel.js";
 import {
@@ -15,8 +17,9 @@ function act(row) {
   else toggle(row);
 }
 
+const isSelectable = block.classList.contains("is-selectable");
 let typed = "";
-let typedAt = 0;
+let typedAt = -Infinity;
 
 // Typed letters move to the next row whose name begins with them.
 function seek(row, letter) {
@@ -40,12 +43,33 @@ const keys = {
   " ": (row) => toggle(row),
 };
 
+// Move on, and choose both rows.
+function pass(row, to) {
+  if (isSelectable) chooseAll(row, to);
+  focus(to);
+}
+
+// As in other lists; they are letters while a name is typed.
+const listKeys = "list" in block.dataset ? {
+  j: keys.ArrowDown,
+  k: keys.ArrowUp,
+  x: (row) => isSelectable && press(row),
+  J: (row) => pass(row, next(row)),
+  K: (row) => pass(row, previous(row)),
+  X: (row) => isSelectable && press(row, true),
+  "/": () => byId("tree-q")?.focus(),
+} : {};
+const isTypingName = () => performance.now() - typedAt < 800;
+
 block.addEventListener("keydown", (event) => {
   const row = event.target.closest('[role="treeitem"]');
   if (!row || event.ctrlKey || event.metaKey || event.altKey) return;
   if (keys[event.key]) {
     event.preventDefault();
     keys[event.key](row);
+  } else if (listKeys[event.key] && !isTypingName()) {
+    event.preventDefault();
+    listKeys[event.key](row);
   } else if (event.key.length === 1) {
     seek(row, event.key);
   }
@@ -61,6 +85,7 @@ block.addEventListener("click", (event) => {
   }
   const row = event.target.closest('[role="treeitem"]');
   if (!row) return;
+  if (event.target.matches(".pick-box")) return focus(row);
   event.preventDefault();
   focus(row);
   if (event.target.closest(".twist")) toggle(row);

@@ -6,6 +6,7 @@
 import { byId } from "../core.js";
 import { tick } from "../times.js";
 import { get, showFailure, urls } from "./common.js";
+import { change, isOwnPage, query } from "./state.js";
 
 export const tree = () => byId("tree");
 export const level = (row) => Number(row.getAttribute("aria-level"));
@@ -68,21 +69,34 @@ export function paint(row) {
   }
 }
 
-// Parameters of the tree at an earlier time.
-const timeParams = urls.at ? { at: urls.at } : {};
-export const childrenUrl = (key, params) =>
-  `${urls.childrenUrl}${key}?${new URLSearchParams({ ...timeParams, ...params })}`;
+// What children are fetched with: the time of an earlier tree, and the order of siblings.
+function params(more) {
+  const sort = isOwnPage() && query().get("sort");
+  return new URLSearchParams({ ...(urls.at && { at: urls.at }), ...(sort && { sort }), ...more });
+}
+export const childrenUrl = (key, more) => `${urls.childrenUrl}${key}?${params(more)}`;
+
+// The URL remembers which nodes are open. Search results open by themselves.
+function remember() {
+  if (isFiltered() || urls.at) return;
+  const open = [...tree().children].filter((row) => isNode(row) && !isRootRow(row) && isOpen(row));
+  change({ open: open.slice(0, 60).map((row) => row.dataset.key).join(".") });
+}
 
 export async function open(row) {
   if (!isFolder(row) || isOpen(row)) return;
   row.setAttribute("aria-expanded", "true");
-  if (row.dataset.loaded || childrenOf(row).length) return paint(row);
+  if (row.dataset.loaded || childrenOf(row).length) {
+    paint(row);
+    return remember();
+  }
   row.setAttribute("aria-busy", "true");
   try {
     const fragment = await get(childrenUrl(row.dataset.key, { level: level(row) + 1 }));
     if (!childrenOf(row).length) row.after(...fragment.children);
     row.dataset.loaded = "1";
     paint(row);
+    remember();
     tick();
   } catch (error) {
     row.setAttribute("aria-expanded", "false");
@@ -98,6 +112,7 @@ export function close(row) {
   // Children that a search left out are fetched when the row is opened again.
   if (isFiltered() && !row.dataset.loaded) descendants(row).forEach((each) => each.remove());
   paint(row);
+  remember();
   if (inside) focus(row);
 }
 

@@ -4,8 +4,7 @@ import { morphChildren } from "../swap.js";
 import { tick } from "../times.js";
 import { block, showProblem, showFailure, urls } from "./common.js";
 import { focus, tree } from "./rows.js";
-
-const query = () => new URLSearchParams(location.search);
+import { isOwnPage, query, urlWith } from "./state.js";
 
 // The focus stays on its row.
 export async function refill() {
@@ -19,19 +18,27 @@ export async function refill() {
   tick();
 }
 
-async function search(text) {
-  const url = text ? `?${new URLSearchParams({ q: text })}` : urls.pageUrl;
+async function go(url) {
   history.pushState(null, "", url);
   await refill().catch(showFailure);
 }
 
+const search = (text) => go(urlWith({ q: text, under: "", after: "", place: "" }));
+
 block.addEventListener("submit", (event) => {
   const form = event.target;
   // On other pages the form opens the tree's page.
-  const here = location.pathname === new URL(urls.pageUrl, location).pathname;
-  if (form.id !== "tree-search" || !here) return;
+  if (form.id !== "tree-search" || !isOwnPage()) return;
   event.preventDefault();
   search(form.q.value.trim());
+});
+
+// Another order keeps what is open.
+block.addEventListener("click", (event) => {
+  const link = event.target.closest("a[data-sort]");
+  if (!link || !isOwnPage() || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+  event.preventDefault();
+  go(urlWith({ sort: new URL(link.href).searchParams.get("sort"), after: "", place: "" }));
 });
 
 addEventListener("popstate", () => {

@@ -4,7 +4,8 @@ import { unselected } from "../selection.js";
 import { morphChildren } from "../swap.js";
 import { tick } from "../times.js";
 import { block, get, showFailure, urls } from "./common.js";
-import { focus, tree } from "./rows.js";
+import { focus, rowOf, tree } from "./rows.js";
+import { change, isOwnPage, query } from "./state.js";
 
 const panel = byId("beside");
 let shown = "";
@@ -31,7 +32,10 @@ export async function fill(url, byHand = true) {
     panel.hidden = false;
     block.classList.add("has-beside");
     if (hadFocus && !panel.contains(document.activeElement)) panel.focus({ preventScroll: true });
-    if (byHand) panel.scrollTop = 0;
+    if (byHand) {
+      panel.scrollTop = 0;
+      remember(url);
+    }
     tick();
   } catch (error) {
     if (!byHand) throw error;
@@ -39,9 +43,25 @@ export async function fill(url, byHand = true) {
   }
 }
 
+// The URL remembers the VM: a node by its key.
+function remember(url) {
+  const { pathname, searchParams } = new URL(url, location);
+  const key = pathname.match(/([0-9]+)\/_facts$/)?.[1];
+  change({ vm: key, registered: key ? "" : searchParams.get("vm") });
+}
+
+function restore() {
+  const [key, id] = [query().get("vm"), query().get("registered")];
+  if (!isOwnPage() || (!/^[0-9]+$/.test(key || "") && !id)) return;
+  const row = id ? tree()?.querySelector(`[data-vm="${CSS.escape(id)}"]`) : tree() && rowOf(key);
+  if (row) return void show(row, true);
+  fill(id ? `${urls.pageUrl}registered/_facts?${new URLSearchParams({ vm: id })}` : `${urls.pageUrl}${key}/_facts`);
+}
+
 export function close() {
   panel.hidden = true;
   shown = "";
+  change({ vm: "", registered: "" });
   block.classList.remove("has-beside");
   from?.setAttribute("aria-selected", "false");
   focus(from?.isConnected ? from : tree()?.firstElementChild);
@@ -71,3 +91,5 @@ block.addEventListener("keydown", (event) => {
   event.stopImmediatePropagation();
   close();
 });
+
+restore();
