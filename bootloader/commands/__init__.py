@@ -1,0 +1,1 @@
+"""Shell commands that operators run on machines of the fleet; their output is kept."""
