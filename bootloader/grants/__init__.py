@@ -1,1 +1,1 @@
-"""Grants: how many VMs a node may provision with its own token."""
+"""Grants: how many VMs and lieutenants a node may create with its own token."""

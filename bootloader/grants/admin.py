@@ -1,4 +1,4 @@
-"""The admin of provisioning grants."""
+"""The admin of grants."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from bootloader.boot import profiles
+from bootloader.grants import budgets
 from bootloader.grants.serializers import GrantBody
 from bootloader.models import ProvisionGrant
 from reef_site.common.admin import BodyForm, ModelAdmin, add_actions
@@ -33,18 +34,29 @@ class GrantForm(BodyForm[ProvisionGrant]):
         widget=forms.CheckboxSelectMultiple,
         help_text="Choose none to allow all.",
     )
+    renew_dollars = forms.BooleanField(
+        required=False,
+        label="Begin the budget anew",
+        help_text="Otherwise what was spent since it was first set still counts.",
+    )
 
     class Meta:
         model = ProvisionGrant
-        fields = ("node", "vms", "profiles", "levels")
+        fields = (
+            *("node", "vms", "profiles", "levels"),
+            *("lieutenants", "lieutenant_levels", "dollars"),
+        )
 
 
 @admin.register(ProvisionGrant)
 class ProvisionGrantAdmin(ModelAdmin[ProvisionGrant]):
-    """Admin of grants: limits on the VMs that nodes may provision with their own tokens."""
+    """Admin of grants: limits on what nodes may create with their own tokens."""
 
     form = GrantForm
-    list_display = ("node", "vms", "kinds", "levels")
+    list_display = (
+        *("node", "vms", "kinds", "levels"),
+        *("lieutenants", "lieutenant_levels", "dollars", "dollars_since"),
+    )
     list_select_related = ("node",)
     raw_id_fields = ("node",)
     search_fields = ("=node__vm_id", "node__name")
@@ -53,6 +65,16 @@ class ProvisionGrantAdmin(ModelAdmin[ProvisionGrant]):
     def get_readonly_fields(self, _request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         """Make the node of an existing grant read-only."""
         return ("node",) if obj else ()
+
+    def save_model(
+        self, request: HttpRequest, obj: ProvisionGrant, form: Any, change: bool
+    ) -> None:
+        """Save the grant; a budget begins now if it is new or renewed."""
+        old = ProvisionGrant.objects.filter(pk=obj.pk).first()
+        renew = form.cleaned_data["renew_dollars"]
+        for name, value in budgets.fields_of(old, obj.dollars, renew=renew).items():
+            setattr(obj, name, value)
+        super().save_model(request, obj, form, change)
 
     @admin.display(description="profiles")
     def kinds(self, row: ProvisionGrant) -> str:

@@ -1,4 +1,4 @@
-"""The API of provisioning grants: operators set them, a node reads the grants of its own line."""
+"""The API of grants: operators set them, a node reads those of its own line and passes on."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from bootloader.grants.serializers import (
     OneGrantResponse,
     grant_json,
 )
+from bootloader.grants.services import Limits
 from bootloader.models import ProvisionGrant
 from reef_site.common.api.endpoints import endpoint
 from reef_site.common.api.serializers import list_of
@@ -53,9 +54,12 @@ class OneGrant(APIView):
 
     @endpoint(body=GrantBody, response=OneGrantResponse, errors={404: "VM not found"})
     def put(self, request: Request, vm_id: str) -> Response:
-        """Set the grant: `vms` (how many more), `profiles` (empty: all), `levels` (default 1)."""
-        permissions.check(request.user, Action.COMMAND, None)
-        grant = grants.set_grant(vm_id, **GrantBody.parse(request), by=request.user)
+        """Set the grant: what the node may still create, how deep, and what that may cost.
+
+        A node may set those of its descendants, within its own; VMs are taken from its own.
+        """
+        grants.check_may_set(vm_id, request.user)
+        grant = grants.set_grant(vm_id, Limits(**GrantBody.parse(request)), by=request.user)
         return Response({"grant": grant_json(grant)})
 
     @endpoint(response=DeletedResponse, errors=NOT_FOUND)

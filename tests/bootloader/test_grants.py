@@ -16,11 +16,12 @@ from bootloader.providers.ssh import hosts as ssh_hosts
 from bootloader.providers.ssh.this_machine import is_this_machine
 from bootloader.provisioning import create_step
 from bootloader.states import State, StepName, StepState
+from reef_site.accounts.signin_links import make_operator
 from tests.conftest import Api
 from tests.dispatching import drop_tasks
 from tests.vmtree.conftest import NodeApi, database
+from vmtree import operator_tokens, tokens
 from vmtree import services as tree
-from vmtree import tokens
 from vmtree.models import Node
 from vmtree.services import NewNode
 
@@ -55,6 +56,12 @@ def ada(family: dict[str, Node]) -> NodeApi:
 
 def enter(node: Node) -> NodeApi:
     return NodeApi(tokens.issue(node, made_by="tests"))
+
+
+def token_below(node: Node) -> NodeApi:
+    """Return an API client with an operator token that is limited to the node's subtree."""
+    made = operator_tokens.make("ci", "everything", subtree=node, by=make_operator())
+    return NodeApi(made[1])
 
 
 def put(by: Api, path: str = ADA, **body: object) -> Any:
@@ -156,6 +163,23 @@ def test_node_retries_within_its_grant(ada: NodeApi, api: Api) -> None:
     assert Provisioning.objects.get().asked_by_node is True
 
 
+def test_token_with_a_subtree_creates_within_the_grant_of_its_node(
+    family: dict[str, Node], api: Api
+) -> None:
+    token = token_below(family["ada"])
+    refused = token.post(PATH, REQUEST)
+    assert refused.status_code == 403
+    assert refused.json()["error"] == f"rule: {grants.RULE}. ada has no grant"
+    assert token.get("/can?action=provision&target=ada").json()["allowed"] is False
+
+    put(api, vms=1)
+    assert token.get("/can?action=provision&target=ada").json()["allowed"] is True
+    assert token.get("/whoami").json()["grant"]["vms"] == 1
+    assert token.post(PATH, REQUEST).status_code == 202
+    assert token.post(PATH, {**REQUEST, "name": "two"}).status_code == 403
+    assert left() == 0
+
+
 # -- setting grants ------------------------------------------------------------------------------
 
 
@@ -165,6 +189,10 @@ def test_operators_set_grants_and_nodes_read_their_own(ada: NodeApi, api: Api) -
         "vms": 2,
         "profiles": ["swarm"],
         "levels": 1,
+        "lieutenants": None,
+        "lieutenantLevels": None,
+        "dollars": None,
+        "dollarsSince": None,
     }
     put(api, "/bootloader/grants/bob", vms=5)
 
@@ -174,7 +202,7 @@ def test_operators_set_grants_and_nodes_read_their_own(ada: NodeApi, api: Api) -
     assert api.get("/bootloader/grants").json()["count"] == 2
     assert put(ada, vms=100).status_code == 403
     assert put(ada, vms="x").status_code == 403, "the right comes before the value"
-    assert put(ada, "/bootloader/grants/ada-1", vms=1).status_code == 403
+    assert put(ada, "/bootloader/grants/ada-1", vms=1).status_code == 403, "it is too deep"
     assert ada.delete(ADA).status_code == 403
     assert api.delete(ADA).status_code == 200
     assert api.delete(ADA).status_code == api.get(ADA).status_code == 404
@@ -187,6 +215,12 @@ def test_operators_set_grants_and_nodes_read_their_own(ada: NodeApi, api: Api) -
         ({"vms": -1}, "vms: must be a whole number"),
         ({"vms": True}, "vms: must be a whole number"),
         ({"vms": 1, "levels": 0}, "levels: must be a whole number"),
+        ({"vms": 1, "lieutenants": -1}, "lieutenants: must be a whole number"),
+        ({"vms": 1, "lieutenantLevels": 0}, "lieutenantLevels: must be a whole number"),
+        ({"vms": 1, "dollars": -0.01}, "dollars: must be a number from 0"),
+        ({"vms": 1, "dollars": True}, "dollars: must be a number from 0"),
+        ({"vms": 1, "dollars": "5"}, "dollars: must be a number from 0"),
+        ({"vms": 1, "renewDollars": 1}, "renewDollars: must be true or false"),
         ({"vms": 1, "profiles": "swarm"}, "profiles: must be a list of text"),
         ({"vms": 1, "profiles": ["nope"]}, "profiles: Unknown VM type: nope"),
     ],
@@ -199,6 +233,82 @@ def test_invalid_grants_are_rejected(api: Api, body: dict[str, Any], words: str)
     assert not ProvisionGrant.objects.exists()
 
 
+# -- passing on ----------------------------------------------------------------------------------
+
+BELOW = "/bootloader/grants/ada-1"
+
+
+def grants_now() -> dict[str, int]:
+    return dict(ProvisionGrant.objects.values_list("node__vm_id", "vms"))
+
+
+def test_a_node_passes_on_what_it_has(ada: NodeApi, api: Api) -> None:
+    put(api, vms=5, levels=3, profiles=["swarm", "full"])
+
+    assert put(ada, BELOW, vms=2, levels=2, profiles=["swarm"]).status_code == 200
+    assert grants_now() == {"ada": 3, "ada-1": 2}
+    assert put(ada, BELOW, vms=4, levels=1, profiles=["swarm"]).status_code == 200
+    assert grants_now() == {"ada": 1, "ada-1": 4}
+    # Fewer are not given back, as with VMs that are destroyed.
+    assert put(ada, BELOW, vms=1, levels=1, profiles=["swarm"]).status_code == 200
+    assert grants_now() == {"ada": 1, "ada-1": 1}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"vms": 6}, "it has 5 VMs left, not 6"),
+        ({"vms": 1, "levels": 2}, "it may go 2 levels below itself, not 3"),
+        ({"vms": 1, "profiles": []}, "it may have profiles swarm only"),
+        ({"vms": 1, "profiles": ["full"]}, "it may have profiles swarm only"),
+        ({"vms": 1, "lieutenants": 4}, "it may have 3 more lieutenants, not 4"),
+        ({"vms": 0, "lieutenants": None}, "it may have 3 more lieutenants, not any number"),
+        ({"vms": 0, "lieutenantLevels": 2}, "its lieutenants may be 2 levels below itself"),
+        ({"vms": 0, "lieutenantLevels": None}, "its lieutenants may be 2 levels below itself"),
+    ],
+)
+def test_a_node_passes_on_no_more_than_it_has(
+    ada: NodeApi, api: Api, wanted: dict[str, Any], words: str
+) -> None:
+    put(api, vms=5, levels=2, profiles=["swarm"], lieutenants=3, lieutenantLevels=2)
+    body = {"vms": 1, "profiles": ["swarm"], "lieutenants": 1, "lieutenantLevels": 1, **wanted}
+
+    answer = put(ada, BELOW, **body)
+
+    assert answer.status_code == 403
+    assert answer.json()["error"].endswith(words)
+    assert grants_now() == {"ada": 5}
+
+
+def test_only_descendants_get_grants_of_a_node(
+    ada: NodeApi, api: Api, family: dict[str, Node]
+) -> None:
+    put(api, vms=5, levels=9)
+
+    for vm_id in ("ada", "roof", "bob", "nobody"):
+        assert put(ada, f"/bootloader/grants/{vm_id}", vms=1).status_code == 403, vm_id
+    assert put(ada, "/bootloader/grants/ada-1-1", vms=1).status_code == 200
+    assert put(enter(family["ada-1"]), "/bootloader/grants/ada-1-1", vms=2).status_code == 403
+    assert ada.delete("/bootloader/grants/ada-1-1").status_code == 403
+    assert grants_now() == {"ada": 4, "ada-1-1": 1}
+
+
+def test_token_with_a_subtree_passes_on_what_its_node_has(
+    family: dict[str, Node], api: Api
+) -> None:
+    token = token_below(family["ada"])
+    put(api, vms=5, levels=3)
+
+    assert put(token, vms=100).status_code == token.delete(ADA).status_code == 403
+    assert token.get("/can?action=grant&target=ada").json()["allowed"] is False
+    assert put(token, BELOW, vms=6).status_code == 403
+    assert put(token, BELOW, vms=2, levels=2).status_code == 200
+    assert token.delete(BELOW).status_code == 403
+    assert put(token, "/bootloader/grants/bob", vms=1).status_code == 403
+    assert grants_now() == {"ada": 3, "ada-1": 2}
+
+
+@pytest.mark.rotated
 def test_grants_are_set_in_the_admin(family: dict[str, Node], admin_client: Client) -> None:
     node = family["ada"]
     page = {"action": "grant_provisioning", "_selected_action": node.pk}
@@ -214,6 +324,14 @@ def test_grants_are_set_in_the_admin(family: dict[str, Node], admin_client: Clie
     assert admin_client.post(change, {"vms": 1, "levels": 2}).status_code == 302
     grant.refresh_from_db()
     assert (grant.vms, grant.profiles, grant.levels) == (1, [], 2)
+    for dollars, renew in ((5, ""), (7, ""), (7, "on")):
+        facts = {"vms": 1, "levels": 2, "dollars": dollars, "renew_dollars": renew}
+        assert admin_client.post(change, facts).status_code == 302
+        before = grant.dollars_since
+        grant.refresh_from_db()
+        assert grant.dollars == dollars
+        assert (grant.dollars_since == before) is (dollars == 7 and not renew)
+    assert admin_client.post(change, {"vms": 1, "levels": 2, "dollars": -1}).status_code == 200
 
 
 # -- SSH hosts -----------------------------------------------------------------------------------
@@ -228,8 +346,12 @@ def test_other_addresses_are_other_machines() -> None:
     assert not is_this_machine("192.0.2.1")
 
 
-def test_node_cannot_provision_on_reefs_own_machine(ada: NodeApi, api: Api) -> None:
+@pytest.mark.parametrize("with_token", [False, True])
+def test_node_cannot_provision_on_reefs_own_machine(
+    family: dict[str, Node], api: Api, with_token: bool
+) -> None:
     put(api, vms=9)
+    ada = token_below(family["ada"]) if with_token else enter(family["ada"])
     here = SshHost.objects.create(name="here", address="localhost")
     assert ada.post(PATH, {**REQUEST, "provider": "ssh"}).status_code == 202
     row = Provisioning.objects.get()
