@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bootloader.boot.admin import OwnProfileAdmin as OwnProfileAdmin
+from bootloader.commands.admin import MachineCommandAdmin as MachineCommandAdmin
 from bootloader.grants.admin import ProvisionGrantAdmin as ProvisionGrantAdmin
 from bootloader.join.admin import BootReportAdmin as BootReportAdmin
 from bootloader.join.admin import JoinRefusalAdmin as JoinRefusalAdmin

@@ -10,7 +10,7 @@ from rest_framework.exceptions import ValidationError
 from bootloader import providers
 from bootloader.boot import profiles
 from bootloader.provisioning.requests import MAX_COUNT, ProvisionRequest
-from bootloader.provisioning.serializers import ProvisionBody, to_request
+from bootloader.provisioning.serializers.provision_requests import ProvisionBody, to_request
 from bootloader.states import CleanupPolicy
 from reef_site.common.api.fields import bad_input
 from reef_site.common.errors import ReefError

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bootloader import providers
+from bootloader import checkpoints, providers
+from bootloader.commands import running
 from bootloader.exceptions import NoSuchMachine
 from bootloader.inventory import reconcile
 from bootloader.models import Finding, Machine, SshHost
@@ -29,11 +30,13 @@ _MAX_SHOWN = 5
 
 def register() -> None:
     """Register the call kinds of this app."""
+    checkpoints.register()
     outside.call_kinds.register(Kind(_compare, _compared), key=COMPARE)
     outside.call_kinds.register(Kind(_act, _acted), key=ACT)
     outside.call_kinds.register(Kind(_act_on_many, _acted_on_many), key=ACT_ON_MANY)
     outside.call_kinds.register(Kind(_log_in, _logged_in), key=LOG_IN)
     outside.call_kinds.register(Kind(_test, _tested), key=TEST)
+    outside.call_kinds.register(Kind(running.run, running.lines), key=running.RUN)
 
 
 def compare(*, by: object) -> OutsideCall:

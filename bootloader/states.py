@@ -1,4 +1,4 @@
-"""States of provisionings, steps and findings, and their transitions. Imports no model."""
+"""States of provisionings, steps, findings and commands. Imports no model."""
 
 from __future__ import annotations
 
@@ -111,3 +111,36 @@ class Proposal(TextChoices):
     BURY = "bury", "remove it from tree and registry"
     PAUSE = "pause", "pause the VM"
     REVOKE = "revoke", "revoke the VM's token"
+
+
+class CommandState(TextChoices):
+    """The state of a command that a person runs on a machine."""
+
+    WAITING = "waiting", "waiting"
+    RUNNING = "running", "running"
+    # It ended by itself, whatever its exit status is.
+    DONE = "done", "ended"
+    TIMED_OUT = "timed-out", "timed out"
+    CANCELLED = "cancelled", "cancelled"
+    # It could not be started, or nobody knows how it ended.
+    FAILED = "failed", "failed"
+
+
+COMMAND_MOVES: dict[CommandState, frozenset[CommandState]] = {
+    CommandState.WAITING: frozenset(
+        {CommandState.RUNNING, CommandState.CANCELLED, CommandState.FAILED}
+    ),
+    CommandState.RUNNING: frozenset(
+        {
+            CommandState.DONE,
+            CommandState.TIMED_OUT,
+            CommandState.CANCELLED,
+            CommandState.FAILED,
+        }
+    ),
+    CommandState.DONE: frozenset(),
+    CommandState.TIMED_OUT: frozenset(),
+    CommandState.CANCELLED: frozenset(),
+    CommandState.FAILED: frozenset(),
+}
+OPEN_COMMAND_STATES = (CommandState.WAITING, CommandState.RUNNING)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from celery import shared_task
 
+from bootloader.commands import services as commands
+from bootloader.grants import budgets as grant_budgets
 from bootloader.inventory import reconcile as reconciling
-from bootloader.join import reports
-from bootloader.join import tokens as join_tokens
-from bootloader.provisioning import quota, rendering, runner
+from bootloader.provisioning import quota, runner
 from reef_site.common.ticks import tick_task
 
 
@@ -31,10 +31,14 @@ def tick() -> None:
 
 @tick_task("bootloader.sweep", soft_time_limit=50, time_limit=60)
 def sweep() -> None:
-    """Delete old join tokens, reports and scripts."""
-    join_tokens.sweep()
-    reports.sweep()
-    rendering.sweep()
+    """End commands whose worker has died."""
+    commands.settle_overdue()
+
+
+@tick_task("bootloader.budgets", soft_time_limit=50, time_limit=60)
+def budgets() -> None:
+    """Record budgets that are used up."""
+    grant_budgets.record_all_used_up()
 
 
 @tick_task("bootloader.reconcile", soft_time_limit=150, time_limit=170)

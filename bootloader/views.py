@@ -19,10 +19,10 @@ from bootloader.inventory import reconcile
 from bootloader.models import BootReport, Finding, JoinRefusal, Machine, Provisioning, SshHost
 from bootloader.provisioning import preview, quota, requests, services
 from bootloader.states import FindingKind, FindingState, Proposal, State, StepState
-from reef_site.common.error_responses import ErrorPage
+from reef_site.common.error_responses import ErrorPage, is_script
 from reef_site.common.errors import ReefError
 from reef_site.common.ids import new_ulid
-from reef_site.common.outside_answers import page_answer
+from reef_site.common.outside_answers import page_answer, script_answer
 from reef_site.common.page_values import number_value, text_value
 from vmtree.models import Node
 
@@ -193,6 +193,8 @@ def used(request: HttpRequest, pk: str) -> HttpResponse:
 def retry(request: HttpRequest, pk: str) -> HttpResponse:
     """Continue from the failed step."""
     row = services.retry(pk, by=request.user)
+    if is_script(request):
+        return HttpResponse(status=204)
     messages.success(request, f"{row.name}: retrying.")
     return redirect("bootloader:detail", row.pk)
 
@@ -310,9 +312,13 @@ def decide(request: HttpRequest, pk: int) -> HttpResponse:
     word = request.POST.get("do", "")
     if word == "dismiss":
         row = reconcile.dismiss(pk, by=request.user)
+        if is_script(request):
+            return HttpResponse(status=204)
         messages.success(request, f"{row}: {row.outcome}.")
         return redirect("bootloader:findings")
     chosen = Proposal(word) if word in Proposal.values else None
     reconcile.find(pk)
     call = outside_calls.act(pk, chosen, by=request.user)
+    if is_script(request):
+        return script_answer(call)
     return page_answer(request, call, reverse("bootloader:findings"))

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from bootloader.boot import cloud_init, plan_builder, profiles, render, user_data
+from bootloader.boot import cloud_init, generation, plan_builder, profiles, render, user_data
 from bootloader.boot.plan import BootPlan
 from bootloader.boot.serializers import (
     CloudInitBody,
@@ -34,7 +34,6 @@ from bootloader.join import tokens as join_tokens
 from reef_site.common.api.endpoints import endpoint
 from reef_site.common.ids import new_secret
 from vmtree import permissions
-from vmtree.models import Node
 
 Json = dict[str, Any]
 UNKNOWN = {404: "Unknown VM type: swarms"}
@@ -74,15 +73,7 @@ class Generate(APIView):
     @endpoint(body=ScriptBody, response=GeneratedResponse, status=201, errors=NOT_PLANNED)
     def post(self, request: Request) -> Response:
         """Return a VM's boot script, with a join token."""
-        plan = _plan_of(request)
-        response = {
-            "vmId": plan.vm_id,
-            "name": plan.name,
-            "type": plan.profile.type,
-            "profile": profile_json(plan.profile),
-            "script": render.boot_script(plan),
-            "joinToken": plan.join_token,
-        }
+        response = generation.generate(ScriptBody.parse(request), by=request.user)
         return Response(response, status=201, headers={"Cache-Control": "no-store"})
 
 
@@ -117,7 +108,7 @@ class CloudInit(APIView):
         Secrets are masked; POST returns the usable text.
         """
         script = ScriptQuery.parse(request)
-        _check_permission(request.user, script)
+        generation.check_permission(request.user, script)
         plan = render.masked(plan_builder.make_plan(**script, join_token=render.MASK))
         cloud = CloudQuery.parse(request)
         text = cloud_init.user_data(plan, whole=cloud["whole"])
@@ -145,7 +136,7 @@ class CloudInit(APIView):
         if query["for"]:
             # Before a join token is issued.
             user_data.check_fits(_size_of(request, form, own, whole=whole), query["for"])
-        plan = _plan_of(request)
+        plan = generation.plan_with_token(ScriptBody.parse(request), by=request.user)
         if form == "gzip":
             content = user_data.gzipped(cloud_init.user_data(plan, whole=whole))
             return _download(content, plan, "user-data.gz", GZIP)
@@ -164,29 +155,6 @@ class CloudInit(APIView):
 # -- requests ------------------------------------------------------------------------------------
 
 
-def _plan_of(request: Request) -> BootPlan:
-    """Return the plan for the request's VM, with a fresh join token."""
-    script = ScriptBody.parse(request)
-    _check_permission(request.user, script)
-    # Config contains keys of model providers, which a node could not read otherwise.
-    secrets = permissions.may(request.user, permissions.Action.READ_SECRETS, None)
-    plan = plan_builder.make_plan(**script, secrets=secrets)
-    return plan_builder.with_token(plan, by=request.user)
-
-
-def _check_permission(caller: object, script: Json) -> None:
-    """Raise Forbidden unless the caller may add this VM there.
-
-    A script lets its holder become that VM: replacing a known VM needs command of it, a new VM
-    needs a place at or below the caller's own.
-    """
-    known = Node.objects.filter(vm_id=script["vm_id"]).first()
-    if known is not None:
-        # Whoever holds the script can become that node.
-        permissions.check(caller, permissions.Action.ISSUE_TOKENS, known)
-    permissions.check(caller, "write", script["parent_vm_id"] if known is None else known)
-
-
 def _own_part(request: Request) -> str:
     """Return the operator's own user-data, to be appended to ours. Raise BadInput."""
     text: str = UserDataBody.parse(request)["user_data"]
@@ -198,7 +166,7 @@ def _own_part(request: Request) -> str:
 def _size_of(request: Request, form: str, own: str, *, whole: bool) -> int:
     """Return the size of the user-data in bytes, as it will be with a join token."""
     script = ScriptBody.parse(request)
-    _check_permission(request.user, script)
+    generation.check_permission(request.user, script)
     # As long as a token, and equally incompressible.
     token = new_secret(join_tokens.PREFIX)
     text = cloud_init.user_data(plan_builder.make_plan(**script, join_token=token), whole=whole)

@@ -49,10 +49,11 @@ class InstallError(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Folder with a package.json and its lock, and the name of the package that is the agent."""
+    """Folder with a package.json and its lock, and the package and program that are the agent."""
 
     source: Path
     package: str
+    program: str = "pi"
 
     @property
     def lock(self) -> Path:
@@ -155,13 +156,20 @@ def _install(recipe: Recipe, target: Path, report: Report) -> Installed:
     unfinished.chmod(0o755)
     for name in ("package.json", "package-lock.json"):
         shutil.copyfile(recipe.source / name, unfinished / name)
-    report(f"installing the agent ({recipe.package}) by npm into {target}; once, about 350 MB")
+    report(f"installing the agent ({recipe.package}) by npm into {target}; this happens once")
     _run_npm(npm, unfinished, report)
+    report(f"  installed, {_megabytes(unfinished)} MB")
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     done = _make_ready(recipe, target, folder)
     _remove_old(target, folder)
     return done
+
+
+def _megabytes(folder: Path) -> int:
+    """Return the size of the files below a folder."""
+    files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return round(sum(file.lstat().st_size for file in files) / 1e6)
 
 
 def _run_npm(npm: str, folder: Path, report: Report) -> None:
@@ -207,7 +215,7 @@ def _make_ready(recipe: Recipe, target: Path, folder: Path) -> Installed:
     """Link the program and write the stamp; from here on `installed` finds the agent."""
     home = folder / "node_modules" / recipe.package
     facts = json.loads((home / "package.json").read_text())
-    cli, node = home / str(facts["bin"]["pi"]), _node(folder)
+    cli, node = home / str(facts["bin"][recipe.program]), _node(folder)
     # Inside the package, so that its version is found as for any other installation.
     script = home / "reef-pi"
     script.write_text(f'#!/bin/sh\nexec {shlex.quote(str(node))} {shlex.quote(str(cli))} "$@"\n')

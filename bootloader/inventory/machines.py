@@ -31,6 +31,8 @@ from vmtree.models import Category, Node
 
 logger = logging.getLogger(__name__)
 
+SYNC_SECONDS = 60.0
+
 
 def record(slug: str, seen: base.Machine, *, name: str = "", vm_id: str = "") -> Machine:
     """Create or update the row of a machine that its provider reports."""
@@ -138,6 +140,21 @@ def end_identity(machine: Machine) -> None:
     with pool.connection(machine) as shell:
         script_runner.clean_host(shell)
     pool.disconnect(machine)
+
+
+def check_can_save(machine: Machine) -> None:
+    """Raise UnsupportedOperation if the provider of the machine saves none."""
+    _provider_with(machine, base.Ability.COMMIT)
+
+
+def save(machine: Machine, name: str) -> str:
+    """Save the machine and return the id of the commit. Raise ProviderError, ShellError."""
+    provider = _provider_with(machine, base.Ability.COMMIT)
+    if provider.state(machine.machine_id).state is base.MachineState.RUNNING:
+        # Files that are not on the disk yet would be empty in the commit.
+        with pool.connection(machine) as shell:
+            shell.run("sync", timeout=SYNC_SECONDS)
+    return provider.commit(machine.machine_id, name)
 
 
 def pause(machine: Machine) -> None:

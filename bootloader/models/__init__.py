@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bootloader.models.commands import MachineCommand as MachineCommand
 from bootloader.models.grants import ProvisionGrant as ProvisionGrant
 from bootloader.models.hosts import HostClaim as HostClaim
 from bootloader.models.hosts import SshHost as SshHost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 from django.core.exceptions import ValidationError
@@ -11,11 +12,16 @@ from django.db import models
 from django.db.models import Exists, F, OuterRef, Q
 
 from reef_site.common import clock
+from reef_site.common.hooks import Hook
 from versconfig import vault
 
 # An alias in ~/.ssh/config may say something else.
 USUAL_PORT, USUAL_USER = 22, "root"
 _PUBLIC_KEY = r"(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]+={0,3}"
+
+busy_hosts: Hook[Callable[[], Iterable[uuid.UUID]]] = Hook(
+    "ssh_hosts.busy", "Return the hosts that something uses which is not a VM of a provider."
+)
 
 
 def _size(label: str) -> Any:
@@ -30,9 +36,10 @@ def _size(label: str) -> Any:
 
 class SshHostQuerySet(models.QuerySet["SshHost"]):
     def free(self) -> Self:
-        """Return hosts in service without an active claim."""
+        """Return hosts in service that nobody uses."""
         used = HostClaim.objects.active().filter(host=OuterRef("pk"))
-        return self.filter(Q(in_service=True), ~Exists(used))
+        busy = {pk for find in busy_hosts for pk in find()}
+        return self.filter(Q(in_service=True), ~Exists(used)).exclude(pk__in=busy)
 
 
 class SshHost(models.Model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -95,6 +96,10 @@ class OwnProfile(models.Model):
 
     def as_profile(self) -> Profile:
         """Return the row as a `Profile`."""
+        return self.with_files(self.files.all())
+
+    def with_files(self, files: Iterable[ProfileFile]) -> Profile:
+        """Return the row as a `Profile` with these files, which are its own."""
         return Profile(
             type=self.type,
             organs=tuple(self.organs),
@@ -107,7 +112,7 @@ class OwnProfile(models.Model):
             agent=self.agent,
             own_reef=self.own_reef,
             packages=tuple(self.packages),
-            files=tuple(each.as_file() for each in self.files.all()),
+            files=tuple(each.as_file() for each in files),
             size=Size(self.vcpus, self.memory_mib, self.disk_mib),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, Self
 
-from django.db import models
+from django.db import models, transaction
 from django.db.models import F, Q
 
 from bootloader.models.machines import Machine
@@ -21,6 +21,7 @@ from bootloader.states import (
 )
 from reef_site.common import clock
 from reef_site.common.errors import IllegalMove, LostRace
+from reef_site.common.eventlog import recording
 from reef_site.common.ids import new_ulid
 from reef_site.common.leases import LeaseQuerySet
 from reef_site.common.text import clip_words
@@ -125,7 +126,17 @@ class Provisioning(models.Model):
         """Return whether it has not ended."""
         return self.state in OPEN_STATES
 
-    def move(self, to: State, reason: str = "", **also: Any) -> None:
+    def record(self, actor: object, reason: str = "") -> None:
+        """Record in the event log that the provisioning has come to its state.
+
+        Until its VM has an id, the event is about the VM that is to be its parent.
+        """
+        detail = {"name": self.name, "profile": self.profile, "reason": reason}
+        vm_id = self.vm_id or self.parent_vm_id
+        recording.record(f"boot.{self.state}", self.pk, actor=actor, detail=detail, vm_id=vm_id)
+
+    @transaction.atomic
+    def move(self, to: State, reason: str = "", *, actor: object = "reef", **also: Any) -> None:
         """Perform a transition of the state machine and log it. Raise IllegalMove, LostRace."""
         old = State(self.state)
         if to not in MOVES[old]:
@@ -148,6 +159,7 @@ class Provisioning(models.Model):
         LogLine.objects.create(
             provisioning=self, kind=LogLine.Kind.STATE, text=clip_words(line, 2000)
         )
+        self.record(actor, reason)
 
 
 class BootStepQuerySet(models.QuerySet["BootStep"]):

@@ -72,7 +72,8 @@ class Login:
 
     `host_key` is one line as in known_hosts without the name ("ssh-ed25519 AAAA…"). None accepts
     the first key shown and calls `keep` with it. `trust` is the path of CA certificates for TLS.
-    With `jump`, the connection goes through that machine.
+    With `jump`, the connection goes through that machine. `keepalive_seconds` is the pause between
+    messages that keep a quiet connection open: None for the usual one, 0 for no such messages.
     """
 
     host: str
@@ -84,6 +85,7 @@ class Login:
     trust: str | None = None
     keep: Callable[[str], None] | None = field(default=None, repr=False, compare=False)
     jump: Login | None = None
+    keepalive_seconds: int | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,13 @@ from bootloader.inventory import reconcile
 from bootloader.models import BootStep, Finding, LogLine, Machine, Provisioning
 from bootloader.provisioning import services
 from bootloader.states import CleanupPolicy
-from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin, add_actions, apply_to_each
+from reef_site.common.admin import (
+    ModelAdmin,
+    ReadOnlyAdmin,
+    RecentValuesFilter,
+    add_actions,
+    apply_to_each,
+)
 from reef_site.common.outside_answers import page_answer
 from reef_site.common.text import first_line, first_words
 from vmtree import permissions
@@ -33,10 +39,14 @@ class ProvisioningAdmin(ReadOnlyAdmin):
     """VMs that are being provisioned."""
 
     list_display = ("name", "state", "why", "profile", "provider", "vm", "actor", "created_at")
-    list_filter = ("state", "profile", "provider", "created_at")
+    list_filter = (
+        "state",
+        ("profile", RecentValuesFilter),
+        ("provider", RecentValuesFilter),
+        "created_at",
+    )
     search_fields = ("=id", "name", "=vm_id", "=batch", "=actor")
     list_select_related = ("machine",)
-    date_hierarchy = "created_at"
     exclude = ("script", "user_data")
     command_permission = COMMAND
     actions = ("retry", "cancel_keep", "cancel_delete")
@@ -119,7 +129,7 @@ class LogLineAdmin(ReadOnlyAdmin):
     """Log lines of provisionings."""
 
     list_display = ("at", "provisioning", "step", "kind", "head")
-    list_filter = ("kind", "step", "at")
+    list_filter = ("kind", ("step", RecentValuesFilter), "at")
     search_fields = ("text", "=provisioning__id", "=provisioning__name")
     list_select_related = ("provisioning",)
     ordering = ("-id",)
@@ -135,7 +145,12 @@ class MachineAdmin(ReadOnlyAdmin):
     """VMs as listed by their providers."""
 
     list_display = ("machine_id", "name", "provider", "state", "in_tree", "seen_at", "gone_at")
-    list_filter = ("provider", "state", "mine", "known_since")
+    list_filter = (
+        ("provider", RecentValuesFilter),
+        ("state", RecentValuesFilter),
+        "mine",
+        "known_since",
+    )
     search_fields = ("=machine_id", "=vm_id", "name")
     ordering = ("-id",)
 
@@ -155,7 +170,7 @@ class FindingAdmin(ReadOnlyAdmin):
     """Differences between provider, tree and registry."""
 
     list_display = ("__str__", "text", "proposal", "state", "found_at", "outcome", "decided_by")
-    list_filter = ("state", "kind", "provider", "found_at")
+    list_filter = ("state", "kind", ("provider", RecentValuesFilter), "found_at")
     search_fields = ("=machine_id", "=vm_id", "name")
     ordering = ("-id",)
     command_permission = COMMAND

@@ -15,36 +15,42 @@ from bootloader import outside_calls
 from bootloader.inventory import reconcile
 from bootloader.models import Finding, Machine, Provisioning, SshHost
 from bootloader.provisioning import preview, services
-from bootloader.provisioning.serializers import (
-    MAX_ROWS,
+from bootloader.provisioning.serializers.calls import (
     CallResponse,
-    CancelBody,
-    ComparedResponse,
     ConnectionTestBody,
     ConnectionTestResponse,
+)
+from bootloader.provisioning.serializers.fields import MAX_ROWS
+from bootloader.provisioning.serializers.inventory import (
+    ComparedResponse,
     DecidedResponse,
     DecisionBody,
     DecisionsBody,
-    ExistingOrPreviewResponse,
     FindingResponse,
     FindingsQuery,
     MachineResponse,
     MachinesQuery,
     OneFindingResponse,
-    OneProvisioningResponse,
+    finding_json,
+    machine_json,
+)
+from bootloader.provisioning.serializers.provision_requests import (
+    CancelBody,
     ProvisionBody,
-    ProvisionedResponse,
     ProvisioningLogQuery,
+    ProvisioningsQuery,
+    to_request,
+)
+from bootloader.provisioning.serializers.provisionings import (
+    ExistingOrPreviewResponse,
+    OneProvisioningResponse,
+    ProvisionedResponse,
     ProvisioningLogResponse,
     ProvisioningResponse,
-    ProvisioningsQuery,
-    finding_json,
     line_json,
-    machine_json,
     preview_json,
     provisioning_json,
     provisionings_json,
-    to_request,
 )
 from bootloader.states import Proposal
 from reef_site.common import outside
@@ -123,7 +129,7 @@ class Provisionings(APIView):
         found, following = take_page_by_key(
             rows, query["limit"], query["cursor"], newest_first=True
         )
-        return _list("provisionings", _visible_json(request, found), next=following)
+        return _list("provisionings", visible_json(request.user, found), next=following)
 
 
 class OneProvisioning(APIView):
@@ -133,7 +139,7 @@ class OneProvisioning(APIView):
     def get(self, request: Request, provisioning_id: str) -> Response:
         """Return a provisioning with its steps."""
         row = services.find(provisioning_id)
-        return Response({"provisioning": _visible_json(request, [row])[0]})
+        return Response({"provisioning": visible_json(request.user, [row])[0]})
 
 
 class Log(APIView):
@@ -386,13 +392,13 @@ def _subject_ids(rows: Sequence[Provisioning]) -> dict[str, str]:
     return {row.pk: row.vm_id if row.vm_id in there else row.parent_vm_id for row in rows}
 
 
-def _visible_json(request: Request, rows: Sequence[Provisioning]) -> list[Json]:
+def visible_json(caller: object, rows: Sequence[Provisioning]) -> list[Json]:
     """Return provisionings as JSON.
 
     Outside a node's own line reasons are removed, since they may quote output.
     """
     places, shown = _subject_ids(rows), provisionings_json(rows)
-    legible = permissions.readable(request.user, Action.READ_MACHINES)
+    legible = permissions.readable(caller, Action.READ_MACHINES)
     if legible is None:
         return shown
     own = set(legible.filter(vm_id__in=places.values()).values_list("vm_id", flat=True))

@@ -15,10 +15,11 @@ from django.db.models import Max
 
 from bootloader.boot import cloud_init, plan_builder, render
 from bootloader.boot.plan import BootPlan
-from bootloader.models import Provisioning
+from bootloader.models import LogLine, Provisioning
 from bootloader.provisioning import machine_spec
 from bootloader.provisioning.requests import ProvisionRequest, request_of_row
 from reef_site.common import clock
+from reef_site.common.retention import delete_in_batches, in_batches
 from versconfig import config, keys
 from versconfig.screening import sources
 from vmtree.models import Node
@@ -31,10 +32,6 @@ _TOKENS = re.compile(r"\breef(?:join)?_[A-Za-z0-9_-]{20,}")
 _URL_PASSWORDS = re.compile(r"(?<=://)[^/\s@]+:[^/\s@]+(?=@)")
 _PRIVATE_KEYS = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*-----|\Z)", re.S)
 _MIN_SECRET_LENGTH = 8
-# Texts of ended provisionings are deleted after this time, because they are large. The newest of
-# each profile is kept, for comparison in previews.
-RETENTION = timedelta(days=30)
-_SWEEP_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -56,14 +53,23 @@ def render_masked(row: Provisioning, address: str) -> RenderedTexts:
     return _texts(_plan_of(row, address))
 
 
-def sweep() -> None:
-    """Delete the texts of provisionings that ended long ago."""
+def sweep() -> int:
+    """Delete the texts of provisionings that ended long ago, because they are large. Return how
+    many there were.
+
+    The newest of each profile is kept, for comparison in previews.
+    """
     written = Provisioning.objects.exclude(script="")
     newest = written.order_by().values("profile").annotate(newest=Max("pk"))
-    old = written.filter(ended_at__lt=clock.now() - RETENTION)
+    old = written.filter(ended_at__lt=clock.now() - timedelta(days=settings.BOOT_DAYS))
     old = old.exclude(pk__in=[each["newest"] for each in newest])
-    keys = list(old.values_list("pk", flat=True)[:_SWEEP_BATCH])
-    Provisioning.objects.filter(pk__in=keys).update(script="", user_data="")
+    return in_batches(old, lambda some: some.update(script="", user_data=""))
+
+
+def delete_old_logs() -> int:
+    """Delete the logs of provisionings that ended long ago; return how many lines."""
+    oldest = clock.now() - timedelta(days=settings.PROVISIONING_LOG_DAYS)
+    return delete_in_batches(LogLine.objects.filter(provisioning__ended_at__lt=oldest))
 
 
 def _plan_of(row: Provisioning, address: str) -> BootPlan:

@@ -73,14 +73,15 @@ def resolve_placement(
 
     Raise BadInput, Forbidden, UnknownProvider and the errors of config.
     """
-    mine = permissions.node_of(by)
-    if mine and vm_request.roof_url:
+    is_operator = permissions.is_operator(by)
+    if vm_request.roof_url and not is_operator:
         # Join tokens are sent to this address.
         raise Forbidden("roofReefUrl: is for the root token and operators")
-    if mine and vm_request.commit:
+    if vm_request.commit and not is_operator:
         # A saved machine contains data of another VM.
         raise Forbidden("commitId: is for the root token and operators")
-    parent_id = vm_request.parent_vm_id or (mine.vm_id if mine else "")
+    home = permissions.home_of(by)
+    parent_id = vm_request.parent_vm_id or (home.vm_id if home else "")
     parent = Node.objects.active().filter(vm_id=parent_id).first() if parent_id else None
     if parent_id and parent is None:
         raise BadInput(f"parent VM '{parent_id}' not found", "parentVmId")
@@ -149,7 +150,7 @@ def _create_rows(vm_request: ProvisionRequest, by: object, key: str) -> list[Pro
             wish=vm_request.stored(),
             on_failure=vm_request.on_failure,
             actor=actor,
-            asked_by_node=permissions.node_of(by) is not None,
+            asked_by_node=not permissions.is_operator(by),
             key=key,
             position=position,
         )
@@ -170,6 +171,8 @@ def _create_steps(rows: list[Provisioning], actor: str) -> None:
         LogLine(provisioning=row, kind=LogLine.Kind.STATE, text=f"queued by {actor}")
         for row in rows
     )
+    for row in rows:
+        row.record(actor)
 
 
 def repeat(old: Provisioning, *, by: object) -> Provisioning:
@@ -205,7 +208,7 @@ def find(provisioning_id: str) -> Provisioning:
 
 def may_command(row: Provisioning, by: object) -> None:
     """Raise Forbidden unless the caller may command the VM being provisioned."""
-    if permissions.node_of(by) is None:
+    if permissions.is_operator(by):
         return
     node = Node.objects.filter(vm_id=row.vm_id).first() if row.vm_id else None
     if node is not None:
@@ -223,9 +226,9 @@ def retry(provisioning_id: str, *, by: object) -> Provisioning:
         grants.check(by, row.profile, _parent_of(row))
         if row.state in (State.QUEUED, State.RUNNING):
             return row
-        by_node = row.asked_by_node or permissions.node_of(by) is not None
+        by_node = row.asked_by_node or not permissions.is_operator(by)
         reason = f"again, by {str(by)[:200]}"
-        row.move(State.QUEUED, reason, look_at=None, asked_by_node=by_node)
+        row.move(State.QUEUED, reason, actor=by, look_at=None, asked_by_node=by_node)
         _reset_steps(row)
         dispatch("bootloader.begin")
         events.publish_provisionings([row.pk])
@@ -273,7 +276,7 @@ def cancel(provisioning_id: str, cleanup: CleanupPolicy | None, *, by: object) -
         reason = f"by {str(by)[:200]}"
         if row.machine is not None and not row.machine.is_gone:
             reason += f"; its VM is to be {word}"
-        row.move(State.CANCELLING, reason, on_failure=cleanup, look_at=None)
+        row.move(State.CANCELLING, reason, actor=by, on_failure=cleanup, look_at=None)
         dispatch("bootloader.advance", row.pk)
         events.publish_provisionings([row.pk])
     return row

@@ -33,8 +33,16 @@ def free_port() -> int:
         return port
 
 
+# Tests run beside each other on one machine; each process looks for the agent of an older server in
+# a folder of its own.
+OLDER_AGENT_FOLDER = f"/tmp/pi-rpc-{os.getpid()}"
+
+
 class Sshd:
-    """An sshd in the foreground that accepts only `key`. `more` are further settings of sshd."""
+    """An sshd in the foreground that accepts only `key`. `more` are further settings of sshd.
+
+    A list is a setting that is given several times.
+    """
 
     def __init__(self, folder: Path, **more: object) -> None:
         if not SSHD:
@@ -58,6 +66,7 @@ class Sshd:
         self.host_key = " ".join((self.folder / "host.pub").read_text().split()[:2])
 
     def start(self) -> None:
+        variables = f"{self.more.get('SetEnv', '')} REEF_OLDER_AGENT_FOLDER={OLDER_AGENT_FOLDER}"
         settings = {
             "ListenAddress": "127.0.0.1",
             "Port": self.port,
@@ -70,8 +79,14 @@ class Sshd:
             "PasswordAuthentication": "no",
             "LogLevel": "ERROR",
             **self.more,
+            "SetEnv": variables.strip(),
         }
-        options = [word for pair in settings.items() for word in ("-o", f"{pair[0]}={pair[1]}")]
+        pairs = [
+            (name, each)
+            for name, value in settings.items()
+            for each in (value if isinstance(value, list) else [value])
+        ]
+        options = [word for name, value in pairs for word in ("-o", f"{name}={value}")]
         assert SSHD
         self.process = subprocess.Popen(
             [SSHD, "-D", "-e", "-f", "/dev/null", *options], stderr=subprocess.DEVNULL

@@ -95,6 +95,7 @@ def generated_script(root_reef: RootStack, vm_id: str, type_: str, port: int) ->
     return script.replace("REEF_PORT='3000'", f"REEF_PORT='{port}'")
 
 
+@pytest.mark.rotated
 def test_vm_with_hostile_name_joins_without_side_effects(
     root_reef: RootStack, machine: Machine
 ) -> None:
@@ -128,6 +129,7 @@ def test_vm_with_hostile_name_joins_without_side_effects(
     assert machine.output_of("pgrep -fc '^python3 .*fleet_agent.py run'") == "1"
 
 
+@pytest.mark.rotated
 def test_copied_vm_gets_its_own_identity(root_reef: RootStack, machine: Machine) -> None:
     """After a restore or a branch, all files and processes on the disk belong to another VM."""
     boot(machine, bare_plan(root_reef, "parent"))
@@ -166,6 +168,7 @@ esac
 """
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize(
     ("skew", "can_set", "words", "then"),
     [
@@ -187,6 +190,7 @@ def test_wrong_clock_is_reported_and_set(
     assert machine.output_of("grep -c '^-u -s @' /run/set") == "1"
 
 
+@pytest.mark.rotated
 def test_missing_name_servers_are_configured(root_reef: RootStack, machine: Machine) -> None:
     machine.output_of("ln -sf /run/nowhere/resolv.conf /etc/resolv.conf")
     plan = bare_plan(root_reef, "nameless", nameservers=("192.0.2.7", "192.0.2.8"))
@@ -199,6 +203,7 @@ def test_missing_name_servers_are_configured(root_reef: RootStack, machine: Mach
     assert machine.output_of("cat /etc/resolv.conf") == "nameserver 192.0.2.7\nnameserver 192.0.2.8"
 
 
+@pytest.mark.rotated
 def test_first_failed_step_ends_the_script_with_a_reason(
     root_reef: RootStack, machine: Machine
 ) -> None:
@@ -227,6 +232,7 @@ def test_script_for_another_machine_is_rejected(root_reef: RootStack, machine: M
     assert told["identity"] == {}
 
 
+@pytest.mark.rotated
 def test_used_join_token_is_rejected(root_reef: RootStack) -> None:
     plan = bare_plan(root_reef, "once")
     with Machine() as one:

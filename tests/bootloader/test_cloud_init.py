@@ -85,6 +85,7 @@ def test_cloud_init_accepts_the_user_data(tmp_path: Path) -> None:
         assert told.stdout.startswith("Valid"), told.stdout
 
 
+@pytest.mark.rotated
 @pytest.mark.django_db
 def test_post_has_a_token_and_get_has_none(api: Api) -> None:
     query = "vmId=c1&name=Cloud+One&type=swarm&extraOrgans=minio,gitea"

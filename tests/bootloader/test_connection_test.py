@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,6 +77,17 @@ def test_missing_agent_is_named(sshd: Sshd, api: Api, monkeypatch: pytest.Monkey
     with agent_programs.changed({"pi": ("no-pi-here", "~/no-pi-here")}):
         last = examine(api)["steps"][-1]
     assert (last["name"], last["problem"]) == ("agent", "the agent pi is not on it")
+
+
+def test_names_of_programs_are_quoted(sshd: Sshd, api: Api, tmp_path: Path) -> None:
+    register(sshd)
+    program = tmp_path / "a  b$(touch oops);*"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    with agent_programs.changed({"pi": ("$(touch oops)", str(program))}):
+        last = examine(api)["steps"][-1]
+    assert last["note"] == f"pi: {tmp_path}/a b$(touch oops);*"
+    assert not (Path.home() / "oops").exists()
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,7 @@ def test_changed_sources_produce_a_new_version_and_keep_older_files(checkout: Pa
     assert downloads.find("fleet_agent.py").read_bytes().endswith(b"# newer\n")
 
 
+@pytest.mark.rotated
 def test_number_of_kept_versions_is_limited(checkout: Path, settings: Any) -> None:
     versions = []
     for number in range(downloads.MAX_KEPT_STATES + 2):

@@ -66,6 +66,7 @@ class RecordingClient:
         return answer.json() if "json" in kind and "nd" not in kind else answer.text
 
 
+@pytest.mark.rotated
 def test_every_operation_responds_as_described(emulator: Emulator, bare: PlatformClient) -> None:
     ask = RecordingClient(bare)
     vm_id = bare.create()

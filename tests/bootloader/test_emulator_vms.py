@@ -237,6 +237,7 @@ def test_crashed_vm_is_dead(emulator: Emulator, bare: PlatformClient) -> None:
     assert bare.state(vm_id) == "gone"
 
 
+@pytest.mark.rotated
 def test_twenty_vms_boot_at_once(emulator: Emulator, bare: PlatformClient) -> None:
     made = [
         bare.http.post("/vm/new_root", json={"vm_config": {}}).json()["vm_id"] for _ in range(20)

@@ -145,6 +145,7 @@ def test_token_readable_by_others_is_not_used(
     assert root_reef.vm(id_of(vm)) == {}
 
 
+@pytest.mark.rotated
 def test_agent_survives_an_unreachable_root(root_reef: RootStack, vm: FleetMember) -> None:
     vm.start()
     vm.wait_for_heartbeat()
@@ -166,6 +167,7 @@ def test_agent_survives_an_unreachable_root(root_reef: RootStack, vm: FleetMembe
     assert root_reef.vm(id_of(vm))["liveness"] == "live"
 
 
+@pytest.mark.rotated
 def test_agent_waits_for_a_missing_web_process(root_reef: RootStack, vm: FleetMember) -> None:
     """Joining needs Django: the edge responds with 502, and the token is not used up."""
     root_reef.kill("web")
@@ -179,6 +181,7 @@ def test_agent_waits_for_a_missing_web_process(root_reef: RootStack, vm: FleetMe
     assert root_reef.vm(id_of(vm))["status"] == "running"
 
 
+@pytest.mark.rotated
 def test_pauses_grow_and_are_randomized(vm: FleetMember) -> None:
     vm.update_identity(VERS_INFRA_URL=f"http://127.0.0.1:{free_port()}")
     vm.start()
@@ -211,6 +214,7 @@ def test_restarted_agent_continues(root_reef: RootStack, vm: FleetMember) -> Non
     assert vm.log_text().count("joined") == 1
 
 
+@pytest.mark.rotated
 def test_join_is_repeated_after_a_crash_before_storing_the_token(
     root_reef: RootStack, vm: FleetMember
 ) -> None:
@@ -244,6 +248,7 @@ def test_join_is_repeated_after_a_crash_before_storing_the_token(
     assert root_reef.is_valid_token(lost)
 
 
+@pytest.mark.rotated
 def test_agent_with_revoked_token_uses_a_new_join_token(
     root_reef: RootStack, vm: FleetMember
 ) -> None:
@@ -281,6 +286,7 @@ def test_used_join_token_is_reported_and_nothing_is_stored(
     assert vm.identity() == before
 
 
+@pytest.mark.rotated
 def test_agent_registers_again_after_deregistration(root_reef: RootStack, vm: FleetMember) -> None:
     vm.start()
     vm.wait_for_heartbeat()
@@ -313,6 +319,7 @@ def test_changed_composition_and_address_reach_the_registry(
     assert root_reef.vm(id_of(vm))["address"] == "elsewhere.example"
 
 
+@pytest.mark.rotated
 def test_token_is_renewed_on_request(root_reef: RootStack, vm: FleetMember) -> None:
     vm.start()
     vm.wait_for_heartbeat()
@@ -329,6 +336,7 @@ def test_token_is_renewed_on_request(root_reef: RootStack, vm: FleetMember) -> N
     assert root_reef.vm(id_of(vm))["status"] == "stopped"
 
 
+@pytest.mark.rotated
 def test_only_one_agent_runs_for_a_home(vm: FleetMember) -> None:
     vm.start()
     vm.wait_for_heartbeat()
@@ -339,6 +347,7 @@ def test_only_one_agent_runs_for_a_home(vm: FleetMember) -> None:
     assert "a fleet agent runs already for" in second.stderr
 
 
+@pytest.mark.rotated
 def test_detached_agent_outlives_its_parent(root_reef: RootStack, vm: FleetMember) -> None:
     assert vm.run_agent("start").returncode == 0
     assert vm.run_agent("start").returncode == 0
@@ -389,6 +398,7 @@ def test_lieutenants_of_the_vm_are_reported(
     assert told == [{"name": "ada", "kind": "lieutenant", "pid": agent.pid, "vmId": "lt-1"}]
 
 
+@pytest.mark.rotated
 def test_own_reef_is_reported(root_reef: RootStack, vm: FleetMember) -> None:
     env = vm.home / "reef" / "reef.env"
     env.parent.mkdir()
@@ -404,6 +414,7 @@ def test_own_reef_is_reported(root_reef: RootStack, vm: FleetMember) -> None:
     ]
 
 
+@pytest.mark.rotated
 def test_token_is_not_sent_to_redirect_targets(vm: FleetMember) -> None:
     """The agent treats a redirect as an error."""
     with (

@@ -99,6 +99,7 @@ def test_there_are_two_hundred_hostile_texts() -> None:
     assert any(len(value.encode()) >= 10_240 for value in VALUES)
 
 
+@pytest.mark.rotated
 def test_every_script_parses() -> None:
     for value in VALUES:
         result = bash(render.boot_script(plan_filled_with(value)), "-n")
@@ -214,6 +215,7 @@ def check_identity(root: Path, plan: BootPlan) -> None:
     assert not list((root / "here").iterdir())
 
 
+@pytest.mark.rotated
 def test_yaml_loads_back_to_the_same_values() -> None:
     for value in VALUES:
         plan = plan_filled_with(value)

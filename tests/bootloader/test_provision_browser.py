@@ -79,6 +79,7 @@ def fill(page: Page, name: str, **fields: str) -> None:
         page.fill(f"#id_{field}", text)
 
 
+@pytest.mark.rotated
 def test_provisioning_can_be_followed_from_form_to_end(
     page: Page, stack: BootStack, emulator: Emulator
 ) -> None:
@@ -108,6 +109,7 @@ def test_provisioning_can_be_followed_from_form_to_end(
     check_widths(page)
 
 
+@pytest.mark.rotated
 def test_failed_provisioning_is_retried_or_cancelled(
     page: Page, stack: BootStack, emulator: Emulator
 ) -> None:
@@ -141,6 +143,7 @@ def test_cancelling_asks_for_the_cleanup_policy(
     emulator.clear_faults()
 
 
+@pytest.mark.rotated
 def test_operator_resolves_a_finding(page: Page, stack: BootStack, emulator: Emulator) -> None:
     words = "from bootloader.models import Finding; Finding.objects.create(kind='unknown',"
     facts = "provider='vers', machine_id='m-1', name='old', text='nobody made it', proposal='adopt'"

@@ -120,6 +120,7 @@ def test_provisioning_survives_repeated_kills_of_the_worker(
         check_one_vm(stack, stack.wait(each["id"], seconds=SECONDS))
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("name", with_thorough_rest(list(StepName), [StepName.RUN]))
 def test_provisioning_survives_a_network_failure_in_a_step(
     stack: BootStack, emulator: Emulator, name: StepName
@@ -153,6 +154,7 @@ FAULTS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("fault", with_thorough_rest(FAULTS, FAULTS[2:3]), ids=json.dumps)
 def test_provisioning_survives_a_platform_fault(
     stack: BootStack, emulator: Emulator, fault: dict[str, Any], request: pytest.FixtureRequest
@@ -167,6 +169,7 @@ def test_provisioning_survives_a_platform_fault(
     check_one_vm(stack, found)
 
 
+@pytest.mark.rotated
 def test_a_vm_that_fails_to_boot_is_replaced_by_a_retry(
     stack: BootStack, emulator: Emulator
 ) -> None:

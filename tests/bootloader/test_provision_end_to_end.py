@@ -82,6 +82,7 @@ def test_equal_concurrent_requests_get_one_vm(stack: BootStack, emulator: Emulat
     assert [vm["labels"]["reef-name"] for vm in emulator.vms()] == ["shared"]
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("leftover", ["keep", "delete"])
 def test_cancelled_vm_is_kept_or_deleted(
     stack: BootStack, emulator: Emulator, leftover: str

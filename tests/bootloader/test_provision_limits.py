@@ -70,6 +70,7 @@ def wait_for_failure(row: Provisioning, seconds: float = 40) -> str:
     return row.reason
 
 
+@pytest.mark.rotated
 def test_script_that_never_reports_an_end_times_out(
     serve: Callable[[str], Provisioning], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +90,7 @@ def test_script_is_started_a_limited_number_of_times(
     assert "started 4 times, and nothing came of it" in wait_for_failure(row)
 
 
+@pytest.mark.rotated
 def test_script_that_prints_endlessly_times_out(
     serve: Callable[[str], Provisioning], monkeypatch: pytest.MonkeyPatch
 ) -> None:

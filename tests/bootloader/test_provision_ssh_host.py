@@ -52,6 +52,7 @@ def run(there: Login, command: str) -> str:
         return session.run(command, timeout=20).output.decode().strip()
 
 
+@pytest.mark.rotated
 def test_host_is_provisioned_and_released(stack: BootStack, emulator: Emulator) -> None:
     # One of the emulator's VMs serves as the host.
     there = machine_of(emulator)

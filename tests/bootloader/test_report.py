@@ -170,7 +170,7 @@ def test_reports_of_vms_that_never_joined_are_deleted_after_a_month() -> None:
     BearerClient(issue_join_token("gone")).report()
     joined = BearerClient(issue_join_token("here")).join().json()["token"]
     BearerClient(joined).report()
-    BootReport.objects.update(at=clock.now() - reports.RETENTION - timedelta(days=1))
+    BootReport.objects.update(at=clock.now() - timedelta(days=settings.BOOT_DAYS + 1))
 
     reports.sweep()
 

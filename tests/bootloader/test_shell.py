@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bootloader.exceptions import CommandTimeout, ShellError, ShellRefused, ShellUnavailable
-from bootloader.providers.ssh import client, shell
+from bootloader.providers.ssh import private_keys, shell, stream_pump
 from tests.bootloader.ssh_servers import Gateway, Sshd, free_port, keygen
 from tests.waiting import until
 
@@ -61,7 +61,7 @@ def test_unread_stdin_is_not_an_error(sshd: Sshd) -> None:
 
 
 def test_returned_output_is_limited(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "MAX_OUTPUT", 1000)
+    monkeypatch.setattr(stream_pump, "MAX_OUTPUT", 1000)
     with shell.connect(sshd.login()) as session:
         ran = session.run("head -c 3000000 /dev/zero", timeout=20)
     assert (ran.exit_status, len(ran.output)) == (0, 1000)
@@ -164,20 +164,20 @@ def test_private_keys_of_all_types_are_read(
 ) -> None:
     text = keygen(tmp_path / "key", kind, *form)
     public = (tmp_path / "key.pub").read_text().split()[1]
-    assert client.read_key(text.strip().replace("\n", "\r\n")).get_base64() == public
+    assert private_keys.read_key(text.strip().replace("\n", "\r\n")).get_base64() == public
 
 
 def test_error_does_not_quote_an_unreadable_key() -> None:
     begin, end = (f"-----{word} OPENSSH PRIVATE KEY-----" for word in ("BEGIN", "END"))
     with pytest.raises(ShellRefused) as caught:
-        client.read_key(f"{begin}\nc2VjcmV0c2VjcmV0\n{end}\n")
+        private_keys.read_key(f"{begin}\nc2VjcmV0c2VjcmV0\n{end}\n")
     assert "c2Vj" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
 def test_public_key_in_place_of_a_private_one_is_reported(sshd: Sshd) -> None:
     public = (sshd.folder / "key.pub").read_text()
     with pytest.raises(ShellRefused, match="This is a public key"):
-        client.read_key(public)
+        private_keys.read_key(public)
 
 
 def test_repr_of_a_login_has_no_key(sshd: Sshd) -> None:

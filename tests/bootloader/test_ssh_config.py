@@ -49,6 +49,22 @@ def test_alias_says_address_port_user_and_key(folder: Path, sshd: Sshd) -> None:
     assert row.host_key == sshd.host_key
 
 
+def test_alias_says_how_often_to_send_signs_of_life(
+    folder: Path, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, sshd, "  ServerAliveInterval 7\n")
+    row = SshHost.objects.create(name="builder", address="build")
+    asked: list[int] = []
+    monkeypatch.setattr("paramiko.Transport.set_keepalive", lambda _, pause: asked.append(pause))
+    with shell.connect(hosts.login(row)):
+        assert asked == [7]
+    row.address = "127.0.0.1"
+    row.port, row.user = sshd.port, sshd.login().user
+    row.set_key(sshd.key)
+    with shell.connect(hosts.login(row)):
+        assert asked == [7, 15]
+
+
 def test_values_of_the_host_come_first(folder: Path, sshd: Sshd) -> None:
     write(folder, sshd)
     row = SshHost(name="builder", address="build", port=2222, user="anna")

@@ -31,8 +31,10 @@ from bootloader.providers.base import Ability, MachineState, Spec
 from bootloader.providers.ssh import hosts as ssh_hosts
 from bootloader.providers.ssh import shell
 from bootloader.providers.ssh.connect import connect_machine
+from lieutenants.models import Lieutenant
 from reef_site.common import clock
 from tests.bootloader.ssh_servers import Sshd, free_port, keygen
+from tests.waiting import until
 from versconfig import checks, vault
 
 pytestmark = pytest.mark.django_db
@@ -140,6 +142,15 @@ def test_smallest_sufficient_host_is_claimed() -> None:
         taken(region="us")
 
 
+def test_host_of_a_lieutenant_is_not_claimed() -> None:
+    used, free = host("used"), host("free")
+    Lieutenant.objects.create(
+        name="ada", role="r", agent="command", folder="~/x", host="used", transport="ssh",
+        ssh_host=used,
+    )  # fmt: skip
+    assert list(SshHost.objects.free()) == [free]
+
+
 def test_error_when_all_hosts_are_claimed() -> None:
     with pytest.raises(NoHostFree, match="There are no SSH hosts"):
         ssh.create(Spec(name="anna"))
@@ -200,14 +211,22 @@ def test_concurrent_claims_get_different_hosts() -> None:
     assert HostClaim.objects.active().values("host").distinct().count() == 4
 
 
+def greeted(port: int) -> socket.socket | None:
+    """A connection that the server greeted, or nothing while its slots are occupied."""
+    connected = socket.create_connection(("127.0.0.1", port))
+    if connected.recv(4) == b"SSH-":
+        return connected
+    connected.close()
+    return None
+
+
 def test_throttling_server_is_busy_not_unreachable(tmp_path: Path) -> None:
     server = Sshd(tmp_path, MaxStartups="1:100:1", LoginGraceTime="20")
     try:
         row = real(server)
         machine = ssh.create(Spec(name="anna"))
-        with socket.create_connection(("127.0.0.1", server.port)) as first:
-            # This connection occupies the only slot and sends nothing.
-            assert first.recv(4) == b"SSH-"
+        # This connection occupies the only slot and sends nothing.
+        with until(lambda: greeted(server.port)) as first:
             with pytest.raises(ShellBusy, match="hung up before its SSH greeting; it may be busy"):
                 connect_machine(ssh, machine.id)
             assert ssh.state(machine.id).state is MachineState.RUNNING

@@ -464,6 +464,7 @@ def test_pause_uses_sleeping_if_the_platform_has_no_paused(platform: ScriptedPla
     assert vm_state.state == "sleeping"
 
 
+@pytest.mark.rotated
 def test_pause_that_succeeded_despite_a_503_is_recognized(platform: ScriptedPlatform) -> None:
     vm_state = VMState(platform, "running")
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import paramiko
 
 MAX_JUMPS = 8
+_MAX_PAUSE = 3600
 _JUMP = re.compile(r"(?:(?P<user>[^@]+)@)?(?P<host>\[[^\]]+\]|[^:\s]+)(?::(?P<port>[0-9]{1,5}))?")
 
 
@@ -28,6 +29,8 @@ class Alias:
     identities: tuple[str, ...] = ()
     # As in ProxyJump, the one that is reached first in front.
     jumps: tuple[str, ...] = ()
+    # ServerAliveInterval; None where the file does not say.
+    keepalive_seconds: int | None = None
 
     def key(self) -> str:
         """Return the first private key that can be read; empty without one."""
@@ -103,6 +106,7 @@ def _alias(config: paramiko.SSHConfig, name: str) -> Alias:
     said = config.lookup(name)
     jumps = str(said.get("proxyjump") or "")
     port = str(said.get("port") or "")
+    pause = str(said.get("serveraliveinterval") or "")
     if said.get("proxycommand"):
         raise ProviderRefused(f"{name}: ProxyCommand is not used by reef; use ProxyJump instead")
     return Alias(
@@ -111,6 +115,7 @@ def _alias(config: paramiko.SSHConfig, name: str) -> Alias:
         user=str(said.get("user") or ""),
         identities=tuple(said.get("identityfile") or ()),
         jumps=() if jumps in ("", "none") else tuple(each.strip() for each in jumps.split(",")),
+        keepalive_seconds=min(int(pause), _MAX_PAUSE) if pause.isdecimal() else None,
     )
 
 
@@ -122,7 +127,10 @@ def _parse_jump(text: str) -> Alias:
     name = parts["host"].strip("[]")
     known = find(name) or Alias(name)
     port = int(parts["port"]) if parts["port"] else known.port
-    return Alias(known.host, port, parts["user"] or known.user, known.identities)
+    return Alias(
+        *(known.host, port, parts["user"] or known.user, known.identities),
+        keepalive_seconds=known.keepalive_seconds,
+    )
 
 
 def _jump_login(text: str, usual_key: str, through: Login | None) -> Login:
@@ -140,4 +148,5 @@ def _jump_login(text: str, usual_key: str, through: Login | None) -> Login:
         *(jump.host, port, jump.user or "root", key),
         host_key=host_key,
         jump=through,
+        keepalive_seconds=jump.keepalive_seconds,
     )

@@ -181,6 +181,9 @@ def _find(kind: str, programs: Sequence[str]) -> str:
     """Return the script that looks for the program of one kind of agent."""
     lines = [_SEARCH]
     for program in programs:
-        word = f'"$HOME"/{shlex.quote(program[2:])}' if program.startswith("~/") else program
-        lines.append(f"found=$(command -v {word}) && {{ echo {shlex.quote(kind)}: $found; exit; }}")
+        word = shlex.quote(program)
+        if program.startswith("~/"):
+            word = f'"$HOME"/{shlex.quote(program[2:])}'
+        report = f"printf '%s\\n' {shlex.quote(kind)}: \"$found\"; exit"
+        lines.append(f"found=$(command -v {word}) && {{ {report}; }}")
     return "\n".join([*lines, f"echo {shlex.quote(f'the agent {kind} is not on it')}; exit 1"])

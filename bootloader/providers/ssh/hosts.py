@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from bootloader.exceptions import NoHostFree, NoSuchMachine, ProviderRefused, Sh
 from bootloader.models import HostClaim, SshHost
 from bootloader.models.hosts import USUAL_PORT, USUAL_USER
 from bootloader.providers.base import Login, Spec
-from bootloader.providers.ssh import config_file, shell
+from bootloader.providers.ssh import address_limits, config_file, shell
 from bootloader.providers.ssh.config_file import Alias
 from bootloader.providers.ssh.this_machine import is_this_machine
 from reef_site.common import clock
@@ -37,8 +38,6 @@ _PROBE_SECONDS = 2.0
 # Ends before the ten seconds that a test may take, also for a silent host.
 _LOGIN_SECONDS = 8.0
 MAX_CONCURRENT = 16
-# Per address: sshd starts to drop connections from ten unauthenticated ones on (MaxStartups).
-_MAX_PER_ADDRESS = 4
 _BUSY_PAUSE = 0.3
 
 
@@ -112,6 +111,7 @@ def login(host: SshHost) -> Login:
         host_key=host.host_key or None,
         keep=host.keep_host_key,
         jump=jump,
+        keepalive_seconds=alias.keepalive_seconds,
     )
 
 
@@ -176,7 +176,7 @@ def probe_ssh(hosts: list[SshHost]) -> list[bool]:
 
 def _address_limits(addresses: Iterable[str]) -> Mapping[str, threading.Semaphore]:
     """Return for each address a semaphore that limits concurrent connections to it."""
-    return {address: threading.Semaphore(_MAX_PER_ADDRESS) for address in set(addresses)}
+    return {address: threading.Semaphore(address_limits.AT_ONCE) for address in set(addresses)}
 
 
 def _probe(places: Mapping[str, threading.Semaphore], where: tuple[str, int]) -> bool:
@@ -210,9 +210,8 @@ def try_logins(hosts: list[SshHost]) -> list[str]:
             ways.append(str(error))
     # Threads do not use the database, so the host keys they see are stored afterwards.
     seen: dict[int, str] = {}
-    places = _address_limits(way.host for way in ways if isinstance(way, Login))
     with ThreadPoolExecutor(min(MAX_CONCURRENT, len(hosts))) as pool:
-        found = list(pool.map(partial(_try_login, seen, places), range(len(ways)), ways))
+        found = list(pool.map(partial(_try_login, seen), range(len(ways)), ways))
     for number, line in seen.items():
         hosts[number].keep_host_key(line)
     return found
@@ -228,27 +227,21 @@ def check_shared_key(_node: Node | None) -> Finding:
     return Finding(not wrong, "; ".join(wrong)[:1000] or f"{len(rows)} SSH hosts let us in.")
 
 
-def _try_login(
-    seen: dict[int, str],
-    places: Mapping[str, threading.Semaphore],
-    number: int,
-    way: Login | str,
-) -> str:
+def _try_login(seen: dict[int, str], number: int, way: Login | str) -> str:
     if isinstance(way, str):
         return way
-    with places[way.host]:
-        end, pause = time.monotonic() + _LOGIN_SECONDS, _BUSY_PAUSE
-        while True:
-            try:
-                return _log_in(seen, number, way, end - time.monotonic())
-            except ShellBusy as error:
-                # Random pauses spread the retries.
-                pause = min(2.0, pause * random.uniform(1.0, 2.0))  # noqa: S311
-                if time.monotonic() + pause >= end - 1.0:
-                    return str(error)
-                time.sleep(pause)
-            except ReefError as error:
+    end, pause = time.monotonic() + _LOGIN_SECONDS, _BUSY_PAUSE
+    while True:
+        try:
+            return _log_in(seen, number, way, end - time.monotonic())
+        except ShellBusy as error:
+            # Random pauses spread the retries.
+            pause = min(2.0, pause * random.uniform(1.0, 2.0))  # noqa: S311
+            if time.monotonic() + pause >= end - 1.0:
                 return str(error)
+            time.sleep(pause)
+        except ReefError as error:
+            return str(error)
 
 
 def _log_in(seen: dict[int, str], number: int, way: Login, seconds: float) -> str:
@@ -260,4 +253,4 @@ def _log_in(seen: dict[int, str], number: int, way: Login, seconds: float) -> st
 
 def _without_key_store(way: Login) -> Login:
     jump = _without_key_store(way.jump) if way.jump else None
-    return Login(way.host, way.port, way.user, way.private_key, host_key=way.host_key, jump=jump)
+    return replace(way, keep=None, jump=jump)

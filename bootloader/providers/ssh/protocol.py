@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -15,6 +16,34 @@ class CommandResult:
     exit_status: int
     output: bytes
     errors: bytes
+
+
+class EndReason(Enum):
+    """Reasons for the end of a command."""
+
+    ENDED = 1
+    TIMED_OUT = 2
+    CANCELLED = 3
+
+
+@dataclass(frozen=True)
+class CommandEnd:
+    """The end of a command; the status is None if the machine did not report one."""
+
+    reason: EndReason
+    exit_status: int | None
+
+
+class TextSink(Protocol):
+    """Takes the output of a command as it comes."""
+
+    def add(self, text: str) -> None:
+        """Take some output."""
+        ...
+
+    def finish(self) -> None:
+        """Note that there is no more."""
+        ...
 
 
 class Stream(Protocol):
@@ -101,6 +130,21 @@ class Shell(Protocol):
 
     def open_script(self, script: str, *, timeout: float) -> Stream:
         """Start an sh script whose stdin and stdout stay open. Raise the errors of `script`."""
+        ...
+
+    def run_text(
+        self,
+        text: str,
+        *,
+        limit: float,
+        output: TextSink,
+        errors: TextSink,
+        is_cancelled: Callable[[], bool],
+    ) -> CommandEnd:
+        """Run a command that a person wrote with sh, and end it after `limit` seconds.
+
+        `is_cancelled` is asked twice a second. Raise ShellRefused, ShellUnavailable.
+        """
         ...
 
     def put(self, path: str, data: bytes, mode: int, timeout: float = 120.0) -> None:

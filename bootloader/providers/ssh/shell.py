@@ -24,6 +24,6 @@ def check_key(text: str) -> None:
 
     Raise ShellRefused, without quoting the key.
     """
-    from bootloader.providers.ssh import client
+    from bootloader.providers.ssh import private_keys
 
-    client.read_key(text)
+    private_keys.read_key(text)

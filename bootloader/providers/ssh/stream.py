@@ -47,7 +47,7 @@ class ScriptStream:
 
     def listen(self, bell: Callable[[], object]) -> None:
         """Call `bell` from the connection's thread when there is something to read, or an end."""
-        event = _Bell(bell)
+        event = Bell(bell)
         self._channel.in_buffer.set_event(event)
         self._channel.in_stderr_buffer.set_event(event)
 
@@ -121,7 +121,7 @@ class ScriptStream:
             self._channel.close()
 
 
-class _Bell(threading.Event):
+class Bell(threading.Event):
     """Calls a function instead of waking a waiting thread."""
 
     def __init__(self, ring: Callable[[], object]) -> None:

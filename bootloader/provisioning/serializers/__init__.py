@@ -1,0 +1,1 @@
+"""Requests and responses of the provisioning API, in the wire format."""
