@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lieutenants.agents.acp.dialect import AcpDialect
 from lieutenants.agents.command.dialect import CommandDialect
 from lieutenants.agents.pi.dialect import PiDialect
 from lieutenants.exceptions import AgentMissing
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from lieutenants.models import Lieutenant
 
 DEFAULT = "pi"
-DIALECTS: dict[str, Dialect] = {each.name: each for each in (PiDialect(), CommandDialect())}
+DIALECTS: dict[str, Dialect] = {
+    each.name: each for each in (PiDialect(), CommandDialect(), AcpDialect())
+}
 
 
 def dialect_of(lieutenant: Lieutenant) -> Dialect:

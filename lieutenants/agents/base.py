@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from reef_site.common.errors import BadInput
+
 if TYPE_CHECKING:
     from lieutenants.agents.events import Event, Screening
     from lieutenants.isolation.homes import Home
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from vmtree.models import Node
 
 Command = dict[str, Any]
+# The id of a reply to a dialog is this and the dialog's id.
+DIALOG_REPLY = "~ui-"
 
 
 class Image(Protocol):
@@ -44,7 +48,8 @@ class Features:
 
     # It takes a message into the running answer.
     steering: bool = False
-    # It queues messages that arrive while it works; for others reef keeps them.
+    # It has a queue of its own for messages that arrive while it works. Only those that steer it
+    # get there; reef keeps all others until it has finished the previous one.
     queue: bool = False
     # It can go back to before a message.
     rewind: bool = False
@@ -58,8 +63,24 @@ class Features:
     images: bool = False
     # Its program can make a page of a session.
     export: bool = False
+    # It opens dialogs that a person answers.
+    dialogs: bool = False
+    # It starts with reef's default model if no other is chosen.
+    default_model: bool = False
     # It is defined by a command line of the lieutenant.
     command: bool = False
+    # Its answers are what a program prints, not Markdown.
+    prints: bool = False
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A command line to choose by its name."""
+
+    label: str
+    command: tuple[str, ...]
+    # How to get the program, as text for people.
+    install: str
 
 
 @dataclass(frozen=True)
@@ -132,12 +153,22 @@ class Dialect(Protocol):
     features: Features
     # Variables of reef's environment that this agent does not get.
     withheld: frozenset[str]
-    # Programs of reef that its agents need beside them on a VM, by file names of their own.
-    remote_helpers: Sequence[Path]
+    # The one of `remote_helpers` that attends to an agent which an older server has started; empty
+    # without.
+    attendant: str
+    # Command lines that can be chosen for it, by name.
+    presets: Mapping[str, Preset]
+    # Names of the settings that `check_options` takes.
+    option_names: Sequence[str]
     # Texts in lines of its stderr that readers of the transcript must see.
     warnings: Sequence[str]
     # Names and paths of its program on VMs; empty if each lieutenant has its own.
     usual_programs: Sequence[str]
+
+    @property
+    def remote_helpers(self) -> Sequence[Path]:
+        """Programs of reef that its agents need beside them on a VM, by file names of their own."""
+        ...
 
     # -- program and start ----------------------------------------------------------------
 
@@ -155,6 +186,19 @@ class Dialect(Protocol):
 
     def check_command(self, command: Sequence[str]) -> None:
         """Validate the form of a new lieutenant's command line. Raises BadInput."""
+        ...
+
+    def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of a new lieutenant's agent as they are stored. Raises BadInput."""
+        ...
+
+    def excess_of(
+        self, own: Lieutenant, agent: str, command: Sequence[str], options: Mapping[str, Any]
+    ) -> str:
+        """Return by what an agent that `own` chooses for others may do more by itself than `own`.
+
+        Empty if by nothing. An empty `agent` is the default kind.
+        """
         ...
 
     def check_new_program(self, command: Sequence[str]) -> None:
@@ -205,8 +249,11 @@ class Dialect(Protocol):
         """Prepare one start in these folders on the VM. Raises ReefError."""
         ...
 
-    def remote_config(self) -> Mapping[str, str]:
-        """Return texts of configuration files for the VM, by name. Raises OSError."""
+    def remote_config(self, address: str) -> Mapping[str, str]:
+        """Return texts of configuration files for the VM, by name. Raises OSError.
+
+        `address` is that of reef as the VM reaches it.
+        """
         ...
 
     def check_model(self, lieutenant: Lieutenant, model: str) -> None:
@@ -282,6 +329,13 @@ class Dialect(Protocol):
         """Build the reply that dismisses a dialog."""
         ...
 
+    def answer_dialog(self, request_id: str, kind: str, answer: str | bool) -> Outgoing:
+        """Build the reply to a dialog of this kind. It has the id of a dismissal.
+
+        So keepers pass on only one of them.
+        """
+        ...
+
     def list_messages(self, command_id: str) -> Outgoing:
         """Build the query for the messages to which the agent can go back."""
         ...
@@ -289,6 +343,13 @@ class Dialect(Protocol):
     def fork(self, command_id: str, entry_id: str) -> Outgoing:
         """Build the command to go back to before a message of that list."""
         ...
+
+
+def no_options(agent: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return no settings. Raises BadInput if there are any."""
+    if options:
+        raise BadInput(f"agent.{min(options)}: is not a setting of the agent '{agent}'", "agent")
+    return {}
 
 
 def prefix_of(program: Path) -> list[Path]:

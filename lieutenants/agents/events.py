@@ -218,12 +218,37 @@ class ExtensionError:
 
 
 @dataclass(frozen=True, slots=True)
+class Option:
+    """One of the answers that a dialog offers: what the agent gets, and what people read."""
+
+    value: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
 class Dialog:
-    """The agent asks a person. Without a request id it cannot be answered."""
+    """The agent asks a person. Without a request id it cannot be answered.
+
+    `kind` is one of `questions.states.Kind`.
+    """
 
     request_id: str | None
     kind: str
     title: str = ""
+    message: str = ""
+    options: tuple[Option, ...] = ()
+    placeholder: str = ""
+    # Text that the person edits.
+    prefill: str = ""
+    # The agent goes on by itself after this time.
+    timeout_seconds: float | None = None
+    # A part of it was too long for the journal.
+    is_cut: bool = False
+
+    @property
+    def text(self) -> str:
+        """Return title and message on one line."""
+        return " ".join(filter(None, (self.title, self.message)))
 
 
 @dataclass(frozen=True, slots=True)

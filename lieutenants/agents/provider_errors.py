@@ -6,6 +6,7 @@ unchanged. Rows keep the raw text; pages show the sentence and fold the raw text
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from typing import Any
@@ -38,11 +39,20 @@ _WORDS = {
 }
 # The same request would be rejected again.
 _REFUSALS = frozenset({400, 413, 422})
+# The provider answers again after a time, or after a payment.
+_LIMITS = frozenset({402, 429})
+_LIMITED = re.compile(
+    r"rate[ _-]?limit|usage[ _-]?limit|\bquota\b|too many requests", re.IGNORECASE
+)
 _THEIR_FAULT = "The model provider has an internal error"
 
 
+@functools.lru_cache(maxsize=1024)
 def sentence(raw: str) -> str:
-    """Return the failure in one sentence. A text that is not a provider's answer is unchanged."""
+    """Return the failure in one sentence. A text that is not a provider's answer is unchanged.
+
+    Cached: pages and their refreshes ask for the same failures again.
+    """
     found = _RETRY.match(raw)
     failure, again = (found["failure"], found["again"] or "") if found else (raw, "")
     before = _NO_MORE if failure.startswith(_NO_MORE) else ""
@@ -98,6 +108,14 @@ def _joined(about: str, message: str) -> str:
     if len(words) > MAX_LENGTH:
         words = words[: MAX_LENGTH - 1].rstrip() + "…"
     return ": ".join(part for part in (about, words) if part) + "."
+
+
+def is_limit(raw: str) -> bool:
+    """Return whether the provider says that a quota or rate limit is used up."""
+    numbered = _STATUS.match(raw)
+    _, status = _read(raw[numbered.end() :] if numbered else raw)
+    status = int(numbered["status"]) if numbered else status
+    return status in _LIMITS or bool(_LIMITED.search(raw))
 
 
 def is_about_request(raw: str) -> bool:

@@ -25,7 +25,8 @@ special answer:
     NOISE <text>            the text as a line that is not JSON
     RECALL                  the user messages that the session holds
     POISON <text>           fails with 400, and so does each message while it is in the session
-    RETRY <n> <text>        n attempts that fail after "half of it", then the text
+    RETRY <n> <text>        n attempts that fail after "half of it", then the text; with the text
+                            "limited" by a rate limit of 1.5 s
     COMPACT                 compacts its context; that call has its own usage
     HANG <seconds> <name>   a tool call that takes this long, without output
     /note /boom /run /ask   commands: a notification, an error, a run, a dialog
@@ -214,6 +215,13 @@ class Answer:
             self.message["errorMessage"] = error
         emit({"type": "message_end", "message": self.message})
         return self.message
+
+
+def output_line(kind: str, field: str) -> bytes:
+    """Return an event with 100 kB of a tool's output."""
+    content = {"content": [text_block("x" * 100_000)]}
+    event = {"type": kind, "toolCallId": "flood", "toolName": "bash", field: content}
+    return json.dumps(event, separators=(",", ":")).encode() + b"\n"
 
 
 class Agent:
@@ -648,9 +656,11 @@ class Agent:
             yield from self.stream_words("half of it")
             self.end_turn("error", "terminated")
             emit({"type": "agent_end", "messages": [], "willRetry": True})
-            attempt_fields = {"attempt": attempt, "maxAttempts": int(count), "delayMs": 50}
-            emit({"type": "auto_retry_start", "errorMessage": "terminated", **attempt_fields})
-            yield 0.05
+            delay = 1500 if text == "limited" else 50
+            failure = "429 rate limit" if text == "limited" else "terminated"
+            attempt_fields = {"attempt": attempt, "maxAttempts": int(count), "delayMs": delay}
+            emit({"type": "auto_retry_start", "errorMessage": failure, **attempt_fields})
+            yield delay / 1000
             emit({"type": "agent_start"})
             emit({"type": "turn_start"})
             self.answer = Answer(self)
@@ -710,6 +720,8 @@ class Agent:
             "notify": b'{"type":"extension_ui_request","id":"1","method":"notify","message":"n"}\n',
             "setStatus": b'{"type":"extension_ui_request","id":"1","method":"setStatus"}\n',
             "extension_error": b'{"type":"extension_error","extensionPath":"/x.ts","error":"n"}\n',
+            "output": output_line("tool_execution_update", "partialResult"),
+            "results": output_line("tool_execution_end", "result"),
         }
         line = lines.get(what, b'{"type":"' + what.encode() + b'","more":"' + b"x" * 400 + b'"}\n')
         batch = max(1, int(rate) // 50)

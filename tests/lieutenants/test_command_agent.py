@@ -233,8 +233,8 @@ def test_pause_ends_the_program_and_resume_starts_anew(fleet: Fleet) -> None:
         ({"command": ["ls"] * 300}, "command: at most 256 texts"),
         ({"command": ["no-such-prog"]}, "command: there is no program 'no-such-prog' here"),
         ({"command": ["ls"], "model": "a/b"}, "model: the agent 'command' uses no model"),
-        ({"command": ["ls"], "agent": "pi"}, "command: is for the agent 'command' only"),
-        ({"agent": "vi"}, "agent: must be one of pi, command"),
+        ({"command": ["ls"], "agent": "pi"}, "command: is for the agents 'command' and 'acp' only"),
+        ({"agent": "vi"}, "agent: must be one of pi, command, acp"),
     ],
 )
 @pytest.mark.django_db

@@ -113,7 +113,9 @@ def test_agent_makes_a_page_of_its_session_with_secrets_covered(
     assert word not in session
 
 
-def test_steer_and_follow_up_join_the_running_work(crew: Fleet, stub: StubLLM) -> None:
+def test_steer_joins_the_running_answer_and_follow_ups_wait_in_reef(
+    crew: Fleet, stub: StubLLM
+) -> None:
     crew.create("bea")
     stub.script(
         {"steps": [{"text": "part one. "}, {"gate": "g"}, {"text": "done."}]},
@@ -123,13 +125,19 @@ def test_steer_and_follow_up_join_the_running_work(crew: Fleet, stub: StubLLM) -
     late = crew.send("bea", "second")
     steer = crew.send("bea", "third", mode="steer")
     assert (late.mode, steer.mode) == ("followUp", "steer")
+    last = crew.send("bea", "fourth")
     decided = Message.objects.filter(state=MessageState.ACCEPTED)
-    until(lambda: decided.count() == 3)
+    until(lambda: decided.count() == 2)
+    path = f"/lieutenant/lieutenants/bea/messages/{last.pk}"
+    body = json.dumps({"position": 1, "text": "instead"})
+    moved = crew.api.client.patch(path, data=body, content_type="application/json")
+    assert (moved.status_code, moved.json()["position"]) == (200, 1)
+    assert Message.objects.get(pk=late.pk).state == MessageState.QUEUED
     stub.open_gate("g")
     crew.wait("bea", "idle")
 
-    assert sorted(crew.texts("bea")) == ["echo: second", "echo: third", "part one. done."]
-    assert crew.texts("bea", "user").index("third") < crew.texts("bea", "user").index("second")
+    assert crew.texts("bea", "user") == ["first", "third", "instead", "second"]
+    assert crew.texts("bea")[-2:] == ["echo: instead", "echo: second"]
     assert not Message.objects.filter(taken_up_at__isnull=True).exists()
 
 

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lieutenants.agents import command_lines
 from lieutenants.agents.base import (
     Features,
-    HostCheck,
     Image,
     Outgoing,
     Preparation,
+    Preset,
     Program,
     RemoteMachine,
-    interpreter_of,
+    no_options,
     prefix_of,
 )
 from lieutenants.agents.command import decode
-from lieutenants.exceptions import AgentMissing
+from lieutenants.agents.command_line_dialect import CommandLineDialect
 from reef_site.common.errors import BadInput
-from reef_site.common.text import clip, is_storable
 from versconfig.keys import MODEL_KEYS
 
 if TYPE_CHECKING:
@@ -35,100 +33,56 @@ if TYPE_CHECKING:
     from vmtree.models import Node
 
 RUNNER = Path(__file__).with_name("runner.py")
-MAX_ARGUMENTS, MAX_CHARACTERS = 256, 20_000
-_MAX_LABEL = 300
 # It reports the end of each run, and has no queue.
 _STATE = {"clears_queue": False, "settles": True}
 
 
-class CommandDialect:
+class CommandDialect(CommandLineDialect):
     """See `base.Dialect`."""
 
     name = "command"
     label = "command: a program that runs once for each message"
-    features = Features(command=True)
+    features = Features(command=True, prints=True)
     withheld = frozenset(MODEL_KEYS)
-    usual_programs: Sequence[str] = ()
+    presets: Mapping[str, Preset] = {}
+    option_names: Sequence[str] = ()
     remote_helpers: Sequence[Path] = (RUNNER,)
-    warnings: Sequence[str] = ()
 
-    def register_hooks(self) -> None:
-        """Register nothing."""
+    def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Reject any: it has no settings of its own."""
+        return no_options(self.name, options)
 
-    def host_problem(self) -> str:
-        """Return nothing: the runner needs only Python."""
+    def excess_of(
+        self, own: Lieutenant, agent: str, command: Sequence[str], options: Mapping[str, Any]
+    ) -> str:
+        """Return nothing: it does not ask before it acts."""
         return ""
 
-    def check_host(self) -> HostCheck:
-        """Return nothing: the runner needs only Python."""
-        return HostCheck()
-
-    def check_command(self, command: Sequence[str]) -> None:
-        """Validate number, length and characters of program and arguments."""
-        if not command or not command[0].strip():
-            raise BadInput("command is required for the agent 'command'", "command")
-        if len(command) > MAX_ARGUMENTS:
-            raise BadInput(f"command: at most {MAX_ARGUMENTS} texts", "command")
-        if sum(map(len, command)) > MAX_CHARACTERS:
-            raise BadInput(f"command: at most {MAX_CHARACTERS} characters", "command")
-        if not all(map(is_storable, command)):
-            raise BadInput("command: has characters that are no text", "command")
-
     def check_new_program(self, command: Sequence[str]) -> None:
-        """Raise BadInput if a program without a path is not on this host.
-
-        A path is looked up only at the start: the file may be one that only the agent's user can
-        see, or that does not exist yet.
-        """
-        name = command[0]
-        if "/" not in name and shutil.which(name) is None:
-            raise BadInput(f"command: there is no program '{clip(name, 100)}' here", "command")
+        """Raise BadInput if a program without a path is not on this host."""
+        command_lines.check_is_here(command)
 
     def find_program(self, lieutenant: Lieutenant | None = None) -> Program:
         """Return the runner with the lieutenant's command."""
         command = list(lieutenant.command) if lieutenant else []
         python = Path(os.path.realpath(sys.executable))
         return Program(
-            label=clip(shlex.join(command), _MAX_LABEL),
+            label=command_lines.label(command),
             argv=[str(python), "-I", "-S", str(RUNNER), *command],
-            files=[*prefix_of(python), RUNNER, *_files_of(command)],
+            files=[*prefix_of(python), RUNNER, *command_lines.files_of(command)],
             state=_STATE,
         )
-
-    def problem_of(self, program: Program) -> str:
-        """Return nothing: the runner looks for the program, with the rights that it has."""
-        return ""
-
-    def check_config(self) -> None:
-        """Accept: there is no configuration."""
-
-    def config_folder(self) -> Path | None:
-        """Return None: programs get no logins and keys of models."""
-        return None
-
-    def complete_config(self, folder: Path) -> None:
-        """Do nothing: there is no configuration."""
 
     def prepare(self, lieutenant: Lieutenant, home: Home) -> Preparation:
         """Return nothing: a new process remembers nothing of earlier ones."""
         return Preparation()
 
-    def remote_programs(self, lieutenant: Lieutenant) -> Sequence[str]:
-        """Return the program, if it is looked up on PATH."""
-        name = lieutenant.command[0]
-        return [] if "/" in name else [name]
-
-    def remote_files(self, lieutenant: Lieutenant, home: Home) -> Sequence[str]:
-        """Return nothing."""
-        return ()
-
     def find_remote_program(self, lieutenant: Lieutenant, machine: RemoteMachine) -> Program:
         """Return the runner on the VM with the lieutenant's command."""
         command = list(lieutenant.command)
-        if "/" not in command[0] and command[0] not in machine.found:
-            raise AgentMissing(f"there is no program '{clip(command[0], 100)}' on it")
+        command_lines.check_is_there(command, machine)
         return Program(
-            label=clip(shlex.join(command), _MAX_LABEL),
+            label=command_lines.label(command),
             argv=[machine.python, "-I", "-S", f"{machine.programs}/{RUNNER.name}", *command],
             state=_STATE,
         )
@@ -138,10 +92,6 @@ class CommandDialect:
     ) -> Preparation:
         """Return nothing, as for a local start."""
         return Preparation()
-
-    def remote_config(self) -> Mapping[str, str]:
-        """Return nothing: programs get no logins and keys of models."""
-        return {}
 
     def check_model(self, lieutenant: Lieutenant, model: str) -> None:
         """Reject any model."""
@@ -158,18 +108,6 @@ class CommandDialect:
     def decode(self, payload: dict[str, Any], screening: Screening) -> Event | None:
         """Decode a report, see `decode.py`."""
         return decode.decode(payload, screening)
-
-    def is_command(self, text: str) -> bool:
-        """Return False: the program gets every message."""
-        return False
-
-    def is_info(self, note: str) -> bool:
-        """Return False: `prepare` has no notes."""
-        return False
-
-    def is_model_warning(self, note: str) -> bool:
-        """Return False: it uses no model."""
-        return False
 
     def check_images(self, lieutenant: Lieutenant) -> None:
         """Accept: services refuse any image before."""
@@ -208,6 +146,10 @@ class CommandDialect:
         """Raise NotImplementedError: the runner opens no dialogs."""
         raise NotImplementedError("the runner opens no dialogs")
 
+    def answer_dialog(self, request_id: str, kind: str, answer: str | bool) -> Outgoing:
+        """Raise NotImplementedError: the runner opens no dialogs."""
+        raise NotImplementedError("the runner opens no dialogs")
+
     def list_messages(self, command_id: str) -> Outgoing:
         """Raise NotImplementedError: services refuse to go back."""
         raise NotImplementedError("the runner has no session")
@@ -219,9 +161,3 @@ class CommandDialect:
 
 def _simple(kind: str, command_id: str) -> Outgoing:
     return Outgoing(command_id, {"id": command_id, "type": kind})
-
-
-def _files_of(command: Sequence[str]) -> list[Path]:
-    """Return the program on PATH and its interpreter. A path is only what the agent can reach."""
-    found = shutil.which(command[0]) if command and "/" not in command[0] else None
-    return [*prefix_of(Path(found)), *interpreter_of(Path(found))] if found else []

@@ -14,6 +14,7 @@ from lieutenants.membership import vm_id_of
 from lieutenants.models import Lieutenant
 from lieutenants.states import RUNNING
 from versconfig import config
+from versconfig.impact import Restart
 from versconfig.keys import MODEL_KEYS, Key, TakesEffect
 from versconfig.resolve import Source
 from vmtree.models import Node
@@ -61,8 +62,8 @@ def provider_keys_at(node: Node | None) -> ProviderKeys:
     )
 
 
-def lieutenants_to_restart(key: Key, nodes: set[int]) -> list[str]:
-    """Return the names of lieutenants at these nodes that run with an outdated value of the key."""
+def lieutenants_to_restart(key: Key, nodes: set[int]) -> list[Restart]:
+    """Return the lieutenants at these nodes that run with an outdated value of the key."""
     if key.takes is not TakesEffect.NEXT_START:
         return []
     running = {vm_id_of(each): each for each in Lieutenant.objects.filter(status__in=RUNNING)}
@@ -70,7 +71,7 @@ def lieutenants_to_restart(key: Key, nodes: set[int]) -> list[str]:
     concerned = [running[vm_id] for pk, vm_id in known if pk in nodes]
     if key.name == MODEL:
         concerned = [each for each in concerned if not has_own_model(each)]
-    return sorted(each.name for each in concerned)
+    return sorted(Restart(each.name, each.pk, "lieutenants") for each in concerned)
 
 
 def _node_of(lieutenant: Lieutenant) -> Node | None:

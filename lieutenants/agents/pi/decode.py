@@ -17,6 +17,7 @@ from lieutenants.agents.pi import replies
 ABORTS = frozenset({"this operation was aborted", "request was aborted", "operation aborted"})
 # Dialogs of an extension that wait for a reply; the other methods only inform.
 DIALOGS = frozenset({"select", "confirm", "input", "editor"})
+_MAX_TIMEOUT = 366 * 86_400_000
 
 _REASONS: dict[str, Literal["full", "nearly full"]] = {
     "overflow": "full",
@@ -243,8 +244,20 @@ def _ui_request(payload: Payload) -> Event | None:
     return events.Dialog(
         request_id=request if isinstance(request, str) else None,
         kind=method,
-        title=" ".join(text(payload, key) for key in ("title", "message")).strip(),
+        title=text(payload, "title"),
+        message=text(payload, "message"),
+        options=_options(payload.get("options")),
+        placeholder=text(payload, "placeholder"),
+        prefill=text(payload, "prefill"),
+        timeout_seconds=min(parse_count(payload.get("timeout")), _MAX_TIMEOUT) / 1000 or None,
+        is_cut="cut" in payload,
     )
+
+
+def _options(options: Any) -> tuple[events.Option, ...]:
+    """Return the texts among the options, each once."""
+    texts = [each for each in options if isinstance(each, str)] if isinstance(options, list) else []
+    return tuple(events.Option(each, each) for each in dict.fromkeys(texts))
 
 
 _DECODERS: dict[str, Callable[[Payload], Event | None]] = {

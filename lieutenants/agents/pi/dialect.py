@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
+from lieutenants.agents import extension
 from lieutenants.agents.base import (
     Features,
     HostCheck,
     Image,
     Outgoing,
     Preparation,
+    Preset,
     Program,
     RemoteMachine,
     interpreter_of,
+    no_options,
     prefix_of,
 )
 from lieutenants.agents.pi import (
@@ -25,6 +28,7 @@ from lieutenants.agents.pi import (
     config,
     decode,
     export,
+    mcp_file,
     model_choice,
     program,
     rpc,
@@ -42,6 +46,8 @@ if TYPE_CHECKING:
     from versconfig.screening.screen import Screen
     from vmtree.models import Node
 
+ATTENDANT = Path(__file__).with_name("attend.py")
+
 
 class PiDialect:
     """See `base.Dialect`."""
@@ -57,10 +63,15 @@ class PiDialect:
         context=True,
         images=True,
         export=True,
+        dialogs=True,
+        default_model=True,
     )
     withheld: frozenset[str] = frozenset()
+    presets: Mapping[str, Preset] = {}
+    option_names: Sequence[str] = ()
     usual_programs: Sequence[str] = program.REMOTE_PATHS
-    remote_helpers: Sequence[Path] = ()
+    remote_helpers: Sequence[Path] = (ATTENDANT,)
+    attendant = ATTENDANT.name
     warnings: Sequence[str] = (model_choice.RESTORE_WARNING,)
 
     def register_hooks(self) -> None:
@@ -78,7 +89,17 @@ class PiDialect:
     def check_command(self, command: Sequence[str]) -> None:
         """Reject a command line: pi has its own."""
         if command:
-            raise BadInput("command: is for the agent 'command' only", "command")
+            raise BadInput("command: is for the agents 'command' and 'acp' only", "command")
+
+    def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Reject any: it has no settings of its own."""
+        return no_options(self.name, options)
+
+    def excess_of(
+        self, own: Lieutenant, agent: str, command: Sequence[str], options: Mapping[str, Any]
+    ) -> str:
+        """Return nothing: it does not ask before it acts."""
+        return ""
 
     def check_new_program(self, command: Sequence[str]) -> None:
         """Raise AgentMissing if there is no pi on this host."""
@@ -108,8 +129,13 @@ class PiDialect:
         return settings.AGENT_CONFIG_DIR
 
     def complete_config(self, folder: Path) -> None:
-        """Add defaults to `settings.json`; only the agent may read the files with keys."""
+        """Add defaults to `settings.json`, reef's tools to `mcp.json`, and the extension.
+
+        Only the agent may read the files with keys.
+        """
         settings_file.add_defaults(folder)
+        mcp_file.add_reef(folder, settings.INFRA_URL)
+        extension.write(folder)
         for name in settings_file.CREDENTIALS:
             with contextlib.suppress(FileNotFoundError):
                 (folder / name).chmod(0o400)
@@ -118,7 +144,8 @@ class PiDialect:
         """Check the session file, and choose the model. Raises SessionDamaged, OSError."""
         session_file = home.session / lieutenant.session_name
         # An agent skips what it cannot read, so the file is checked first.
-        return _prepare(lieutenant, home, session_files.check(lieutenant, session_file))
+        notes = session_files.check(lieutenant, session_file)
+        return _prepare(lieutenant, home, program.find_agent(), notes)
 
     def remote_programs(self, lieutenant: Lieutenant) -> Sequence[str]:
         """Return pi on PATH, and where the bootloader installs it."""
@@ -144,11 +171,17 @@ class PiDialect:
         """Check that the session file is there, and choose the model. Raises SessionDamaged."""
         session_file = home.session / lieutenant.session_name
         size = machine.sizes.get(str(session_file))
-        return _prepare(lieutenant, home, session_files.check_size(lieutenant, session_file, size))
+        notes = session_files.check_size(lieutenant, session_file, size)
+        return _prepare(lieutenant, home, program.find_remote_agent(machine), notes)
 
-    def remote_config(self) -> Mapping[str, str]:
-        """Return models, logins and settings. Raises OSError."""
-        return settings_file.texts(settings.AGENT_CONFIG_DIR)
+    def remote_config(self, address: str) -> Mapping[str, str]:
+        """Return models, logins, settings and reef's tools. Raises OSError."""
+        folder = settings.AGENT_CONFIG_DIR
+        tools = {
+            mcp_file.NAME: mcp_file.text_of(folder, address),
+            extension.NAME: extension.text(),
+        }
+        return {**settings_file.texts(folder), **tools}
 
     def check_model(self, lieutenant: Lieutenant, model: str) -> None:
         """Raise BadInput if the running agent does not have this model."""
@@ -216,6 +249,10 @@ class PiDialect:
         """Build the reply to an `extension_ui_request`."""
         return rpc.dismiss(request_id)
 
+    def answer_dialog(self, request_id: str, kind: str, answer: str | bool) -> Outgoing:
+        """Build the reply to an `extension_ui_request`."""
+        return rpc.answer_dialog(request_id, answer)
+
     def list_messages(self, command_id: str) -> Outgoing:
         """Build `get_fork_messages`."""
         return rpc.simple("get_fork_messages", command_id)
@@ -225,10 +262,12 @@ class PiDialect:
         return Outgoing(command_id, {"id": command_id, "type": "fork", "entryId": entry_id})
 
 
-def _prepare(lieutenant: Lieutenant, home: Home, notes: list[str]) -> Preparation:
+def _prepare(lieutenant: Lieutenant, home: Home, agent: Agent, notes: list[str]) -> Preparation:
     session = str(home.session / lieutenant.session_name)
     arguments = ["--mode", "rpc", "--session", session, "--session-dir", str(home.session)]
     arguments += ["--append-system-prompt", str(home.prompt)]
+    if agent.needs_extension and settings.AGENT_TOOLS:
+        arguments += ["-e", str(home.config / extension.NAME)]
     stored = config.provider_keys(lieutenant)
     model = config.model_for(lieutenant)
     Lieutenant.objects.filter(pk=lieutenant.pk).update(

@@ -12,7 +12,8 @@ from django.conf import settings
 
 from lieutenants.agents.model_lists import summary
 from lieutenants.agents.pi import config, settings_file
-from lieutenants.models import MAX_LISTS, AgentModels, Lieutenant
+from lieutenants.models import AgentModels, Lieutenant
+from lieutenants.models.agent_models import MAX_LISTS
 from reef_site.common.errors import BadInput
 
 if TYPE_CHECKING:

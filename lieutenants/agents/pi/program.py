@@ -67,6 +67,11 @@ class Agent:
         return _UNKNOWN < self.version < (0, 84)
 
     @property
+    def needs_extension(self) -> bool:
+        """Return whether it has no MCP client (before 0.99), so that tools need an extension."""
+        return _UNKNOWN < self.version < (0, 99)
+
+    @property
     def stop_seconds(self) -> float:
         """Return how long it may take to end after SIGTERM.
 

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-from lieutenants.agents.base import Image, Outgoing
+from lieutenants.agents.base import DIALOG_REPLY, Image, Outgoing
 
 
 def prompt(message_id: str, text: str, *, steer: bool, images: Sequence[Image] = ()) -> Outgoing:
@@ -39,4 +39,11 @@ def simple(kind: str, command_id: str) -> Outgoing:
 def dismiss(request_id: str) -> Outgoing:
     """Build the reply that dismisses a dialog."""
     line = {"type": "extension_ui_response", "id": request_id, "cancelled": True}
-    return Outgoing(f"~ui-{request_id}", line)
+    return Outgoing(f"{DIALOG_REPLY}{request_id}", line)
+
+
+def answer_dialog(request_id: str, answer: str | bool) -> Outgoing:
+    """Build the reply to a dialog: true or false for `confirm`, else text."""
+    name = "confirmed" if isinstance(answer, bool) else "value"
+    line = {"type": "extension_ui_response", "id": request_id, name: answer}
+    return Outgoing(f"{DIALOG_REPLY}{request_id}", line)
