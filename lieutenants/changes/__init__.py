@@ -1,0 +1,1 @@
+"""Changes in a lieutenant's folder as git sees them: API, page, and line comments."""
