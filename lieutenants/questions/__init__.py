@@ -1,0 +1,1 @@
+"""Questions of agents to people: their rows, who decides them, and how the answers return."""
