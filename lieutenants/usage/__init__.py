@@ -1,0 +1,1 @@
+"""Cost of model calls: sums by quarters of an hour, reports, the page Usage, `GET /usage`."""
