@@ -99,9 +99,11 @@ def _take_over(lieutenant: Lieutenant, host: Host) -> str:
             "host": settings.HOST,
             "folder": _local_folder(lieutenant, host),
             "leased_until": None,
+            "leased_by": "",
         }
         if not lieutenant.is_local:
             del fields["host"], fields["folder"]
+        sharing.lock_processes([lieutenant.pk])
         # The WHERE clause is the lock: only one of two adopters finds the row.
         mine = Lieutenant.objects.filter(host.rows, pk=lieutenant.pk)
         if not mine.update(**fields):

@@ -15,7 +15,6 @@ from lieutenants.hosts import services
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import RUNNING, Status
-from lieutenants.troubles import MACHINE_UNREACHABLE
 from reef_site.common import clock
 
 # Identity of a data folder, and a host name. The name is empty unless the identity is: rows of
@@ -36,6 +35,7 @@ class Host:
     lieutenants: int = 0
     leftovers: int = 0
     rival: str = ""
+    is_draining: bool = False
 
     @property
     def is_here(self) -> bool:
@@ -126,6 +126,7 @@ def _host(row: DataFolder, now: datetime, living: int = 0, leftovers: int = 0) -
         lieutenants=living,
         leftovers=leftovers,
         rival=row.rival if has_rival else "",
+        is_draining=row.is_draining,
     )
 
 
@@ -161,7 +162,7 @@ def pending_note(lieutenant: Lieutenant) -> str:
     host = silent_host_of(lieutenant) if wants_host else None
     if host:
         return host.pending_note
-    if wants_host and lieutenant.trouble.startswith(MACHINE_UNREACHABLE):
+    if wants_host and lieutenant.is_out_of_reach and not lieutenant.is_local:
         return f"asked; {lieutenant.host} cannot be reached"
     return ""
 

@@ -14,9 +14,9 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q
 
+from lieutenants.hosts import fences
 from lieutenants.hosts.models import DataFolder
-from lieutenants.hosts.services import is_responding
-from lieutenants.models import Lieutenant, Process
+from lieutenants.models import Lieutenant, Process, ProcessQuerySet
 from lieutenants.states import Status
 from reef_site.common import clock, events
 
@@ -45,9 +45,8 @@ def share_out(folder: str = "") -> int:
     """
     folder = folder or settings.DATA_FOLDER_ID
     giver = DataFolder.objects.filter(pk=folder).first()
-    now = clock.database_now()
-    takers = DataFolder.objects.exclude(pk=folder).filter(is_draining=False)
-    shares = {row.pk: 0 for row in takers if is_responding(row, now)}
+    takers = fences.with_lease().exclude(pk=folder).filter(is_draining=False)
+    shares = dict.fromkeys(takers.values_list("pk", flat=True), 0)
     if giver is None or not shares:
         return 0
     mine: list[list[str]] = []
@@ -72,15 +71,19 @@ def move(lieutenants: Sequence[str], giver: str, taker: str, *, force: bool = Fa
     """Let another follower have these lieutenants of one machine.
 
     Return False if it was another one's already, or, without `force`, if a start or stop is under
-    way there.
+    way there: then all of them stay.
     """
-    with transaction.atomic():
-        rows = Lieutenant.objects.filter(pk__in=lieutenants, data_folder=giver)
+    rows = Lieutenant.objects.filter(pk__in=lieutenants, data_folder=giver)
+    if not force:
         busy = Q(status=Status.STARTING) | Q(leased_until__gt=clock.now())
-        if not force and rows.filter(busy).exists():
-            return False
-        # The WHERE clause is the lock: only one follower finds the rows.
-        if not rows.update(data_folder=taker, leased_until=None):
+        rows = rows.exclude(busy)
+    with transaction.atomic():
+        lock_processes(lieutenants)
+        # The WHERE clause is the lock: only one follower finds the rows, and nobody begins a start
+        # or stop between a look and the move.
+        moved = rows.update(data_folder=taker, leased_until=None, leased_by="")
+        if not moved or (moved < len(lieutenants) and not force):
+            transaction.set_rollback(True)
             return False
         take_processes(lieutenants, taker, giver)
         for pk in lieutenants:
@@ -95,11 +98,37 @@ def take_processes(lieutenants: Sequence[str], taker: str, giver: str | None = N
 
     These are the live ones, and those that wait in paused VMs.
     """
-    open_ones = Q(ended_at=None) | Q(is_frozen=True)
-    runs = Process.objects.filter(open_ones, lieutenant__in=lieutenants)
+    runs = _open_processes().filter(lieutenant__in=lieutenants)
     if giver is not None:
         runs = runs.filter(data_folder=giver)
     runs.update(data_folder=taker, generation=F("generation") + 1)
+
+
+def take_strays() -> int:
+    """Take the processes of this follower's lieutenants that name another; return their number.
+
+    A start that began before a takeover may have inserted such a row.
+    """
+    ours = Lieutenant.objects.here().filter(transport="ssh")
+    strays = _open_processes().filter(lieutenant__in=ours)
+    strays = strays.exclude(data_folder=settings.DATA_FOLDER_ID)
+    found = list(strays.values_list("lieutenant", flat=True).distinct())
+    for pk in found:
+        with transaction.atomic():
+            lock_processes([pk])
+            if ours.select_for_update().filter(pk=pk).values_list("pk"):
+                take_processes([pk], settings.DATA_FOLDER_ID)
+        logger.warning("took a process of %s that another follower had", pk)
+    return len(found)
+
+
+def lock_processes(lieutenants: Sequence[str]) -> None:
+    """Lock the open processes before their lieutenants, in the order in which passes do."""
+    _open_processes().filter(lieutenant__in=lieutenants).lock()
+
+
+def _open_processes() -> ProcessQuerySet:
+    return Process.objects.filter(Q(ended_at=None) | Q(is_frozen=True))
 
 
 def drain(folder: DataFolder, *, end: bool = False) -> int:

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import logging
 import random
-from datetime import timedelta
 
 from django.conf import settings
 
-from lieutenants.hosts import sharing
+from lieutenants.hosts import fences, sharing
 from lieutenants.hosts.models import DataFolder
-from lieutenants.hosts.services import is_responding
-from reef_site.common import clock
+from reef_site.common import clock, queries
 
 logger = logging.getLogger(__name__)
 
 # A follower renews its lease every five seconds.
-SILENT_AFTER = timedelta(seconds=20)
+SILENT_AFTER = fences.LEASE
+# A transaction of a silent follower is at least this old: less than its lease, without the five
+# seconds in which it was to be renewed.
+FROZEN_SECONDS = SILENT_AFTER.total_seconds() / 2
 
 
 def take_over_silent() -> int:
@@ -36,8 +37,13 @@ def take_over_silent() -> int:
     if not silent or DataFolder.objects.filter(pk=settings.DATA_FOLDER_ID, is_draining=True):
         return 0
     lost = {key: rows for key, rows in sharing.machines().items() if key[0] in silent}
-    rivals = sum(1 for row in others if is_responding(row, now) and not row.is_draining)
-    mine = random.sample(sorted(lost), -(-len(lost) // (1 + rivals)))
+    if not lost:
+        return 0
+    owners = {owner for owner, *_ in lost}
+    if ended := queries.end_frozen_transactions(owners, FROZEN_SECONDS):
+        logger.warning("ended %d transactions of processes that are frozen or gone", ended)
+    rivals = fences.with_lease().exclude(pk=settings.DATA_FOLDER_ID).filter(is_draining=False)
+    mine = random.sample(sorted(lost), -(-len(lost) // (1 + rivals.count())))
     return sum(_take_over(key[0], lost[key]) for key in mine)
 
 

@@ -25,7 +25,7 @@ def index(request: HttpRequest) -> HttpResponse:
 def adopt(request: HttpRequest, name: str) -> HttpResponse:
     """Take over the lieutenants of a host that does not respond."""
     try:
-        for line in adopt_host(name, actor=str(request.user)):
+        for line in adopt_host(name, actor=request.user):
             messages.success(request, line)
     except ReefError as error:
         messages.error(request, str(error))

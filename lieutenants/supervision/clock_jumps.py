@@ -29,6 +29,7 @@ MAX_RESTART_DELAY = timedelta(minutes=5)
 _TIMESTAMPS = (
     *("status_since", "last_activity_at", "restart_at", "leased_until"),
     *("waiting_since", "failing_since", "rewind_asked_at", "session_since"),
+    *("reach_since", "heard_at", "waiting_until", "next_sign_at", "next_sign_late_at"),
 )
 
 

@@ -25,12 +25,13 @@ from lieutenants.hosts import lock, strays
 from lieutenants.hosts import services as hosts
 from lieutenants.messages.outbox import Outbox
 from lieutenants.models import Process
+from lieutenants.questions.delivery import ReplyDesk
 from lieutenants.sessions.session import Session
-from lieutenants.sessions.write_batch import WriteBatch, save_progress
-from lieutenants.supervision import journal
+from lieutenants.sessions.write_batch import WriteBatch, check_still_ours, save_progress
+from lieutenants.supervision import journal, journal_gaps
 from lieutenants.supervision.clock_jumps import ClockMonitor
 from lieutenants.supervision.transports import transport_of
-from lieutenants.supervision.watchdog import Watchdog
+from lieutenants.supervision.watchdog import SKIP_SECONDS, Watchdog
 from lieutenants.transcript.screening import held_from
 from reef_site.common import events, locks
 from versconfig.screening import sources
@@ -42,11 +43,13 @@ READ_SECONDS = 0.03  # how often the journals of working sessions are read
 IDLE_READ_SECONDS = 0.25  # how often the journals of idle sessions are read
 REFRESH_SECONDS = 1.0  # how often rows are read without an event
 SESSION_BYTES = 1 << 20  # at most from one journal in one pass
+# With less than this left, a pass ends: what it could still read is hardly a record.
+LEAST_READ_BYTES = 64 << 10
 PASS_BYTES = 2 << 20  # at most from all journals: a pass holds the database's write lock
+SESSION_RECORDS, PASS_RECORDS = 2000, 4000  # the same for their records, which may be short
 KEPT_BYTES = 32 << 20  # of a journal, kept behind the committed offset
 SHORTEN_BYTES = 8 << 20  # smallest part of a journal that is released at a time
 RETRY_SECONDS = 1.0  # delay after a failure
-SKIP_SECONDS = 30.0  # how long a session that fails by itself is skipped
 
 
 class Follower:
@@ -55,7 +58,9 @@ class Follower:
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
         self.outbox = Outbox()
-        self.watchdog = Watchdog(self.sessions)
+        self.replies = ReplyDesk()
+        self._skipped_until: dict[str, float] = {}
+        self.watchdog = Watchdog(self.sessions, self._skipped_until)
         self.clock = ClockMonitor()
         self.stopping = threading.Event()
         self._wakeup = threading.Event()
@@ -64,7 +69,6 @@ class Follower:
         self._first_index = 0
         # After a failure each session gets its own transaction for one pass, to find the culprit.
         self._isolate_sessions = False
-        self._skipped_until: dict[str, float] = {}
         self._lock = locks.FileLock(settings.RUN_DIR / "follower.lock")
         self._lock_checked_at = 0.0
         self._rival = ""
@@ -195,7 +199,7 @@ class Follower:
         self.outbox.send(self.sessions, began)
         if had_news:
             return max(0.0, PASS_SECONDS - (time.monotonic() - began))
-        working = any(not session.state.is_at_rest for session in self.sessions.values())
+        working = any(session.state.is_active for session in self.sessions.values())
         return READ_SECONDS if working else IDLE_READ_SECONDS
 
     def refresh(self) -> None:
@@ -203,14 +207,16 @@ class Follower:
         now = time.monotonic()
         self.watchdog.record_heartbeat(now)
         self.clock.check(self.sessions.values())
-        live = Process.objects.live().here().select_related("lieutenant")
-        rows = {process.pk: process for process in live}
+        live = Process.objects.live().here()
+        rows = {process.pk: process for process in live.for_checks()}
+        if unopened := rows.keys() - self.sessions.keys():
+            rows |= live.select_related("lieutenant").in_bulk(unopened)
         for pk in self.sessions.keys() - rows.keys():
             released = self.sessions.pop(pk).process
             transport_of(released).release(released.directory)
         for session in self.sessions.values():
             session.recorder.refresh_screening()
-        if rows.keys() - self.sessions.keys():
+        if unopened:
             # An agent gets its secrets at its start, so a session that is opened now knows all of
             # them.
             sources.recheck()
@@ -224,13 +230,16 @@ class Follower:
                     self.sessions[pk] = Session.open(process, now, recheck_secrets=False)
         self.watchdog.run_checks(rows, now)
         self.outbox.refresh(self.sessions)
+        self.replies.refresh(
+            self.sessions, now, collect=self.outbox.collect, commit=self.watchdog.commit
+        )
 
     def follow(self, clock: float) -> bool:
         """Run one pass over the journals; return whether there was anything to write."""
         with_idle = clock - self._idle_read_at >= IDLE_READ_SECONDS
         if with_idle:
             self._idle_read_at = clock
-        due = [each for each in self.sessions.values() if with_idle or not each.state.is_at_rest]
+        due = [each for each in self.sessions.values() if with_idle or each.state.is_active]
         follow = self._follow_one_by_one if self._isolate_sessions else self._follow
         return follow(due, clock)
 
@@ -271,39 +280,51 @@ class Follower:
         return had_news
 
     def _read(self, due: list[Session]) -> Iterator[tuple[Session, list[list[object]], int]]:
-        """Yield session, new records and their size; the rotating start prevents starvation."""
-        left = PASS_BYTES
-        self._first_index = (self._first_index + 1) % max(1, len(due))
-        for session in due[self._first_index :] + due[: self._first_index]:
-            process = session.process
-            try:
-                data = transport_of(process).read(
-                    process.directory, process.offset, min(SESSION_BYTES, left)
-                )
-                gap = _missing_part(session) if data.startswith(b"\0") else None
-            except TransportError as error:
-                logger.warning("cannot read the journal of %s: %s", process, error)
+        """Yield session, new records and their size.
+
+        After a pass that was full, the next one begins with the sessions that had no turn.
+        """
+        bytes_left, records_left = PASS_BYTES, PASS_RECORDS
+        first = self._first_index % max(1, len(due))
+        for number, session in enumerate(due[first:] + due[:first], start=1):
+            self._first_index = first + number
+            found = self._read_one(session, min(SESSION_BYTES, bytes_left), records_left)
+            if found is None:
                 continue
-            if not data:
-                continue
-            if gap:
-                yield session, *gap
-                continue
-            records, size = journal.split(data)
-            if not size and len(data) >= SESSION_BYTES:
-                records, size = self._long_record(session)
+            records, size = found
             if size:
                 yield session, records, size
-            left -= len(data)
-            if left <= 0:
+            bytes_left -= size
+            records_left -= len(records)
+            if bytes_left < LEAST_READ_BYTES or records_left <= 0:
                 return
+        self._first_index = first + 1
+
+    def _read_one(
+        self, session: Session, limit: int, most: int
+    ) -> tuple[list[list[object]], int] | None:
+        """Return new records of one session and their size; None if there is nothing to read."""
+        process = session.process
+        try:
+            data = transport_of(process).read(process.directory, process.offset, limit)
+            if journal_gaps.begins_with_gap(data):
+                return journal_gaps.skip_gap(process)
+            if not data:
+                return None
+            records, size = journal.split(data, min(SESSION_RECORDS, most))
+            if not size and len(data) >= SESSION_BYTES:
+                return self._long_record(session)
+        except TransportError as error:
+            logger.warning("cannot read the journal of %s: %s", process, error)
+            return None
+        return records, size
 
     @staticmethod
     def _long_record(session: Session) -> tuple[list[list[object]], int]:
         """Read a record that is larger than a pass; the keeper limits its size."""
         process = session.process
         data = transport_of(process).read(process.directory, process.offset, 16 * SESSION_BYTES)
-        return journal.split(data)
+        return journal.split(data, 1)
 
     def _commit(
         self,
@@ -316,6 +337,7 @@ class Follower:
         before = {id(each): _progress_values(each) for each in affected if id(each) not in advanced}
         batch = WriteBatch()
         with transaction.atomic():
+            check_still_ours([each.process for each in affected])
             for session, records, size in news:
                 session.apply(records, batch, clock)
                 session.process.offset += size
@@ -372,15 +394,6 @@ def _can_open(process: Process) -> bool:
     return transport_of(process).can_read(process.directory, begin, process.offset)
 
 
-def _missing_part(session: Session) -> tuple[list[list[object]], int]:
-    """Skip a missing part of the journal. The database is then older than the journal."""
-    process = session.process
-    end = transport_of(process).skip_gap(process.directory, process.offset)
-    size = end - process.offset
-    logger.warning("%s: %s bytes of its journal are gone", process, size)
-    return [["gap", 0, size]], size
-
-
 def _release_space(session: Session) -> None:
     """Release the disk space of journal records that were committed long ago.
 
@@ -400,5 +413,5 @@ def _release_space(session: Session) -> None:
 def _progress_values(session: Session) -> tuple[object, ...]:
     """Return the values that `save_progress` writes, to detect changes without new records."""
     row, lieutenant = session.process, session.lieutenant
-    facts = (lieutenant.rev, lieutenant.waiting_for, lieutenant.waiting_since)
-    return (row.offset, row.state, *facts, lieutenant.trouble)
+    waits = (lieutenant.waiting_for, lieutenant.waiting_since, lieutenant.waiting_until)
+    return (row.offset, row.state, lieutenant.rev, *waits, lieutenant.trouble)

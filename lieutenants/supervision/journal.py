@@ -18,13 +18,15 @@ _SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 DELTA_KINDS = {"t": "text", "k": "thinking", "c": "tool_call"}
 
 
-def split(data: bytes) -> tuple[list[list[Any]], int]:
+def split(data: bytes, most: int = -1) -> tuple[list[list[Any]], int]:
     """Return the complete records at the head of `data`, and how many bytes they take.
 
-    An invalid record is returned as garbage, so that nothing blocks the follower.
+    With `most`, return only so many. An invalid record is returned as garbage, so that nothing
+    blocks the follower.
     """
     end = data.rfind(b"\n") + 1
-    return [_record(line) for line in data[:end].split(b"\n") if line], end
+    *lines, rest = data[:end].split(b"\n", most)
+    return [_record(line) for line in lines if line], end - len(rest)
 
 
 def _record(line: bytes) -> list[Any]:

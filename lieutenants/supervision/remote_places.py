@@ -13,6 +13,7 @@ from bootloader.models import Machine, SshHost
 from bootloader.provisioning import requests
 from lieutenants.exceptions import NoProvider, NotNow
 from lieutenants.models import Lieutenant
+from lieutenants.supervision import machine_locks, made_vms
 from lieutenants.supervision.made_vms import NewVM
 from reef_site.common.errors import BadInput
 from reef_site.common.text import clip, is_storable
@@ -47,6 +48,12 @@ class NewPlace:
         # Until the machine is there it has the name of the lieutenant.
         lieutenant.host = self.name or lieutenant.name
         lieutenant.on_vm, lieutenant.ssh_host = self.vm_id, self.ssh_host
+
+    def claim(self) -> None:
+        """Lock the VM until the commit. Raises NotNow if it is being deleted."""
+        if self.vm_id:
+            machine_locks.lock(self.vm_id)
+            made_vms.check_stays(self.vm_id)
 
 
 class Request(Protocol):

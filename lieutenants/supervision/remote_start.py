@@ -9,20 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.db import IntegrityError
+from django.db import DatabaseError
 from django.utils import timezone
 
 from bootloader.inventory import machines
 from lieutenants import membership
 from lieutenants.agents import dialect_of
 from lieutenants.agents.base import FoundProgram, RemoteMachine
-from lieutenants.exceptions import NotConnected, NotNow, TransportError
+from lieutenants.changes import starts as start_commits
+from lieutenants.exceptions import NotConnected, NotNow, Overtaken, TransportError
+from lieutenants.hosts import fences
 from lieutenants.isolation.homes import GIT_CONFIG, Home
 from lieutenants.models import Lieutenant, MadeVM, Process
-from lieutenants.supervision import made_vms, remote_pause
+from lieutenants.supervision import made_vms, older_agents, remote_notes, remote_pause
 from lieutenants.supervision.remote_reach import Steps, reach
 from lieutenants.supervision.starts import (
     adopt_keeper,
+    fail,
+    open_row,
     renew_start,
     resolve_lost_start,
     start_failed,
@@ -30,6 +34,7 @@ from lieutenants.supervision.starts import (
 from lieutenants.supervision.transports import ssh_transport_of
 from lieutenants.supervision.transports.base import READY, Launch
 from lieutenants.supervision.transports.ssh import programs
+from lieutenants.supervision.transports.ssh.places import place_of
 from lieutenants.supervision.transports.ssh.session import RelaySession
 from lieutenants.supervision.transports.ssh.transport import HomeFiles, SshTransport
 from reef_site.common import events
@@ -63,21 +68,29 @@ def default_workspace(lieutenant_id: str) -> str:
 def launch(lieutenant: Lieutenant) -> None:
     """Start keeper and agent on the machine, or go on with an agent that waits in a paused VM.
 
-    The follower marks the process as ready later. A VM that has to be made comes first.
+    The follower marks the process as ready later. A VM that has to be made comes first. The caller
+    holds the lieutenant's lease.
     """
-    if not made_vms.bring_up(lieutenant):
-        return
-    if frozen := lieutenant.frozen_process():
-        remote_pause.take_up(lieutenant, frozen)
-        return
-    process = Process(lieutenant=lieutenant, host=lieutenant.host, transport="ssh", agent="")
-    process.directory = f"{home_text(lieutenant.pk)}/runs/{process.pk}"
     try:
-        # The row is saved first, so that a started process can always be found.
-        process.save(force_insert=True)
-    except IntegrityError:
-        logger.info("%s has a process already", lieutenant)
-        return
+        if not made_vms.bring_up(lieutenant):
+            return
+        if frozen := lieutenant.frozen_process():
+            remote_pause.take_up(lieutenant, frozen)
+            return
+        process = Process(lieutenant=lieutenant, host=lieutenant.host, transport="ssh", agent="")
+        process.directory = f"{home_text(lieutenant.pk)}/runs/{process.pk}"
+        if open_row(process, lieutenant):
+            _launch(lieutenant, process)
+    except DatabaseError:
+        # The rows say what is to be done; the next reconcile does it.
+        raise
+    except Exception as error:
+        # Nobody knows better at the next try.
+        logger.exception("%s: the start failed", lieutenant)
+        fail(lieutenant, _unexpected(error))
+
+
+def _launch(lieutenant: Lieutenant, process: Process) -> None:
     steps, transport = Steps(process), ssh_transport_of(lieutenant)
     try:
         session = reach(transport, steps)
@@ -93,7 +106,11 @@ def launch(lieutenant: Lieutenant) -> None:
         return
     try:
         with steps.step("agent") as entry:
-            _start(lieutenant, process, transport, session, entry)
+            if older := older_agents.find(lieutenant, process, transport):
+                entry["note"] = f"pid {older.pid}, {older_agents.LABEL}"
+                older_agents.attach(lieutenant, process, older, transport, session)
+            else:
+                _start(lieutenant, process, transport, session, entry)
     except (NotConnected, ReefError, OSError) as error:
         # Nothing was started.
         start_failed(process, _problem(lieutenant, error))
@@ -112,30 +129,45 @@ def _unexpected(error: Exception) -> str:
 def remove_files(lieutenant: Lieutenant) -> None:
     """Remove what a destroyed lieutenant has left: its VM, or else its files on the machine.
 
-    Does what can be done now; a reconcile comes back to the rest.
+    Does what can be done now; a reconcile comes back to the rest. A process that does not end
+    keeps no VM from its deletion, by which it ends. The caller holds the lieutenant's lease.
     """
     made = made_vms.present_of(lieutenant)
     try:
-        if made is not None and not made_vms.is_shared(made):
-            if not made_vms.remove(made):
-                return
-            Lieutenant.objects.filter(pk=lieutenant.pk).update(has_remote_files=False)
-            if frozen := lieutenant.frozen_process():
-                # Its answers end when the follower finds it gone.
-                remote_pause.thaw(frozen, stop=True)
-            events.publish_lieutenant(lieutenant.pk)
-            return
-        if frozen := lieutenant.frozen_process():
-            remote_pause.wake_to_end(lieutenant, frozen)
-            return
-        if not lieutenant.has_remote_files and lieutenant.ssh_host_id is None:
-            return
-        if lieutenant.has_remote_files:
-            ssh_transport_of(lieutenant).remove(lieutenant.pk)
+        if made is not None and made_vms.begin_removal(made):
+            _remove_vm(lieutenant, made)
+        elif lieutenant.live_process() is None:
+            _remove_folder(lieutenant)
+    except Overtaken as error:
+        fences.catch_up_newest(lieutenant, error.generation)
     except (TransportError, ReefError) as error:
         logger.info("%s has left something on %s: %s", lieutenant, lieutenant.host, error)
+
+
+def _remove_vm(lieutenant: Lieutenant, made: MadeVM) -> None:
+    if not made_vms.remove(made):
         return
-    Lieutenant.objects.filter(pk=lieutenant.pk).update(has_remote_files=False, ssh_host=None)
+    if frozen := lieutenant.frozen_process():
+        # Its answers end when the follower finds it gone.
+        remote_pause.thaw(lieutenant, frozen, stop=True)
+    events.publish_lieutenant(lieutenant.pk)
+
+
+def _remove_folder(lieutenant: Lieutenant) -> None:
+    if frozen := lieutenant.frozen_process():
+        remote_pause.wake_to_end(lieutenant, frozen)
+        return
+    if not lieutenant.has_remote_files and lieutenant.ssh_host_id is None:
+        return
+    if lieutenant.has_remote_files:
+        newest = lieutenant.processes.order_by("-started_at", "-id").first()
+        generation = newest.generation if newest else None
+        # A start that had come so far would have marked its agent.
+        unmarked = lieutenant.is_taken_over and not lieutenant.has_attached()
+        SshTransport(place_of(lieutenant), generation).remove(lieutenant.pk, unmarked=unmarked)
+    mine = Lieutenant.objects.here().filter(pk=lieutenant.pk, leased_by=lieutenant.leased_by)
+    if not mine.update(has_remote_files=False, ssh_host=None):
+        return
     remote_pause.pause_again(lieutenant)
     events.publish_lieutenant(lieutenant.pk)
 
@@ -159,7 +191,8 @@ def _end_inherited(lieutenant: Lieutenant, transport: SshTransport, steps: Steps
     if made.provisioning.spec.get("commit"):
         with steps.step("inherited") as entry:
             known = Lieutenant.objects.active().filter(on_vm=lieutenant.on_vm)
-            ended = transport.evict(list(known.values_list("pk", flat=True)))
+            kept = list(known.values_list("pk", flat=True))
+            ended = transport.evict(kept, once=made.provisioning_id)
             entry["note"] = f"{len(ended)} inherited agents and their sessions were removed"
             if not made.provisioning.profile:
                 # Otherwise the boot script has replaced the identity.
@@ -184,11 +217,10 @@ def _start(
     process.agent, process.state = program.label[:1024], dict(program.state)
     prepared = dialect.prepare_remote(lieutenant, home, machine)
     process.state = {**process.state, **prepared.state}
-    process.save(update_fields=["agent", "state"])
-    if not renew_start(process):
-        logger.info("%s: its start took so long that it was given up meanwhile", lieutenant)
-        return
-    Lieutenant.objects.filter(pk=lieutenant.pk).update(has_remote_files=True)
+    facts = {"agent": process.agent, "state": process.state}
+    if not renew_start(process, **facts):
+        raise NotNow("its start was given up meanwhile")
+    Lieutenant.objects.here().filter(pk=lieutenant.pk).update(has_remote_files=True)
     spec = Launch(
         run=process.pk,
         dir=process.directory,
@@ -202,7 +234,9 @@ def _start(
         stop_seconds=program.stop_seconds,
         warnings=list(dialect.warnings),
     )
-    adopt_keeper(process, transport.start(spec, _files(lieutenant, dialect.remote_config())))
+    start_commits.note_start(lieutenant)
+    texts = dialect.remote_config(_address_for(lieutenant))
+    adopt_keeper(process, transport.start(spec, _files(lieutenant, texts)))
 
 
 def _look(
@@ -235,6 +269,7 @@ def _files(lieutenant: Lieutenant, texts: Mapping[str, str]) -> HomeFiles:
         folders=("runs", "workspace", "session", "home"),
         emptied=("tmp", "agent"),
         files={
+            remote_notes.NAME: remote_notes.text_of(lieutenant),
             "system-prompt.md": lieutenant.system_prompt,
             **{f"agent/{name}": text for name, text in texts.items()},
         },
@@ -254,8 +289,7 @@ def _environment(
     ours = [name for name in settings.AGENT_ENV if name in os.environ and name not in withheld]
     fleet = membership.fleet_environment(lieutenant)
     if "VERS_INFRA_URL" in fleet:
-        node = Node.objects.active().filter(vm_id=membership.vm_id_of(lieutenant)).first()
-        fleet["VERS_INFRA_URL"] = config.text("VERS_INFRA_URL", node) or settings.INFRA_URL
+        fleet["VERS_INFRA_URL"] = _address_for(lieutenant)
     return {
         "LANG": "C.UTF-8",
         **{str(name): str(value) for name, value in dict(facts["env"]).items()},
@@ -268,3 +302,9 @@ def _environment(
         **fleet,
         "REEF_LIEUTENANT": lieutenant.pk,
     }
+
+
+def _address_for(lieutenant: Lieutenant) -> str:
+    """Return reef's address as the lieutenant's VM reaches it."""
+    node = Node.objects.active().filter(vm_id=membership.vm_id_of(lieutenant)).first()
+    return (config.text("VERS_INFRA_URL", node) or settings.INFRA_URL).rstrip("/")

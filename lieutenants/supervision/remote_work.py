@@ -33,8 +33,3 @@ def submit(key: str, work: Callable[[], object]) -> None:
                 _running.discard(key)
 
     _pool.submit(run)
-
-
-def is_idle() -> bool:
-    """Return whether no work runs or waits."""
-    return not _running

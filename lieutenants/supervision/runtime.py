@@ -8,34 +8,37 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 from django.conf import settings
-from django.db import IntegrityError
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from lieutenants import membership, vm_lookup
 from lieutenants.agents import dialect_of
 from lieutenants.agents.base import Program
+from lieutenants.changes import starts as start_commits
 from lieutenants.exceptions import (
     AgentMissing,
     IsolationUnavailable,
+    Overtaken,
     SessionDamaged,
     TransportError,
 )
+from lieutenants.hosts import fences
 from lieutenants.isolation import folders, homes, plan
 from lieutenants.isolation.modes import Isolation
-from lieutenants.models import Lieutenant, LieutenantQuerySet, MadeVM, Process
-from lieutenants.states import RUNNING, Status
+from lieutenants.models import Lieutenant, LieutenantQuerySet, Process
+from lieutenants.states import END_AGENT_SECONDS, END_KEEPER_SECONDS, RUNNING, Status
 from lieutenants.supervision import made_vms, remote_pause, remote_start, remote_work
+from lieutenants.supervision.claims import claimed
 from lieutenants.supervision.keeper import processes
 from lieutenants.supervision.starts import (
     adopt_keeper,
     fail,
+    open_row,
     renew_start,
     resolve_lost_start,
     start_failed,
@@ -47,10 +50,6 @@ from reef_site.common.errors import ReefError
 
 logger = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=35)
-# After a stop request the agent is ended without its keeper's help at first; the keeper, which may
-# be busy with its last records for a minute, is ended later.
-END_AGENT_SECONDS, END_KEEPER_SECONDS = 25.0, 85.0
 FINAL_ABORT = "~farewell"
 
 
@@ -66,11 +65,9 @@ def converge(lieutenant_id: str) -> None:
 
 
 def _converge(lieutenant_id: str) -> None:
-    here = Lieutenant.objects.here()
-    lieutenant = here.claim(lieutenant_id, LEASE)
-    if lieutenant is None:
-        return
-    try:
+    with claimed(lieutenant_id) as lieutenant:
+        if lieutenant is None:
+            return
         process = lieutenant.live_process()
         if process and (process.stop_asked_at or not lieutenant.should_run):
             if lieutenant.is_local or not remote_pause.freeze(lieutenant, process):
@@ -80,12 +77,12 @@ def _converge(lieutenant_id: str) -> None:
                 launch(lieutenant)
             else:
                 _store_wait_reason(lieutenant)
-    finally:
-        here.release(lieutenant.pk, lieutenant.leased_until)
 
 
 def reconcile() -> None:
     """Settle every lieutenant whose process is not as its row wants, also after lost events."""
+    # First, since a lieutenant that waits for the end of its former VM wants to start, too.
+    _reconcile_machines()
     live = Process.objects.live().here()
     unwanted = live.filter(~Q(lieutenant__status__in=RUNNING) | Q(stop_asked_at__isnull=False))
     # The longest waiting starts first.
@@ -94,12 +91,45 @@ def reconcile() -> None:
         *_waiting().order_by("status_since").values_list("pk", flat=True),
     ]:
         converge(pk)
-    if MadeVM.objects.here().of_failed_starts().exists():
-        remote_work.submit("VMs of failed starts", made_vms.clean_up_failed)
-    for lieutenant in Lieutenant.objects.here().with_leftovers().without_process():
-        remote_work.submit(
-            f"files of {lieutenant.pk}", partial(remote_start.remove_files, lieutenant)
-        )
+
+
+def _reconcile_machines() -> None:
+    """Go on with what lieutenants that do not run have begun with their VMs."""
+    here = Lieutenant.objects.here()
+    pausing = here.filter(
+        status=Status.PAUSED, processes__is_frozen=True, processes__vm_paused_at__isnull=True
+    )
+    for pk in pausing.values_list("pk", flat=True):
+        _submit(pk, remote_pause.finish_freeze)
+    for pk in made_vms.to_clean_up():
+        _submit(pk, made_vms.clean_up_failed)
+    for pk in here.with_leftovers().without_lasting_process().values_list("pk", flat=True):
+        _submit(pk, remote_start.remove_files)
+
+
+def _submit(lieutenant_id: str, work: Callable[[Lieutenant], object]) -> None:
+    """Run work that waits for a machine later, while it holds the lieutenant's lease."""
+
+    def run() -> None:
+        with claimed(lieutenant_id) as lieutenant:
+            # A process may have been opened meanwhile, which has to end first.
+            if lieutenant is not None and not lieutenant.has_lasting_process():
+                work(lieutenant)
+
+    remote_work.submit(lieutenant_id, run)
+
+
+def resolve_start(process: Process, reason: str) -> None:
+    """Determine the outcome of a start that seems to be lost; see `starts`.
+
+    Nothing happens while the worker that began it still works on it.
+    """
+    if process.transport == "local":
+        resolve_lost_start(process, reason)
+        return
+    with claimed(process.lieutenant_id) as lieutenant:
+        if lieutenant is not None:
+            resolve_lost_start(process, reason)
 
 
 def may_start_another() -> bool:
@@ -140,11 +170,7 @@ def launch(lieutenant: Lieutenant) -> None:
         state=dict(program.state),
     )
     process.directory = str(home_of(lieutenant) / "runs" / process.pk)
-    try:
-        # The row is saved first, so that a started process can always be found.
-        process.save(force_insert=True)
-    except IntegrityError:
-        logger.info("%s has a process already", lieutenant)
+    if not open_row(process, lieutenant):
         return
     try:
         spec = _launch_spec(lieutenant, process, program)
@@ -158,6 +184,7 @@ def launch(lieutenant: Lieutenant) -> None:
     if not renew_start(process):
         logger.info("%s: its start took so long that it was given up meanwhile", lieutenant)
         return
+    start_commits.note_start(lieutenant)
     try:
         handle = transport_of(process).start(spec)
     except (TransportError, OSError) as error:
@@ -171,18 +198,22 @@ def halt(process: Process, *, working: bool) -> None:
     """Begin an orderly stop of a process; the follower completes it."""
     if process.stop_asked_at is None:
         process.stop_asked_at = timezone.now()
-        process.save(update_fields=["stop_asked_at"])
+        mine = Process.objects.held_by(process).live()
+        if not mine.update(stop_asked_at=process.stop_asked_at):
+            logger.info("%s has ended, or another follower has it", process)
+            return
     transport = transport_of(process)
     elapsed = (timezone.now() - process.stop_asked_at).total_seconds()
-    if elapsed > END_AGENT_SECONDS and process.handle:
-        logger.warning("%s does not end; insisting", process)
-        transport.end(process.directory, process.handle, keeper=elapsed > END_KEEPER_SECONDS)
-        events.wake_follower(process.lieutenant_id)
-        return
     is_busy = working or _is_running_now(process)
     final_command = dialect_of(process.lieutenant).abort(FINAL_ABORT) if is_busy else None
     try:
-        transport.stop(process.directory, process.handle, final_command)
+        if elapsed > END_AGENT_SECONDS and process.handle:
+            logger.warning("%s does not end; insisting", process)
+            transport.end(process.directory, process.handle, keeper=elapsed > END_KEEPER_SECONDS)
+        else:
+            transport.stop(process.directory, process.handle, final_command)
+    except Overtaken as error:
+        fences.catch_up(process, error.generation)
     except TransportError as error:
         logger.info("cannot stop %s yet: %s", process, error)
     events.wake_follower(process.lieutenant_id)

@@ -35,9 +35,12 @@ class FollowerStep(bootsteps.StartStopStep):
         self.thread.start()
 
     def stop(self, parent: Any) -> None:
-        """Let the current pass commit, for a few seconds at most."""
+        """Let the current pass commit, for a few seconds at most, and close the connections."""
         if self.follower and self.thread:
+            from lieutenants.supervision.transports.ssh.transport import links
+
             self.follower.stop()
             self.thread.join(5)
+            links.close_all()
 
     terminate = stop

@@ -20,19 +20,32 @@ def become_confined() -> int:
     """Become the program of the spec (JSON) on stdin; return an exit status if that fails.
 
     The spec has `argv`, `env`, `cwd`, `isolation` (see `rules`), `max_file_bytes` and
-    `max_cpu_seconds`. The reason of a failure is printed; the program has no input and output.
+    `max_cpu_seconds`. The reason of a failure is printed; the program has no input and output. With
+    a text `input`, it has that input and our stdout, and a failure is printed to stderr.
     """
     spec = parse_object(read_all(0)) or {}
+    given = spec.get("input")
     # Closed by exec, so whoever reads it knows by then that the program runs.
-    report = os.dup(1)
+    report = os.dup(1 if given is None else 2)
     null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
+    for descriptor in (0, 1, 2) if given is None else (2,):
         os.dup2(null, descriptor)
+    if given is not None:
+        os.dup2(_file_with(given.encode()), 0)
     try:
         _become(spec)
     except (OSError, SandboxError, KeyError, TypeError, ValueError) as trouble:
         os.write(report, describe(trouble).encode("utf-8", "replace"))
     return 126
+
+
+def _file_with(data: bytes) -> int:
+    """Return a file without a name; a pipe would not hold much."""
+    file = os.memfd_create("input")
+    while data:
+        data = data[os.write(file, data) :]
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
 
 
 def _become(spec: dict[str, Any]) -> None:

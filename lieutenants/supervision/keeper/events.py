@@ -22,7 +22,8 @@ ESSENTIAL = frozenset(
 # Each of these becomes rows, in unlimited number.
 THROTTLED = frozenset(
     (
-        *("agent_start", "message_end", "tool_execution_start", "extension_ui_request"),
+        *("agent_start", "message_end", "extension_ui_request"),
+        *("tool_execution_start", "tool_execution_end"),
         *("auto_retry_start", "auto_retry_end", "compaction_start", "compaction_end"),
     )
 )

@@ -12,6 +12,7 @@ from .limits import (
     MAX_DELTA_BACKLOG,
     MAX_STDERR_BYTES,
     MB,
+    RECORD_BYTES,
     RETRY_SECONDS,
     STDERR_CHARS,
     STDERR_LINES,
@@ -46,10 +47,13 @@ class Journal:
         self._waiting: list[bytes] = []
         self._bytes = self._lost = self._lost_bytes = 0
         self.size = os.fstat(self._file).st_size
+        # What all records so far have cost, in bytes.
+        self.offered = 0
         self.due: float | None = None
 
     def add(self, record: list[Any]) -> None:
         line = pack(record)
+        self.offered += RECORD_BYTES + len(line)
         limit = MAX_DELTA_BACKLOG if record[0] in "tkc" else MAX_BACKLOG
         if record[0] == "x":
             self._report_loss()  # nothing may come after the end

@@ -26,7 +26,7 @@ from .memory_kills import MemoryKills
 from .pipes import read_some
 from .processes import sweep
 from .recorder import Recorder
-from .run_files import RunFiles, remove
+from .run_files import RunFiles, remove, write_file
 
 TYPE_CHECKING = False  # importing typing would cost a megabyte
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Keeper:
         self._read_due: float | None = None  # set while the agent's output is not read
         self._error: str | None = None
         self._ended = False
-        # That of the newest follower which has sent a command.
+        # That of the newest follower which has sent a request.
         self._generation = 0
 
     def begin(self) -> None:
@@ -151,7 +151,7 @@ class Keeper:
                 self._stdout_closed_due = time.monotonic() + STDOUT_CLOSED_SECONDS
                 return
             self._take(chunk)
-            wait = self._recorder.throttle.wait(time.monotonic())
+            wait = self._recorder.wait(time.monotonic())
             if wait:
                 self._loop.unwatch(self._agent.stdout)
                 self._read_due = time.monotonic() + wait
@@ -193,8 +193,9 @@ class Keeper:
         generation = request.get("generation")
         if type(generation) is int:
             if generation < self._generation:
-                return refusal("another follower has taken this agent over")
-            self._generation = generation
+                answer = refusal("another follower has taken this agent over")
+                return {**answer, "generation": self._generation}
+            self._obey(generation)
         if request.get("op") == "send":
             return self._send(request)
         if request.get("op") == "state":
@@ -202,6 +203,15 @@ class Keeper:
         if request.get("op") == "stop":
             return self._stop(request)
         return refusal("unknown op: {!r}".format(request.get("op")))
+
+    def _obey(self, generation: int) -> None:
+        """Remember the follower, also in a file, for requests that go around the keeper."""
+        if generation > self._generation:
+            self._generation = generation
+            try:
+                write_file("generation", str(generation).encode())
+            except OSError as trouble:
+                log_problem("cannot keep the generation: {}".format(trouble.strerror))
 
     def _send(self, request: dict[str, Any]) -> dict[str, Any]:
         ident, line = request.get("id"), request.get("line")
@@ -222,6 +232,7 @@ class Keeper:
             "journal": self._journal.size,
             "buffered": self._outbox.bytes,
             "stopping": self._stopping.begun,
+            "generation": self._generation,
         }
 
     def _stop(self, request: dict[str, Any]) -> dict[str, Any]:

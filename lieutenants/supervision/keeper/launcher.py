@@ -4,6 +4,7 @@ python3 keeper.pyz start          spec (JSON) on stdin; starts keeper and agent,
 python3 keeper.pyz call DIR       request (JSON line) on stdin; prints the keeper's reply
 python3 keeper.pyz probe [BWRAP]  prints how agents can be isolated here, as JSON
 python3 keeper.pyz confine        spec (JSON) on stdin; becomes that program, isolated
+python3 keeper.pyz changes        request (JSON) on stdin; prints what git says of a folder, as JSON
 """
 
 from __future__ import annotations
@@ -80,6 +81,13 @@ def confine() -> int:
     return become_confined()
 
 
+def changes() -> int:
+    """Answer the request on stdin about the changes in a folder."""
+    from .changes.answer import main as answer
+
+    return answer()
+
+
 def main(arguments: list[str], archive: str) -> int:
     """Run a command; return the exit status. `archive` is the path of the keeper's one file."""
     if arguments == ["start"]:
@@ -90,5 +98,7 @@ def main(arguments: list[str], archive: str) -> int:
         return probe("".join(arguments[1:]))
     if arguments == ["confine"]:
         return confine()
+    if arguments == ["changes"]:
+        return changes()
     sys.stderr.write(__doc__)
     return 2

@@ -181,15 +181,19 @@ class Floods:
 
 
 class Throttle:
-    """Throttles reading when there are too many events that must be recorded."""
+    """Throttles reading when too much must be recorded: more than `burst`, and `steady` a second.
 
-    def __init__(self) -> None:
-        self._left, self._at = float(BURST), 0.0
+    Unlike a flood's events, nothing of it is left out.
+    """
 
-    def count(self, now: float) -> None:
-        refill = (now - self._at) * STEADY_PER_SECOND
-        self._left, self._at = min(float(BURST), self._left + refill) - 1, now
+    def __init__(self, burst: float = BURST, steady: float = STEADY_PER_SECOND) -> None:
+        self._burst, self._steady = float(burst), float(steady)
+        self._left, self._at = self._burst, 0.0
+
+    def count(self, now: float, amount: float = 1.0) -> None:
+        refill = (now - self._at) * self._steady
+        self._left, self._at = min(self._burst, self._left + refill) - amount, now
 
     def wait(self, now: float) -> float:
         """Return for how many seconds reading should pause."""
-        return max(0.0, -self._left / STEADY_PER_SECOND - (now - self._at))
+        return max(0.0, -self._left / self._steady - (now - self._at))

@@ -7,7 +7,7 @@ import time
 from .events import DELTAS, SUMMARY_LINES, THROTTLED, UPDATE_LINE, flood_kind
 from .journal import now_ms
 from .json_lines import dig, parse_object, read_update
-from .limits import HEAD_CHARS, UPDATE_CHARS
+from .limits import HEAD_CHARS, JOURNAL_BURST, JOURNAL_STEADY, UPDATE_CHARS
 from .outlines import outline
 from .pacing import Coalescer, Floods, Throttle, ToolUpdates
 
@@ -108,7 +108,8 @@ class Recorder:
         self._floods = Floods(self._record)
         self._updates = ToolUpdates(self._write_event, self._floods.admit)
         self._last_stop: dict[str, Any] = {}  # of the last assistant message
-        self.throttle = Throttle()
+        self._events = Throttle()  # those that become rows
+        self._bytes, self._offered = Throttle(JOURNAL_BURST, JOURNAL_STEADY), journal.offered
         self.timers: list[Coalescer | ToolUpdates | Floods] = [
             self._coalescer,
             self._updates,
@@ -131,6 +132,12 @@ class Recorder:
             self._record_cut(line, now)
         elif self._floods.admit("garbage", line.size, now):
             self._record(["g", now_ms(), line.head(), line.size])
+
+    def wait(self, now: float) -> float:
+        """Return for how many seconds reading should pause: journal and rows grow slowly."""
+        self._bytes.count(now, self._journal.offered - self._offered)
+        self._offered = self._journal.offered
+        return max(self._events.wait(now), self._bytes.wait(now))
 
     def sent(self, ident: str) -> None:
         self._record(["s", now_ms(), ident])
@@ -184,7 +191,7 @@ class Recorder:
     def _record_event(self, event: dict[str, Any], now: float) -> None:
         kind = event.get("type")
         if isinstance(kind, str) and kind in THROTTLED:
-            self.throttle.count(now)
+            self._events.count(now)
         if kind == "message_update":
             self._record_update(event.get("assistantMessageEvent"), now)
             return

@@ -87,6 +87,10 @@ class Transport(Protocol):
         """Return why a live keeper cannot be reached, without waking it; empty if it can."""
         ...
 
+    def silent_seconds(self) -> float | None:
+        """Return for how long the machine was silent; None without a connection to one."""
+        ...
+
     def withdraw(self, directory: str) -> Handle | None:
         """Prevent later keepers from coming up in this folder; return an earlier one's handle.
 

@@ -92,6 +92,8 @@ class LocalTransport:
             raise TransportError(f"The journal cannot be read: {error.strerror}") from error
         try:
             return os.pread(file, limit, offset)
+        except OSError as error:
+            raise TransportError(f"The journal cannot be read: {error.strerror}") from error
         finally:
             os.close(file)
 
@@ -145,6 +147,9 @@ class LocalTransport:
         if _state_of(handle.get("keeper_pid")) in (b"T", b"t"):
             return "its process is suspended"
         return ""
+
+    def silent_seconds(self) -> None:
+        """Return None: there is no connection."""
 
     def withdraw(self, directory: str) -> Handle | None:
         """Lock the folder like a keeper, and leave a file there that makes later keepers refuse."""

@@ -162,11 +162,14 @@ def test_pages_show_the_host_and_its_lieutenants(client: Client) -> None:
     with_agent(on_box1())
     client.force_login(signin_links.make_operator())
     overview = client.get("/").content.decode()
-    assert "Needs attention" in overview
+    assert "Needs you" in overview
     assert "1 lieutenant belongs to it: host box1 does not answer since" in overview
     for path in ("/lieutenants/", "/lieutenants/neo/", "/hosts/"):
         assert "host box1 does not answer since" in client.get(path).content.decode(), path
     assert "Take over here" in client.get("/hosts/").content.decode()
+    assert "drained" not in client.get("/hosts/").content.decode()
+    DataFolder.objects.update(is_draining=True)
+    assert "manage.py drain --end" in client.get("/hosts/").content.decode()
     said = client.post("/lieutenants/neo/pause", {"sure": "yes"}, follow=True).content.decode()
     assert f"neo: {ASKED}" in said
     assert "pausing" not in said

@@ -66,6 +66,8 @@ def site(fleet: Fleet, far_sshd: tuple[Sshd, Path]) -> Iterator[Site]:
     host.save()
     yield Site(fleet, sshd, line, host, home)
     line.flow()
+    if not fleet.thread.is_alive():  # the test stopped it, and failed
+        fleet.restart_follower()
     for row in Lieutenant.objects.active():
         fleet.api.delete(f"/lieutenant/lieutenants/{row.name}?wait=0")
     until(lambda: not Lieutenant.objects.filter(has_remote_files=True).exists(), 30)

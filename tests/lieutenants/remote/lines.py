@@ -20,6 +20,8 @@ class Line:
         self._target = target
         # Seconds that each piece travels; both ways together are the round trip.
         self.delay = 0.0
+        # Bytes a second to the target; 0 is no limit.
+        self.rate = 0
         self._travelling: deque[tuple[float, socket.socket, socket.socket, bytes]] = deque()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setblocking(False)
@@ -27,6 +29,7 @@ class Line:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._peers: dict[socket.socket, socket.socket] = {}
+        self._lost: list[socket.socket] = []
         self._lock = threading.Lock()
         self._stalled = self._refusing = False
         # Bytes that went to the target, and that came from it.
@@ -56,10 +59,25 @@ class Line:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.close()
 
+    def lose(self) -> None:
+        """Lose all that travels on the connections, now and later, without a sign to either side.
+
+        New connections are not affected.
+        """
+        with self._lock:
+            peers, self._peers = list(self._peers), {}
+        for sock in peers:
+            with suppress(KeyError, ValueError):
+                self._selector.unregister(sock)
+        self._lost += peers
+        self._travelling.clear()
+
     def close(self) -> None:
         self._ended.set()
         self._thread.join(10)
         self.cut()
+        for sock in self._lost:
+            sock.close()
         self._listener.close()
 
     def _run(self) -> None:
@@ -100,9 +118,11 @@ class Line:
             return
         try:
             near = self._selector.get_key(sock).data == "near"
-            data = sock.recv(_CHUNK)
+            data = sock.recv(max(64, self.rate // 20) if near and self.rate else _CHUNK)
         except (OSError, KeyError, ValueError):
             near, data = False, b""
+        if near and self.rate:
+            self._ended.wait(len(data) / self.rate)
         self._travelling.append((time.monotonic() + self.delay, sock, peer, data))
         self._deliver()
         if data and near:

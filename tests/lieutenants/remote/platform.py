@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,11 @@ from django.db import connections
 from bootloader.inventory import machines
 from bootloader.models import Machine
 from bootloader.providers.base import MachineState, Spec
+from bootloader.providers.vers import http
 from bootloader.providers.vers.provider import Vers
 from bootloader.provisioning import quota, runner
+from lieutenants.models import Lieutenant
+from lieutenants.supervision.transports.ssh.transport import links
 from tests.conftest import CONVERGE_THREAD, Fleet
 from tests.dispatching import intercept_tasks
 from tests.emulator.handle import Emulator
@@ -68,3 +72,26 @@ def provision_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         timer.start()
 
     intercept_tasks(monkeypatch, "bootloader.", begin)
+
+
+@pytest.fixture
+def platform(
+    fleet: Fleet, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Platform]:
+    for name, value in emulator.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(http, "_FIRST_PAUSE", 0.02)
+    provision_in_threads(monkeypatch)
+    yield Platform(fleet, emulator)
+    for row in Lieutenant.objects.active():
+        fleet.api.delete(f"/lieutenant/lieutenants/{row.name}?wait=0")
+    until(lambda: not Lieutenant.objects.with_leftovers().exists(), 30)
+    fleet.stop_follower()
+    links.close_all()
+    fleet.restart_follower()
+
+
+@pytest.fixture
+def vm(platform: Platform) -> Machine:
+    """A running VM that is in the tree."""
+    return platform.make("anna")

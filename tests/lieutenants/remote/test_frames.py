@@ -7,9 +7,9 @@ import zlib
 
 import pytest
 
-from lieutenants.supervision.transports.ssh.follow import MAX_BYTES, Follow
+from lieutenants.supervision.transports.ssh.answers import text_of
+from lieutenants.supervision.transports.ssh.follow import MAX_BYTES, MAX_GAPS, Follow
 from lieutenants.supervision.transports.ssh.frames import MAX_FRAME_BYTES, Decoder, Frame
-from lieutenants.supervision.transports.ssh.link import _text_of
 
 
 def test_frames_are_decoded_across_pieces() -> None:
@@ -52,6 +52,14 @@ def test_gaps_with_wrong_offsets_are_refused(start: int, end: int) -> None:
         Follow(1, "~/x", 10).add_gap(start, end)
 
 
+def test_gaps_without_an_end_are_refused() -> None:
+    follow = Follow(1, "~/x", 0)
+    for number in range(MAX_GAPS):
+        follow.add_gap(number, number + 1)
+    with pytest.raises(ValueError, match="more gaps"):
+        follow.add_gap(MAX_GAPS, MAX_GAPS + 1)
+
+
 def test_more_than_the_window_and_no_journal_are_refused() -> None:
     follow = Follow(1, "~/x", 0)
     with pytest.raises(ValueError, match="more than"):
@@ -61,6 +69,6 @@ def test_more_than_the_window_and_no_journal_are_refused() -> None:
 
 
 def test_texts_of_a_machine_can_be_stored() -> None:
-    text = _text_of(json.loads('"a\\u0000b\\ud800"') + "x" * 1000)
+    text = text_of(json.loads('"a\\u0000b\\ud800"') + "x" * 1000)
     assert text.startswith("a\ufffdb\ufffd")
     assert len(text) == 500

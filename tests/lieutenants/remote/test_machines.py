@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from bootloader.providers.base import Login
@@ -15,10 +17,11 @@ from bootloader.providers.ssh.protocol import Shell
 from lieutenants.exceptions import NotConnected, TransportError
 from lieutenants.supervision.transports.ssh.link import Link
 from lieutenants.supervision.transports.ssh.places import Place
-from lieutenants.supervision.transports.ssh.pump import Pump
+from lieutenants.supervision.transports.ssh.pump import LOGINS_AT_ONCE, RETRIES_AT_ONCE, Pump
 from tests.bootloader.login_shells import ACCOUNTS, Accounts
 from tests.bootloader.overlay_machine import is_supported
-from tests.bootloader.ssh_servers import Sshd, free_port
+from tests.bootloader.ssh_servers import Sshd, free_port, keygen
+from tests.lieutenants.remote.bad_servers import BadServer
 from tests.lieutenants.remote.lines import Line
 from tests.waiting import until
 
@@ -133,25 +136,50 @@ def test_lost_server_is_found_again(tmp_path: Path, pump: Pump) -> None:
     server.stop()
 
 
-def test_many_failures_leave_nothing_behind(tmp_path: Path, pump: Pump) -> None:
-    way = Login("127.0.0.1", free_port(), "nobody", Sshd(tmp_path).login().private_key)
-    link = Link(Direct(way=way), pump)
-    with pytest.raises(NotConnected):
-        runs(link)
-    before = threading.active_count()
-    for _ in range(30):
-        with pytest.raises(NotConnected, match="Connection refused"):
-            link.wait_until_open(10, force=True)
-    assert threading.active_count() <= before + 8
-    link.close()
+@pytest.mark.rotated
+@pytest.mark.parametrize("tries", [60, pytest.param(1000, marks=pytest.mark.thorough)])
+@pytest.mark.timeout(900)
+def test_many_failures_leave_nothing_behind(
+    tmp_path: Path, pump: Pump, monkeypatch: pytest.MonkeyPatch, tries: int
+) -> None:
+    monkeypatch.setattr("lieutenants.supervision.transports.ssh.session.LOGIN_SECONDS", 0.5)
+    key = keygen(tmp_path / "key")
+    server = BadServer()
+    bad = Link(Direct(way=Login("127.0.0.1", server.port, "nobody", key)), pump)
+    closed = Link(Direct(way=Login("127.0.0.1", free_port(), "nobody", key)), pump)
+    said = {_why_not(bad) for _ in range(18)} | {_why_not(closed) for _ in range(2)}
+    for text in ("hung up before", "did not answer", "ended the connection", "Connection refused"):
+        assert any(text in each for each in said), said
+    until(lambda: _paramiko_threads() == 0)
+    threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    for number in range(tries):
+        _why_not(closed if number % 10 == 0 else bad)
+    assert server.connections >= 18 + tries * 0.9
+    until(lambda: _paramiko_threads() == 0)
+    # The pool of logins may have got its last threads meanwhile.
+    assert threading.active_count() <= threads + LOGINS_AT_ONCE + RETRIES_AT_ONCE
+    until(lambda: len(os.listdir("/proc/self/fd")) <= files)
+    bad.close()
+    closed.close()
+    server.close()
+
+
+def _why_not(link: Link) -> str:
+    with pytest.raises(NotConnected) as refused:
+        link.wait_until_open(10, force=True)
+    return str(refused.value)
+
+
+def _paramiko_threads() -> int:
+    return sum(isinstance(each, paramiko.Transport) for each in threading.enumerate())
 
 
 def test_silent_line_is_trouble_at_first_and_given_up_later(
     tmp_path: Path, pump: Pump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lieutenants.supervision.transports.ssh.link.PING_SECONDS", 0.2)
-    monkeypatch.setattr("lieutenants.supervision.transports.ssh.link.STALL_SECONDS", 0.5)
-    monkeypatch.setattr("lieutenants.supervision.transports.ssh.link.DEAD_SECONDS", 3.0)
+    monkeypatch.setattr("lieutenants.supervision.transports.ssh.connection.PING_SECONDS", 0.2)
+    monkeypatch.setattr("lieutenants.supervision.transports.ssh.connection.STALL_SECONDS", 0.5)
+    monkeypatch.setattr("lieutenants.supervision.transports.ssh.connection.DEAD_SECONDS", 3.0)
     server = Sshd(tmp_path, SetEnv=f"HOME={tmp_path}")
     line = Line(server.port)
     link = Link(Direct(way=server.login(port=line.port)), pump)

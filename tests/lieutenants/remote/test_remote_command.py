@@ -10,6 +10,7 @@ import signal
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.utils import timezone
@@ -234,11 +235,17 @@ def test_many_cuts_while_sending_pass_each_message_on_once(site: Site, seed: int
     assert [each.text for each in Answer.objects.order_by("id")] == [said(20)] * 6
 
 
+@pytest.mark.rotated
 def test_message_waits_while_the_machine_is_out_of_reach(site: Site) -> None:
     site.create("far", ["cat"])
+    before = until(lambda: machine_if(site, "answers"))
+    assert before["lastHeardAt"]
     site.line.cut(refuse=True)
     trouble = until(lambda: site.fleet.get("far").get("trouble"))
     assert trouble.startswith("Its machine cannot be reached since ")
+    out = site.fleet.get("far")["machine"]
+    assert out["state"] == "unreachable"
+    assert out["since"][11:19] in trouble
     message = site.fleet.send("far", "hello")
     assert "cannot be reached" in message.note
     time.sleep(1)
@@ -248,8 +255,18 @@ def test_message_waits_while_the_machine_is_out_of_reach(site: Site) -> None:
     site.fleet.wait("far", "idle")
     assert Answer.objects.get().text == "hello"
     until(lambda: "trouble" not in site.fleet.get("far"))
+    after = until(lambda: machine_if(site, "answers"))
+    assert after["since"] > out["since"]
+    assert after["lastHeardAt"] > before["lastHeardAt"]
 
 
+def machine_if(site: Site, state: str) -> dict[str, Any] | None:
+    """Return the state of the lieutenant's machine if it is this one."""
+    found: dict[str, Any] = site.fleet.get("far")["machine"]
+    return found if found["state"] == state else None
+
+
+@pytest.mark.rotated
 def test_destroyed_while_out_of_reach_is_ended_later(site: Site) -> None:
     site.create("far", ["cat"])
     process = site.fleet.process("far")
@@ -376,13 +393,13 @@ def _discover(site: Site) -> list[str]:
 
 def test_lost_process_is_discovered_and_followed_again(site: Site) -> None:
     site.create("far", ["cat"])
-    assert _discover(site) == ["far: already tracked"]
     process = site.fleet.process("far")
+    pid = process.handle["agent_pid"]
+    assert _discover(site) == [f"far: already followed (far, pid {pid})"]
     site.fleet.stop_follower()
     Process.objects.filter(pk=process.pk).update(ended_at=process.started_at, end_reason="lost")
     Lieutenant.objects.update(status="error", error="lost")
-    pid = process.handle["agent_pid"]
-    assert _discover(site) == [f"far: discovered (far, pid {pid})"]
+    assert _discover(site) == [f"far: reattached (far, pid {pid})"]
     site.fleet.restart_follower()
     site.fleet.wait("far", "idle")
     assert site.fleet.ask("far", "hello") == "hello"
@@ -397,7 +414,7 @@ def test_discover_says_what_it_leaves_alone(site: Site) -> None:
     assert _discover(site) == ["far: paused (far)"]
     site.line.cut(refuse=True)
     SshHost.objects.create(name="empty", address="127.0.0.1", port=free_port())
-    assert [line.split(" — ")[0] for line in _discover(site)] == [
-        *("far: unreachable", "far: already tracked")
-    ]
+    (line,) = _discover(site)
+    assert line.startswith("far: unreachable — ")
+    assert line.endswith(" (far)")
     site.line.flow()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
+
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from bootloader.models import Machine, SshHost
 from bootloader.states import StepState
@@ -71,3 +75,35 @@ def test_page_shows_the_steps_of_the_start(operator: Client) -> None:
     assert "0.50 s" in html
     assert "1.25 s" in html
     assert "full" in html
+
+
+@pytest.mark.django_db
+def test_page_says_of_which_age_the_state_of_an_unreachable_agent_is(operator: Client) -> None:
+    row = Lieutenant.objects.create(
+        name="far", role="r", agent="command", command=["cat"], folder="~/x", host="vm-1",
+        transport="ssh", on_vm="vm-1", status="working",
+    )  # fmt: skip
+    Process.objects.create(
+        lieutenant=row, host="vm-1", transport="ssh", directory="~/x", agent="",
+        ready_at=row.created_at,
+    )  # fmt: skip
+    assert "not followed now; agent: working" in words(page(operator, "/lieutenants/far/"))
+    row.in_reach, row.heard_at = True, timezone.now() - timedelta(seconds=12)
+    row.save()
+    html = words(page(operator, "/lieutenants/far/"))
+    assert "machine: answers, 12 s ago; agent: working, last output" in html
+    assert "out of reach" not in html
+    assert "answers, 12 s ago" in words(page(operator, "/lieutenants/"))
+    row.in_reach, row.reach_since = False, timezone.now() - timedelta(minutes=3)
+    row.save()
+    html = page(operator, "/lieutenants/far/")
+    assert "machine: out of reach for 3 min, last heard 12 s ago; agent: as last heard" in (
+        words(html)
+    )
+    assert "out of reach for 3 min" in words(page(operator, "/lieutenants/"))
+    assert "running, as last heard" in html
+
+
+def words(html: str) -> str:
+    """Return the text of a page, with single blanks."""
+    return " ".join(re.sub(r"<[^>]*>", "", html).split())

@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 
 from bootloader.inventory import machines
 from bootloader.models import Machine
-from bootloader.providers.vers import http
 from lieutenants.models import Lieutenant, MadeVM, Process
 from lieutenants.supervision import made_vms
-from lieutenants.supervision.transports.ssh.transport import links
 from lieutenants.vm_lookup import used_vms
-from tests.conftest import Fleet
-from tests.emulator.handle import Emulator
-from tests.lieutenants.remote.platform import Platform, provision_in_threads, vers
+from tests.lieutenants.remote.platform import Platform, platform, vers, vm
 from tests.waiting import until
 from vmtree.models import Category, Node
 
+__all__ = ["platform", "vm"]
+
 PATH = "/lieutenant/lieutenants/far"
-
-
-@pytest.fixture
-def platform(
-    fleet: Fleet, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Platform]:
-    for name, value in emulator.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(http, "_FIRST_PAUSE", 0.02)
-    provision_in_threads(monkeypatch)
-    yield Platform(fleet, emulator)
-    for row in Lieutenant.objects.active():
-        fleet.api.delete(f"/lieutenant/lieutenants/{row.name}?wait=0")
-    until(lambda: not Lieutenant.objects.with_leftovers().exists(), 30)
-    fleet.stop_follower()
-    links.close_all()
-    fleet.restart_follower()
-
-
-@pytest.fixture
-def vm(platform: Platform) -> Machine:
-    """A running VM that is in the tree."""
-    return platform.make("anna")
 
 
 # -- on a VM that is there -------------------------------------------------------------------
@@ -81,6 +55,7 @@ def test_pause_freezes_the_vm_and_resume_goes_on_with_the_same_agent(
     assert steps[3]["note"] == "the same one is there"
 
 
+@pytest.mark.rotated
 def test_restart_of_a_frozen_agent_starts_another_one(platform: Platform, vm: Machine) -> None:
     platform.create("far", vmId=vm.vm_id)
     process = platform.fleet.process("far")
@@ -114,6 +89,7 @@ def test_vm_of_the_infrastructure_is_not_paused(platform: Platform, vm: Machine)
     assert platform.state(vm.machine_id) == "running"
 
 
+@pytest.mark.rotated
 def test_frozen_agent_is_ended_when_its_lieutenant_is_destroyed(
     platform: Platform, vm: Machine
 ) -> None:
@@ -128,6 +104,7 @@ def test_frozen_agent_is_ended_when_its_lieutenant_is_destroyed(
     assert platform.fleet.ask("near", "x").strip() == platform.fleet.row("near").pk
 
 
+@pytest.mark.rotated
 def test_deleted_vm_ends_its_lieutenant(platform: Platform, vm: Machine) -> None:
     platform.create("far", vmId=vm.vm_id)
     vers.delete(vm.machine_id)
@@ -177,6 +154,7 @@ def test_commit_is_restored_without_the_agents_of_its_parent(
     assert gone.count() == 2
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("policy", ["delete", "keep"])
 def test_vm_of_a_failed_start_is_deleted_or_kept(
     platform: Platform, vm: Machine, policy: str
@@ -200,6 +178,7 @@ def test_vm_of_a_failed_start_is_deleted_or_kept(
     assert [each["vm_id"] for each in platform.emulator.vms()] == [vm.machine_id]
 
 
+@pytest.mark.rotated
 def test_unknown_commit_fails_with_the_reason(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Iterable
+from contextlib import closing
 from typing import Any
 
+import psycopg
 import pytest
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import CommandError
-from django.db import transaction
+from django.db import connection, transaction
 
 from lieutenants.agents import dialect_of
 from lieutenants.exceptions import ProgressLost, TransportError
@@ -19,26 +21,15 @@ from lieutenants.models import Lieutenant, Process
 from lieutenants.sessions.session import Session
 from lieutenants.sessions.write_batch import save_progress
 from lieutenants.supervision.transports import transport_of
-from reef_site.common import clock
+from reef_site.common import queries
+from tests.lieutenants.remote import rows
 from tests.lieutenants.remote.conftest import Site
+from tests.lieutenants.remote.rows import folder
 from tests.waiting import until
 
 
-def folder(name: str, seconds: float) -> DataFolder:
-    """Create a data folder whose follower gave its last sign of life so long ago."""
-    seen = clock.database_now() - timedelta(seconds=seconds)
-    return DataFolder.objects.create(pk=name, host=name, path=f"/{name}", seen_at=seen)
-
-
 def remote(name: str, owner: DataFolder, vm: str) -> Process:
-    row = Lieutenant.objects.create(
-        name=name, role="r", agent="command", command=["cat"], folder="~/x", host=vm,
-        transport="ssh", on_vm=vm, data_folder=owner.pk, status="idle",
-    )  # fmt: skip
-    return Process.objects.create(
-        lieutenant=row, host=vm, transport="ssh", directory="~/x", agent="", data_folder=owner.pk,
-        handle={"keeper_pid": 1},
-    )  # fmt: skip
+    return rows.process(rows.lieutenant(name, owner.pk, vm))
 
 
 @pytest.mark.django_db
@@ -65,6 +56,58 @@ def test_followers_share_what_a_dead_one_leaves() -> None:
         remote(f"lost-{number}", dead, f"vm-{number}")
     assert takeover.take_over_silent() == 5
     assert Lieutenant.objects.filter(data_folder="dead").count() == 5
+
+
+@pytest.mark.django_db
+def test_follower_whose_lease_has_just_ended_gets_nothing_back() -> None:
+    folder(settings.DATA_FOLDER_ID, 1)
+    dead, living = folder("dead", 25), folder("living", 1)
+    # It has ended in an orderly way, and its folder's next follower is about to start.
+    DataFolder.objects.filter(pk=folder("resigned", 1).pk).update(follower="")
+    for number in range(10):
+        remote(f"lost-{number}", dead, f"vm-{number}")
+    assert takeover.take_over_silent() == 5
+    Lieutenant.objects.filter(data_folder="dead").update(data_folder=living.pk)
+    assert sharing.share_out() == 0, "two followers have half of them each"
+    DataFolder.objects.filter(pk=living.pk).update(is_draining=True)
+    assert sharing.share_out(living.pk) == 5
+    assert Lieutenant.objects.here().count() == 10
+
+
+@pytest.mark.django_db
+def test_only_transactions_of_those_who_lose_machines_are_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[set[str]] = []
+
+    def end(data_folders: Iterable[str], _seconds: float) -> int:
+        ended.append(set(data_folders))
+        return 0
+
+    monkeypatch.setattr(queries, "end_frozen_transactions", end)
+    folder("removed", 60)
+    assert takeover.take_over_silent() == 0
+    assert ended == [], "it has nothing that others could take"
+    remote("lost", folder("dead", 60), "vm-1")
+    assert takeover.take_over_silent() == 1
+    assert ended == [{"dead"}]
+
+
+@pytest.mark.postgres
+@pytest.mark.usefixtures("postgres")
+def test_open_transactions_of_others_stay() -> None:
+    database = connection.get_connection_params()
+
+    def begin(name: str) -> psycopg.Connection:
+        link = psycopg.connect(**{**database, "application_name": name})
+        link.execute("SELECT 1")
+        return link
+
+    with begin("living") as living, closing(begin("dead")) as dead:
+        assert queries.end_frozen_transactions(["dead", "another"], 0.0) == 1
+        living.execute("SELECT 1")
+        with pytest.raises(psycopg.OperationalError):
+            dead.execute("SELECT 1")
 
 
 @pytest.mark.django_db

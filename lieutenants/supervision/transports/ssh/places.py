@@ -29,11 +29,6 @@ class Place:
     ssh_host: str = ""
     vm_id: str = ""
 
-    @property
-    def address_key(self) -> str:
-        """Return what identifies the machine, to limit connections that are opened at once."""
-        return self.ssh_host or self.vm_id
-
     def connect(self, timeout: float) -> Shell:
         """Log in. Raise ShellError, ProviderError, or NoSuchMachine if it is gone for good."""
         if self.vm_id:

@@ -20,7 +20,9 @@ _MIN_PYTHON = (3, 8)
 NO_PYTHON = "has no python3, which agents need there; install Python 3.8 or newer"
 OLD_PYTHON = f"has Python %d.%d; agents need {_MIN_PYTHON[0]}.{_MIN_PYTHON[1]} or newer there"
 # In the order in which they import each other.
-_MODULES = ("machine", "starting", "operations", "journals", "main")
+_MODULES = (
+    *("machine", "starting", "older", "found", "journals", "changes", "operations", "main"),
+)
 # Reads the relay from stdin, and not a byte more.
 _BOOTSTRAP = f"""\
 import json, os, sys, types, zlib

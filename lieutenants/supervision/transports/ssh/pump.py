@@ -15,7 +15,10 @@ logger = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
 # While something waits that the network did not take.
 BUSY_SECONDS = 0.02
-CONNECTS_AT_ONCE = 8
+# Logins at once: to machines that work waits for, and to others, of which many may not answer and
+# take their slots for as long as a login may take.
+LOGINS_AT_ONCE, RETRIES_AT_ONCE = 8, 24
+CLOSES_AT_ONCE = 4
 
 
 class Pumped(Protocol):
@@ -44,7 +47,9 @@ class Pump:
         self._ready: dict[int, Pumped] = {}
         self._unsent: dict[int, Pumped] = {}
         self._thread: threading.Thread | None = None
-        self._logins = DaemonPool(CONNECTS_AT_ONCE, "reef-ssh-login")
+        self._logins = DaemonPool(LOGINS_AT_ONCE, "reef-ssh-login")
+        self._retries = DaemonPool(RETRIES_AT_ONCE, "reef-ssh-retry")
+        self._closes = DaemonPool(CLOSES_AT_ONCE, "reef-ssh-close")
 
     def add(self, link: Pumped) -> None:
         """Serve this connection from now on."""
@@ -60,9 +65,17 @@ class Pump:
             self._all.pop(id(link), None)
             self._ready.pop(id(link), None)
 
-    def connect(self, work: Callable[[], None]) -> None:
-        """Run a blocking login, a few at a time."""
-        self._logins.submit(work)
+    def connect(self, work: Callable[[], None], *, is_spare: bool, is_awaited: bool) -> None:
+        """Run a blocking login, a few at a time, those first that somebody waits for.
+
+        Spare ones, to machines that seem to be dead or that no work waits for, hold up no other.
+        """
+        pool = self._retries if is_spare else self._logins
+        pool.submit(work, is_urgent=is_awaited)
+
+    def close(self, work: Callable[[], None]) -> None:
+        """Run a blocking close."""
+        self._closes.submit(work)
 
     def ring(self, link: Pumped) -> None:
         """Say that there is something to read from, or to write to, this connection."""
@@ -85,6 +98,8 @@ class Pump:
             now = time.monotonic()
             if now - ticked >= TICK_SECONDS:
                 ticked = now
+                for pool in (self._logins, self._retries, self._closes):
+                    pool.wake()
                 for link in every:
                     self._tick(link, now)
 

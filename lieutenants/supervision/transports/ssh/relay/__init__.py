@@ -9,10 +9,14 @@ connection and never stored. Requests are JSON lines on stdin; `op` names one:
     ping
     others    {n, …}: answered by {n, ok, …} or {n, ok: false, kind, error}; see OPERATIONS
 
+Requests about one run carry the `generation` of the follower. Those of an older one than the run's
+keeper has seen are refused: {n, ok: false, kind: "Overtaken", error, generation}.
+
 On stdout: the line READY, then one zlib stream of JSON lines. A line with `z` is followed by that
 many bytes of a journal:
 
     {hello: {…}}, {pong: 1}, {n, ok, …}
+    {got}             so many bytes of a request have arrived that is not complete yet
     {r, o, z}         bytes of journal `r` at offset `o`
     {r, o, gap}       the part from `o` to `gap` was released
     {r, out}          why its keeper cannot be reached; empty: it can

@@ -1,11 +1,15 @@
-"""Journals that are pushed to reef."""
+"""Journals: pushed to reef, and shortened."""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
 
 from lieutenants.supervision.transports.ssh.relay.machine import (
+    Refused,
+    expand,
     handle_of,
     is_alive,
     why_unreachable,
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
 KB, MB = 1 << 10, 1 << 20
 READ_BYTES = 256 * KB
 WINDOW_BYTES = 24 * MB  # of one journal, pushed and not yet stored by reef
+KEEP_SIZE, PUNCH_HOLE, PAGE = 1, 2, 4096
+CANNOT_PUNCH = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
 HELD_SECONDS = 5.0  # after which a run without keeper.json counts as ended
 
 
@@ -51,6 +57,8 @@ class Follow:
             data = os.pread(self._file, room, self.sent)
             if data.startswith(b"\0"):
                 return [self._gap(size)], 1
+            # A lost write in the middle: the next part begins with it, and is a gap.
+            data = data.partition(b"\0")[0]
         except OSError:
             return [], 0
         head = {"r": self.number, "o": self.sent, "z": len(data)}
@@ -102,3 +110,23 @@ class Follow:
 
 def pack(value: dict[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+def shorten(request: dict[str, Any]) -> dict[str, Any]:
+    """Release the disk space of a journal before an offset, where the file system can."""
+    path = os.path.join(expand(request["dir"]), "journal.jsonl")
+    length = int(request["at"]) // PAGE * PAGE
+    try:
+        file = os.open(path, os.O_RDWR)
+    except OSError:
+        return {}
+    try:
+        punch = ctypes.CDLL(None, use_errno=True).fallocate
+        punch.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong]
+        if length and punch(file, PUNCH_HOLE | KEEP_SIZE, 0, length):
+            number = ctypes.get_errno()
+            if number not in CANNOT_PUNCH:
+                raise Refused(f"the journal cannot be shortened: {os.strerror(number)}")
+    finally:
+        os.close(file)
+    return {}

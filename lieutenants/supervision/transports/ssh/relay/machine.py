@@ -19,11 +19,15 @@ ROOT = os.path.join(HOME, ".reef-agents")
 
 
 class Refused(Exception):
-    """A request that failed; `kind` is the name of the error on reef's side."""
+    """A request that failed; `kind` is the name of the error on reef's side.
 
-    def __init__(self, text: str, kind: str = "TransportError") -> None:
+    With the kind `Overtaken`, `generation` is the one of the newer follower.
+    """
+
+    def __init__(self, text: str, kind: str = "TransportError", generation: int = 0) -> None:
         super().__init__(text)
         self.kind = kind
+        self.generation = generation
 
 
 def expand(path: Any) -> str:
@@ -98,6 +102,19 @@ def handle_of(directory: str) -> dict[str, Any] | None:
     return facts if facts.get("keeper_pid") else None
 
 
+def generation_of(directory: str) -> int:
+    """Return the generation of the newest follower that a run's keeper has seen."""
+    text = read_file(os.path.join(directory, "generation"), 20)
+    return int(text) if text.isdigit() else 0
+
+
+def check_generation(directory: str, request: dict[str, Any]) -> None:
+    """Raise Refused if the request comes from an older follower than the keeper has seen."""
+    given, seen = request.get("generation"), generation_of(directory)
+    if type(given) is int and given < seen:
+        raise Refused("another follower has taken this agent over", "Overtaken", seen)
+
+
 def is_alive(handle: dict[str, Any]) -> bool:
     if handle.get("boot_id") and handle["boot_id"] != boot_id():
         return False
@@ -143,9 +160,16 @@ class Control:
         self.connection.close()
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the keeper's answer. Raises Refused, also if the keeper refuses."""
         try:
             self.lines.write(json.dumps({**request, "key": self.key}).encode() + b"\n")
             self.lines.flush()
-            return parse_object(self.lines.readline())
+            answer = parse_object(self.lines.readline())
         except OSError as trouble:
             raise Refused(f"the supervisor does not answer: {trouble}", "Unreachable") from None
+        if not answer.get("ok"):
+            text = "the supervisor refused: {}".format(answer.get("error"))
+            if type(answer.get("generation")) is int:
+                raise Refused(text, "Overtaken", answer["generation"])
+            raise Refused(text)
+        return answer

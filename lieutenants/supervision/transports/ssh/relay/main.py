@@ -34,6 +34,7 @@ MAX_OUT_BYTES = 2 * MB  # waiting for the network
 ACTIVE_TICK, QUIET_TICK = 0.08, 0.25  # how often journals are looked at
 ACTIVE_SECONDS = 5.0
 CHECK_SECONDS = 1.0  # how often keepers are looked at
+RECEIPT_SECONDS = 1.0  # how often the arrival of a part of a long request is confirmed
 SILENCE_SECONDS = 90.0  # without a request, reef pings every 15 s
 PASSED_ON = (
     *("SHELL", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"),
@@ -55,7 +56,7 @@ class Relay:
         for descriptor in (0, 1, self._wake, self._waker):
             os.set_blocking(descriptor, False)
         self._heard = self._active = time.monotonic()
-        self._checked = 0.0
+        self._checked = self._confirmed = 0.0
 
     def run(self) -> None:
         os.umask(0o077)
@@ -99,11 +100,18 @@ class Relay:
         while True:
             end = self._inbox.find(b"\n", searched)
             if end < 0:
+                self._confirm_part()
                 return bool(chunk)
             line = bytes(self._inbox[:end])
             del self._inbox[: end + 1]
             searched = 0
             self._take(parse_object(line))
+
+    def _confirm_part(self) -> None:
+        """Tell reef now and then that a request arrives which is not complete yet."""
+        if self._inbox and self._heard - self._confirmed >= RECEIPT_SECONDS:
+            self._confirmed = self._heard
+            self._frames.append(pack({"got": len(self._inbox)}))
 
     def _take(self, request: dict[str, Any]) -> None:
         op, number = request.get("op"), request.get("r")

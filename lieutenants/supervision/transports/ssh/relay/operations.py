@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import fcntl
 import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 
+from lieutenants.supervision.transports.ssh.relay.changes import read_changes
+from lieutenants.supervision.transports.ssh.relay.found import (
+    describe,
+    end_found,
+    end_older_found,
+)
+from lieutenants.supervision.transports.ssh.relay.journals import shorten
 from lieutenants.supervision.transports.ssh.relay.machine import (
     ROOT,
     Control,
     Refused,
+    check_generation,
     expand,
     handle_of,
     is_alive,
-    search_path,
+    read_file,
     write_file,
+)
+from lieutenants.supervision.transports.ssh.relay.older import (
+    FOLDER,
+    end_older,
+    find_older,
+    is_owned,
+    own_older,
 )
 from lieutenants.supervision.transports.ssh.relay.starting import (
     install,
@@ -35,14 +47,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-KEEP_SIZE, PUNCH_HOLE, PAGE = 1, 2, 4096
-CANNOT_PUNCH = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
+EVICT_SECONDS = 100.0  # until an eviction that is under way has ended
 
 
 def sweep_run(request: dict[str, Any], directory: str) -> None:
     """End the processes that a run has left behind."""
     owner = os.path.basename(os.path.dirname(os.path.dirname(directory)))
     sweep(request.get("program"), owner)
+    end_older(request.get("program"), owner)
 
 
 def find(request: dict[str, Any]) -> dict[str, Any]:
@@ -50,13 +62,17 @@ def find(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def send(request: dict[str, Any]) -> dict[str, Any]:
-    """Pass commands to a keeper, each after the reply to the previous one."""
+    """Pass commands to a keeper, each after the reply to the previous one.
+
+    Without commands, the keeper only learns the follower's generation.
+    """
+    generation = {"generation": request.get("generation")}
     with Control(expand(request["dir"])) as control:
+        if not request["commands"]:
+            control.ask({"op": "state", **generation})
         for command in request["commands"]:
             fields = {"id": command["id"], "line": command["line"]}
-            answer = control.ask({"op": "send", **fields, "generation": request.get("generation")})
-            if not answer.get("ok"):
-                raise Refused("the supervisor refused: {}".format(answer.get("error")))
+            control.ask({"op": "send", **fields, **generation})
     return {}
 
 
@@ -65,19 +81,19 @@ def stop(request: dict[str, Any]) -> dict[str, Any]:
     directory = expand(request["dir"])
     handle = handle_of(directory)
     if handle is None or not is_alive(handle):
+        check_generation(directory, request)
         sweep_run(request, directory)
         return {"gone": True}
     with Control(directory) as control:
         fields = ("farewell", "farewell_wait", "generation")
-        answer = control.ask({"op": "stop", **{name: request.get(name) for name in fields}})
-        if answer.get("error"):
-            raise Refused("the supervisor refused: {}".format(answer["error"]))
+        control.ask({"op": "stop", **{name: request.get(name) for name in fields}})
     return {}
 
 
 def end(request: dict[str, Any]) -> dict[str, Any]:
     """End the agent without its keeper's help, and the keeper itself if asked to."""
     directory = expand(request["dir"])
+    check_generation(directory, request)
     handle = handle_of(directory) or request.get("handle") or {}
     sweep_run(request, directory)
     if handle.get("boot_id") and is_alive(handle):
@@ -119,6 +135,7 @@ def withdraw(request: dict[str, Any]) -> dict[str, Any]:
 def clean(request: dict[str, Any]) -> dict[str, Any]:
     """Remove the folder of an ended run."""
     directory = expand(request["dir"])
+    check_generation(directory, request)
     handle = handle_of(directory)
     if os.path.exists(os.path.join(directory, "keeper.json")) and not (handle and is_alive(handle)):
         shutil.rmtree(directory, ignore_errors=True)
@@ -126,22 +143,35 @@ def clean(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def remove(request: dict[str, Any]) -> dict[str, Any]:
-    """Remove all that belongs to a lieutenant here, after ending what still runs."""
+    """Remove all that belongs to a lieutenant here, after ending what still runs.
+
+    With `unmarked`, the agent of an older server is its own even without its mark.
+    """
     owner = os.path.basename(str(request["lieutenant"]))
     root = os.path.join(ROOT, "lieutenants", owner)
     for directory in run_folders(root):
+        check_generation(directory, request)
         handle = handle_of(directory)
         if handle and is_alive(handle):
             raise Refused(f"an agent still runs in {directory}")
     if os.path.isdir(root):
         sweep(request.get("program"), owner)
+    unmarked = bool(request.get("unmarked"))
+    end_older(request.get("program"), owner, unmarked)
+    older = find_older()["older"]
+    if older and is_owned(older, owner, unmarked):
+        raise Refused("the agent that an older server has started still runs")
+    if os.path.isdir(root):
         shutil.rmtree(root, ignore_errors=True)
         if os.path.exists(root):
             raise Refused(f"cannot remove all of {root}")
     with contextlib.suppress(OSError):
-        os.rmdir(os.path.join(ROOT, "lieutenants"))
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(os.path.join(ROOT, "lieutenants"))
         # Nobody is left who needs the programs.
         shutil.rmtree(os.path.join(ROOT, "programs"), ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(ROOT, "evicted"))
         os.rmdir(ROOT)
     return {}
 
@@ -149,9 +179,36 @@ def remove(request: dict[str, Any]) -> dict[str, Any]:
 def evict(request: dict[str, Any]) -> dict[str, Any]:
     """End the agents that a copied machine has inherited, and remove their files.
 
-    `kept` are the ids of lieutenants that belong here. Agents of older servers run in tmux.
+    `kept` are the ids of lieutenants that belong here. With the same text `once` this happens once:
+    a repeated request must not end agents that came later, so that it waits for the first one.
     """
+    os.makedirs(ROOT, mode=0o700, exist_ok=True)
+    folder = os.open(ROOT, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        lock(folder)
+        return evict_alone(request)
+    finally:
+        os.close(folder)
+
+
+def lock(folder: int) -> None:
+    """Lock an open folder until it is closed. Raises Refused after EVICT_SECONDS."""
+    until = time.monotonic() + EVICT_SECONDS
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise Refused("other agents are still being ended there") from None
+            time.sleep(0.1)
+
+
+def evict_alone(request: dict[str, Any]) -> dict[str, Any]:
     base, ended = os.path.join(ROOT, "lieutenants"), []
+    mark = os.path.join(ROOT, "evicted")
+    if request.get("once") and read_file(mark) == request["once"].encode():
+        return {"ended": []}
     for owner in sorted(os.listdir(base)) if os.path.isdir(base) else []:
         if owner in request["kept"]:
             continue
@@ -160,23 +217,14 @@ def evict(request: dict[str, Any]) -> dict[str, Any]:
         sweep(request.get("program"), owner)
         shutil.rmtree(os.path.join(base, owner), ignore_errors=True)
         ended.append(owner)
-    tmux = shutil.which("tmux", path=search_path())
-    sessions = ("pi-rpc", "pi-keeper") if tmux else ()
-    ended += [each for each in sessions if run_quietly([str(tmux), "kill-session", "-t", each])]
-    shutil.rmtree("/tmp/pi-rpc", ignore_errors=True)  # noqa: S108
+    older = find_older()["older"] or {}
+    if older.get("owner") not in request["kept"] and end_older(request.get("program")):
+        ended.append("older")
+    if not find_older()["older"]:
+        shutil.rmtree(FOLDER, ignore_errors=True)
+    if request.get("once"):
+        write_file(mark, request["once"].encode())
     return {"ended": ended}
-
-
-def run_quietly(command: list[str]) -> bool:
-    """Return whether a command has succeeded within its time."""
-    quiet = subprocess.DEVNULL
-    try:
-        done = subprocess.run(
-            command, stdin=quiet, stdout=quiet, stderr=quiet, timeout=5, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
 
 
 def run_folders(root: str) -> list[str]:
@@ -187,7 +235,10 @@ def run_folders(root: str) -> list[str]:
 
 
 def list_runs(_request: dict[str, Any]) -> dict[str, Any]:
-    """Return all runs here: lieutenant, run, handle, and whether its keeper is alive."""
+    """Return all runs here: lieutenant, run, handle, and whether its keeper is alive.
+
+    `older` is as in `find_older`.
+    """
     found = []
     base = os.path.join(ROOT, "lieutenants")
     for owner in sorted(os.listdir(base)) if os.path.isdir(base) else []:
@@ -197,27 +248,7 @@ def list_runs(_request: dict[str, Any]) -> dict[str, Any]:
                 run = os.path.basename(directory)
                 facts = {"lieutenant": owner, "run": run, "handle": handle}
                 found.append({**facts, "alive": is_alive(handle)})
-    return {"runs": found}
-
-
-def shorten(request: dict[str, Any]) -> dict[str, Any]:
-    """Release the disk space of a journal before an offset, where the file system can."""
-    path = os.path.join(expand(request["dir"]), "journal.jsonl")
-    length = int(request["at"]) // PAGE * PAGE
-    try:
-        file = os.open(path, os.O_RDWR)
-    except OSError:
-        return {}
-    try:
-        punch = ctypes.CDLL(None, use_errno=True).fallocate
-        punch.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong]
-        if length and punch(file, PUNCH_HOLE | KEEP_SIZE, 0, length):
-            number = ctypes.get_errno()
-            if number not in CANNOT_PUNCH:
-                raise Refused(f"the journal cannot be shortened: {os.strerror(number)}")
-    finally:
-        os.close(file)
-    return {}
+    return {"runs": found, **find_older()}
 
 
 OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -233,7 +264,13 @@ OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "remove": remove,
     "evict": evict,
     "list": list_runs,
+    "describe": describe,
+    "end_found": end_found,
+    "end_older_found": end_older_found,
+    "older": find_older,
+    "own": own_older,
     "shorten": shorten,
+    "changes": read_changes,
 }
 
 
@@ -244,7 +281,8 @@ def perform(request: dict[str, Any]) -> dict[str, Any]:
         operation = OPERATIONS[request["op"]]
         return {**number, "ok": True, **operation(request)}
     except Refused as trouble:
-        return {**number, "ok": False, "kind": trouble.kind, "error": str(trouble)}
+        facts = {"kind": trouble.kind, "generation": trouble.generation}
+        return {**number, "ok": False, "error": str(trouble), **facts}
     except OSError as trouble:
         return {**number, "ok": False, "error": f"{trouble.strerror}: {trouble.filename}"}
     except Exception as trouble:  # noqa: BLE001 - one request must not end the others

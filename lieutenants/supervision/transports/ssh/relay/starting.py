@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 from lieutenants.supervision.transports.ssh.relay.machine import (
     ROOT,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 START_SECONDS = 30.0
+PREDECESSOR_SECONDS = 4.0  # until the keeper before has ended
 
 
 def keeper_file(program: Any) -> str:
@@ -39,13 +41,17 @@ def keeper_file(program: Any) -> str:
     return os.path.join(folder, "keeper.pyz")
 
 
-def sweep(program: Any, lieutenant: str) -> None:
-    """End the processes that a lieutenant's runs have left behind."""
+def keeper_processes(program: Any) -> Any:
+    """Return the keeper's module about processes."""
     file = keeper_file(program)
     if file not in sys.path:
         sys.path.insert(0, file)
-    processes = __import__("keeper.processes", fromlist=["sweep"])
-    processes.sweep("REEF_LIEUTENANT=" + lieutenant)
+    return __import__("keeper.processes", fromlist=["sweep"])
+
+
+def sweep(program: Any, lieutenant: str) -> None:
+    """End the processes that a lieutenant's runs have left behind."""
+    keeper_processes(program).sweep("REEF_LIEUTENANT=" + lieutenant)
 
 
 def install(request: dict[str, Any]) -> dict[str, Any]:
@@ -100,6 +106,7 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
     runs = os.path.dirname(directory)
     known = handle_of(directory)
     if known is None or not is_alive(known):
+        check_may_start(runs, directory)
         prepare(os.path.dirname(runs), request)
         forget_runs(runs, directory)
     command = [sys.executable, "-I", "-S", file, "start"]
@@ -110,6 +117,27 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
     if not answer.get("ok"):
         raise Refused(str(answer.get("error") or errors or "the supervisor did not start"))
     return {"handle": answer}
+
+
+def check_may_start(runs: str, directory: str) -> None:
+    """Raise Refused for a start that comes too late, before it touches files of a later one."""
+    if os.path.exists(os.path.join(directory, "keeper.json")):
+        raise Refused("this run has been started before and is over, or was given up")
+    until = time.monotonic() + PREDECESSOR_SECONDS
+    while runs_another(runs):
+        if time.monotonic() > until:
+            raise Refused("another supervisor of this lieutenant runs here")
+        time.sleep(0.05)
+
+
+def runs_another(runs: str) -> bool:
+    """Return whether a keeper of this lieutenant is alive."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(runs):
+            handle = handle_of(os.path.join(runs, name))
+            if handle and is_alive(handle):
+                return True
+    return False
 
 
 def prepare(root: str, request: dict[str, Any]) -> None:

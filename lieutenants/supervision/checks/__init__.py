@@ -1,0 +1,1 @@
+"""Checks that the watchdog makes of each process: for loss, and for limits on silence."""
