@@ -1,9 +1,10 @@
 """Checks which folders agents may work in.
 
 Reef's own folders, their contents (except the lieutenant's own workspace) and their parents are not
-allowed. A lieutenant that a node creates has to stay inside the folders of that node's line.
-Folders are compared after resolving symbolic links and bind mounts. `check` runs when a lieutenant
-is created, `check_at_start` at each start, because links can change in between.
+allowed. A lieutenant that a node, or an operator token with a subtree, creates has to stay inside
+the folders of that node's line. Folders are compared after resolving symbolic links and bind
+mounts. `check` runs when a lieutenant is created, `check_at_start` at each start, because links can
+change in between.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from django.db import connection
 from lieutenants.models import Lieutenant
 from reef_site.common.errors import BadInput, Forbidden
 from vmtree import permissions
-from vmtree.models import Node
+from vmtree.models import Node, OperatorToken
 
 MISSING = "folder: must be an absolute path of a folder that exists"
 PRIVATE = "folder: must not be reef's own data folder, a folder inside it, or a folder around it"
@@ -28,13 +29,14 @@ OUTSIDE_LINE = (
     "rule: a lieutenant that a node makes works inside that node's folder, or the folder of a "
     "lieutenant below it. folder: is outside of these"
 )
-_MADE_BY_NODE = "node "
+_MADE_BY_NODE, _MADE_BY_TOKEN = "node ", "token "
 
 
 def check(folder: str, *, line_of: str = "") -> Path:
     """Return the resolved folder if a new lieutenant may work there.
 
-    `line_of` is the VM id of the calling node, empty for other callers. Raises BadInput, Forbidden.
+    `line_of` is the VM id of the node to whose line the caller is limited, empty for other callers.
+    Raises BadInput, Forbidden.
     """
     path = _resolved(folder)
     shared = [_workspace(pk) for pk in _line_ids(line_of)] if line_of else []
@@ -69,9 +71,12 @@ def check_at_start(lieutenant: Lieutenant) -> Path:
 
 
 def _maker_of(lieutenant: Lieutenant) -> str:
-    """Return the VM id of the node that created it; empty if an operator or root did."""
+    """Return the VM id of the node to whose line its creator is limited; empty for operators."""
     first = lieutenant.moves.order_by("id").first()
     actor = first.actor if first else ""
+    if actor.startswith(_MADE_BY_TOKEN):
+        tokens = OperatorToken.objects.filter(name=actor.removeprefix(_MADE_BY_TOKEN))
+        return tokens.values_list("subtree__vm_id", flat=True).first() or ""
     return actor.removeprefix(_MADE_BY_NODE) if actor.startswith(_MADE_BY_NODE) else ""
 
 

@@ -43,16 +43,21 @@ def test_agent_cannot_change_the_configuration_of_another(fleet: Fleet, config: 
     fleet.create("bob")
     planted = (
         "cd $PI_CODING_AGENT_DIR && echo evil > extensions/evil.ts && "
-        "rm -f settings.json models.json && echo '}' > models.json && ls extensions"
+        "rm -f settings.json models.json mcp.json && echo '}' > models.json && "
+        """echo '{"mcpServers": {"evil": {}}}' > mcp.json && ls extensions"""
     )
     assert run(fleet, "mallory", planted).split() == ["evil.ts", "ours.ts"]
     for name in ("bob", "mallory"):
         fleet.api.post(f"/lieutenant/lieutenants/{name}/restart")
         fleet.wait(name, "idle")
-        seen = run(fleet, name, "cd $PI_CODING_AGENT_DIR && ls extensions && cat *.json")
-        extension, models, given = seen.split("\n", 2)
-        assert (extension, models) == ("ours.ts", '{"providers": {}} // ours')
-        assert json.loads(given) == {**DEFAULTS, "theme": "dark"}
+        seen = {
+            file: run(fleet, name, f"cd $PI_CODING_AGENT_DIR && cat {file}")
+            for file in ("models.json", "settings.json", "mcp.json")
+        }
+        assert run(fleet, name, "ls $PI_CODING_AGENT_DIR/extensions") == "ours.ts"
+        assert seen["models.json"].strip() == '{"providers": {}} // ours'
+        assert json.loads(seen["settings.json"]) == {**DEFAULTS, "theme": "dark"}
+        assert json.loads(seen["mcp.json"]) == {"mcpServers": {}}
     assert sorted(path.name for path in config.iterdir()) == [
         *("extensions", "models.json", "settings.json")
     ]

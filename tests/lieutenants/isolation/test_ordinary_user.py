@@ -8,6 +8,7 @@ import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,26 @@ def test_agent_of_reefs_own_user_can_work(stack: Stack) -> None:
         "npm --version >/dev/null && node -e 'console.log(1)'",
     )
     assert done.split() == ["worker", "tmp", "tmp", "1"]
+
+
+def test_changes_of_a_folder_are_read_with_the_agents_isolation(stack: Stack) -> None:
+    stack.create("coder")
+    run(
+        stack,
+        "coder",
+        "git init -q . && echo text > file && git add . && git commit -qm first && "
+        "echo more >> file && git config core.fsmonitor 'touch ran; false' && ls",
+    )
+    found = until(lambda: _changes(stack, "coder"), 60)
+    assert [(each["path"], each["added"]) for each in found["files"]] == [("file", 1)]
+    assert not (Path(stack.get("coder")["folder"]) / "ran").exists()
+
+
+def _changes(stack: Stack, name: str) -> Any:
+    """Return the changes since the last commit, once a worker has read them."""
+    answer = stack.client.get(f"/lieutenant/lieutenants/{name}/changes?against=head")
+    assert answer.status_code in (200, 202), answer.text
+    return answer.json() if answer.status_code == 200 else None
 
 
 @pytest.mark.rotated
