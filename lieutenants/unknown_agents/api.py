@@ -26,7 +26,7 @@ class UnknownAgents(APIView):
         errors={403: "rule: a node commands only its descendants"},
     )
     def get(self, request: rest.Request) -> Response:
-        """Return the unknown agents of all hosts, newest first."""
+        """Return the unknown agents of all hosts and machines, newest first."""
         permissions.check(request.user, Action.COMMAND, None)
         found = [unknown_agent_json(row) for row in UnknownAgent.objects.all()[:1000]]
         return Response({"unknownAgents": found, "count": UnknownAgent.objects.count()})
@@ -43,7 +43,7 @@ class RequestAction(APIView):
         errors={404: "No such agent runs, or it is followed again"},
     )
     def post(self, request: rest.Request, run: str, verb: str) -> Response:
-        """Request that the agent is followed again or ended; its host does so within seconds."""
+        """Request that the agent is followed again or ended, which happens within seconds."""
         row = services.request_action(run, Request(verb), actor=request.user)
         return Response(unknown_agent_json(row), status=202)
 

@@ -16,7 +16,7 @@ from lieutenants.agents import DEFAULT, DIALECTS, dialect_of
 from lieutenants.exceptions import TransportError
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
-from lieutenants.supervision import discovery
+from lieutenants.supervision.discovery import local
 from lieutenants.supervision.transports import get_transport
 from lieutenants.supervision.transports.base import Handle
 from lieutenants.unknown_agents.models import Request, UnknownAgent
@@ -34,6 +34,7 @@ FINAL_COMMAND_ID = "~farewell"
 
 def scan_host() -> None:
     """Update the rows of this host and carry out requests."""
+    UnknownAgent.objects.drop_lost_requests()
     found = dict(_find_unknown())
     here = UnknownAgent.objects.filter(data_folder=settings.DATA_FOLDER_ID)
     here.exclude(pk__in=found).delete()
@@ -110,7 +111,7 @@ def _carry_out(row: UnknownAgent) -> None:
 def _take_up(row: UnknownAgent) -> str:
     """Follow the agent again. Return why that failed, or ""."""
     try:
-        reply = discovery.follow_again(Path(row.directory), row.handle)
+        reply = local.follow_again(Path(row.directory), row.handle)
     except (OSError, ValueError, IntegrityError, LostRace, IllegalMove) as error:
         return str(error)
     return "" if Process.objects.live().filter(pk=row.run).exists() else reply

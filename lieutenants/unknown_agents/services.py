@@ -6,6 +6,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from lieutenants.exceptions import NotNow
+from lieutenants.unknown_agents import call
 from lieutenants.unknown_agents.models import Request, UnknownAgent
 from reef_site.common import events
 from reef_site.common.errors import NotFound
@@ -15,7 +16,9 @@ from vmtree.permissions import Action
 
 
 def request_action(run: str, request: Request, *, actor: object) -> UnknownAgent:
-    """Store a request for this agent; the follower of its host carries it out within seconds.
+    """Store a request for this agent, which is carried out within seconds.
+
+    The follower of its host does that; for an agent on a machine, any worker.
 
     Nodes may not do this, since the agent may belong anywhere in the fleet. Raises Forbidden,
     NotFound, NotNow.
@@ -29,6 +32,12 @@ def request_action(run: str, request: Request, *, actor: object) -> UnknownAgent
     row.request, row.requested_at = request, timezone.now()
     row.requested_by, row.problem = str(actor)[:200], ""
     with transaction.atomic():
-        row.save(update_fields=["request", "requested_at", "requested_by", "problem"])
-        events.wake_follower(row.lieutenant_id)
+        columns = ("request", "requested_at", "requested_by", "problem")
+        mine = UnknownAgent.objects.filter(pk=row.pk)
+        if not mine.update(**{name: getattr(row, name) for name in columns}):
+            raise NotFound("No such agent runs, or it is followed again")
+        if not row.is_on_machine:
+            events.wake_follower(row.lieutenant_id)
+    if row.is_on_machine:
+        call.begin(row, by=row.requested_by)
     return row
