@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
-from lieutenants import services
+from lieutenants import membership, services
 from lieutenants.api_base import (
     KEY_REUSED,
     NO_MESSAGE,
@@ -21,7 +21,7 @@ from lieutenants.api_base import (
     hold_until_rest,
     idempotency_key,
 )
-from lieutenants.messages import rewinding
+from lieutenants.messages import retrying, rewinding
 from lieutenants.messages.image_response import image_response
 from lieutenants.messages.images import MEDIA_TYPES
 from lieutenants.messages.serializers import (
@@ -33,11 +33,12 @@ from lieutenants.messages.serializers import (
     messages_json,
     sent_json,
 )
-from lieutenants.requests import MessagesQuery, RewindBody, SendBody, WaitQuery
+from lieutenants.requests import MessageChangesBody, MessagesQuery, RewindBody, SendBody, WaitQuery
 from lieutenants.transcript import outputs
 from reef_site.common.api.endpoints import endpoint
 from reef_site.common.api.fields import Text
 from reef_site.common.api.serializers import list_of
+from vmtree import permissions
 
 
 class MessageActions(ViewSet):
@@ -136,6 +137,47 @@ class MessageActions(ViewSet):
     def withdraw(self, request: Request, name: str, message_id: str) -> Response:
         """Withdraw a queued message."""
         return Response(message_json(services.withdraw(name, message_id, actor=request.user)))
+
+    @message.mapping.patch
+    @endpoint(
+        body=MessageChangesBody,
+        response=OneMessageResponse,
+        errors={**NO_MESSAGE, 409: "message: cannot be changed, the agent has begun with it"},
+    )
+    def change(self, request: Request, name: str, message_id: str) -> Response:
+        """Change the text of a queued message, or its position in the queue.
+
+        Messages that the agent has are not among those that a position counts.
+        """
+        lieutenant = services.find_any(name)
+        permissions.check(request.user, permissions.Action.COMMAND, membership.vm_id_of(lieutenant))
+        body = MessageChangesBody.parse(request)
+        changed = services.change_message(name, message_id, **body, actor=request.user)
+        return Response(message_json(changed))
+
+    @action(
+        detail=True,
+        methods=["post"],
+        url_path="messages/(?P<message_id>[^/]+)/send-again",
+        url_name="send-again",
+    )
+    @endpoint(
+        query=WaitQuery,
+        response=SentResponse,
+        errors={
+            **NO_MESSAGE,
+            409: "message: cannot be sent again, the agent has begun with it",
+        },
+    )
+    def send_again(self, request: Request, name: str, message_id: str) -> Response:
+        """Send a message that was withdrawn or refused again, with its images.
+
+        A repeated request sends nothing, and returns the receipt of the first one.
+        `?wait=<seconds>` waits for the answer.
+        """
+        query = WaitQuery.parse(request)
+        message = retrying.send_again(name, message_id, actor=request.user)
+        return hold_until_answer(Response(sent_json(message)), message, query["wait"])
 
     @action(
         detail=True,

@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from django.conf import settings
+from django.db.models import QuerySet
+
 from lieutenants import queries
 from lieutenants.models import Lieutenant, Message
 from lieutenants.states import MessageState
@@ -24,21 +27,23 @@ SENDING = {"note": "on its way to the agent"}
 
 def mark_sending(message_id: str) -> bool:
     """Mark a queued message as being sent. Return False if it was withdrawn meanwhile."""
-    queued = Message.objects.filter(pk=message_id, state=MessageState.QUEUED)
-    return bool(queued.update(evidence=SENDING))
+    return bool(_queued_here(message_id).update(evidence=SENDING))
 
 
 def unmark_sending(message_id: str) -> bool:
     """Unmark a message that was not sent, so that it can be withdrawn. Return False if decided."""
-    queued = Message.objects.filter(pk=message_id, state=MessageState.QUEUED)
-    return bool(queued.update(evidence=None))
+    return bool(_queued_here(message_id).update(evidence=None))
+
+
+def _queued_here(message_id: str) -> QuerySet[Message]:
+    """Return a queued message, unless another follower sends it now."""
+    here = {"lieutenant__data_folder": settings.DATA_FOLDER_ID}
+    return Message.objects.filter(pk=message_id, state=MessageState.QUEUED, **here)
 
 
 def withdraw(message_id: str, note: str, at: datetime) -> bool:
     """Reject a queued message that is not being sent yet. Return False if it is too late."""
-    waiting = Message.objects.filter(
-        pk=message_id, state=MessageState.QUEUED, evidence__isnull=True
-    )
+    waiting = Message.objects.filter(pk=message_id).not_sent()
     return bool(waiting.update(state=MessageState.REJECTED, decided_at=at, evidence={"note": note}))
 
 

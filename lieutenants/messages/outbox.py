@@ -17,7 +17,7 @@ from django.conf import settings
 
 from lieutenants.agents import dialect_of
 from lieutenants.agents.base import Outgoing
-from lieutenants.exceptions import NotConnected, TransportError, Unreachable
+from lieutenants.exceptions import NotConnected, Overtaken, TransportError, Unreachable
 from lieutenants.messages import delivery, images
 from lieutenants.models import Message
 from lieutenants.sessions.inputs import WorkSeen
@@ -42,6 +42,9 @@ class _Mailbox:
     is_first_try: bool = False
     # Commands of an attempt that found no connection.
     unsent: set[str] = field(default_factory=set)
+    # The generation that the keeper was told, and when that may be tried again.
+    announced: int | None = None
+    announce_at: float = 0.0
 
 
 class Outbox:
@@ -51,7 +54,9 @@ class Outbox:
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="reef-outbox")
         self._mailboxes: dict[str, _Mailbox] = {}
         self._lock = threading.Lock()
+        # Lieutenants with queued messages, and those of them with messages that steer.
         self._queued: set[str] = set()
+        self._steering: set[str] = set()
 
     def close(self) -> None:
         """Shut the pool down. Messages that were not sent stay queued in their rows."""
@@ -61,7 +66,9 @@ class Outbox:
         """Find the lieutenants with queued messages, in one query."""
         here = {"lieutenant__data_folder": settings.DATA_FOLDER_ID}
         queued = Message.objects.filter(state=MessageState.QUEUED, **here)
-        self._queued = set(queued.values_list("lieutenant_id", flat=True).distinct())
+        found = set(queued.order_by().values_list("lieutenant_id", "mode").distinct())
+        self._queued = {pk for pk, _ in found}
+        self._steering = {pk for pk, mode in found if mode == Mode.STEER}
         for session in sessions.values():
             if session.lieutenant.pk in self._queued:
                 session.handle(WorkSeen())
@@ -81,12 +88,31 @@ class Outbox:
             mailbox = self._mailboxes.get(pk)
             if mailbox and mailbox.unsent and not mailbox.sending:
                 self._unmark_unsent(mailbox)
-            if session.lieutenant.pk in self._queued and session.state.accepts_message:
+            if session.lieutenant.pk in self._queued:
                 self._next_message(session, clock)
-            mailbox = self._mailboxes.get(pk)
-            if mailbox and mailbox.waiting and not mailbox.sending:
+            if self._must_announce(session, clock):
+                mailbox = self._mailboxes.setdefault(pk, _Mailbox())
+                mailbox.announce_at = clock + RESEND_SECONDS
+            else:
+                mailbox = self._mailboxes.get(pk)
+                if not mailbox or not mailbox.waiting:
+                    continue
+            if not mailbox.sending:
                 mailbox.sending = True
                 self._pool.submit(self._deliver, mailbox, session)
+
+    def _must_announce(self, session: Session, clock: float) -> bool:
+        """Return whether a keeper is to be told now that it has another follower.
+
+        From then on it refuses commands that an earlier one, which was frozen, may still send.
+        """
+        process = session.process
+        if process.transport == "local":
+            return False
+        mailbox = self._mailboxes.get(process.pk) or _Mailbox()
+        if mailbox.announced == process.generation or clock < mailbox.announce_at:
+            return False
+        return not transport_of(process).unreachable(process.handle, process.directory)
 
     @staticmethod
     def _unmark_unsent(mailbox: _Mailbox) -> None:
@@ -96,21 +122,35 @@ class Outbox:
         mailbox.unsent = set()
 
     def _next_message(self, session: Session, clock: float) -> None:
-        mailbox = self._mailboxes.setdefault(session.process.pk, _Mailbox())
-        if mailbox.message and (mailbox.sending or clock - mailbox.sent_at < RESEND_SECONDS):
-            queued = Message.objects.filter(pk=mailbox.message, state=MessageState.QUEUED)
-            if queued.exists():
-                return
-        message = Message.objects.filter(
-            lieutenant=session.lieutenant, state=MessageState.QUEUED
-        ).first()
-        if message is None:
-            self._queued.discard(session.lieutenant.pk)
+        """Send the first message of the queue that the agent takes now, if there is one."""
+        state = session.state
+        if not (state.accepts_message or state.accepts_steering):
             return
+        lieutenant_id = session.lieutenant.pk
+        mailbox = self._mailboxes.setdefault(session.process.pk, _Mailbox())
+        if not (state.accepts_message or mailbox.message or lieutenant_id in self._steering):
+            return
+        queue = Message.objects.queue_of(lieutenant_id)
+        message = queue.filter(pk=mailbox.message).first() if mailbox.message else None
+        if message and (mailbox.sending or clock - mailbox.sent_at < RESEND_SECONDS):
+            return
+        if message is None:
+            mailbox.message = ""
+        if message is None or message.evidence is None:
+            rows = queue if state.accepts_message else queue.filter(mode=Mode.STEER)
+            message = rows.first()
+        if message is None:
+            self._steering.discard(lieutenant_id)
+            if state.accepts_message:
+                self._queued.discard(lieutenant_id)
+            return
+        is_first_try = message.evidence is None
         if not delivery.mark_sending(message.pk):
             return
+        # Its text may have been changed until it was marked.
+        message = Message.objects.get(pk=message.pk)
         mailbox.message, mailbox.sent_at = message.pk, clock
-        mailbox.is_first_try = message.evidence is None
+        mailbox.is_first_try = is_first_try
         dialect = dialect_of(session.lieutenant)
         command = dialect.send_message(
             message.pk,
@@ -123,11 +163,14 @@ class Outbox:
 
     def _deliver(self, mailbox: _Mailbox, session: Session) -> None:
         process = session.process
-        began = time.monotonic()
+        began, generation = time.monotonic(), process.generation
         with self._lock:
             commands, mailbox.waiting = mailbox.waiting, []
         try:
             transport_of(process).send(process.directory, commands)
+        except Overtaken as error:
+            logger.warning("refused by the keeper of %s: %s", process.directory, error)
+            session.note_overtaken(error.generation)
         except TransportError as error:
             # Messages stay queued in their rows; queries are sent again.
             logger.warning("not sent to %s: %s", process.directory, error)
@@ -135,6 +178,7 @@ class Outbox:
                 mailbox.unsent = {command.id for command in commands}
             session.note_sent(not isinstance(error, Unreachable), began)
         else:
+            mailbox.announced = generation
             session.note_sent(True, began)
         finally:
             mailbox.sending = False

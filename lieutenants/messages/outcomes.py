@@ -6,7 +6,7 @@ next queued message begins; a steering message does not begin a new part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -53,11 +53,24 @@ class Result:
 def results_of(messages: Sequence[Message]) -> dict[str, Result]:
     """Return the outcome of each message by its id, in four queries."""
     begins = _user_entries(Q(message__in=[message.pk for message in messages]))
-    begun = {entry.message_id: entry for entry in begins}
     ids = {entry.answer_id for entry in begins if entry.answer_id}
     # Do not load the texts: they may be very long.
     turns = Answer.objects.only("id", "outcome", "error").in_bulk(ids)
-    later = _later_messages(turns)
+    return results_from(messages, begins, turns, _later_messages(turns))
+
+
+def results_from(
+    messages: Iterable[Message],
+    begins: Iterable[Entry],
+    turns: Mapping[int, Answer],
+    later: Mapping[int, Sequence[int]],
+) -> dict[str, Result]:
+    """Return the outcome of each message by its id.
+
+    `begins` are their entries, oldest first, `turns` the turns of these, and `later` the entries of
+    each turn that begin a part of it.
+    """
+    begun = {entry.message_id: entry for entry in begins}
     return {each.pk: _result_of(each, begun.get(each.pk), turns, later) for each in messages}
 
 
@@ -68,23 +81,52 @@ def result_of(message: Message) -> Result:
 
 def is_over(message_id: str) -> bool:
     """Return whether the outcome of a message will not change any more."""
-    found = Message.objects.select_related("lieutenant").filter(pk=message_id)
-    message = found.defer("text", "lieutenant__system_prompt", "lieutenant__directive").first()
-    if message is None:
-        return True
+    return all(each.is_over for each in progress_of([message_id]))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A message, its outcome, and whether that will not change any more."""
+
+    message: Message
+    result: Result
+    is_over: bool
+
+
+def progress_of(message_ids: Sequence[str]) -> list[Progress]:
+    """Return the progress of those of the messages that exist, in six queries at most."""
+    rows = Message.objects.select_related("lieutenant").filter(pk__in=message_ids)
+    rows = rows.defer("text", "lieutenant__system_prompt", "lieutenant__directive")
+    messages = list(rows)
+    # Read before the outcomes: what an agent that has ended then wrote is complete.
+    continuing = _continuing({each.lieutenant_id: each.lieutenant for each in messages})
+    results = results_of(messages)
+    return [
+        Progress(
+            each,
+            results[each.pk],
+            _is_final(each, results[each.pk]) or each.lieutenant_id not in continuing,
+        )
+        for each in messages
+    ]
+
+
+def _is_final(message: Message, result: Result) -> bool:
     waits = message.state != MessageState.REJECTED and message.taken_up_at is None
-    if not waits and result_of(message).outcome != MessageOutcome.PENDING:
-        return True
-    return not _may_continue(message.lieutenant)
+    return not waits and result.outcome != MessageOutcome.PENDING
 
 
-def _may_continue(lieutenant: Lieutenant) -> bool:
-    """Return whether its agent runs, is ending, or will be restarted."""
-    return (
-        lieutenant.should_run
-        or (lieutenant.status == Status.ERROR and lieutenant.restart_at is not None)
-        or Process.objects.live().filter(lieutenant=lieutenant).exists()
-    )
+def _continuing(lieutenants: Mapping[str, Lieutenant]) -> set[str]:
+    """Return the ids of those whose agents run, are ending, or will be restarted."""
+    found = {
+        pk
+        for pk, row in lieutenants.items()
+        if row.should_run or (row.status == Status.ERROR and row.restart_at is not None)
+    }
+    if left := lieutenants.keys() - found:
+        live = Process.objects.live().filter(lieutenant__in=left)
+        found |= set(live.values_list("lieutenant_id", flat=True))
+    return found
 
 
 def _user_entries(which: Q) -> list[Entry]:
@@ -105,7 +147,10 @@ def _later_messages(turns: Iterable[int]) -> dict[int, list[int]]:
 
 
 def _result_of(
-    message: Message, begun: Entry | None, turns: dict[int, Answer], later: dict[int, list[int]]
+    message: Message,
+    begun: Entry | None,
+    turns: Mapping[int, Answer],
+    later: Mapping[int, Sequence[int]],
 ) -> Result:
     if message.state == MessageState.REJECTED:
         return _rejected(message)

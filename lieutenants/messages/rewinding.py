@@ -57,7 +57,7 @@ def request_rewind(
                 f"Lieutenant '{name}' has no running agent (status: {found.status}). Start it "
                 "first (resume or restart)."
             )
-        entry = _target(found, message_id, entry_id)
+        entry = find_target(found, message_id=message_id, entry_id=entry_id)
         Lieutenant.objects.filter(pk=found.pk).update(
             rewind_to=entry.pk, rewind_asked_at=timezone.now()
         )
@@ -66,7 +66,13 @@ def request_rewind(
     return found, entry
 
 
-def _target(lieutenant: Lieutenant, message_id: str, entry_id: int | None) -> Entry:
+def find_target(
+    lieutenant: Lieutenant, *, message_id: str = "", entry_id: int | None = None
+) -> Entry:
+    """Return the entry of the message to go back to before, see `request_rewind`.
+
+    Raises BadInput.
+    """
     mine = lieutenant.entries.filter(kind=Entry.Kind.USER).order_by("-id")
     if message_id:
         if not is_storable(message_id):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lieutenants.messages.images import ImageFacts, facts_by_message
@@ -54,6 +55,7 @@ class MessageResponse(ResponseBody):
     answerId = WholeNumber(**NULL)
     error = Text(**NULL)
     textLength = WholeNumber(**MAYBE, help_text="If `text` is shortened.")
+    position = WholeNumber(**MAYBE, help_text="In the queue, from 1, until it is sent.")
     images = ImageResponse(many=True, **MAYBE)
 
     example = {
@@ -120,42 +122,65 @@ class RewindResponse(ResponseBody):
 
 def message_json(message: Message) -> Json:
     """Return a message with its outcome and answer."""
-    result, images = result_of(message), facts_by_message([message.pk])
-    usage = Usage.objects.sums_by_message([message.pk])
-    output = result.answer()
-    answer = output.tail(MAX_CHARACTERS) if output and output.length else None
-    cut = {"answerLength": output.length} if output and output.length > MAX_CHARACTERS else {}
-    facts = _message_json(message, result, usage.get(message.pk), images.get(message.pk, ()))
-    return {**facts, "answer": answer, **cut}
+    result = result_of(message)
+    facts = MessageFacts(
+        results={message.pk: result},
+        usage=Usage.objects.sums_by_message([message.pk]),
+        images=facts_by_message([message.pk]),
+        positions=_positions([message]),
+    )
+    return with_answer(message, facts, result.answer())
 
 
 def messages_json(messages: Sequence[Message]) -> list[Json]:
     """Return messages without their answers."""
     ids = [message.pk for message in messages]
-    results, images = results_of(messages), facts_by_message(ids)
     usage = Usage.objects.sums_by_message(ids)
-    return [
-        _message_json(each, results[each.pk], usage.get(each.pk), images.get(each.pk, ()))
-        for each in messages
-    ]
+    facts = MessageFacts(results_of(messages), usage, facts_by_message(ids), _positions(messages))
+    return [with_facts(each, facts) for each in messages]
 
 
-_MESSAGE_FIELDS = ("usage", "outcome", "answerId", "error", "textLength", "images")
+@dataclass(frozen=True)
+class MessageFacts:
+    """Facts about messages from other rows, by the messages' ids."""
+
+    results: Mapping[str, Result]
+    usage: Mapping[str, Json]
+    images: Mapping[str, Sequence[ImageFacts]]
+    # Positions in the queue, from 1.
+    positions: Mapping[str, int]
+
+
+def with_answer(message: Message, facts: MessageFacts, output: outputs.LongText | None) -> Json:
+    """Return a message with its answer, if that has begun."""
+    answer = output.tail(MAX_CHARACTERS) if output and output.length else None
+    cut = {"answerLength": output.length} if output and output.length > MAX_CHARACTERS else {}
+    return {**with_facts(message, facts), "answer": answer, **cut}
+
+
+def _positions(messages: Sequence[Message]) -> dict[str, int]:
+    """Map messages of one lieutenant to their positions in its queue, if any of them waits."""
+    waits = any(each.state == MessageState.QUEUED for each in messages)
+    return Message.objects.positions(messages[0].lieutenant_id) if waits else {}
+
+
+_MESSAGE_FIELDS = ("usage", "outcome", "answerId", "error", "textLength", "position", "images")
 _read_message = object_reader(MessageResponse, *_MESSAGE_FIELDS, blank_as_null=True)
 
 
-def _message_json(
-    message: Message, result: Result, usage: Json | None, images: Sequence[ImageFacts]
-) -> Json:
+def with_facts(message: Message, known: MessageFacts) -> Json:
+    """Return a message as JSON, without further queries."""
+    result, images = known.results[message.pk], known.images.get(message.pk, ())
     facts = _read_message(message) | {
-        "usage": usage_json(usage),
+        "usage": usage_json(known.usage.get(message.pk)),
         "outcome": result.outcome.value,
         "answerId": result.answer_id,
         "error": result.error or None,
         "textLength": message.left_out + outputs.MAX_SHOWN if message.left_out else 0,
+        "position": known.positions.get(message.pk, 0),
         "images": [image_json(message.lieutenant_id, each) for each in images],
     }
-    absent = [key for key in ("textLength", "images") if not facts[key]]
+    absent = [key for key in ("textLength", "position", "images") if not facts[key]]
     for key in absent:
         del facts[key]
     return facts

@@ -1,0 +1,1 @@
+"""Finished turns that a person has not looked at yet."""
