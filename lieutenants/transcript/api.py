@@ -12,20 +12,24 @@ from rest_framework.viewsets import ViewSet
 from lieutenants import services
 from lieutenants.api_base import EVENT_STREAM, UNREADABLE, check_readable
 from lieutenants.models import Usage
-from lieutenants.requests import ExportQuery, ReadQuery, StreamQuery, TranscriptQuery
-from lieutenants.transcript import outputs
+from lieutenants.requests import ExportQuery, FindQuery, ReadQuery, StreamQuery, TranscriptQuery
+from lieutenants.transcript import finding, outputs
 from lieutenants.transcript.export import ExportFormat, export_response
 from lieutenants.transcript.recorder import texts_of_open
 from lieutenants.transcript.serializers import (
     ExportResponse,
+    MatchResponse,
     ReadResponse,
     TranscriptResponse,
     UsagesResponse,
     entries_json,
+    match_json,
     read_json,
     usage_json,
 )
 from reef_site.common.api.endpoints import endpoint
+from reef_site.common.api.fields import Cursor
+from reef_site.common.api.serializers import list_of
 from vmtree import permissions
 from vmtree.permissions import Action
 
@@ -67,6 +71,27 @@ class TranscriptActions(ViewSet):
         return Response(
             {"entries": entries, "count": len(entries), "next": last, "rev": lieutenant.rev}
         )
+
+    @action(detail=True, methods=["get"])
+    @endpoint(
+        query=FindQuery,
+        response=list_of("matches", MatchResponse, next_page=Cursor),
+        errors={**UNREADABLE, 400: "q is required"},
+    )
+    def find(self, request: Request, name: str) -> Response:
+        """Return entries of the transcript that contain the words `?q=`, newest first.
+
+        `next` is the next `?cursor=`; null at the end of the transcript. A request that takes long
+        ends early: with fewer matches, or none, and a `next`. Texts that are still written are not
+        searched.
+        """
+        lieutenant = check_readable(services.find_any(name), request)
+        query = FindQuery.parse(request)
+        found = finding.find(
+            lieutenant, query["q"] or "", before=query["cursor"], limit=query["limit"]
+        )
+        matches = [match_json(each) for each in found.excerpts(query["limit"])]
+        return Response({"matches": matches, "count": len(matches), "next": found.cursor})
 
     @action(detail=True, methods=["get"])
     @endpoint(

@@ -120,10 +120,10 @@ def _by_agent(lieutenant: Lieutenant) -> Iterator[bytes]:
     dialect = dialect_of(lieutenant)
     if not dialect.features.export:
         raise NotSupported(f"The agent '{lieutenant.agent}' exports no session")
-    return iter([dialect.export_html(lieutenant, _screen(lieutenant))])
+    return iter([dialect.export_html(lieutenant, screen_of(lieutenant))])
 
 
-def _screen(lieutenant: Lieutenant) -> Screen:
+def screen_of(lieutenant: Lieutenant) -> Screen:
     """Return the screen for a session, with the secrets of all starts of its agent."""
     states = lieutenant.processes.values_list("state__secret_versions", flat=True)
     versions = sorted({pk for found in states if found for pk in found})

@@ -5,9 +5,9 @@ Long texts stay in the database; only the parts that are shown are loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from django.db.models import F, Q, QuerySet, TextField, Window
 from django.db.models.functions import Cast, Length, RowNumber, Substr
@@ -18,14 +18,14 @@ from lieutenants.states import Outcome
 
 MAX_ANSWERS = 20
 # Some of these may be blank.
-_MAX_CANDIDATES = 2 * MAX_ANSWERS
+MAX_CANDIDATES = 2 * MAX_ANSWERS
 MAX_SHOWN = 20_000
 SEPARATOR = "\n\n"
 MAX_PAGE = 4_000_000
 _PIECE = 1_000_000
 # The newest answers of a lieutenant are shown at length, older ones are shortened more.
-_LONG_ANSWERS = 3
-_MAX_SHOWN_OLDER = 4_000
+LONG_ANSWERS = 3
+MAX_SHOWN_OLDER = 4_000
 
 
 _Row = TypeVar("_Row", Entry, Message)
@@ -43,6 +43,11 @@ class Excerpt:
     def is_cut(self) -> bool:
         """Return whether its middle is left out."""
         return self.left_out > 0
+
+
+def excerpt(size: int, head: str, tail: str | None) -> Excerpt:
+    """Return the excerpt of a text of `size` characters: all of it without a `tail`."""
+    return Excerpt(head, size) if tail is None else _joined(head, tail, size)
 
 
 def excerpts(rows: QuerySet[Any], max_chars: Mapping[Any, int] | int) -> dict[Any, Excerpt]:
@@ -79,22 +84,25 @@ def newest_answers(lieutenant_ids: Iterable[str]) -> dict[str, list[Excerpt]]:
         .annotate(
             place=Window(RowNumber(), partition_by=F("lieutenant_id"), order_by=F("id").desc())
         )
-        .filter(place__lte=_MAX_CANDIDATES)
+        .filter(place__lte=MAX_CANDIDATES)
         .order_by("lieutenant_id", "id")
     )
     places = list(numbered.values_list("pk", "lieutenant_id", "place"))
     max_chars = {
-        pk: MAX_SHOWN if place <= _LONG_ANSWERS else _MAX_SHOWN_OLDER for pk, _, place in places
+        pk: MAX_SHOWN if place <= LONG_ANSWERS else MAX_SHOWN_OLDER for pk, _, place in places
     }
     texts = excerpts(Answer.objects.filter(pk__in=max_chars), max_chars)
     found: dict[str, list[Excerpt]] = {}
     for pk, lieutenant_id, _ in places:
-        if pk in texts and texts[pk].length:
+        if pk in texts:
             found.setdefault(lieutenant_id, []).append(texts[pk])
-    return {
-        lieutenant_id: [each for each in mine[-MAX_ANSWERS:] if each.text.strip()]
-        for lieutenant_id, mine in found.items()
-    }
+    return {lieutenant_id: without_blank(mine) for lieutenant_id, mine in found.items()}
+
+
+def without_blank(answers: Sequence[Excerpt]) -> list[Excerpt]:
+    """Return the newest answers that are shown, of candidates with the oldest first."""
+    candidates = [each for each in answers if each.length]
+    return [each for each in candidates[-MAX_ANSWERS:] if each.text.strip()]
 
 
 def page_of_entries(
@@ -155,6 +163,55 @@ def open_texts(entry_ids: Iterable[int], *, until_rev: int, max_chars: int) -> d
         if left_out := max(0, lengths[entry_id] - max_chars):
             texts[entry_id] = f"… {left_out:,} characters left out …\n\n{text[-max_chars:]}"
     return texts
+
+
+class LongText(Protocol):
+    """A text of which only parts are shown."""
+
+    @property
+    def length(self) -> int:
+        """Return the number of characters."""
+
+    def tail(self, count: int) -> str:
+        """Return the last `count` characters."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The end of a text, as far as it was loaded, and the length of the whole text."""
+
+    text: str = ""
+    length: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether nothing is missing."""
+        return len(self.text) == self.length
+
+    def tail(self, count: int) -> str:
+        """Return the last `count` characters, which must have been loaded."""
+        return self.text[max(0, len(self.text) - count) :]
+
+
+def ending_of(pieces: Iterable[tuple[int, int, str | None]]) -> Ending:
+    """Join the texts of an answer's entries like `output_of_entries`.
+
+    Each piece has the id of its entry, its length, and the end of its text, None for those in front
+    of the loaded end. Pieces of one entry follow each other.
+    """
+    texts: list[str] = []
+    length, last = 0, None
+    for entry_id, size, text in pieces:
+        if not size:
+            continue
+        if last not in (None, entry_id):
+            length += len(SEPARATOR)
+            texts.append(SEPARATOR)
+        length, last = length + size, entry_id
+        if text is None or len(text) < size:
+            texts.clear()
+        texts.append(text or "")
+    return Ending("".join(texts), length)
 
 
 # Table, id and length; without a table it is the separator between two texts.

@@ -18,12 +18,16 @@ from lieutenants.agents import events
 from lieutenants.agents.events import TextBlock, ToolCallBlock
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
 from lieutenants.sessions import tool_limits
-from lieutenants.sessions.write_batch import WriteBatch, join_chunks, join_texts
+from lieutenants.sessions.write_batch import NewChunk, WriteBatch, join_chunks, join_texts
 from lieutenants.states import Outcome
 from lieutenants.transcript.screening import MAX_BLOCK, TranscriptScreening
 
 KILLED_FOR_MEMORY = "\n(Killed by the kernel for memory.)"
 _MAX_NAME = 200
+# Calls without an end: all of them are looked at in each pass.
+MAX_OPEN_CALLS = 1000
+# More than one pass can have. Older ones are looked up in the database.
+MAX_FINISHED_CALLS = 10_000
 
 
 @dataclass
@@ -42,8 +46,8 @@ class Transcript:
     batch: WriteBatch = field(default_factory=WriteBatch)
     screening: TranscriptScreening = field(default_factory=TranscriptScreening)
     _texts: dict[int, tuple[Entry, list[str]]] = field(default_factory=dict)
-    # Calls that have results in the running answer: results are reported twice.
-    _finished_calls: set[str] = field(default_factory=set)
+    # Calls that have results in the running answer, the newest ones: results are reported twice.
+    _finished_calls: dict[str, None] = field(default_factory=dict)
 
     def load_open_entries(self, answer_id: int | None) -> None:
         """Load the rows that were not final when the previous follower ended."""
@@ -74,9 +78,7 @@ class Transcript:
         for entry, parts in self._texts.values():
             offset = self.process.offset
             if text := self.screening.feed(_block_of(entry), "".join(parts), offset):
-                chunk = Chunk(lieutenant=self.lieutenant, entry=entry, rev=self.next_rev())
-                chunk.text = text
-                self.batch.chunks.append(chunk)
+                self.batch.chunks.append(NewChunk(entry, self.next_rev(), text))
         self._texts.clear()
 
     def text_so_far(self, entry: Entry) -> str:
@@ -198,6 +200,9 @@ class Transcript:
         about = tool_limits.first_text(event.arguments)
         if earlier := self.results.pop(call_id, None):
             self.revise(earlier, final=True)
+        if len(self.results) >= MAX_OPEN_CALLS:
+            oldest = next(iter(self.results))
+            self._close_call(oldest, self.results.pop(oldest))
         self.results[call_id] = self.add(
             Entry.Kind.TOOL_RESULT,
             at,
@@ -229,7 +234,7 @@ class Transcript:
             "data": data,
         }
         entry = self.results.pop(call_id, None)
-        self._finished_calls.add(call_id)
+        self._note_finished(call_id)
         if entry:
             self.revise(entry, **fields)
         else:
@@ -247,9 +252,17 @@ class Transcript:
     def close_calls(self) -> None:
         """Finish calls whose end was not reported in their turn."""
         for call_id, entry in self.results.items():
-            self._finished_calls.add(call_id)
-            self.revise(entry, final=True, text=entry.text or "No result was reported.")
+            self._close_call(call_id, entry)
         self.results.clear()
+
+    def _close_call(self, call_id: str, entry: Entry) -> None:
+        self._note_finished(call_id)
+        self.revise(entry, final=True, text=entry.text or "No result was reported.")
+
+    def _note_finished(self, call_id: str) -> None:
+        self._finished_calls[call_id] = None
+        if len(self._finished_calls) > MAX_FINISHED_CALLS:
+            del self._finished_calls[next(iter(self._finished_calls))]
 
     def fail_calls(self) -> None:
         """Finish running calls as failed, because the process has ended."""

@@ -24,7 +24,7 @@ COLUMNS: dict[type[Model], tuple[str, ...]] = {
     Message: ("text", "note", "evidence"),
     Lieutenant: (
         *("role", "directive", "system_prompt", "error", "trouble", "waiting_for"),
-        *("failures", "model_problem"),
+        *("failures", "model_problem", "next_sign_reason"),
     ),
     Process: ("stderr", "end_reason", "agent"),
     Move: ("reason",),

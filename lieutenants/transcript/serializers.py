@@ -12,6 +12,7 @@ from lieutenants.messages.images import MEDIA_TYPES, ImageFacts, facts_by_messag
 from lieutenants.models import Entry, Lieutenant
 from lieutenants.states import Status
 from lieutenants.transcript import outputs
+from lieutenants.transcript.finding import Match
 from reef_site.common.api.fields import (
     Choice,
     Cursor,
@@ -125,6 +126,24 @@ class EntryResponse(ResponseBody):
     images = ImageResponse(many=True, **MAYBE)
 
 
+class MatchResponse(ResponseBody):
+    """An entry that contains the words, with the text around them."""
+
+    id = WholeNumber()
+    kind = Choice(Entry.Kind.values)
+    at = Timestamp()
+    messageId = Text(**NULL)
+    excerpt = Text()
+
+    example = {
+        "id": 7,
+        "kind": "text",
+        "at": "2026-11-22T06:21:09.098Z",
+        "messageId": None,
+        "excerpt": "All tests pass.",
+    }
+
+
 class TranscriptResponse(ResponseBody):
     """A page of a transcript."""
 
@@ -178,37 +197,65 @@ def read_json(row: Lieutenant, *, tail: int, history: int, after: int, limit: in
     """
     answers = [each.text for each in outputs.newest_answers([row.pk]).get(row.pk, [])]
     output = outputs.newest_output(row.pk, is_working=row.status == Status.WORKING)
+    if not limit:
+        running = outputs.running_outputs([row.pk]).get(row.pk) if history else None
+        is_running = bool(running and running.length)
+        return answer_json(row, output, answers, tail=tail, history=history, is_running=is_running)
+    shown = output.slice(after, min(limit, MAX_CHARACTERS))
+    end = after + len(shown)
+    following = end if end < output.length else None
+    return {**_reading(row, output, len(answers)), "output": shown, "next": following}
+
+
+def answer_json(
+    row: Lieutenant,
+    output: outputs.LongText,
+    answers: Sequence[str],
+    *,
+    tail: int,
+    history: int,
+    is_running: bool,
+) -> Json:
+    """Return the end of an answer, behind earlier ones of `answers`.
+
+    `is_running` says whether it belongs to a turn that goes on and has a text.
+    """
     length = output.length
-    facts: Json = {
-        "name": row.name,
-        "status": row.status,
-        "taskCount": row.task_count,
-        "outputLength": length,
-        "historyCount": len(answers),
-    }
-    if limit:
-        shown = output.slice(after, min(limit, MAX_CHARACTERS))
-        end = after + len(shown)
-        return {**facts, "output": shown, "next": end if end < length else None}
     most = min(tail or MAX_CHARACTERS, MAX_CHARACTERS)
-    shown = f"...{output.tail(most)}" if most < length else output.slice(0, length)
+    shown = f"...{output.tail(most)}" if most < length else output.tail(length)
     shown = shown or "(no output yet)"
     if history:
-        running = outputs.running_outputs([row.pk]).get(row.pk)
-        if not (running and running.length) and row.status != Status.WORKING:
+        if not is_running and row.status != Status.WORKING:
             # The newest answer is the last one in `parts`.
             shown = "(no output yet)"
         first = max(0, len(answers) - history)
         numbered = enumerate(answers[first:], start=first + 1)
         parts = [f"=== Response {number} ===\n{text}\n" for number, text in numbered]
         shown = "\n".join([*parts, f"=== Current ({row.status}) ===\n{shown}"])
-    return {**facts, "output": shown}
+    return {**_reading(row, output, len(answers)), "output": shown}
+
+
+def _reading(row: Lieutenant, output: outputs.LongText, answers: int) -> Json:
+    return {
+        "name": row.name,
+        "status": row.status,
+        "taskCount": row.task_count,
+        "outputLength": output.length,
+        "historyCount": answers,
+    }
 
 
 def entries_json(entries: Iterable[Entry], texts: Mapping[int, str] | None = None) -> list[Json]:
     """Return transcript entries; `texts` replace those that are incomplete or too long."""
-    rows, texts = list(entries), texts or {}
+    rows = list(entries)
     images = facts_by_message(row.message_id for row in rows if _has_images(row))
+    return with_texts(rows, texts or {}, images)
+
+
+def with_texts(
+    rows: Iterable[Entry], texts: Mapping[int, str], images: Mapping[str, Sequence[ImageFacts]]
+) -> list[Json]:
+    """Return transcript entries, without further queries; `images` are those of messages."""
     return [
         _entry_json(row, texts.get(row.pk), images.get(row.message_id or "", ())) for row in rows
     ]
@@ -240,6 +287,18 @@ def _entry_json(entry: Entry, text: str | None, images: Sequence[ImageFacts]) ->
     if images and _has_images(entry):
         facts["images"] = [image_json(entry.lieutenant_id, each) for each in images]
     return facts
+
+
+def match_json(match: Match) -> Json:
+    """Return a match of a search."""
+    entry = match.entry
+    return {
+        "id": entry.pk,
+        "kind": entry.kind,
+        "at": entry.at,
+        "messageId": entry.message_id,
+        "excerpt": match.excerpt,
+    }
 
 
 def image_json(lieutenant_id: str, image: ImageFacts) -> Json:

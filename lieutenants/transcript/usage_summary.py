@@ -8,9 +8,11 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Self
 
+from django.db.models import Sum
 from django.utils import timezone
 
-from lieutenants.models import Answer, Lieutenant, Usage
+from lieutenants.models import Answer, Lieutenant, Usage, UsageSlot
+from lieutenants.usage.sums import CLASSES
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,19 @@ def utc_today() -> date:
     return now.astimezone(UTC).date()
 
 
-def fleet_usage_today() -> UsageSummary:
-    """Return the usage of all lieutenants today (UTC)."""
-    return UsageSummary.of(Usage.objects.filter(day=utc_today()).sums())
-
-
 def usage_periods(lieutenant: Lieutenant) -> UsagePeriods:
-    """Return the usage of one lieutenant, in four queries."""
+    """Return the usage of one lieutenant, in four queries.
+
+    The total is that of its quarters of an hour: there are fewer of them, and they are kept.
+    """
     mine = Usage.objects.filter(lieutenant=lieutenant)
     newest = Answer.objects.filter(lieutenant=lieutenant).only("pk").order_by("-id").first()
     task = UsageSummary.of(Usage.objects.filter(answer=newest).sums()) if newest else UsageSummary()
     today = UsageSummary.of(mine.filter(day=utc_today()).sums())
-    return UsagePeriods(task=task, today=today, total=UsageSummary.of(mine.sums()))
+    return UsagePeriods(task=task, today=today, total=_total_of(lieutenant))
+
+
+def _total_of(lieutenant: Lieutenant) -> UsageSummary:
+    sums = {f"total_{name}": Sum(name) for name in (*CLASSES, "cost")}
+    mine = UsageSlot.objects.filter(lieutenant=lieutenant)
+    return UsageSummary.of(mine.aggregate(**sums, calls=Sum("calls")))
