@@ -9,7 +9,7 @@ from lieutenants import services
 from lieutenants.agents import dialect_of
 from lieutenants.exceptions import NotNow
 from lieutenants.hosts import liveness
-from lieutenants.messages import rewinding
+from lieutenants.messages import retrying, rewinding
 from lieutenants.models import Lieutenant, Message
 from lieutenants.sessions import failure_series
 from lieutenants.states import Status
@@ -24,7 +24,7 @@ class LieutenantAction:
 
     name: str
     label: str
-    act: Callable[[str, str, bool], str]
+    act: Callable[[str, object, bool], str]
     when: frozenset[Status]
     # Statuses in which it needs a confirmation.
     confirm_in: frozenset[Status]
@@ -56,16 +56,16 @@ def _result(lieutenant: Lieutenant, text: str) -> str:
     return f"{lieutenant.name}: {liveness.pending_note(lieutenant) or text}."
 
 
-def _pause(name: str, actor: str, confirmed: bool) -> str:
+def _pause(name: str, actor: object, confirmed: bool) -> str:
     lieutenant = services.pause(name, actor=actor, force=confirmed)
     return _result(lieutenant, "pausing; the session is kept")
 
 
-def _resume(name: str, actor: str, _sure: bool) -> str:
+def _resume(name: str, actor: object, _sure: bool) -> str:
     return _result(services.resume(name, actor=actor), "resuming")
 
 
-def _abort(name: str, actor: str, confirmed: bool) -> str:
+def _abort(name: str, actor: object, confirmed: bool) -> str:
     lieutenant = services.find(name, missing=f"Lieutenant '{name}' not found")
     waiting = lieutenant.messages.pending().count()
     if waiting and not confirmed:
@@ -74,26 +74,31 @@ def _abort(name: str, actor: str, confirmed: bool) -> str:
     return _result(services.abort(name, actor=actor), "aborting the running answer")
 
 
-def _restart(name: str, actor: str, _sure: bool) -> str:
+def _restart(name: str, actor: object, _sure: bool) -> str:
     return _result(services.restart(name, actor=actor), "restarting the agent")
 
 
-def _rewind(name: str, actor: str, _sure: bool) -> str:
+def _rewind(name: str, actor: object, _sure: bool) -> str:
     _, entry = rewinding.request_rewind(name, actor=actor)
     return f"{name}: going back to before “{' '.join(entry.text.split())[:80]}”."
 
 
-def _new_session(name: str, actor: str, _sure: bool) -> str:
+def _retry(name: str, actor: object, _sure: bool) -> str:
+    retrying.retry(name, actor=actor)
+    return f"{name}: the failed task was sent again."
+
+
+def _new_session(name: str, actor: object, _sure: bool) -> str:
     services.new_session(name, actor=actor)
     return f"{name}: starting with a new session; the old one is kept."
 
 
-def _destroy(name: str, actor: str, _sure: bool) -> str:
+def _destroy(name: str, actor: object, _sure: bool) -> str:
     return services.destroy(name, actor=actor)
 
 
 def _may_need_new_session(lieutenant: Lieutenant) -> bool:
-    may_help = bool(lieutenant.session_problem) or failure_series.can_rewind(lieutenant)
+    may_help = bool(lieutenant.session_problem) or failure_series.is_poisoned(lieutenant)
     return dialect_of(lieutenant).features.session and may_help
 
 
@@ -127,6 +132,15 @@ ACTIONS: dict[str, LieutenantAction] = {
             confirm_in=frozenset({S.WORKING}),
             effect="It is working now. Its answer is aborted and its agent stops. The session "
             "is kept: resume it later and it remembers everything.",
+        ),
+        LieutenantAction(
+            "retry",
+            "Retry",
+            _retry,
+            when=frozenset({S.IDLE}),
+            confirm_in=frozenset(),
+            effect="The message of the newest task, which has not completed, is sent again.",
+            is_offered=retrying.can_retry,
         ),
         LieutenantAction(
             "rewind",

@@ -31,10 +31,11 @@ from lieutenants.models import (
     Process,
     Usage,
 )
+from lieutenants.questions.admin import QuestionAdmin as QuestionAdmin
 from lieutenants.states import Status
 from lieutenants.transcript import usage_summary
 from lieutenants.unknown_agents.admin import UnknownAgentAdmin as UnknownAgentAdmin
-from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin
+from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin, RecentValuesFilter
 from reef_site.common.errors import ReefError
 from reef_site.common.text import first_line, first_words
 
@@ -42,7 +43,8 @@ _PREVIEW_LENGTH = 100
 _MAX_REPORTED = 50
 EDITABLE_FIELDS = (
     *("model", "restart_policy", "idle_limit_minutes"),
-    *("stall_limit_seconds", "tool_limit_seconds"),
+    *("stall_limit_seconds", "tool_limit_seconds", "dialog_limit_seconds"),
+    *("limit_action", "sign_period_seconds", "sign_grace_seconds"),
 )
 
 
@@ -77,7 +79,6 @@ class LieutenantAdmin(ModelAdmin[Lieutenant]):
     list_display = ("name", "status", "status_since", "model", "host", "task_count", "last_active")
     list_filter = ("status", "transport", "restart_policy", "host", "created_at")
     search_fields = ("name", "role", "model", "folder")
-    date_hierarchy = "created_at"
     list_per_page = 100
     show_full_result_count = False
     actions = tuple(_action(action) for action in ACTIONS.values())
@@ -91,6 +92,7 @@ class LieutenantAdmin(ModelAdmin[Lieutenant]):
                 "fields": (
                     "agent",
                     "command",
+                    "agent_options",
                     "model_in_use",
                     "folder",
                     "host",
@@ -203,7 +205,7 @@ class LieutenantAdmin(ModelAdmin[Lieutenant]):
         if lieutenant.status == Status.DESTROYED:
             return messages.WARNING, f"{lieutenant.name}: was destroyed before"
         try:
-            return messages.SUCCESS, action.act(lieutenant.name, str(request.user), confirmed)
+            return messages.SUCCESS, action.act(lieutenant.name, request.user, confirmed)
         except ReefError as error:
             return messages.ERROR, f"{lieutenant.name}: {error}"
 
@@ -215,7 +217,6 @@ class MessageAdmin(LieutenantRowAdmin):
     list_display = ("head", "lieutenant", "mode", "state", "actor", "created_at", "decided_at")
     list_filter = ("state", "mode", "created_at")
     search_fields = ("text", "=id", "=lieutenant__name", "=actor")
-    date_hierarchy = "created_at"
     ordering = ("-created_at", "-id")
 
 
@@ -268,9 +269,8 @@ class UsageAdmin(LieutenantRowAdmin):
         *("at", "lieutenant", "provider", "model", "stop_reason"),
         *("input", "output", "cache_read", "cache_write", "dollars"),
     )
-    list_filter = ("provider", "stop_reason", "day")
+    list_filter = (("provider", RecentValuesFilter), ("stop_reason", RecentValuesFilter), "day")
     search_fields = ("=model", "=lieutenant__name")
-    date_hierarchy = "day"
     ordering = ("-id",)
 
     @admin.display(description="cost ($)", ordering="cost")
@@ -298,7 +298,6 @@ class MoveAdmin(LieutenantRowAdmin):
     list_display = ("at", "lieutenant", "old", "new", "why", "actor")
     list_filter = ("new", "at")
     search_fields = ("reason", "=lieutenant__name", "=actor")
-    date_hierarchy = "at"
     ordering = ("-id",)
 
     @admin.display(description="reason")
@@ -312,7 +311,12 @@ class ProcessAdmin(LieutenantRowAdmin):
     """Processes of agents."""
 
     list_display = ("pids", "lieutenant", "host", "agent", "started_at", "ended_at", "end_reason")
-    list_filter = ("host", "transport", "started_at", "ended_at")
+    list_filter = (
+        ("host", RecentValuesFilter),
+        ("transport", RecentValuesFilter),
+        "started_at",
+        "ended_at",
+    )
     search_fields = ("=id", "=lieutenant__name")
     ordering = ("-started_at", "-id")
 

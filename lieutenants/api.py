@@ -11,6 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from bootloader.grants import budgets
 from lieutenants import services, views
 from lieutenants.api_base import (
     LOST_RACE,
@@ -21,6 +22,8 @@ from lieutenants.api_base import (
     hold_until_rest,
     idempotency_key,
 )
+from lieutenants.changes.api import ChangesActions
+from lieutenants.membership import vm_id_of
 from lieutenants.messages.api import MessageActions
 from lieutenants.models import Lieutenant
 from lieutenants.requests import (
@@ -29,14 +32,17 @@ from lieutenants.requests import (
     CreateBody,
     ForceBody,
     LieutenantsQuery,
+    NextSignBody,
     SessionBody,
     StopQuery,
     WaitQuery,
+    due_of,
     to_changes,
     to_creation,
 )
 from lieutenants.serializers import (
     AbortedResponse,
+    CreatedResponse,
     DestroyedResponse,
     LieutenantResponse,
     PausedResponse,
@@ -50,6 +56,7 @@ from reef_site.common.api.endpoints import endpoint
 from reef_site.common.api.serializers import list_of
 from reef_site.common.errors import NotFound
 from reef_site.common.request_names import takes_anything
+from vmtree import permissions
 
 
 def _start(name: str, request: Request, begin: Callable[..., Lieutenant]) -> Lieutenant:
@@ -59,7 +66,7 @@ def _start(name: str, request: Request, begin: Callable[..., Lieutenant]) -> Lie
     return begin(name, actor=request.user)
 
 
-class LieutenantViewSet(MessageActions, TranscriptActions):
+class LieutenantViewSet(MessageActions, TranscriptActions, ChangesActions):
     """`/lieutenant/lieutenants`; `services` checks the permissions of everything that changes."""
 
     checks_permission = True
@@ -82,9 +89,9 @@ class LieutenantViewSet(MessageActions, TranscriptActions):
     @endpoint(
         query=WaitQuery,
         body=CreateBody,
-        response=LieutenantResponse,
+        response=CreatedResponse,
         status=201,
-        more_responses={200: LieutenantResponse},
+        more_responses={200: CreatedResponse},
         errors={
             409: "Lieutenant 'ada' already exists. Destroy it first or use a different name.",
             **NO_AGENT,
@@ -101,6 +108,8 @@ class LieutenantViewSet(MessageActions, TranscriptActions):
             creation, actor=request.user, key=idempotency_key(request)
         )
         facts = lieutenants_json([lieutenant], caller=request.user)[0]
+        if note := budgets.warning_of(vm_id_of(lieutenant)):
+            facts["note"] = note
         response = Response(facts, status=201 if is_new else 200)
         return hold_until_rest(response, lieutenant, seconds)
 
@@ -193,6 +202,33 @@ class LieutenantViewSet(MessageActions, TranscriptActions):
     def abort(self, request: Request, name: str) -> Response:
         """Abort the running answer."""
         return action_response(services.abort(name, actor=request.user), "aborted", 0)
+
+
+class NextSign(APIView):
+    """`PUT` and `DELETE /lieutenant/lieutenants/<name>/next-sign`"""
+
+    checks_permission = True
+    named_parts: ClassVar = {"name": services.name_of}
+
+    @endpoint(body=NextSignBody, response=LieutenantResponse, errors=NOT_FOUND)
+    def put(self, request: Request, name: str) -> Response:
+        """Declare when the next sign is due, and why; until then, silence is not reported.
+
+        An agent declares this for itself and for those below it. The end of the turn ends it. If
+        the sign does not come, “Needs you” shows the reason. Limits of models and tools still hold.
+        """
+        services.lookup.permitted(name, request.user, permissions.Action.WRITE)
+        body = NextSignBody.parse(request)
+        found = services.declare_sign(
+            name, due_of(body), body["reason"], grace=body.get("grace"), actor=request.user
+        )
+        return Response(lieutenants_json([found], caller=request.user, brief=True)[0])
+
+    @endpoint(response=LieutenantResponse, errors=NOT_FOUND)
+    def delete(self, request: Request, name: str) -> Response:
+        """Withdraw what was declared about the next sign."""
+        found = services.withdraw_sign(name, actor=request.user)
+        return Response(lieutenants_json([found], caller=request.user, brief=True)[0])
 
 
 class DestroyAll(APIView):

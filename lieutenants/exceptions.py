@@ -50,6 +50,13 @@ class ExportFailed(ReefError):
     retry_seconds = 5
 
 
+class ProgramUnavailable(ReefError):
+    """A program of the lieutenant's machine could not be run, or the machine not be reached."""
+
+    status = 503
+    retry_seconds = 5
+
+
 class AgentMissing(ReefError):
     """There is no agent program on this host; the text says how to install it."""
 
@@ -94,3 +101,14 @@ class Unreachable(TransportError):
 
 class NotConnected(Unreachable):
     """No connection to a keeper was established, so it has not received the request."""
+
+
+class Overtaken(TransportError):
+    """A machine refused a command, since it has seen one of a newer follower.
+
+    `generation` is that of the newer one.
+    """
+
+    def __init__(self, text: str, generation: int) -> None:
+        super().__init__(text)
+        self.generation = generation

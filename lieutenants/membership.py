@@ -45,12 +45,7 @@ def register(lieutenant: Lieutenant, *, actor: object, parent: Node | None = Non
         address=lieutenant.host,
         registered_by=(lieutenant.parent_agent or "reef")[:255],
         parent_vm_id=parent.vm_id if parent else None,
-        metadata={
-            "agentId": lieutenant.name,
-            "role": lieutenant.role,
-            "createdAt": lieutenant.created_at.isoformat(),
-            "registeredVia": "reef",
-        },
+        metadata=_metadata(lieutenant, lieutenant.role),
     )
     with transaction.atomic():
         if not Node.objects.filter(vm_id=vm_id).exists():
@@ -60,6 +55,21 @@ def register(lieutenant: Lieutenant, *, actor: object, parent: Node | None = Non
         registry.register(registration)
         if (status := vm_status(lieutenant.status)) != VMStatus.RUNNING:
             registry.patch(vm_id, {"status": status})
+
+
+def _metadata(lieutenant: Lieutenant, role: str) -> dict[str, object]:
+    return {
+        "agentId": lieutenant.name,
+        "role": role,
+        "createdAt": lieutenant.created_at.isoformat(),
+        "registeredVia": "reef",
+    }
+
+
+def on_role_change(lieutenant: Lieutenant, role: str) -> None:
+    """Update the registry after a change of the role, in its transaction."""
+    with suppress(NotFound):
+        registry.patch(vm_id_of(lieutenant), {"metadata": _metadata(lieutenant, role)})
 
 
 def vm_status(status: str) -> str:

@@ -7,20 +7,36 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
+import orjson
 from django.db import connection
 from django.db.models import DateField, Field, ForeignKey, JSONField, Model
 
-from lieutenants.models import Lieutenant, Message
+from lieutenants.models import Chunk, Lieutenant, Message
 from lieutenants.states import MessageState
-from reef_site.common.batches import BATCH_SIZE, batched
 from reef_site.common.queries import to_driver_time
 
 _NOT_BEGUN = f"""
     SELECT id, text FROM {Message._meta.db_table}
     WHERE lieutenant_id = %s AND state IN (%s, %s) AND taken_up_at IS NULL
     ORDER BY created_at, id
+"""
+
+
+# `from_db` wants values in the order of the model's fields.
+_MOVE_COLUMNS = [
+    each.attname
+    for each in Lieutenant._meta.concrete_fields
+    if each.attname in {"id", "name", "status", "data_folder"}
+]
+_CURRENT_ROW = f"SELECT {', '.join(_MOVE_COLUMNS)} FROM {Lieutenant._meta.db_table} WHERE id = %s"
+# As `MessageQuerySet.pending`.
+_PENDING_STATES = (MessageState.ACCEPTED, MessageState.QUEUED, MessageState.DELIVERED)
+_PENDING = f"""
+    SELECT DISTINCT state FROM {Message._meta.db_table}
+    WHERE lieutenant_id = %s
+        AND ((state = %s AND taken_up_at IS NULL) OR state IN (%s, %s))
 """
 
 
@@ -31,13 +47,22 @@ def messages_not_begun(lieutenant_id: str) -> list[tuple[str, str]]:
         return list(cursor.fetchall())
 
 
-def status_of(lieutenant_id: str) -> str | None:
-    """Return the lieutenant's current status; None if it is gone."""
-    sql = f"SELECT status FROM {Lieutenant._meta.db_table} WHERE id = %s"
+def current_row(lieutenant_id: str) -> Lieutenant | None:
+    """Return the lieutenant with the columns that a move needs; None if it is gone.
+
+    Its other columns are deferred.
+    """
     with connection.cursor() as cursor:
-        cursor.execute(sql, [lieutenant_id])
+        cursor.execute(_CURRENT_ROW, [lieutenant_id])
         found = cursor.fetchone()
-    return found[0] if found else None
+    return Lieutenant.from_db(connection.alias, _MOVE_COLUMNS, found) if found else None
+
+
+def pending_states(lieutenant_id: str) -> frozenset[MessageState]:
+    """Return the states of the messages that were sent and that the agent has not begun."""
+    with connection.cursor() as cursor:
+        cursor.execute(_PENDING, [lieutenant_id, *_PENDING_STATES])
+        return frozenset(MessageState(state) for (state,) in cursor.fetchall())
 
 
 def overwrite_deleted_data() -> None:
@@ -53,24 +78,14 @@ def overwrite_deleted_data() -> None:
 # -- many rows -----------------------------------------------------------------------------------
 
 
-def insert(model: type[Model], rows: Sequence[Any]) -> None:
-    """INSERT new rows and set their ids, in a third of the time of `bulk_create`."""
-    if not connection.features.can_return_rows_from_bulk_insert:
-        model._default_manager.bulk_create(rows, batch_size=BATCH_SIZE)
-        return
-    fields = [each for each in model._meta.concrete_fields if not each.primary_key]
-    readers = [_column_reader(each) for each in fields]
-    quote = connection.ops.quote_name
-    into = f"INSERT INTO {quote(model._meta.db_table)} ("
-    into += ", ".join(quote(str(each.column)) for each in fields) + ") VALUES "
-    marks = f"({', '.join(['%s'] * len(fields))})"
-    returning = f" RETURNING {quote(str(model._meta.pk.column))}"
+def insert_chunks(rows: Iterable[tuple[str, int, int, str]]) -> None:
+    """INSERT new chunks: rows of lieutenant, entry, revision and text.
+
+    Most rows that the follower writes are chunks, and none needs its id or an object.
+    """
+    sql = f"INSERT INTO {Chunk._meta.db_table} (lieutenant_id, entry_id, rev, text)"
     with connection.cursor() as cursor:
-        for batch in batched(rows):
-            values = [read(row) for row in batch for read in readers]
-            cursor.execute(into + ", ".join([marks] * len(batch)) + returning, values)
-            for row, (pk,) in zip(batch, cursor.fetchall(), strict=True):
-                row.pk, row._state.adding = pk, False
+        cursor.executemany(f"{sql} VALUES (%s, %s, %s, %s)", list(rows))
 
 
 def _column_reader(field: Field[Any, Any]) -> Callable[[Any], Any]:
@@ -100,15 +115,16 @@ def update(
 
     With `expected` (a field and one value per row), only rows with these values are updated.
     """
-    columns = [(field, _column(model, field)) for field in fields]
-    values = [[*(_value(row, field) for field, _ in columns), row.pk] for row in rows]
+    columns = [_field(model, each) for each in fields]
+    readers: list[Callable[[Any], Any]] = [*map(_column_reader, columns), attrgetter("pk")]
+    values = [[read(row) for read in readers] for row in rows]
     if not values:
         return 0
     quote = connection.ops.quote_name
-    settings = ", ".join(f"{quote(column)} = %s" for _, column in columns)
+    settings = ", ".join(f"{quote(str(each.column))} = %s" for each in columns)
     where = f"{quote(str(model._meta.pk.column))} = %s"
     if expected:
-        where += f" AND {quote(_column(model, expected[0]))} = %s"
+        where += f" AND {quote(str(_field(model, expected[0]).column))} = %s"
         values = [[*row, value] for row, value in zip(values, expected[1], strict=True)]
     table = quote(model._meta.db_table)
     with connection.cursor() as cursor:
@@ -117,14 +133,22 @@ def update(
         return int(cursor.rowcount)
 
 
-def _column(model: type[Model], field: str) -> str:
-    return str(model._meta.get_field(field).column)  # type: ignore[union-attr]
+def _field(model: type[Model], name: str) -> Field[Any, Any]:
+    return cast("Field[Any, Any]", model._meta.get_field(name))
 
 
 def _value(row: Model, field: str) -> Any:
     value = getattr(row, field)
     if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False)
+        return _to_json(value)
     if isinstance(value, datetime):
         return to_driver_time(value)
     return str(value) if isinstance(value, date) else value
+
+
+def _to_json(value: object) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        # Numbers of more than 64 bits, and keys that are no texts.
+        return json.dumps(value, ensure_ascii=False)

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
-from django.conf import settings
+from django.utils import timezone
 
 from bootloader.states import CleanupPolicy
 from lieutenants import agents
+from lieutenants.limits import LIMITS
 from lieutenants.messages.images import MAX_BYTES, MAX_IMAGES, MEDIA_TYPES, NewImage
+from lieutenants.next_sign import MAX_AHEAD, MAX_PERIOD
 from lieutenants.services import CreateLieutenant
-from lieutenants.states import Mode, RestartPolicy
+from lieutenants.states import LimitAction, Mode, RestartPolicy
 from lieutenants.transcript.export import ExportFormat
 from reef_site.common.api.fields import (
     SENTENCE,
     AnyText,
+    ApiField,
     Choice,
     Cursor,
     Flag,
@@ -27,6 +31,7 @@ from reef_site.common.api.fields import (
     ListOf,
     NullableText,
     Text,
+    Timestamp,
     WholeNumber,
 )
 from reef_site.common.api.serializers import Body, Query
@@ -39,15 +44,24 @@ MAX_WAIT_SECONDS = 60
 # Default of pause and destroy; all others return at once.
 DEFAULT_WAIT_SECONDS = 10
 MAX_ENTRIES = 1000
+MAX_FOUND = 100
 MAX_ID = 1 << 53
 # Limits of a lieutenant's settings, for the API and for forms.
 IDLE_LIMIT_MINUTES: Json = {"least": 1, "most": 525_600}
 STALL_LIMIT_SECONDS: Json = {"least": 0, "most": 604_800}
 TOOL_LIMIT_SECONDS: Json = {"least": 0, "most": 2_592_000}
+DIALOG_LIMIT_SECONDS: Json = {"least": 0, "most": 2_592_000}
+SIGN_PERIOD_SECONDS: Json = {"least": 0, "most": MAX_PERIOD}
+SIGN_GRACE_SECONDS: Json = {"least": 0, "most": MAX_PERIOD}
 MAX_ARGUMENTS = 256
 OPTIONAL: Json = {"required": False, "allow_null": True}
 
 # -- fields --------------------------------------------------------------------------------------
+
+
+def is_texts(data: Any) -> bool:
+    """Return whether this is a list of texts."""
+    return isinstance(data, list) and all(isinstance(each, str) for each in data)
 
 
 class GivenText(NullableText):
@@ -79,14 +93,91 @@ class Policy(GivenText):
         return {**super().schema(), "enum": [*RestartPolicy.values, "", None]}
 
 
-class AgentKind(GivenText):
-    """A kind of agent; empty is the default one. `services` rejects unknown ones."""
+class AgentChoice(ApiField):
+    """A kind of agent, or an object with its `dialect`, its `command` and its settings.
 
-    def to_internal_value(self, data: Any) -> str:
-        return super().to_internal_value(data) or agents.DEFAULT
+    Empty is the default in config. `services` rejects unknown kinds and settings. The value has the
+    fields of `CreateLieutenant`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(required=False, allow_null=True, **kwargs)
+
+    def to_internal_value(self, data: Any) -> Json:
+        if not isinstance(data, dict):
+            return {"agent": GivenText().to_internal_value(data)}
+        options = dict(data)
+        dialect = options.pop("dialect", None)
+        if not isinstance(dialect, str) or not dialect:
+            self.refuse("must be a text, or an object with a dialect")
+        chosen: Json = {"agent": dialect}
+        if (command := self._take_command(dialect, options)) is not None:
+            chosen["command"] = command
+        return {**chosen, "agent_options": options}
+
+    def _take_command(self, dialect: str, options: Json) -> list[str] | None:
+        """Remove command and preset from the options; return the command line, if one is given."""
+        preset = options.pop("preset", None)
+        if "command" not in options:
+            return self._command_of(dialect, preset) if preset else None
+        command = options.pop("command")
+        if preset:
+            self.refuse("has both command and preset")
+        if not is_texts(command):
+            self.refuse("command must be a list of texts")
+        return list(command)
+
+    def _command_of(self, dialect: str, preset: Any) -> list[str]:
+        known = agents.DIALECTS[dialect].presets if dialect in agents.DIALECTS else {}
+        if not isinstance(preset, str) or preset not in known:
+            names = ", ".join(known) or f"nothing for the agent '{dialect}'"
+            self.refuse(f"preset must be one of {names}")
+        return list(known[preset].command)
 
     def schema(self) -> Json:
-        return {**super().schema(), "enum": [*agents.DIALECTS, "", None]}
+        kinds = list(agents.DIALECTS)
+        as_object = {**_agent_schema(), "required": ["dialect"]}
+        return {
+            "oneOf": [{"type": ["string", "null"], "enum": [*kinds, "", None]}, as_object],
+        }
+
+
+class AgentChanges(AgentChoice):
+    """An object with other settings of an agent whose kind stays, or another `command` or `preset`.
+
+    The value is the object with the command of the preset, see `agent_choice.changed_columns`.
+    """
+
+    def to_internal_value(self, data: Any) -> Json:
+        if not isinstance(data, dict) or not data:
+            self.refuse("must be an object with settings of the agent")
+        options = dict(data)
+        dialect = options.get("dialect", "acp")
+        if not isinstance(dialect, str):
+            self.refuse("dialect must be a text")
+        if (command := self._take_command(dialect, options)) is not None:
+            options["command"] = command
+        return options
+
+    def schema(self) -> Json:
+        return {**_agent_schema(), "minProperties": 1}
+
+
+def _agent_schema() -> Json:
+    presets = [name for each in agents.DIALECTS.values() for name in each.presets]
+    return {
+        "type": "object",
+        "properties": {
+            "dialect": {"type": "string", "enum": list(agents.DIALECTS)},
+            "command": CommandLine().schema(),
+            "preset": {"type": "string", "enum": presets},
+            "permissions": {"type": "string", "enum": ["ask", "allow", "reject"]},
+            "files": {"type": "string", "enum": ["none", "read", "write"]},
+            "terminals": {"type": "string", "enum": ["no", "yes"]},
+            "mode": {"type": "string", "maxLength": 200},
+        },
+        "additionalProperties": False,
+    }
 
 
 class CommandLine(ListOf):
@@ -98,7 +189,7 @@ class CommandLine(ListOf):
     def to_internal_value(self, data: Any) -> list[str]:
         if data is None:
             return []
-        if not isinstance(data, list) or not all(isinstance(each, str) for each in data):
+        if not is_texts(data):
             self.refuse("must be a list of texts")
         return list(data)
 
@@ -111,6 +202,36 @@ class VMId(GivenText):
 
     def to_internal_value(self, data: Any) -> str:
         return aliases.resolve(super().to_internal_value(data).strip())
+
+
+class LimitChoice(Choice):
+    def __init__(self) -> None:
+        super().__init__(
+            LimitAction.values,
+            **OPTIONAL,
+            source="limit_action",
+            help_text="What happens when a model or tool reaches its limit.",
+        )
+
+
+class SignPeriod(WholeNumber):
+    def __init__(self) -> None:
+        super().__init__(
+            **SIGN_PERIOD_SECONDS,
+            **OPTIONAL,
+            source="sign_period_seconds",
+            help_text="A sign of it is expected this often; 0 is never.",
+        )
+
+
+class SignGrace(WholeNumber):
+    def __init__(self) -> None:
+        super().__init__(
+            **SIGN_GRACE_SECONDS,
+            **OPTIONAL,
+            source="sign_grace_seconds",
+            help_text="How much later a sign may come before it is missed.",
+        )
 
 
 class SessionChoice(Choice):
@@ -209,6 +330,12 @@ class TranscriptQuery(Query):
     )
 
 
+class FindQuery(Query):
+    q = AnyText(help_text="Words that an entry contains as they are.")
+    cursor = Cursor(help_text="`next` of an earlier page.")
+    limit = WholeNumber(least=1, most=MAX_FOUND, default=MAX_FOUND)
+
+
 class MessagesQuery(Query):
     cursor = AnyText(help_text="`next` of an earlier page.")
     limit = WholeNumber(least=1, most=MAX_ENTRIES, default=100)
@@ -243,8 +370,8 @@ class CreateBody(Body):
     vmId = VMId(source="vm_id", help_text="Run it on this VM of a provider.")
     commitId = GivenText(source="commit_id", help_text="Make a VM for it from this saved machine.")
     provider = JsonValue(**OPTIONAL, help_text="Like `local: false`.")
-    agent = AgentKind(help_text="Its kind of agent.")
-    command = CommandLine(help_text="Program and arguments, for the agent `command`.")
+    agent = AgentChoice(help_text="Its kind of agent; as an object also its settings.")
+    command = CommandLine(help_text="Program and arguments, for the agents `command` and `acp`.")
     sshHost = GivenText(source="ssh_host", help_text="Run it on this registered SSH host.")
     profile = GivenText(help_text="Make a VM for it by this profile.")
     onFailure = Choice(
@@ -253,6 +380,12 @@ class CreateBody(Body):
         source="on_failure",
         help_text="What becomes of a VM that was made for it if its first start fails.",
     )
+    dialogLimitSeconds = WholeNumber(
+        **DIALOG_LIMIT_SECONDS, **OPTIONAL, source="dialog_limit_seconds"
+    )
+    limitAction = LimitChoice()
+    signPeriodSeconds = SignPeriod()
+    signGraceSeconds = SignGrace()
 
     example = {"name": "ada", "role": "Keep the tests of the shop green."}
 
@@ -262,9 +395,14 @@ def to_creation(values: Json) -> CreateLieutenant:
     names = ("vm_id", "commit_id", "ssh_host", "profile")
     elsewhere = [values.pop("provider", None), *(values.get(name) for name in names)]
     local = values.pop("local", None)
+    chosen = values.pop("agent", None) or {}
+    if "command" in chosen and "command" in values:
+        raise BadInput("command: is given twice", "command")
     if not values.get("on_failure"):
         values.pop("on_failure", None)
-    return CreateLieutenant(**values, remote=any(elsewhere) if local is None else not local)
+    return CreateLieutenant(
+        **values, **chosen, remote=any(elsewhere) if local is None else not local
+    )
 
 
 class ChangesBody(Body):
@@ -275,6 +413,18 @@ class ChangesBody(Body):
     idleLimitMinutes = WholeNumber(**IDLE_LIMIT_MINUTES, **OPTIONAL, source="idle_limit_minutes")
     stallLimitSeconds = WholeNumber(**STALL_LIMIT_SECONDS, **OPTIONAL, source="stall_limit_seconds")
     toolLimitSeconds = WholeNumber(**TOOL_LIMIT_SECONDS, **OPTIONAL, source="tool_limit_seconds")
+    dialogLimitSeconds = WholeNumber(
+        **DIALOG_LIMIT_SECONDS,
+        **OPTIONAL,
+        source="dialog_limit_seconds",
+        help_text="How long a dialog waits for a person; 0 dismisses it at once.",
+    )
+    limitAction = LimitChoice()
+    signPeriodSeconds = SignPeriod()
+    signGraceSeconds = SignGrace()
+    role = GivenText(help_text="Its job in a sentence; from the agent's next start.")
+    directive = GivenText(help_text="More for its system prompt; from the agent's next start.")
+    agent = AgentChanges(help_text="Settings of its agent; those that are missing stay.")
     restart = Flag(default=False, help_text="Start the agent again at once.")
 
     example = {"model": "anthropic/claude-opus-4-5", "restart": True}
@@ -288,17 +438,42 @@ class ChangesBody(Body):
 
 
 def to_changes(values: Json) -> Json:
-    """Return columns and values of a valid ChangesBody or form; empty ones get their defaults."""
-    defaults = {
-        "model": settings.DEFAULT_MODEL,
-        "stall_limit_seconds": settings.STALL_SECONDS,
-        "tool_limit_seconds": settings.TOOL_SECONDS,
-    }
+    """Return columns and values of a valid ChangesBody or form; an empty limit is None.
+
+    Defaults depend on the lieutenant and its place in the tree, so `services` finds them.
+    """
     changes = {name: values[name] for name in values if name != "restart"}
     if "model" in changes:
         changes["model"] = changes["model"].strip()
-    empty = [name for name in defaults if name in changes and changes[name] in ("", None)]
-    return changes | {name: defaults[name] for name in empty}
+    empty = [name for name in LIMITS if name in changes and changes[name] in ("", None)]
+    return changes | dict.fromkeys(empty)
+
+
+class NextSignBody(Body):
+    """When the next sign is due: at a time, or in a number of seconds."""
+
+    at = Timestamp(**OPTIONAL, help_text="When it is due; at most seven days ahead.")
+    seconds = WholeNumber(
+        least=1, most=MAX_AHEAD, **OPTIONAL, help_text="In how many seconds it is due."
+    )
+    reason = RequiredText(help_text="Why it takes so long, such as: the tests run.")
+    graceSeconds = WholeNumber(
+        **SIGN_GRACE_SECONDS,
+        **OPTIONAL,
+        source="grace",
+        help_text="How much later it may come; absent for the setting of the lieutenant.",
+    )
+
+    example = {"seconds": 1800, "reason": "The tests run.", "graceSeconds": 120}
+
+
+def due_of(values: Json) -> datetime:
+    """Return when the sign of a valid NextSignBody is due. Raises BadInput."""
+    at: datetime | None = values.get("at")
+    seconds: int | None = values.get("seconds")
+    if (at is None) == (seconds is None):
+        raise BadInput("at: give either at or seconds", "at")
+    return at or timezone.now() + timedelta(seconds=seconds or 0)
 
 
 class SendBody(Body):
@@ -315,6 +490,20 @@ class SendBody(Body):
         "mode": "followUp",
         "images": [{"mediaType": "image/gif", "data": "R0lGODlhAQABAAAAACwAAAAAAQABAAAC"}],
     }
+
+
+class MessageChangesBody(Body):
+    """A change of a queued message: of its text, its position, or both."""
+
+    text = Text(strip=False, accepts=lambda _text: True, **OPTIONAL)
+    position = WholeNumber(
+        least=1,
+        most=MAX_ID,
+        **OPTIONAL,
+        help_text="Among the queued messages, from 1; beyond the end it is the last.",
+    )
+
+    example = {"text": "Run the tests, and mend them.", "position": 1}
 
 
 class ForceBody(Body):

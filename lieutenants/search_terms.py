@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from lieutenants.models import Lieutenant
+from lieutenants.models.lieutenants import WAIT_COLUMNS
 from lieutenants.states import Status
 from vmtree.search import Nodes, Term, search_terms
 
@@ -13,7 +12,7 @@ STATUSES = (Status.ERROR, Status.IDLE, Status.WORKING)
 
 def register() -> None:
     """Register the terms."""
-    stalled = Term("stalled", lambda nodes, _: nodes.filter(vm_id__in=_stalled()), flag=True)
+    stalled = Term("stalled", lambda nodes, _: nodes.filter(vm_id__in=stalled_ids()), flag=True)
     for term in (*map(_with_status, STATUSES), stalled):
         search_terms.register(term, key=term.name)
 
@@ -26,7 +25,7 @@ def _with_status(status: Status) -> Term:
     return Term(status.value, narrow, flag=True)
 
 
-def _stalled() -> Iterable[str]:
+def stalled_ids() -> list[str]:
+    """Return the keys of lieutenants that are working but silent for unusually long."""
     working = Lieutenant.objects.filter(status=Status.WORKING)
-    columns = ("status", "waiting_for", "stall_limit_seconds", "last_activity_at")
-    return [each.pk for each in working.only(*columns) if each.stalled]
+    return [each.pk for each in working.only(*WAIT_COLUMNS) if each.stalled]

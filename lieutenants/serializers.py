@@ -5,13 +5,16 @@ Deployed agents rely on key order, absent keys and texts; add new keys at the en
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from lieutenants.hosts import liveness
+from lieutenants.machine_state import Contact
 from lieutenants.models import Lieutenant, Process, Usage
+from lieutenants.models.lieutenants import WAIT_COLUMNS
 from lieutenants.sessions import failure_series
-from lieutenants.states import RestartPolicy, Status
+from lieutenants.states import LimitAction, RestartPolicy, Status, WaitKind
 from lieutenants.supervision import made_vms
 from lieutenants.transcript import outputs
 from lieutenants.transcript.serializers import (
@@ -24,6 +27,7 @@ from lieutenants.transcript.serializers import (
 from reef_site.common.api.fields import (
     Choice,
     Flag,
+    JsonValue,
     ListOf,
     Number,
     Text,
@@ -69,6 +73,24 @@ class StartStepResponse(ResponseBody):
     seconds = Number(**MAYBE, help_text="How long it took; absent while it runs.")
     note = Text(**MAYBE)
     problem = Text(**MAYBE, help_text="Why it failed.")
+
+
+class MachineStateResponse(ResponseBody):
+    """The machine of a remote lieutenant. While it is out of reach, all else is as last heard."""
+
+    state = Choice(Contact, help_text="`unknown`: nobody follows, as of a paused lieutenant.")
+    since = Timestamp(allow_null=True, help_text="When the state began.")
+    lastHeardAt = Timestamp(source="heard_at", allow_null=True)
+
+
+class NextSignResponse(ResponseBody):
+    """A sign that is expected of a lieutenant."""
+
+    at = Timestamp(source="due_at", help_text="When it is due.")
+    lateAt = Timestamp(source="late_at", help_text="When it is late, after the grace.")
+    reason = Text()
+    declaredBy = Text(source="declared_by", help_text="`settings`: those of the lieutenant.")
+    overdue = Flag()
 
 
 class LieutenantResponse(ResponseBody):
@@ -117,6 +139,22 @@ class LieutenantResponse(ResponseBody):
     outputLengths = ListOf(WholeNumber(), most=outputs.MAX_ANSWERS, **MAYBE)
     contextUsage = ContextUsageResponse(source="context_usage", **MAYBE)
     startSteps = StartStepResponse(many=True, **MAYBE, help_text="Of its newest start on a VM.")
+    dialogLimitSeconds = WholeNumber(source="dialog_limit_seconds", **MAYBE)
+    agentOptions = JsonValue(
+        source="agent_options", **MAYBE, help_text="Settings of its agent, if not the usual ones."
+    )
+    machine = MachineStateResponse(**MAYBE, help_text="Of one on a VM or SSH host.")
+    waitingKind = Choice(WaitKind, source="wait_kind", **MAYBE)
+    waitingUntil = Timestamp(
+        source="waiting_until", **MAYBE, help_text="When a model provider's limit ends, if known."
+    )
+    limitAt = Timestamp(
+        source="limit_at", **MAYBE, help_text="When what it waits for reaches its limit."
+    )
+    limitAction = Choice(LimitAction.values, source="limit_action", **MAYBE)
+    signPeriodSeconds = WholeNumber(source="sign_period_seconds", **MAYBE)
+    signGraceSeconds = WholeNumber(source="sign_grace_seconds", **MAYBE)
+    nextSign = NextSignResponse(**MAYBE)
 
     example = {
         "id": "01JD9Z3K8Q5V7W2X4Y6A8B0C1D",
@@ -159,6 +197,14 @@ AbortedResponse = done_response("aborted")
 DestroyedResponse = done_response("destroyed", detail=True)
 
 
+class CreatedResponse(LieutenantResponse):
+    """A new lieutenant."""
+
+    note = Text(**MAYBE, help_text="Which budget above it is used up.")
+
+    example = LieutenantResponse.example
+
+
 class ResultsResponse(ResponseBody):
     """One line of text for each lieutenant."""
 
@@ -176,6 +222,11 @@ PUBLIC_KEYS = (
 )
 
 
+# The columns that these keys are made of.
+PUBLIC_COLUMNS = (
+    *("id", "name", "role", "transport", "on_vm", "task_count", "created_at"),
+    *("model", "parent_agent", "host", *WAIT_COLUMNS),
+)
 # Keys that `?brief=true` omits.
 LONG_KEYS = ("lastOutput", "outputHistory", "systemPrompt", "lastOutputLength", "outputLengths")
 
@@ -193,18 +244,34 @@ def lieutenants_json(
     pks = permissions.readable_among(
         caller, permissions.Action.READ_TRANSCRIPT, (row.pk for row in rows)
     )
-    history = {} if brief else outputs.newest_answers(pks)
-    running = {} if brief else outputs.running_outputs(pks)
-    sums = Usage.objects.sums_by_lieutenant(list(pks))
     remote = [row.pk for row in rows if not row.is_local]
     steps, made = Process.objects.start_steps(remote), made_vms.steps_of(remote)
+    details = Details(
+        readable=pks,
+        history={} if brief else outputs.newest_answers(pks),
+        running={} if brief else outputs.running_outputs(pks),
+        sums=Usage.objects.sums_by_lieutenant(list(pks)),
+        steps={pk: [*made.get(pk, []), *steps.get(pk, [])] for pk in remote},
+    )
+    return with_details(rows, details, brief=brief)
+
+
+@dataclass(frozen=True)
+class Details:
+    """Facts that only readers of transcripts see, by lieutenants' ids. `readable` has the ids of
+    the lieutenants that the caller may read."""
+
+    readable: Collection[str]
+    history: Mapping[str, list[outputs.Excerpt]]
+    running: Mapping[str, outputs.LongText]
+    sums: Mapping[str, Mapping[str, Any]]
+    steps: Mapping[str, list[Json]]
+
+
+def with_details(rows: Iterable[Lieutenant], details: Details, *, brief: bool) -> list[Json]:
+    """Return lieutenants as JSON, without further queries."""
     found = [
-        _lieutenant_json(
-            *(row, history.get(row.pk, []), running.get(row.pk), sums.get(row.pk)),
-            steps=[*made.get(row.pk, []), *steps.get(row.pk, [])],
-        )
-        if row.pk in pks
-        else _public_json(row)
+        _lieutenant_json(row, details) if row.pk in details.readable else _public_json(row)
         for row in rows
     ]
     if brief:
@@ -212,47 +279,67 @@ def lieutenants_json(
     return found
 
 
-def _public_json(row: Lieutenant) -> Json:
-    facts = _lieutenant_json(row, [], None, None)
-    return {key: facts[key] for key in PUBLIC_KEYS if key in facts}
-
-
 # Keys that are absent when their value is empty, and never null.
 _ABSENT_IF_EMPTY = (
     *("model", "parentAgent", "modelInUse", "error", "trouble", "waitingFor", "waitingSince"),
     *("failing", "rewindingTo", "sessionProblem", "modelWanted", "modelProblem", "restartAt"),
     *("idleLimitMinutes", "isolation", "command", "lastOutputLength", "outputLengths"),
-    *("contextUsage", "startSteps"),
+    *("contextUsage", "startSteps", "agentOptions", "machine", "waitingKind", "waitingUntil"),
+    *("limitAt", "signPeriodSeconds", "nextSign"),
 )
 _COMPUTED = (
     *("vmId", "isLocal", "lastOutput", "outputHistory", "failing", "modelWanted", "usage"),
-    *("lastOutputLength", "outputLengths", "startSteps"),
+    *("lastOutputLength", "outputLengths", "startSteps", "machine", "nextSign"),
 )
+_read_sign = object_reader(NextSignResponse, "overdue")
+_read_machine = object_reader(MachineStateResponse)
+_NOTHING = outputs.Ending()
 _read_lieutenant = object_reader(LieutenantResponse, *_COMPUTED, blank_as_null=True)
+_PublicResponse = type(
+    "PublicLieutenantResponse",
+    (ResponseBody,),
+    {key: LieutenantResponse._declared_fields[key] for key in PUBLIC_KEYS},
+)
+_read_public = object_reader(_PublicResponse, "vmId", "isLocal", blank_as_null=True)
 
 
-def _lieutenant_json(
-    row: Lieutenant,
-    history: list[outputs.Excerpt],
-    running: outputs.Output | None,
-    sums: Mapping[str, Any] | None,
-    steps: list[Json] | None = None,
-) -> Json:
-    running = running or outputs.Output([])
+def _public_json(row: Lieutenant) -> Json:
+    facts = _read_public(row)
+    facts["vmId"], facts["isLocal"] = _vm_id(row), row.is_local
+    facts["lastActivityAt"] = max(row.last_activity_at, row.status_since)
+    for key in ("model", "parentAgent"):
+        if not facts[key]:
+            del facts[key]
+    return facts
+
+
+def _vm_id(row: Lieutenant) -> str:
+    return f"local-{row.name}" if row.is_local else row.on_vm
+
+
+def _next_sign_json(row: Lieutenant) -> Json | None:
+    sign = row.next_sign
+    return {**_read_sign(sign), "overdue": row.is_overdue} if sign else None
+
+
+def _lieutenant_json(row: Lieutenant, details: Details) -> Json:
+    history, running = details.history.get(row.pk, []), details.running.get(row.pk, _NOTHING)
     is_cut = any(each.is_cut for each in history)
     facts = _read_lieutenant(row) | {
-        "vmId": f"local-{row.name}" if row.is_local else row.on_vm,
+        "vmId": _vm_id(row),
         "isLocal": row.is_local,
         "lastOutput": running.tail(outputs.MAX_SHOWN),
         "outputHistory": [each.text for each in history],
         "lastActivityAt": max(row.last_activity_at, row.status_since),
         "failing": failure_series.as_json(row),
         "modelWanted": row.model_wanted if row.model_problem else "",
-        "usage": usage_json(sums),
+        "usage": usage_json(details.sums.get(row.pk)),
         # Full lengths of the texts that are shortened here.
         "lastOutputLength": running.length if running.length > outputs.MAX_SHOWN else 0,
         "outputLengths": [each.length for each in history] if is_cut else [],
-        "startSteps": steps,
+        "startSteps": details.steps.get(row.pk),
+        "machine": _read_machine(row.machine) if row.machine else None,
+        "nextSign": _next_sign_json(row),
     }
     empty = [key for key in _ABSENT_IF_EMPTY if not facts[key]]
     for key in empty:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from django.db.models import TextChoices
 
 
@@ -51,6 +53,40 @@ class RestartPolicy(TextChoices):
 
 
 MAX_RESTARTS = 5
+# After a stop request the agent is ended without its keeper's help at first; the keeper, which may
+# be busy with its last records for a minute, is ended later.
+END_AGENT_SECONDS, END_KEEPER_SECONDS = 25.0, 85.0
+# Beginnings of `waiting_for`: while a question is open, while a tool runs, while the agent waits
+# because its model's provider limits it.
+A_PERSON, A_TOOL, A_QUOTA = "a person", "tool ", "the quota or rate limit"
+A_MODEL = "the model"
+
+
+class WaitKind(StrEnum):
+    """The thing that a lieutenant waits for. The values are those of the HTTP API."""
+
+    MODEL = "model"
+    TOOL = "tool"
+    PERSON = "person"
+    QUOTA = "quota"
+    OTHER = "other"
+
+    @classmethod
+    def of(cls, waiting_for: str) -> WaitKind | None:
+        """Return the kind of what `waiting_for` says; None if it waits for nothing."""
+        if not waiting_for:
+            return None
+        kinds = {A_PERSON: cls.PERSON, A_TOOL: cls.TOOL, A_QUOTA: cls.QUOTA}
+        found = (kind for words, kind in kinds.items() if waiting_for.startswith(words))
+        return next(found, cls.MODEL if waiting_for == A_MODEL else cls.OTHER)
+
+
+class LimitAction(TextChoices):
+    """The action when a model or a tool reaches its limit."""
+
+    ABORT = "abort", "note it, then abort the answer"
+    NOTE = "note", "only note it"
+
 
 _GOES_ON = {Status.PAUSED, Status.ERROR, Status.DESTROYED}
 

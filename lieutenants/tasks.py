@@ -5,8 +5,10 @@ from __future__ import annotations
 from celery import shared_task
 
 from lieutenants.models import MadeVM
+from lieutenants.questions import deadlines, failures
 from lieutenants.supervision import runtime
 from reef_site.common.dispatch import dispatch
+from reef_site.common.ticks import tick_task
 
 
 def queue_of(data_folder: str) -> str:
@@ -25,3 +27,11 @@ def on_provisioning_end(provisioning_id: str) -> None:
 def settle(lieutenant_id: str) -> None:
     """Start or stop this lieutenant's process, as its row wants."""
     runtime.converge(lieutenant_id)
+
+
+@tick_task("lieutenants.questions", soft_time_limit=30, time_limit=40)
+def decide_questions() -> None:
+    """Decide overdue questions, withdraw void ones, and ask about failures."""
+    deadlines.decide_overdue()
+    deadlines.withdraw_orphaned()
+    failures.ask_about_failures()

@@ -8,35 +8,41 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.paginator import Paginator
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from bootloader.grants import budgets
 from lieutenants import services
 from lieutenants.actions import ACTIONS, LieutenantAction
 from lieutenants.agents import dialect_of
 from lieutenants.forms import MODES, AdjustForm, CreateForm
 from lieutenants.hosts import liveness
 from lieutenants.isolation.homes import Home, home_of
+from lieutenants.lists import columns, filters
+from lieutenants.membership import vm_id_of
+from lieutenants.messages import retrying, rewinding
 from lieutenants.messages.images import FORMAT_NAMES, MAX_BYTES, MAX_IMAGES, MEDIA_TYPES
 from lieutenants.messages.views import uploaded_images
-from lieutenants.models import AgentModels, Entry, Lieutenant, Usage
-from lieutenants.states import MAX_RESTARTS, Mode, Status
+from lieutenants.models import AgentModels, Entry, Lieutenant, Message
+from lieutenants.questions.states import QuestionState
+from lieutenants.states import MAX_RESTARTS, MessageState, Mode, Status
 from lieutenants.supervision import made_vms, remote_start
-from lieutenants.transcript import items, outputs, usage_summary
-from lieutenants.transcript.export import ExportFormat, export_response
+from lieutenants.transcript import items, last_turns, outputs, usage_summary
+from lieutenants.transcript.views import transcript_context
 from lieutenants.unknown_agents import views as unknown_agents
+from lieutenants.unread import services as unread
 from reef_site.common.error_responses import ErrorPage, is_script
 from reef_site.common.errors import BadInput, NotFound, ReefError
 from reef_site.common.ids import new_ulid
+from reef_site.common.lists.pages import ListPage
+from reef_site.common.lists.sorting import Sorting
 from reef_site.common.page_values import text_value
 from reef_site.common.text import parse_number
 
-PAGE_SIZE = 100
-_MAX_IDS = 200
 _MAX_RECENT = 8
 _MAX_QUEUED = 50
 
@@ -50,7 +56,9 @@ render_errors = ErrorPage("lieutenants:index", "All lieutenants")
 @require_GET
 def index(request: HttpRequest) -> HttpResponse:
     """List all lieutenants; the list stays live."""
-    return render(request, "lieutenants/index.html", _listing(request))
+    context = _listing(request)
+    status = 400 if context["problem"] else 200
+    return render(request, "lieutenants/index.html", context, status=status)
 
 
 @login_required
@@ -62,24 +70,33 @@ def rows(request: HttpRequest) -> HttpResponse:
 
 def _listing(request: HttpRequest) -> dict[str, Any]:
     """Return the context of the list. The number of queries does not depend on its length."""
-    status, query = text_value(request.GET, "status"), text_value(request.GET, "q")
-    counts = Lieutenant.objects.count_by_status()
-    found = Lieutenant.objects.listed(status=status, words=query)
-    page = Paginator(found, PAGE_SIZE).get_page(request.GET.get("page"))
-    shown = list(page.object_list)
+    problem = ""
+    try:
+        found = filters.find(request.GET)
+    except BadInput as error:
+        problem, found = str(error).removeprefix("q: "), Lieutenant.objects.none()
+    sorting = Sorting.of(request.GET, columns.COLUMNS, columns.DEFAULT_SORT)
+    page = ListPage.of(found, sorting, request.GET)
+    shown: list[Lieutenant] = page.load(Lieutenant.objects.with_task())
     liveness.annotate_trouble(shown)
-    used = Usage.objects.sums_by_lieutenant([row.pk for row in shown])
-    living = sum(count for each, count in counts.items() if each != Status.DESTROYED)
+    turns, marks = last_turns.last_turns(page.keys), unread.ReadMarks(request.user)
+    for row in shown:
+        row.last_turn = turns.get(row.pk)
+        if row.last_turn:
+            row.is_unread = marks.is_unread(row.pk, row.last_turn.ended_at)
+    used, counts = columns.usage_of(page.keys), Lieutenant.objects.count_by_status()
     return {
-        "page": page,
-        "rows": [(row, usage_summary.UsageSummary.of(used.get(row.pk))) for row in shown],
+        "page": page.page,
+        "range": page.range,
+        "headings": page.headings,
+        "rows": [(row, *used.get(row.pk, columns.NO_USAGE)) for row in shown],
         "tabs": [(each, counts.get(each, 0)) for each in Status.values],
-        "living": living,
+        "living": sum(counts.values()) - counts.get(Status.DESTROYED, 0),
         "unknown_agents": unknown_agents.listed_agents(),
         "any": bool(counts),
-        "status": status,
-        "query": query,
-        "range": page.paginator.get_elided_page_range(page.number, on_each_side=2, on_ends=1),
+        "status": text_value(request.GET, "status"),
+        "query": text_value(request.GET, "q"),
+        "problem": problem,
     }
 
 
@@ -93,11 +110,13 @@ def create(request: HttpRequest) -> HttpResponse:
         status = 400
         if form.is_valid():
             try:
-                lieutenant = services.create(form.wish(), actor=str(request.user))
+                lieutenant = services.create(form.wish(), actor=request.user)
             except ReefError as error:
                 form.add_service_error(error)
                 status = error.status
             else:
+                if note := budgets.warning_of(vm_id_of(lieutenant)):
+                    messages.warning(request, f"{lieutenant.name}: {note}.")
                 return redirect("lieutenants:detail", lieutenant.name)
     form.describe_errors()
     context = {"form": form, "models": AgentModels.objects.offered()}
@@ -108,16 +127,15 @@ def create(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @render_errors
 def adjust(request: HttpRequest, name: str) -> HttpResponse:
-    """Change model or limits; errors appear at their fields."""
+    """Change model, limits or settings of the agent; errors appear at their fields."""
     lieutenant = services.find(name, missing=f"Lieutenant '{name}' not found")
-    status, form = 200, AdjustForm(request.POST or None, initial=vars(lieutenant))
-    form.leave_out(lieutenant)
+    status, form = 200, AdjustForm(lieutenant, request.POST or None)
     if request.method == "POST":
         status = 400
         if form.is_valid():
             restart, changes = form.cleaned_data["restart"], form.changes()
             try:
-                services.adjust(name, changes, actor=str(request.user), restart_now=restart)
+                services.adjust(name, changes, actor=request.user, restart_now=restart)
             except ReefError as error:
                 form.add_service_error(error)
                 status = error.status
@@ -160,19 +178,13 @@ def by_id(request: HttpRequest, pk: str) -> HttpResponse:
 def _page(
     request: HttpRequest, lieutenant: Lieutenant, *, status: int = 200, **more: Any
 ) -> HttpResponse:
-    context = {**_transcript(request, lieutenant), **_facts(lieutenant), **_composer(lieutenant)}
-    return render(request, "lieutenants/detail.html", {**context, **more}, status=status)
-
-
-def _transcript(request: HttpRequest, lieutenant: Lieutenant) -> dict[str, Any]:
-    before = parse_number(request.GET.get("before", ""))
-    found, earlier = items.newest_items(lieutenant, before=before)
-    return {
-        "lieutenant": lieutenant,
-        "blocks": found,
-        "earlier": earlier,
-        "before": before,
+    unread.mark_read(request.user, lieutenant)
+    context = {
+        **transcript_context(request, lieutenant),
+        **_facts(lieutenant),
+        **_composer(lieutenant),
     }
+    return render(request, "lieutenants/detail.html", {**context, **more}, status=status)
 
 
 def _composer(lieutenant: Lieutenant) -> dict[str, Any]:
@@ -194,7 +206,6 @@ def _facts(lieutenant: Lieutenant) -> dict[str, Any]:
     """Return the context of everything beside the transcript."""
     alive = lieutenant.status != Status.DESTROYED
     liveness.annotate_trouble([lieutenant])
-    waiting = lieutenant.messages.pending()[:_MAX_QUEUED]
     process = lieutenant.processes.first()
     return {
         "lieutenant": lieutenant,
@@ -204,7 +215,9 @@ def _facts(lieutenant: Lieutenant) -> dict[str, Any]:
             *(process.start_steps() if process else []),
         ],
         "moves": lieutenant.moves.all()[:_MAX_RECENT],
-        "waiting": outputs.shortened(waiting) if alive else [],
+        "questions": lieutenant.questions.open().order_by("created_at", "id"),
+        "decided": lieutenant.questions.exclude(state=QuestionState.OPEN)[:_MAX_RECENT],
+        **(_queue(lieutenant) if alive else {}),
         "sent": outputs.shortened(lieutenant.messages.order_by("-created_at", "-id")[:_MAX_RECENT]),
         "used": usage_summary.usage_periods(lieutenant),
         "features": dialect_of(lieutenant).features,
@@ -213,6 +226,21 @@ def _facts(lieutenant: Lieutenant) -> dict[str, Any]:
         "most_restarts": MAX_RESTARTS,
         "actions": [each for each in ACTIONS.values() if each.is_available(lieutenant)],
         "to_confirm": [each for each in ACTIONS.values() if each.needs_confirmation(lieutenant)],
+    }
+
+
+def _queue(lieutenant: Lieutenant) -> dict[str, Any]:
+    """Return the first waiting messages, with the positions of those that can be changed.
+
+    `unsent` are the newest that were withdrawn or refused.
+    """
+    waiting = outputs.shortened(lieutenant.messages.pending().in_queue_order()[:_MAX_QUEUED])
+    is_queued = any(each.state == MessageState.QUEUED for each in waiting)
+    positions = Message.objects.positions(lieutenant.pk) if is_queued else {}
+    return {
+        "waiting": [(each, positions.get(each.pk)) for each in waiting],
+        "movable": len(positions),
+        "unsent": outputs.shortened(retrying.offered_again(lieutenant)[:_MAX_RECENT]),
     }
 
 
@@ -226,54 +254,14 @@ def _home_of(lieutenant: Lieutenant) -> Home:
 @require_GET
 def now(request: HttpRequest, pk: str) -> HttpResponse:
     """Render everything but the transcript: heading, queue, facts."""
-    return _now(request, get_object_or_404(Lieutenant, pk=pk))
+    lieutenant = get_object_or_404(Lieutenant, pk=pk)
+    # The page fetches this only while it is seen.
+    unread.mark_read(request.user, lieutenant)
+    return _now(request, lieutenant)
 
 
 def _now(request: HttpRequest, lieutenant: Lieutenant) -> HttpResponse:
     return render(request, "lieutenants/_now.html", _facts(lieutenant))
-
-
-@login_required
-@require_GET
-def transcript(request: HttpRequest, pk: str) -> HttpResponse:
-    """Render the newest transcript items, or those before entry `?before=`."""
-    lieutenant = get_object_or_404(Lieutenant, pk=pk)
-    return render(request, "lieutenants/_transcript.html", _transcript(request, lieutenant))
-
-
-@login_required
-@require_GET
-def entries(request: HttpRequest, pk: str) -> HttpResponse:
-    """Render the transcript items with the entries `?ids=` (comma-separated numbers)."""
-    lieutenant = get_object_or_404(Lieutenant, pk=pk)
-    numbers = request.GET.get("ids", "").split(",")[:_MAX_IDS]
-    ids = [number for each in numbers if (number := parse_number(each)) is not None]
-    context = {
-        "lieutenant": lieutenant,
-        "blocks": items.items_of_entries(lieutenant, ids),
-    }
-    return render(request, "lieutenants/_blocks.html", context)
-
-
-@login_required
-@require_GET
-def text(_request: HttpRequest, pk: str, entry_id: int) -> StreamingHttpResponse:
-    """Stream the complete text of one entry; it may be very long."""
-    get_object_or_404(Entry.objects.only("pk"), lieutenant=pk, pk=entry_id)
-    pieces = outputs.text_of_entry(entry_id).in_pieces()
-    return StreamingHttpResponse(pieces, content_type="text/plain; charset=utf-8")
-
-
-@login_required
-@require_GET
-@render_errors
-def export(request: HttpRequest, pk: str) -> StreamingHttpResponse:
-    """Download the whole transcript; `?format=` is html, markdown, json or agent."""
-    lieutenant = get_object_or_404(Lieutenant, pk=pk)
-    kind = text_value(request.GET, "format") or ExportFormat.HTML
-    if kind not in list(ExportFormat):
-        raise BadInput(f"format: must be one of {', '.join(ExportFormat)}", "format")
-    return export_response(lieutenant, ExportFormat(kind))
 
 
 # -- actions on a lieutenant ---------------------------------------------------------------------
@@ -283,12 +271,18 @@ def export(request: HttpRequest, pk: str) -> StreamingHttpResponse:
 @require_POST
 @render_errors
 def send(request: HttpRequest, name: str) -> HttpResponse:
-    """Send a message. A rejected form is shown again with its text."""
+    """Send a message; with `start`, also to a lieutenant that is paused or has failed.
+
+    A rejected form is shown again with its text.
+    """
     text = request.POST.get("message", "").replace("\r\n", "\n")
     mode, key = request.POST.get("mode") or None, request.POST.get("key", "")
     try:
         images = uploaded_images(request)
-        services.send(name, text, mode=mode, key=key, actor=str(request.user), images=images)
+        with transaction.atomic():
+            if request.POST.get("start"):
+                services.start_for_message(name, actor=request.user)
+            services.send(name, text, mode=mode, key=key, actor=request.user, images=images)
     except ReefError as error:
         lieutenant = Lieutenant.objects.active().filter(name=name).first()
         if lieutenant is None or is_script(request):
@@ -304,7 +298,35 @@ def send(request: HttpRequest, name: str) -> HttpResponse:
 @render_errors
 def withdraw(request: HttpRequest, name: str, message_id: str) -> HttpResponse:
     """Withdraw a queued message."""
-    services.withdraw(name, message_id, actor=str(request.user))
+    services.withdraw(name, message_id, actor=request.user)
+    return _done(request, name)
+
+
+@login_required
+@require_POST
+@render_errors
+def send_again(request: HttpRequest, name: str, message_id: str) -> HttpResponse:
+    """Send a message that was withdrawn or refused again."""
+    retrying.send_again(name, message_id, actor=request.user)
+    return _done(request, name)
+
+
+@login_required
+@require_POST
+@render_errors
+def change_message(request: HttpRequest, name: str, message_id: str) -> HttpResponse:
+    """Change the text of a queued message, or its position in the queue."""
+    text, position = request.POST.get("text"), request.POST.get("position")
+    number = parse_number(position) if position else None
+    if position and not number:
+        raise BadInput("position: must be a whole number from 1", "position")
+    services.change_message(
+        name,
+        message_id,
+        text=None if text is None else text.replace("\r\n", "\n"),
+        position=number,
+        actor=request.user,
+    )
     return _done(request, name)
 
 
@@ -324,7 +346,7 @@ def act(request: HttpRequest, name: str, verb: str) -> HttpResponse:
         raise NotFound(f"This lieutenant '{name}' has been destroyed")
     confirmed = request.POST.get("sure") == "yes"
     try:
-        result = action.act(name, str(request.user), confirmed)
+        result = action.act(name, request.user, confirmed)
     except ReefError as error:
         lieutenant = Lieutenant.objects.active().filter(name=name).first()
         if (
@@ -337,6 +359,24 @@ def act(request: HttpRequest, name: str, verb: str) -> HttpResponse:
         raise
     if not is_script(request):
         messages.success(request, result)
+    return _done(request, name)
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+@render_errors
+def rewind_to(request: HttpRequest, name: str, entry_id: int) -> HttpResponse:
+    """Ask whether the agent is to go back to before a message (GET), or request it (POST)."""
+    if request.method == "GET":
+        target = services.find(name, missing=f"Lieutenant '{name}' not found")
+        entry = rewinding.find_target(target, entry_id=entry_id)
+        context = {"lieutenant": target, "entry": entry}
+        return render(request, "lieutenants/rewind.html", context)
+    shown_pk = request.POST.get("lieutenant")
+    if not Lieutenant.objects.filter(pk=shown_pk, name=name).active().exists():
+        raise NotFound(f"This lieutenant '{name}' has been destroyed")
+    rewinding.request_rewind(name, actor=request.user, entry_id=entry_id)
+    messages.success(request, f"{name}: going back to before this message.")
     return _done(request, name)
 
 

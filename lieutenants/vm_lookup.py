@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from uuid import UUID
 
 from lieutenants.membership import vm_id_of
 from lieutenants.models import Lieutenant
@@ -49,3 +50,9 @@ def used_vms(vm_ids: Sequence[str]) -> Iterable[str]:
     """Return those of these VMs on which lieutenants run."""
     here = Lieutenant.objects.active().filter(on_vm__in=vm_ids)
     return here.values_list("on_vm", flat=True)
+
+
+def used_hosts() -> Iterable[UUID]:
+    """Return the SSH hosts on which lieutenants run, or have left something."""
+    rows = Lieutenant.objects.filter(ssh_host__isnull=False)
+    return rows.order_by().values_list("ssh_host", flat=True).distinct()

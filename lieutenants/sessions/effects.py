@@ -201,6 +201,37 @@ class FinishCommands(Effect):
     at: datetime
 
 
+# -- questions ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OpenQuestion(Effect):
+    """Ask people what a dialog asks; it may wait for this long."""
+
+    dialog: events.Dialog
+    at: datetime
+    limit_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseQuestion(Effect):
+    """Store that the agent has the reply to a dialog, and report who decided what."""
+
+    request_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawQuestions(Effect):
+    """Withdraw the open questions of all dialogs of the process, with this reason.
+
+    If the process has ended, no answers are delivered any more.
+    """
+
+    note: str
+    has_ended: bool = False
+
+
 # -- lieutenant and process --------------------------------------------------------------------
 
 
@@ -307,6 +338,11 @@ class ClearRewind(Effect):
 
 
 # -- commands ----------------------------------------------------------------------------------
+
+
+def withdrawal_text(count: int) -> str:
+    """Return the notice about messages that an abort has withdrawn."""
+    return f"The abort withdrew {count} queued message{'s' if count > 1 else ''}."
 
 
 class Verb(StrEnum):

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
 
+from lieutenants import queries
 from lieutenants.agents import events
-from lieutenants.models import Lieutenant, Message
+from lieutenants.models import Lieutenant, Message, Question
 from lieutenants.sessions import inputs, rewind_rows
 from lieutenants.sessions.inputs import Facts
 from lieutenants.sessions.rules import endings, rewinding, settling
-from lieutenants.states import MessageState, RestartPolicy, Status
+from lieutenants.states import RestartPolicy, Status
 
 if TYPE_CHECKING:
     from lieutenants.sessions.session import Session
@@ -37,13 +38,15 @@ def _of_run_end(session: Session, _event: events.RunEnded, facts: Facts) -> Fact
 def _of_check(session: Session, _check: inputs.SettleCheck, facts: Facts) -> Facts:
     if not settling.needs_pending(session.state):
         return facts
-    return facts._replace(pending=_pending_states(session))
+    return facts._replace(pending=queries.pending_states(session.lieutenant.pk))
 
 
-def _pending_states(session: Session) -> frozenset[MessageState]:
-    pending = Message.objects.pending().filter(lieutenant=session.lieutenant)
-    states = pending.order_by().values_list("state", flat=True).distinct()
-    return frozenset(map(MessageState, states))
+def _of_dialog(session: Session, dialog: events.Dialog, facts: Facts) -> Facts:
+    row = Lieutenant.objects.only("dialog_limit_seconds").get(pk=session.lieutenant.pk)
+    known = Question.objects.filter(process=session.process, request_id=dialog.request_id or "")
+    return facts._replace(
+        dialog_limit_seconds=row.dialog_limit_seconds, is_known_dialog=known.exists()
+    )
 
 
 def _of_reply(session: Session, reply: events.Reply, facts: Facts) -> Facts:
@@ -62,7 +65,7 @@ def _of_start(session: Session, reply: events.AgentState, facts: Facts) -> Facts
     row = Lieutenant.objects.only("model_wanted", "model_in_use").get(pk=session.lieutenant.pk)
     names = [model.name, model.label] if model else []
     return facts._replace(
-        pending=_pending_states(session),
+        pending=queries.pending_states(session.lieutenant.pk),
         wanted_model=row.model_wanted,
         previous_model=row.model_in_use,
         has_wanted_model=dialect.matches_model(row.model_wanted, names),
@@ -102,6 +105,7 @@ def _of_end(session: Session, _end: object, facts: Facts) -> Facts:
 
 _READERS: dict[type, Callable[[Session, Any, Facts], Facts]] = {
     events.RunEnded: _of_run_end,
+    events.Dialog: _of_dialog,
     events.Reply: _of_reply,
     inputs.SettleCheck: _of_check,
     inputs.ProcessEnded: _of_end,

@@ -97,10 +97,15 @@ def as_json(lieutenant: Lieutenant) -> dict[str, Any] | None:
 
 def can_rewind(lieutenant: Lieutenant) -> bool:
     """Return whether going back to before the first message that failed may help."""
+    is_able = dialect_of(lieutenant).features.rewind and bool(lieutenant.failures.get("entry"))
+    return is_able and is_poisoned(lieutenant)
+
+
+def is_poisoned(lieutenant: Lieutenant) -> bool:
+    """Return whether each request fails because of what the session contains."""
     series = lieutenant.failures
-    known = lieutenant.failing_since is not None and bool(series.get("entry"))
-    is_able = dialect_of(lieutenant).features.rewind
-    return known and is_able and provider_errors.is_about_request(series["text"])
+    is_failing = lieutenant.failing_since is not None and bool(series)
+    return is_failing and provider_errors.is_about_request(series["text"])
 
 
 def save_series(recorder: Recorder) -> None:
@@ -161,9 +166,8 @@ def _first_user(answer: Answer) -> Entry | None:
 def _report(recorder: Recorder, series: dict[str, Any], at: datetime) -> None:
     """Report the whole series in one entry; later failures only change its count."""
     text = f"Each request fails since {_message(series)}: {series['count']} times so far."
-    can_go_back = dialect_of(recorder.lieutenant).features.rewind
-    if can_go_back and provider_errors.is_about_request(series["text"]):
-        text += " Go back to before this message to go on without it."
+    if provider_errors.is_about_request(series["text"]):
+        text += _remedy(recorder.lieutenant)
     data = {"failing": {"count": series["count"], "since": series["since"]}}
     notice = recorder.series.notice
     if notice is None and series.get("notice"):
@@ -174,6 +178,19 @@ def _report(recorder: Recorder, series: dict[str, Any], at: datetime) -> None:
         recorder.series.notice = recorder.add(
             Entry.Kind.ERROR, at, text=text, data=data, is_error=True
         )
+
+
+def _remedy(lieutenant: Lieutenant) -> str:
+    features = dialect_of(lieutenant).features
+    if features.rewind:
+        return " Go back to before this message to go on without it."
+    if features.session:
+        agent = lieutenant.agent
+        return (
+            f" The agent '{agent}' cannot go back to before this message: begin a new session to "
+            "go on without it."
+        )
+    return ""
 
 
 def _message(series: dict[str, Any]) -> str:

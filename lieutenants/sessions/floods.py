@@ -16,7 +16,8 @@ from lieutenants.supervision.keeper import limits, pacing
 ROWS_PER_MINUTE = 3 * limits.ROWS_PER_MINUTE
 # Longer texts of a notice are truncated.
 MAX_TEXT = 20_000
-TROUBLE_PREFIX = "It is loud: "
+# What the trouble of floods begins with; the last one is that of earlier versions.
+TROUBLE_PREFIXES = ("Too much output: ", "It is loud: ")
 
 _NAMES = {
     "extension_error": "errors of extensions",
@@ -80,13 +81,13 @@ class Floods:
 
     def trouble(self, other: str) -> str:
         """Return the trouble to show: `other` first, else the floods in progress."""
-        if other and not other.startswith(TROUBLE_PREFIX):
+        if other and not other.startswith(TROUBLE_PREFIXES):
             return other
         names = ", ".join(kind_name(cause) for cause in sorted(self.loud))
         # The counts are in the transcript: a text that changes each minute could not be marked as
         # seen.
         return (
-            f"{TROUBLE_PREFIX}too many {names}. Some are kept, the others are counted."
+            f"{TROUBLE_PREFIXES[0]}too many {names}. Some are kept, the others are counted."
             if names
             else ""
         )

@@ -46,6 +46,11 @@ class Facts(NamedTuple):
     was_sent_since: bool = False
     session_name: str = ""
 
+    # With a dialog: how long it may wait for a person (0: not at all), and whether the process has
+    # had one with the same id.
+    dialog_limit_seconds: int = 0
+    is_known_dialog: bool = False
+
 
 # -- the keeper's notes ------------------------------------------------------------------------
 
@@ -55,6 +60,13 @@ class Delivered:
     """The keeper passed a queued message on to the agent."""
 
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class DialogReplied:
+    """The keeper passed the reply to this dialog on to the agent."""
+
+    request_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +175,21 @@ class WorkSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class QuestionSeen:
+    """The agent's oldest open question that is not a dialog has this text; empty: none is open."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class AbortAsked:
-    """A person or a program wants the answer to be aborted. `mark` makes command ids unique."""
+    """A person or a program wants the answer to be aborted. `mark` makes command ids unique.
+
+    `withdrawn` is the number of messages that were withdrawn from reef's queue.
+    """
 
     mark: str
+    withdrawn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +198,18 @@ class Stalled:
 
     mark: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LimitPassed:
+    """The answer reached a time limit and goes on; `text` says which.
+
+    `calls` are the entries of all running calls that were noted, `wait` is the silent wait.
+    """
+
+    text: str
+    calls: tuple[int, ...] = ()
+    wait: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +242,7 @@ class TroubleOver:
 
 Request = (
     Delivered
+    | DialogReplied
     | Garbage
     | LongLine
     | Omitted
@@ -220,8 +256,10 @@ Request = (
     | RecordsRead
     | SettleCheck
     | WorkSeen
+    | QuestionSeen
     | AbortAsked
     | Stalled
+    | LimitPassed
     | RewindCheck
     | OmissionsDue
     | TroubleFound

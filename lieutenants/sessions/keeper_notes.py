@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lieutenants.agents.base import DIALOG_REPLY
 from lieutenants.agents.payloads import parse_count
 from lieutenants.sessions import inputs
 from lieutenants.sessions.inputs import Request
@@ -48,8 +49,12 @@ _DECODERS: dict[str, Callable[[list[Any], Cover], Request]] = {
 
 
 def is_own_command(record: list[Any]) -> bool:
-    """Return whether the record only confirms a command of the follower."""
-    return record[0] == "s" and str(record[2]).startswith("~")
+    """Return whether the record only confirms a command of the follower.
+
+    A reply to a dialog is the command of a person, and the agent's silence begins after it.
+    """
+    command = str(record[2]) if record[0] == "s" else ""
+    return command.startswith("~") and not command.startswith(DIALOG_REPLY)
 
 
 def is_no_activity(record: list[Any]) -> bool:

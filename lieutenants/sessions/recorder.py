@@ -16,7 +16,13 @@ from lieutenants.sessions import failure_series
 from lieutenants.sessions.effects import Effect
 from lieutenants.sessions.failure_series import FailureSeries
 from lieutenants.sessions.floods import Floods
-from lieutenants.sessions.writers import lieutenant, messages, processes, transcript
+from lieutenants.sessions.writers import (
+    lieutenant,
+    messages,
+    processes,
+    questions,
+    transcript,
+)
 from lieutenants.states import Outcome
 from lieutenants.transcript.recorder import Transcript
 from lieutenants.transcript.screening import State as HeldText
@@ -27,6 +33,7 @@ _WRITERS: dict[type, Callable[[Any, Any], None]] = {
     **messages.WRITERS,
     **lieutenant.WRITERS,
     **processes.WRITERS,
+    **questions.WRITERS,
 }
 
 

@@ -12,6 +12,7 @@ from lieutenants.sessions.inputs import Facts, Request
 from lieutenants.sessions.rules import (
     Rule,
     Step,
+    dialogs,
     endings,
     receipts,
     replies,
@@ -27,6 +28,7 @@ RULES: dict[type, Rule] = {
     **receipts.RULES,
     **replies.RULES,
     **trouble.RULES,
+    **dialogs.RULES,
     **settling.RULES,
     **rewinding.RULES,
     **endings.RULES,

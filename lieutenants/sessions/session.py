@@ -18,10 +18,10 @@ from django.db import transaction
 from django.utils import timezone
 
 from lieutenants.agents import dialect_of
-from lieutenants.agents.base import Dialect, Outgoing
+from lieutenants.agents.base import DIALOG_REPLY, Dialect, Outgoing
 from lieutenants.agents.events import Event
 from lieutenants.messages import delivery
-from lieutenants.models import Lieutenant, Process
+from lieutenants.models import Lieutenant, Process, Question
 from lieutenants.sessions import failure_series, inputs, keeper_notes, tool_limits
 from lieutenants.sessions.effects import Send, Verb
 from lieutenants.sessions.facts import read_facts
@@ -30,7 +30,7 @@ from lieutenants.sessions.recorder import Bookmarks, Recorder
 from lieutenants.sessions.reducer import reduce
 from lieutenants.sessions.rules import settling
 from lieutenants.sessions.state import State
-from lieutenants.sessions.write_batch import WriteBatch, save_progress
+from lieutenants.sessions.write_batch import WriteBatch, check_still_ours, save_progress
 from lieutenants.sessions.writers.transcript import EVENT_WRITERS
 from lieutenants.supervision import journal
 from lieutenants.transcript.recorder import parse_time
@@ -50,6 +50,8 @@ class Session:
     outgoing: list[Outgoing] = field(default_factory=list)
     # Since when its keeper has accepted no commands.
     unsent_since: float | None = None
+    # The generation of a newer follower which its keeper has seen.
+    overtaken_by: int | None = None
     # Values that the rows of process and lieutenant hold, see `write_batch.save_progress`.
     committed_offset: int = 0
     committed_rev: int = 0
@@ -106,6 +108,7 @@ class Session:
         batch = WriteBatch()
         self.use(batch)
         with transaction.atomic():
+            check_still_ours([self.process])
             for each in given:
                 self.handle(each)
             batch.write()
@@ -117,6 +120,14 @@ class Session:
         command: Outgoing | None = getattr(self.dialect, effect.verb)(*arguments)
         if command is not None:
             self.outgoing.append(command)
+
+    def reply_to_dialog(self, question: Question) -> None:
+        """Send the decision of a question to the dialog from which it comes."""
+        request, answer = question.request_id, question.answer
+        if answer is None:
+            self.outgoing.append(self.dialect.dismiss_dialog(request))
+        else:
+            self.outgoing.append(self.dialect.answer_dialog(request, question.kind, answer))
 
     def take_commands(self) -> list[Outgoing]:
         """Return the commands that wait to be sent, and forget them."""
@@ -133,11 +144,19 @@ class Session:
         elif self.unsent_since is None:
             self.unsent_since = began
 
+    def note_overtaken(self, generation: int) -> None:
+        """Note that the keeper has seen a follower of this generation, which is a newer one.
+
+        Called by the outbox's threads.
+        """
+        self.overtaken_by = generation
+
     # -- rows that others change ----------------------------------------------------------
 
     def refresh_process(self, row: Process) -> None:
-        """Take over from the row whether the process must end."""
+        """Take over from the row whether the process must end, and its newest generation."""
         self.process.stop_asked_at = row.stop_asked_at
+        self.process.generation = row.generation
 
     def shift_times(self, jump: timedelta) -> None:
         """Shift the times of the lieutenant in memory after a change of the wall clock."""
@@ -190,7 +209,9 @@ class Session:
             self.handle(note, at)
 
     def _delivered(self, command: str, at: datetime) -> None:
-        if not command.startswith("~") and delivery.mark_delivered(command, at):
+        if command.startswith(DIALOG_REPLY):
+            self.handle(inputs.DialogReplied(command.removeprefix(DIALOG_REPLY)), at)
+        elif not command.startswith("~") and delivery.mark_delivered(command, at):
             self.handle(inputs.Delivered(command), at)
             self.recorder.next_rev()
 
@@ -200,6 +221,7 @@ class Session:
         calls = self.recorder.results.values()
         self.lieutenant.waiting_for = self.waiting_for()
         self.lieutenant.waiting_since = tool_limits.oldest_start(calls)
+        self.lieutenant.waiting_until = self.state.waiting_until
         if not self.state.is_ended:
             floods = self.recorder.floods
             self.lieutenant.trouble = floods.trouble(self.lieutenant.trouble)

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from enum import StrEnum
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from lieutenants.agents import events
 from lieutenants.agents.base import Features
-from lieutenants.states import Outcome
+from lieutenants.states import A_MODEL, A_PERSON, A_QUOTA, A_TOOL, Outcome
+from reef_site.common.text import clip, one_line
 
 # An agent that reports when it has settled is queried only after this long without a report.
 SETTLED_TIMEOUT = 20.0
 # An agent that accepted a message begins its run at once; a command may begin none.
 RUN_START_TIMEOUT = 1.0
+# The tool that asks a person, and how much of a question is shown.
+ASK_TOOL = "reef_ask"
+MAX_QUESTION = 100
 
 
 class Phase(StrEnum):
@@ -83,6 +88,15 @@ class StoredState:
     # The context has changed since its usage was stored; how often that was asked.
     context_changed: bool = False
     stats_asked: int = 0
+    # Dialogs that a person is to answer: the ids of their requests, and their texts.
+    dialogs: tuple[tuple[str, str], ...] = ()
+    # When the agent tries again (seconds of Unix time), and whether its provider limits it.
+    retry_at: float = 0.0
+    limited: bool = False
+    # Passed limits of which the transcript tells: ids of the entries of running tool calls, and
+    # the silent wait, such as for the model, see `waiting_for`.
+    noted_calls: tuple[int, ...] = ()
+    noted_wait: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,18 +121,24 @@ class State(StoredState):
     rewind_at: float | None = None
     # The reply about the context's usage has not come yet.
     asked_stats: bool = False
+    # Text of the oldest open question that is not a dialog.
+    question: str = ""
 
     @classmethod
     def load(cls, stored: Mapping[str, Any], **facts: Any) -> State:
         """Build from `Process.state`, with further fields; keys of older versions are ignored."""
         kept = {key: value for key, value in stored.items() if key in _STORED}
         kept["notes"] = tuple(kept.get("notes") or ())
+        kept["dialogs"] = tuple(map(tuple, kept.get("dialogs") or ()))
+        kept["noted_calls"] = tuple(kept.get("noted_calls") or ())
         return cls(**kept, **facts)
 
     def stored(self) -> dict[str, Any]:
         """Return the part for `Process.state`, as JSON."""
         values = dict(zip(_STORED, _read_stored(self), strict=True))
         values["notes"] = list(self.notes)
+        values["dialogs"] = [list(each) for each in self.dialogs]
+        values["noted_calls"] = list(self.noted_calls)
         return values
 
     @property
@@ -142,20 +162,39 @@ class State(StoredState):
         return self.running or self.retrying or self.compacting > 0
 
     @property
+    def is_active(self) -> bool:
+        """Return whether its agent may report something any moment."""
+        return not self.is_at_rest and not self.dialogs
+
+    @property
     def is_quiet(self) -> bool:
         """Return whether the agent rests and no message is on its way to it."""
         return not self.inflight and self.phase in _RESTING
 
     @property
     def accepts_message(self) -> bool:
-        """Return whether a message may be sent: one at a time, none into a retry or a compaction.
+        """Return whether the next message may be sent: one at a time, when the last one is done.
 
-        An agent without a queue gets it when it has finished the previous one.
+        Those behind it stay in reef's queue, where they can be changed, moved and withdrawn.
         """
-        if self.inflight or self.rewinding:
+        if not self._is_free or self.phase not in _RESTING:
             return False
-        phase = self.phase
-        return phase in _RESTING or (phase is Phase.WORKING and self.features.queue)
+        # An agent with a queue would put it there until the accepted message has begun.
+        return self.settled or not self.features.queue
+
+    @property
+    def accepts_steering(self) -> bool:
+        """Return whether a message may be sent into the running answer.
+
+        None is sent into a retry or a compaction.
+        """
+        is_at_work = self.phase in (Phase.WORKING, Phase.SETTLING)
+        return self._is_free and is_at_work and self.features.steering
+
+    @property
+    def _is_free(self) -> bool:
+        """Return whether no message is on its way to the agent, and no rewind goes on."""
+        return not self.inflight and not self.rewinding
 
     def idle_reason(self) -> str:
         """Return the reason for a transition to idle."""
@@ -175,15 +214,32 @@ class State(StoredState):
         phase = self.phase
         if phase is Phase.ENDED:
             return ""
+        if question := self._awaited_question(tools):
+            return f"{A_PERSON} to answer “{clip(one_line(question), MAX_QUESTION)}”"
         if tools and phase is not Phase.STARTING:
-            return f"tool {tools}"
+            return f"{A_TOOL}{tools}"
+        if phase is Phase.RETRYING and self.limited:
+            return f"{A_QUOTA} of its model"
         if phase in _WAITS:
             return _WAITS[phase]
         if self.inflight:
             return "the agent to accept a message"
         if self.rewinding:
             return "the agent to go back to before a message"
-        return "the model" if phase is Phase.WORKING else ""
+        return A_MODEL if phase is Phase.WORKING else ""
+
+    @property
+    def waiting_until(self) -> datetime | None:
+        """Return when the agent tries again, while it waits for that."""
+        if self.phase is not Phase.RETRYING or not self.retry_at:
+            return None
+        return datetime.fromtimestamp(self.retry_at, UTC)
+
+    def _awaited_question(self, tools: str) -> str:
+        """Return the text of the question that holds the agent up; empty if it can go on."""
+        if self.dialogs:
+            return self.dialogs[0][1] or "a dialog"
+        return self.question if ASK_TOOL in tools or not self.is_busy else ""
 
 
 _STORED = tuple(each.name for each in fields(StoredState))

@@ -19,6 +19,7 @@ class ToolClock:
 
     def __init__(self) -> None:
         self._since: dict[int, float] = {}
+        self._checked_at = 0.0
 
     def seconds(self, call: Entry, clock: float) -> float:
         """Return how long this call has been running."""
@@ -27,8 +28,15 @@ class ToolClock:
             self._since[call.pk] = clock - max(0.0, so_far)
         return clock - self._since[call.pk]
 
-    def keep_only(self, running: Iterable[int]) -> None:
+    def pause(self, running: Iterable[int], clock: float) -> None:
+        """Do not count the time since the last check: these calls waited for a person."""
+        skipped = clock - self._checked_at
+        self._checked_at = clock
+        self._since = {pk: min(clock, self._since.get(pk, clock) + skipped) for pk in running}
+
+    def keep_only(self, running: Iterable[int], clock: float) -> None:
         """Drop all other calls."""
+        self._checked_at = clock
         kept = set(running)
         self._since = {pk: since for pk, since in self._since.items() if pk in kept}
 

@@ -7,11 +7,21 @@ transaction.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from lieutenants import queries
 from lieutenants.exceptions import ProgressLost
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
+from lieutenants.usage import sums
+from reef_site.common.queries.rows import insert_rows
+
+
+class NewChunk(NamedTuple):
+    """A piece of text of an open entry. The entry may get its id only when the batch is written."""
+
+    entry: Entry
+    rev: int
+    text: str
 
 
 class WriteBatch:
@@ -20,7 +30,7 @@ class WriteBatch:
     def __init__(self) -> None:
         self.answers: list[Answer] = []
         self.entries: list[Entry] = []
-        self.chunks: list[Chunk] = []
+        self.chunks: list[NewChunk] = []
         self.usage: list[Usage] = []
         self._texts: dict[int, list[Entry]] = {}
         self._changed_entries: dict[int, Entry] = {}
@@ -54,11 +64,16 @@ class WriteBatch:
 
     def write(self) -> None:
         """Write all rows, referenced ones first."""
-        queries.insert(Answer, self.answers)
-        queries.insert(Entry, self.entries)
+        insert_rows(self.answers)
+        insert_rows(self.entries)
         # Entries that began and finished within one pass need no chunks.
-        queries.insert(Chunk, [chunk for chunk in self.chunks if not chunk.entry.final])
-        queries.insert(Usage, self.usage)
+        queries.insert_chunks(
+            (each.entry.lieutenant_id, each.entry.pk, each.rev, each.text)
+            for each in self.chunks
+            if not each.entry.final
+        )
+        insert_rows(self.usage)
+        sums.add(self.usage)
         self._update_answers()
         self._update_entries()
 
@@ -102,27 +117,28 @@ def save_progress(sessions: Sequence[Progress]) -> None:
     )
     moved += queries.update(
         Lieutenant,
-        ("rev", "last_activity_at", "waiting_for", "waiting_since", "trouble"),
+        ("rev", "last_activity_at", "waiting_for", "waiting_since", "waiting_until", "trouble"),
         [each.lieutenant for each in sessions],
         expected=("rev", [each.committed_rev for each in sessions]),
     )
     if moved != 2 * len(sessions):
         raise ProgressLost("another follower has written what was read here")
-    _check_still_ours([each.process for each in sessions])
+    check_still_ours([each.process for each in sessions])
     for each in sessions:
         each.committed_offset, each.committed_rev = each.process.offset, each.lieutenant.rev
 
 
-def _check_still_ours(processes: Sequence[Process]) -> None:
+def check_still_ours(processes: Sequence[Process]) -> None:
     """Raise ProgressLost if another follower has taken one of the remote processes over.
 
-    Their rows are locked by this transaction, so this cannot change before its end.
+    Their rows are locked until the end of the transaction, so this cannot change before. Called
+    at the begin of each transaction that writes what was read of journals.
     """
     remote = [each.pk for each in processes if each.transport != "local"]
     if not remote:
         return
-    ours = Process.objects.here().filter(pk__in=remote).count()
-    if ours != len(remote):
+    ours = Process.objects.here().filter(pk__in=remote).select_for_update()
+    if len(ours.order_by("pk").values_list("pk")) != len(remote):
         raise ProgressLost("another follower has taken over what was read here")
 
 

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Process, Usage
 from lieutenants.states import Status
+from lieutenants.usage import sums
 
 
 def enlist(name: str = "ada", status: str = Status.IDLE, **fields: Any) -> Lieutenant:
@@ -77,8 +78,12 @@ class Told:
 
 def use(lieutenant: Lieutenant, **fields: Any) -> Usage:
     now = timezone.now()
+    if day := fields.get("day"):
+        now = fields.get("at") or now.replace(year=day.year, month=day.month, day=day.day)
     usual = {"input": 1200, "output": 34, "cost": Decimal("0.0123"), "day": now.date()}
-    return Usage.objects.create(lieutenant=lieutenant, at=now, **{**usual, **fields})
+    row = Usage.objects.create(**{"lieutenant": lieutenant, "at": now, **usual, **fields})
+    sums.add([row])
+    return row
 
 
 def page(client: Client, path: str, status: int = 200, **extra: Any) -> str:

@@ -8,9 +8,13 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
+from lieutenants import membership
 from lieutenants.models import AgentModels, Lieutenant
+from lieutenants.states import Status
+from reef_site.common.eventlog.models import Event
+from registry.models import VM
 from tests.conftest import Api
-from tests.lieutenants.rows import enlist, process_of
+from tests.lieutenants.rows import enlist, page, process_of
 from vmtree import services as tree
 from vmtree import tokens
 from vmtree.services import NewNode
@@ -106,7 +110,12 @@ def test_the_page_changes_them(operator: Client) -> None:
     shown = operator.get(path).content.decode()
     assert 'value="old/one"' in shown
     assert 'value="9"' in shown
-    form = {"model": "new/one", "restart_policy": "never", "stall_limit_seconds": "60"}
+    form = {
+        "role": "tests",
+        "model": "new/one",
+        "restart_policy": "never",
+        "stall_limit_seconds": "60",
+    }
     answer = operator.post(path, form, follow=True)
     html = answer.content.decode()
     assert "settings saved" in html
@@ -134,3 +143,58 @@ def test_a_model_that_stays_is_not_looked_for(root: Client) -> None:
     assert refused.status_code == 400
     assert refused.json()["error"] == "model: the agent has no 'no/such'; these are: there/model"
     assert Lieutenant.objects.get().model == "gone/model"
+
+
+# -- role and directive ------------------------------------------------------------------------
+
+
+def test_role_and_directive_count_from_the_next_start(operator: Client, root: Client) -> None:
+    ada = enlist("ada", role="write tests", system_prompt="old", folder="/srv/shop")
+    membership.register(ada, actor="test")
+    html = page(operator, "/lieutenants/ada/settings")
+    assert "/srv/shop" in html
+    form = {"role": "review\r\nchanges", "directive": "Be brief.", "restart_policy": "never"}
+    assert operator.post("/lieutenants/ada/settings", form).status_code == 302
+
+    ada.refresh_from_db()
+    assert (ada.role, ada.directive) == ("review\nchanges", "Be brief.")
+    assert "Your role: review\nchanges\n" in ada.system_prompt
+    assert ada.system_prompt.endswith("Be brief.\n")
+    assert ada.status == Status.IDLE
+    metadata = VM.objects.get(pk=ada.pk).metadata
+    assert metadata
+    assert metadata["role"] == "review\nchanges"
+    event = Event.objects.get(kind="lieutenant.changed")
+    assert event.detail["role"] == "review\nchanges"
+    assert "system_prompt" not in event.detail
+
+    # The same texts change nothing.
+    operator.post("/lieutenants/ada/settings", form)
+    assert Event.objects.filter(kind="lieutenant.changed", detail__has_key="role").count() == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"role": " "}, "role is required"),
+        ({"role": "r" * 4001}, "role: at most 4000 characters"),
+        ({"directive": "d" * 20_001}, "directive: at most 20000 characters"),
+        ({"directive": "\x00"}, "directive: has characters that are no text"),
+    ],
+)
+def test_wrong_texts_are_refused(root: Client, body: dict[str, object], words: str) -> None:
+    ada = enlist("ada", system_prompt="old")
+    answer = patch(root, body)
+
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]
+    ada.refresh_from_db()
+    assert ada.system_prompt == "old"
+
+
+def test_secrets_in_texts_are_covered(root: Client) -> None:
+    ada = enlist("ada")
+    assert patch(root, {"directive": f"use {settings.ROOT_TOKEN} for it"}).status_code == 200
+
+    ada.refresh_from_db()
+    assert settings.ROOT_TOKEN not in ada.directive + ada.system_prompt

@@ -91,7 +91,8 @@ def test_only_settings_of_a_lieutenant_can_be_edited(operator: Client) -> None:
     # Another process writes the row while the form is open.
     Lieutenant.objects.update(rev=7, status=Status.WORKING)
     form = {"restart_policy": "on-failure", "idle_limit_minutes": "", "stall_limit_seconds": "60"}
-    form |= {"tool_limit_seconds": "0"}
+    form |= {"tool_limit_seconds": "0", "dialog_limit_seconds": "60", "limit_action": "note"}
+    form |= {"sign_period_seconds": "0", "sign_grace_seconds": "60"}
     assert operator.post(path, {**form, "status": "destroyed", "name": "eve"}).status_code == 302
     ada.refresh_from_db()
     assert (ada.restart_policy, ada.stall_limit_seconds) == ("on-failure", 60)
@@ -140,6 +141,18 @@ def test_actions_that_interrupt_work_need_confirmation(
     operator.post(list_of("lieutenant"), hidden)
     ada.refresh_from_db()
     assert ada.status == end
+
+
+def test_accounts_that_are_no_operators_command_nothing(client: Client) -> None:
+    joe = User.objects.create_user("joe", is_staff=True)
+    rights = Permission.objects.filter(content_type__app_label="lieutenants")
+    joe.user_permissions.set(rights.filter(codename__in=("view_lieutenant", "change_lieutenant")))
+    client.force_login(joe)
+    ada = enlist()
+
+    assert "an account reads the fleet" in do(client, "pause", ada)[0]
+    ada.refresh_from_db()
+    assert ada.status == Status.IDLE
 
 
 def test_read_only_user_gets_no_actions(client: Client) -> None:

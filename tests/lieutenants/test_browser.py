@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import pytest
@@ -39,6 +40,15 @@ QUIET = (
 )
 SECONDS = 90_000  # of patience, in milliseconds
 END_OF_HELLO = "give reef a key such as"
+EXTENSION = """export default function (pi) {
+  const command = (name, said, open) => pi.registerCommand(name, {
+    handler: async (args, ctx) => ctx.ui.notify(`${said}: ${await open(ctx.ui)}`),
+  });
+  command("choose", "chosen", (ui) => ui.select("Which colour?", ["red", "green"]));
+  command("edit", "edited", (ui) => ui.editor("Edit", "one\\ntwo"));
+  command("sure", "sure", (ui) => ui.confirm("Really?", "It is gone then."));
+}
+"""
 
 
 @dataclass
@@ -190,6 +200,7 @@ def hand_over(page: Page, kind: str, event: str, key: str, text: str = "") -> bo
     return not is_left
 
 
+@pytest.mark.rotated
 def test_a_newcomers_first_visit(browser: Browser, house: House) -> None:
     # The first test of this file: the page is another one when there was a lieutenant.
     context = browser.new_context()
@@ -226,7 +237,7 @@ def test_a_newcomers_first_visit(browser: Browser, house: House) -> None:
     page.get_by_role("button", name="Pause").click()
     status(page, "paused")
     page.get_by_label("Message to").fill("too late")
-    page.get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="Send", exact=True).click()
     expect(page.locator("#refused")).to_contain_text("paused")
     expect(page.get_by_label("Message to")).to_have_value("too late")
     page.get_by_role("button", name="Resume").click()
@@ -243,6 +254,7 @@ def test_a_newcomers_first_visit(browser: Browser, house: House) -> None:
     context.close()
 
 
+@pytest.mark.rotated
 def test_images_are_chosen_pasted_and_dropped(page: Page, house: House) -> None:
     house.enlist("eye")
     page.goto(f"{house.url}/lieutenants/eye/")
@@ -267,6 +279,7 @@ def test_images_are_chosen_pasted_and_dropped(page: Page, house: House) -> None:
     status(page, "idle")
 
 
+@pytest.mark.rotated
 def test_images_that_cannot_be_sent_are_refused_at_once(page: Page, house: House) -> None:
     house.enlist("picky")
     page.goto(f"{house.url}/lieutenants/picky/")
@@ -280,7 +293,7 @@ def test_images_that_cannot_be_sent_are_refused_at_once(page: Page, house: House
     page.set_input_files("#images", [image] * 9)
     expect(refused).to_have_text("At most 8 images can be sent with a message.")
     page.get_by_label("Message to picky").fill("What is on these?")
-    page.get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="Send", exact=True).click()
     expect(refused).to_be_visible()
     page.get_by_role("button", name="Remove a.png").first.click()
     expect(refused).to_be_hidden()
@@ -288,12 +301,13 @@ def test_images_that_cannot_be_sent_are_refused_at_once(page: Page, house: House
     large: FilePayload = {**image, "buffer": square_png() + bytes(5_000_000)}
     page.set_input_files("#images", large)
     expect(refused).to_have_text("The images have 5.1 MB, at most 5 MB can be sent with a message.")
-    page.get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="Send", exact=True).click()
     page.get_by_role("button", name="Remove a.png").click()
     expect(refused).to_be_hidden()
     expect(page.locator(".is-user")).to_have_count(0)
 
 
+@pytest.mark.rotated
 def test_a_page_loaded_in_the_middle_of_an_answer_goes_on_without_a_seam(
     house: House, page: Page
 ) -> None:
@@ -307,6 +321,7 @@ def test_a_page_loaded_in_the_middle_of_an_answer_goes_on_without_a_seam(
     answer_is_whole(page)
 
 
+@pytest.mark.rotated
 def test_a_page_whose_stream_breaks_off_comes_back_by_itself(house: House, page: Page) -> None:
     house.enlist("cut")
     page.goto(f"{house.url}/lieutenants/cut/")
@@ -321,6 +336,7 @@ def test_a_page_whose_stream_breaks_off_comes_back_by_itself(house: House, page:
     answer_is_whole(page)
 
 
+@pytest.mark.rotated
 def test_an_answer_is_aborted_and_the_queue_shown(house: House, page: Page) -> None:
     house.enlist("stopped")
     page.goto(f"{house.url}/lieutenants/stopped/")
@@ -349,6 +365,7 @@ def test_the_list_follows_what_happens(house: House, page: Page) -> None:
     assert page.get_by_role("searchbox").input_value() == "half a wo"
 
 
+@pytest.mark.rotated
 def test_the_reader_is_left_where_they_read(house: House, page: Page) -> None:
     house.enlist("long")
     for number in range(4):
@@ -381,6 +398,7 @@ def look_away(page: Page, *, away: bool) -> None:
     )
 
 
+@pytest.mark.rotated
 def test_a_tab_that_nobody_looks_at_gives_its_connection_back(house: House, page: Page) -> None:
     house.enlist("hidden")
     page.goto(f"{house.url}/lieutenants/hidden/")
@@ -424,8 +442,12 @@ def test_small_screens_need_no_sideways_scrolling(house: House, page: Page, sche
         expect(page.locator("main")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") == 390, path
     assert page.get_by_label("Message to").is_visible()
+    page.goto(f"{house.url}/audit/")
+    current = page.get_by_role("navigation", name="Main").get_by_role("link", name="Audit")
+    expect(current).to_be_in_viewport(ratio=1)
 
 
+@pytest.mark.rotated
 def test_without_scripts_all_of_it_works_by_forms(
     browser: Browser, signed_in: BrowserContext, house: House
 ) -> None:
@@ -435,7 +457,7 @@ def test_without_scripts_all_of_it_works_by_forms(
     page = context.new_page()
     page.goto(f"{house.url}/lieutenants/plain/")
     page.get_by_label("Message to").fill("hello")
-    page.get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="Send", exact=True).click()
     expect(page.locator("#facts")).to_contain_text("hello")
 
     def said() -> bool:
@@ -448,3 +470,57 @@ def test_without_scripts_all_of_it_works_by_forms(
     page.get_by_role("button", name="Pause").click()
     status(page, "paused")
     context.close()
+
+
+def fits(page: Page) -> bool:
+    """Return whether nothing of the page is beyond its right edge."""
+    return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+
+
+@pytest.mark.rotated
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(1440, "light"), pytest.param(390, "dark", id="390-dark")]
+)
+def test_person_answers_the_agents_dialogs(
+    page: Page, house: House, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    (house.data / "pi" / "extensions").mkdir(exist_ok=True)
+    (house.data / "pi" / "extensions" / "dialogs.ts").write_text(EXTENSION)
+    name = f"quiz-{width}"
+    house.enlist(name)
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    page.goto(f"{house.url}/questions/")
+    expect(page.locator("#open")).to_contain_text("No agent waits for an answer.")
+    asked = page.locator("#open .question")
+
+    house.api("POST", f"/{name}/send", message="/choose")
+    expect(asked).to_contain_text("Which colour?")
+    expect(page.locator("#nav-questions")).to_have_text("1")
+    assert fits(page)
+    asked.get_by_role("button", name="green").click()
+    expect(asked).to_have_count(0)
+    expect(page.locator("#decisions tbody tr").first).to_contain_text("green")
+    expect(page.locator("#nav-questions")).to_have_text("")
+
+    house.api("POST", f"/{name}/send", message="/edit")
+    expect(asked.get_by_label("Answer")).to_have_value("one\ntwo")
+    asked.get_by_label("Answer").fill("three")
+    asked.get_by_role("button", name="Answer").click()
+    expect(asked).to_have_count(0)
+
+    page.goto(f"{house.url}/lieutenants/{name}/")
+    send(page, "/sure")
+    mine = page.locator("#asks .question")
+    expect(mine).to_contain_text("Really?")
+    if width > 720:
+        expect(page.locator("#head .waits")).to_contain_text("a person to answer “Really?")
+    assert fits(page)
+    mine.get_by_role("button", name="Yes").click()
+    expect(mine).to_have_count(0)
+    for text in ("chosen: green", "edited: three", "sure: true", "“Really?”: admin answered: yes"):
+        expect(page.locator("#blocks")).to_contain_text(text)
+    page.goto(f"{house.url}/questions/")
+    expect(page.locator("tbody tr")).to_have_count(3 if width == 1440 else 6)
+    expect(page.locator("tbody tr").first).to_contain_text("yes")
+    assert fits(page)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from django.conf import settings
 
 from lieutenants.isolation import folders
 from lieutenants.models import Lieutenant
+from reef_site.accounts.signin_links import make_operator
 from reef_site.common.errors import BadInput, Forbidden
 from tests.conftest import STANDIN, Api
 from tests.dispatching import drop_tasks
 from tests.vmtree.conftest import NodeApi
-from vmtree import tokens
+from vmtree import operator_tokens, tokens
 from vmtree.models import Node
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -180,9 +181,19 @@ def test_linked_workspace_is_rejected(api: Api) -> None:
         folders.check_at_start(row())
 
 
-def test_line_is_checked_at_each_start(api: Api, tmp_path: Path) -> None:
+def token_below(name: str) -> NodeApi:
+    """Return an API client with an operator token that is limited to the lieutenant's subtree."""
+    node = Node.objects.get(vm_id=row(name).pk)
+    return NodeApi(operator_tokens.make("ci", "everything", subtree=node, by=make_operator())[1])
+
+
+@pytest.mark.parametrize("creator", [enter, token_below])
+def test_line_is_checked_at_each_start(
+    api: Api, tmp_path: Path, creator: Callable[[str], NodeApi]
+) -> None:
     make(api, tmp_path)
-    make(enter("ada"), tmp_path, "below")
+    assert make(creator("ada"), tmp_path, "below").status_code == 201
+    assert folders.check_at_start(row("below")) == tmp_path
     Lieutenant.objects.filter(name="below").update(folder="/etc")
 
     with pytest.raises(Forbidden, match="rule: "):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -18,6 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 from django.conf import settings as django_settings
 from django.db import OperationalError, connection, connections
+from django.test.utils import CaptureQueriesContext
 
 from lieutenants.exceptions import NotTheFollower
 from lieutenants.models import Answer, Chunk, Entry, Message, Process
@@ -54,6 +57,7 @@ def working(fleet: Fleet, names: list[str]) -> bool:
     return any(fleet.row(name).status == "working" for name in names)
 
 
+@pytest.mark.rotated
 def test_repeatedly_replaced_follower_records_everything_once(fleet: Fleet) -> None:
     chance = random.Random(1)
     names = [f"l{number}" for number in range(5)]
@@ -488,3 +492,17 @@ def test_worker_crash_during_a_start_leaves_one_process(fleet: Fleet, worker: Wo
         fleet.wait(name, "idle", 90)
         assert fleet.ask(name, "hello") == "echo: hello"
     assert Process.objects.live().count() == 4
+
+
+def test_checks_take_no_query_for_each_agent(fleet: Fleet) -> None:
+    for name in ("one", "two", "three"):
+        fleet.create(name, agent="command", command=["cat"])
+    fleet.stop_follower()
+    follower = Follower()
+    follower.refresh()  # opens the sessions
+    with CaptureQueriesContext(connection) as queries:
+        follower.refresh()
+    fleet.restart_follower()
+    shapes = Counter(re.sub(r"'[^']*'", "?", each["sql"]) for each in queries)
+    assert shapes
+    assert [sql for sql, count in shapes.items() if count >= 3] == []

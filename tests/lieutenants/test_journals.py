@@ -1,9 +1,10 @@
 """Replay of recorded journals: each gives the rows that it gave when it was recorded.
 
-`journals/` holds what the real agent (three versions) and the stand-in of the tests wrote, and
-`odd.jsonl`, written by hand, with reports that are damaged or rare. The first line of a file maps
-the ids of messages to their text and mode. `golden.json` holds the rows; after an intended change,
-write it anew with `WRITE_GOLDEN=1` and read the difference.
+`journals/` holds what the real agent (three versions), the stand-in of the tests, and the bridge to
+agents of the dialect `acp` wrote, and `odd.jsonl`, written by hand, with reports that are damaged
+or rare. The first line of a file maps the ids of messages to their text and mode. `golden.json`
+holds the rows; after an intended change, write it anew with `WRITE_GOLDEN=1` and read the
+difference.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from django.db import models, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lieutenants.agents import DEFAULT
 from lieutenants.models import (
     AgentModels,
     Answer,
@@ -57,7 +59,7 @@ _VARYING = frozenset(
     {
         *("id", "rev", "host", "data_folder", "state", "offset", "started_at", "directory"),
         *("created_at", "updated_at", "last_activity_at", "status_changed_at", "ready_at"),
-        *("waiting_since", "failures", "failing_since", "restart_at", "session_name"),
+        *("waiting_since", "failures", "failing_since", "restart_at", "session_name", "place"),
     }
 )
 
@@ -69,7 +71,7 @@ class Replayed(Played):
         lines = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
         (_, messages), *self.records = map(json.loads, lines)
         self.times = {record[1] for record in self.records if isinstance(record[1], int)}
-        super().__init__(ready=False)
+        super().__init__(ready=False, agent="acp" if name.startswith("acp-") else DEFAULT)
         self.commands: list[str] = []
         for pk, (text, mode) in messages.items():
             Message.objects.create(

@@ -26,10 +26,12 @@ from lieutenants.supervision.keeper import limits
 from lieutenants.supervision.keeper.commands import Outbox
 from lieutenants.supervision.keeper.journal import Journal
 from lieutenants.supervision.keeper.json_lines import pack
+from lieutenants.supervision.keeper.lines import Line
 from lieutenants.supervision.keeper.outlines import outline
 from lieutenants.supervision.keeper.pacing import Floods, Throttle
 from lieutenants.supervision.keeper.processes import Process, find_remaining, sweep
 from lieutenants.supervision.keeper.program import local_file
+from lieutenants.supervision.keeper.recorder import Recorder
 
 HERE = Path(__file__).resolve().parent
 KEEPER = local_file()
@@ -376,6 +378,68 @@ sys.stdin.readline()
     assert kept.ask(op="state")["ok"]
 
 
+class CountingJournal(Journal):
+    """A journal that writes nothing."""
+
+    def __init__(self) -> None:
+        self.offered = 0
+
+    def add(self, record: Record) -> None:
+        self.offered += limits.RECORD_BYTES + len(json.dumps(record))
+
+
+def test_journal_grows_by_a_burst_and_then_slowly() -> None:
+    journal = CountingJournal()
+    recorder = Recorder(journal, lambda _: None)
+    end = {"type": "queue_update", "steering": ["x" * 100_000]}
+    line = Line(data := json.dumps(end).encode(), len(data))
+    now = 10.0
+    while recorder.wait(now) == 0:
+        recorder.take(line, now)
+    burst = journal.offered
+    assert limits.JOURNAL_BURST < burst < limits.JOURNAL_BURST + 2 * len(data)
+
+    for _ in range(60):
+        now += recorder.wait(now)
+        recorder.take(line, now)
+    assert journal.offered - burst <= (now - 10.0) * limits.JOURNAL_STEADY + 2 * len(data)
+
+
+PRINT_OUTPUT = """
+import json, sys
+event, field, megabytes = sys.argv[1:]
+about = {"type": event, "toolCallId": "c1", "toolName": "bash"}
+content = {"content": [{"type": "text", "text": "x" * 1_000_000}]}
+line = json.dumps({**about, field: content}, separators=(",", ":")) + "\\n"
+for _ in range(int(megabytes)):
+    sys.stdout.write(line)
+sys.stdout.write('{"type":"agent_settled"}\\n')
+sys.stdout.flush()
+sys.stdin.readline()
+"""
+ENDS, UPDATES = ("tool_execution_end", "result"), ("tool_execution_update", "partialResult")
+
+
+@pytest.mark.parametrize(
+    ("event", "megabytes", "most"),
+    [
+        pytest.param(ENDS, 20, 21, id="results"),
+        pytest.param(UPDATES, 60, 1, id="output so far"),
+        pytest.param(UPDATES, 2000, 2, id="2 GB of output so far", marks=pytest.mark.thorough),
+    ],
+)
+def test_much_tool_output_needs_little_memory(
+    keep: Keep, event: tuple[str, str], megabytes: int, most: int
+) -> None:
+    """`most` is the size of the journal in MB."""
+    kept = keep([PYTHON, "-S", "-c", PRINT_OUTPUT, *event, str(megabytes)])
+    journal = kept.dir / "journal.jsonl"
+    wait(lambda: journal.read_bytes()[-100:].find(b"agent_settled") > 0, 100)
+
+    assert status(kept.keeper_pid, "VmHWM") < 60 << 10
+    assert kept.ask(op="state")["journal"] < most * 1_000_000 + 500_000
+
+
 def test_end_of_a_flood_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     records: list[Record] = []
     floods = Floods(records.append)
@@ -610,6 +674,19 @@ def test_invalid_request_is_refused(keep: Keep, request_line: bytes, error: str)
     assert not answer["ok"]
     assert error in answer["error"]
     assert kept.ask(op="state")["ok"]
+
+
+def test_commands_of_an_older_follower_are_refused(keep: Keep) -> None:
+    kept = keep(["cat"])
+    assert kept.ask(op="state", generation=4)["generation"] == 4
+    for request in ({"op": "state"}, {"op": "send", "id": "a", "line": {}}, {"op": "stop"}):
+        assert kept.ask(**request, generation=3) == {
+            "ok": False,
+            "error": "another follower has taken this agent over",
+            "generation": 4,
+        }
+    assert (kept.dir / "generation").read_text() == "4"
+    assert kept.ask(op="state")["generation"] == 4, "requests without one are those of this host"
 
 
 def test_the_call_command_reaches_deep_directories(tmp_path: Path, keep: Keep) -> None:

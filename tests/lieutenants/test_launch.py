@@ -12,7 +12,8 @@ from lieutenants.agents.pi import session_files
 from lieutenants.exceptions import TransportError
 from lieutenants.models import Lieutenant, Process
 from lieutenants.states import Status
-from lieutenants.supervision import runtime, watchdog
+from lieutenants.supervision import runtime
+from lieutenants.supervision.checks import lost_processes
 from lieutenants.supervision.transports.base import Launch
 from tests.conftest import STANDIN
 from tests.lieutenants.rows import enlist
@@ -64,7 +65,7 @@ def during_the_check(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
 def test_slow_preparation_does_not_shorten_the_start_timeout(
     transport: NoKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    during_the_check(monkeypatch, started_at=timezone.now() - 2 * watchdog.LOST_START_AFTER)
+    during_the_check(monkeypatch, started_at=timezone.now() - 2 * lost_processes.LOST_START_AFTER)
 
     runtime.launch(starting())
 

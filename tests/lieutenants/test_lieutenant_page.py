@@ -112,7 +112,7 @@ def test_earlier_entries_come_page_by_page_each_once(operator: Client) -> None:
     seen: list[str] = []
     for _ in range(10):
         seen = re.findall(r'<article [^>]*id="e(\d+)"', html) + seen
-        more = re.search(r'data-url="([^"]+)"', html)
+        more = re.search(r'data-url="([^"]+before=[^"]+)"', html)
         if not more:
             break
         html = page(operator, more[1])
@@ -215,6 +215,20 @@ def test_a_message_is_sent_once_however_often_the_form_comes(operator: Client) -
     assert answer["Reef-Key"]
     assert 'id="queue"' in answer.content.decode()
     assert Message.objects.count() == 2
+
+
+@pytest.mark.parametrize("status", [Status.PAUSED, Status.ERROR])
+def test_message_can_start_the_agent(operator: Client, status: Status) -> None:
+    enlist(status=status)
+    form = {"message": " ", "key": "k", "start": "yes"}
+    assert operator.post("/lieutenants/ada/send", form).status_code == 400
+    assert Lieutenant.objects.get().status == status, "a refused message starts nothing"
+
+    for _ in range(2):
+        answer = operator.post("/lieutenants/ada/send", {**form, "message": "go on"})
+        assert answer.status_code == 302
+    assert Lieutenant.objects.get().status == Status.STARTING
+    assert Message.objects.get().text == "go on"
 
 
 def test_a_refused_message_keeps_its_text(operator: Client) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from collections.abc import Iterator
+from html import unescape
 from typing import Any
 
 import pytest
@@ -159,19 +161,47 @@ def test_message_list_is_shortened_and_detail_is_complete(api: Api) -> None:
     assert "textLength" not in whole
 
 
-def test_page_shows_head_and_tail_and_a_link(operator: Client) -> None:
+def test_page_shows_a_long_answer_part_by_part(operator: Client) -> None:
     told = Told(enlist())
-    text = long_text(1_000_000)
+    code = "".join(f"line {number}\n" for number in range(10_000))
+    text = "".join(f"{number} **word** {'w' * 80}\n\n" for number in range(400))
+    text += f"```python\n{code}```\n\nThe *end*."
     entry = answered(told, text)
     html = block(page(operator, "/lieutenants/ada/"), entry)
-    assert len(html) < 250_000
-    assert "begin é" in html
-    assert "é end" in html
-    assert "900000 characters left out" in html
     link = f"/lieutenants/by-id/{told.lieutenant.pk}/_text/{entry.pk}"
     assert f'href="{link}"' in html
-    whole = operator.get(link)
-    assert b"".join(whole).decode() == text
+    assert b"".join(operator.get(link)).decode() == text
+
+    parts = [html]
+    while found := re.search(r'data-url="([^"]+)"', parts[-1]):
+        parts.append(page(operator, unescape(found[1])))
+        assert len(parts[-1]) < 60_000
+    assert 3 < len(parts) < 10
+    whole = "".join(parts)
+    assert [f"<p>{number} <strong>" in whole for number in range(400)] == [True] * 400
+    # The code goes on as code.
+    shown = "".join(re.findall(r"<code>(.*?)</code>", whole, re.DOTALL))
+    assert unescape(re.sub("<[^>]*>", "", shown)) == code
+    assert parts[-1].count("<p>The <em>end</em>.</p>") == 1
+
+
+def test_page_shows_the_beginning_of_a_huge_answer_only(operator: Client) -> None:
+    told = Told(enlist())
+    entry = answered(told, long_text(1_000_000))
+    html = block(page(operator, "/lieutenants/ada/"), entry)
+    assert len(html) < 100_000
+    assert "begin é" in html
+    assert "(970,000 characters)" in html
+
+
+@pytest.mark.parametrize("query", ["?after=x&fence=<b>", "?after=99999999", "?fence=%60%60%60html"])
+def test_part_of_an_answer_takes_any_place(operator: Client, query: str) -> None:
+    told = Told(enlist())
+    entry = answered(told, "<b>one</b>")
+    link = f"/lieutenants/by-id/{told.lieutenant.pk}/_text/{entry.pk}/_part"
+    assert "<b>" not in page(operator, link + query)
+    call = told.call("c1", command="x")
+    assert operator.get(link.replace(str(entry.pk), str(call.pk))).status_code == 404
 
 
 def test_page_shows_the_end_of_a_very_long_running_answer(operator: Client) -> None:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import re
+import time
+from html import unescape
 
 import pytest
 
-from lieutenants.transcript.markdown import MAX_CHARACTERS, render
+from lieutenants.transcript.markdown import (
+    MAX_CHARACTERS,
+    PART_CHARACTERS,
+    first_part,
+    plain_text,
+    render,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,12 +32,20 @@ from lieutenants.transcript.markdown import MAX_CHARACTERS, render
         '[x](http://a.example/"onmouseover="alert(1))',
         '```html"><script>alert(1)</script>\n</code><script>\n```',
         "[x]: javascript:alert(1)\n\n[x]",
+        "javascript://a.example/%0aalert(1)",
+        'https://a.example/"onmouseover=alert(1)',
+        "https://a.example/<script>alert(1)</script>",
+        "```diff\n+<script>\n-<img src=x onerror=alert(1)>\n```",
+        "```python\n'<script>' # <b>\n```",
+        "```js onload=alert(1)\nx</code>\n```",
+        "![<b>](data:image/png;base64,AAAA)",
     ],
 )
 def test_markdown_lets_nothing_dangerous_through(text: str) -> None:
     html = render(text)
     tags = set(re.findall(r"<(\w+)", html))
-    assert tags <= {"p", "a", "pre", "code"}
+    assert tags <= {"p", "a", "pre", "code", "span", "ins", "del"}
+    assert set(re.findall(r"<span ([^>]*)>", html)) <= {f'class="s-{each}"' for each in "cksnfab"}
     for attributes in re.findall(r"<a ([^>]*)>", html):
         assert re.match(r'href="https?://[^"]*" rel="noopener noreferrer nofollow"', attributes)
 
@@ -40,6 +56,92 @@ def test_pictures_are_links_and_alignment_is_a_class() -> None:
     assert '<td class="to-right">b</td>' in render("| a |\n|--:|\n| b |")
 
 
+def test_addresses_are_links_and_mail_is_not() -> None:
+    html = render("see https://a.example/x_y_z (or `https://b.example`), [m](mailto:a@b.example).")
+    assert html.count("<a ") == 1
+    assert '<a href="https://a.example/x_y_z" rel="noopener noreferrer nofollow" target' in html
+    assert render("[https://a.example](https://b.example)").count("<a ") == 1
+
+
+def test_code_is_coloured_by_classes_in_its_language_only() -> None:
+    assert '<span class="s-k">def </span>' in render("```python\ndef f\n```")
+    assert "span" not in render("```nonsense\ndef\n```")
+    assert "span" not in render("```python\n" + "x" * 3000 + "\n```")
+    diff = render("```diff\n@@ -1 +1 @@\n-old\n+new\n same\n```")
+    assert '<span class="d-at">@@ -1 +1 @@</span>\n<del>- old</del>\n<ins>+ new</ins>\n' in diff
+    assert "style=" not in diff
+
+
+def test_tables_scroll_and_tasks_have_boxes() -> None:
+    table = render("| a |\n|--:|\n| b |")
+    assert table.startswith('<div class="wide-table" role="group" aria-label="Table" tabindex="0">')
+    assert table.count("<div") == table.count("</div>")
+    assert "<li>☑ done</li>\n<li>☐ open [x]</li>" in render("- [x] done\n- [ ] open [x]")
+
+
+def test_pictures_within_texts_are_no_walls() -> None:
+    wall = "A" * 5_000
+    assert render(f"![a cat](data:image/png;base64,{wall})") == "<p>[picture: a cat]</p>\n"
+    assert len(render(f"url(data:font/woff2;base64,{wall})")) < 100
+
+
+@pytest.mark.parametrize(
+    "text", [">" * 5_000, "\n".join("  " * depth + "- x" for depth in range(200)), "> - " * 9_000]
+)
+def test_deeply_nested_text_is_shown_as_it_is(text: str) -> None:
+    assert unescape(render(text)) == f'<pre class="plain">{text}</pre>'
+    assert unescape(render("> " * 8 + "deep")).count("<blockquote>") == 8
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[" * 60_000, "![" * 30_000, "[a](" * 15_000, "**a *b " * 8_000, "`" * 60_000),
+        *("https://a/" * 6_000, "|\n|-|\n" * 8_000, "<" * 60_000, "[a]: http://x\n" * 4_000),
+        "```python\n" + "('" * 9_000 + "\n```",
+        "```js\n" + "/*" * 900 + "`${" * 900 + "\n```",
+    ],
+)
+def test_no_text_of_60_kb_takes_long(text: str) -> None:
+    began = time.process_time()
+    render(text)
+    assert time.process_time() - began < 5
+
+
 def test_very_long_text_stays_plain() -> None:
     html = render("**x** <b> " * (MAX_CHARACTERS // 5))
     assert html.startswith('<pre class="plain">**x** &lt;b&gt;')
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\r\r\n"])
+@pytest.mark.parametrize(("begin", "between"), [("", 2), ("```py", 1)])
+def test_parts_of_a_long_text_are_cut_at_its_lines(begin: str, between: int, end: str) -> None:
+    lines = [begin, *(f"line {number} {'x' * (number % 7)}" for number in range(9_000))]
+    rest = (end * between).join(lines)
+    fence, shown = "", []
+    while rest:
+        part = first_part(rest, fence=fence)
+        assert 0 < part.length <= PART_CHARACTERS
+        cut, rest = rest[: part.length], rest[part.length :]
+        assert not rest or (cut.endswith(("\n", "\r")) and not rest.startswith("\n"))
+        shown += re.findall(r"line (?:<[^>]*>)?(\d+)", str(part.html))
+        fence = part.fence
+    assert shown == [str(number) for number in range(9_000)]
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("gave back **4 lines**:\n```\na *b\n```", "gave back 4 lines: a *b"),
+        (
+            "# Done\n\n- `make` is _green_\n- see [the log](https://a.example/x)",
+            "Done make is green see the log",
+        ),
+        ("1 < 2 &amp; <b>x</b> ![a cat](https://cats.example/1.png)", "1 < 2 & <b>x</b> a cat"),
+        ("one\ntwo  \nthree ```cut", "one two three ```cut"),
+        ("| a | b |\n|---|---|\n| 1 | 2 |", "a b 1 2"),
+        ("", ""),
+    ],
+)
+def test_plain_text_has_the_words_only(text: str, plain: str) -> None:
+    assert " ".join(plain_text(text).split()) == plain

@@ -11,13 +11,15 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from lieutenants import membership
+from lieutenants.conditions import Conditions
 from lieutenants.exceptions import Unreachable
 from lieutenants.messages import delivery, outcomes
 from lieutenants.messages.outbox import Outbox
 from lieutenants.models import Answer, Entry, Lieutenant, Message, Process
 from lieutenants.sessions.session import Session
-from lieutenants.states import MessageState, Mode, Outcome
+from lieutenants.states import MessageState, Mode, Outcome, Status
 from lieutenants.supervision.transports.local import LocalTransport
+from reef_site.common.models import OutsideCall
 from tests.conftest import STANDIN, Api
 from tests.dispatching import drop_tasks
 from tests.lieutenants.rows import Told, enlist, page, use
@@ -339,3 +341,34 @@ def test_retry_after_is_set_while_the_agent_is_installed(
     refused = make(api, "")
     assert (refused.status_code, refused["Retry-After"]) == (503, "10")
     assert note in refused.json()["error"]
+
+
+def test_wait_for_many_messages_needs_few_queries(told: Told) -> None:
+    answer = told.open_answer()
+    many = [message(told, f"m{number}") for number in range(20)]
+    for one in many:
+        told.entry(Entry.Kind.USER, one.text, message=one)
+    end(answer, Outcome.COMPLETED)
+    waiting = message(told, taken_up_at=None, state=MessageState.QUEUED)
+    Lieutenant.objects.filter(pk=told.lieutenant.pk).update(status=Status.WORKING)
+    conditions = Conditions(30, messages=[*(one.pk for one in many), waiting.pk])
+    with CaptureQueriesContext(
+        connection,
+    ) as queries:
+        found = {each.name: (each.state, each.is_met) for each in conditions.findings()}
+    assert len(queries) <= 10
+    assert found.pop(f"message {waiting.pk}") == ("pending", False)
+    assert set(found.values()) == {("completed", True)}
+    assert len(found) == 20
+
+
+def test_wait_for_many_calls_needs_one_query() -> None:
+    now = timezone.now()
+    for number in range(20):
+        OutsideCall.objects.create(
+            id=f"c{number}", kind="k", made_by="x", limit_seconds=1, made_at=now, sent_at=now
+        )
+    with CaptureQueriesContext(connection) as queries:
+        found = list(Conditions(30, calls=[f"c{number}" for number in range(21)]).findings())
+    assert len(queries) <= 5
+    assert [each.is_met for each in found] == [False] * 20 + [True]

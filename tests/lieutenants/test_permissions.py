@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from django.db import connections
 from django.utils import timezone
 
+from bootloader.grants import services as grants
+from bootloader.models import ProvisionGrant
 from lieutenants.models import Lieutenant, Message, Usage
 from lieutenants.serializers import PUBLIC_KEYS
 from registry.models import VM
@@ -92,6 +96,64 @@ def test_it_may_name_the_place_below_itself(ada: NodeApi, api: Api) -> None:
     assert not Lieutenant.objects.filter(name__in=["beside", "lost", "odd"]).exists()
     assert make(api, "asked", parentVmId=node("bob").vm_id).status_code == 201
     assert node("asked").parent == node("bob")
+
+
+def grant(api: Api, name: str, **limits: object) -> None:
+    path = f"/bootloader/grants/{node(name).vm_id}"
+    answer = api.client.put(path, {"vms": 0, **limits}, content_type="application/json")
+    assert answer.status_code == 200, answer.content
+
+
+def test_grants_limit_the_lieutenants_of_a_node_and_below_it(ada: NodeApi, api: Api) -> None:
+    grant(api, "ada", lieutenants=2)
+    below = enter("ada-1")
+
+    assert make(below, "one").status_code == 201
+    assert make(below, "one").status_code == 409, "a failed request takes nothing"
+    assert make(ada, "two").status_code == 201
+    for by in (below, ada):
+        refused = make(by, "three")
+        assert refused.status_code == 403
+        assert refused.json()["error"].startswith(f"rule: {grants.LIEUTENANTS_RULE}. ")
+    assert make(api, "four", parentVmId=node("ada").vm_id).status_code == 201, "of the operator"
+    assert make(enter("bob"), "five").status_code == 201
+    assert ada.delete(f"{AT}/two").status_code == 200
+    assert make(ada, "six").status_code == 403, "nothing is given back"
+    assert set(Lieutenant.objects.active().values_list("name", flat=True)) == {
+        *("ada", "ada-1", "ada-2", "ada-1-1", "bob", "one", "four", "five"),
+    }
+
+
+@pytest.mark.django_db(transaction=True)
+def test_concurrent_requests_never_exceed_a_grant_of_lieutenants(ada: NodeApi, api: Api) -> None:
+    grant(api, "ada", lieutenants=3)
+    grant(api, "ada-1", lieutenants=2)
+    below = enter("ada-1")
+
+    def ask(number: int) -> int:
+        try:
+            by = NodeApi("")
+            by.client.defaults = dict((ada if number % 2 else below).client.defaults)
+            return int(make(by, f"n{number}").status_code)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(6) as pool:
+        statuses = sorted(pool.map(ask, range(8)))
+
+    left = dict(ProvisionGrant.objects.values_list("node__name", "lieutenants"))
+    assert statuses == [201] * 3 + [403] * 5
+    assert (left["ada"], left["ada-1"] in (0, 1, 2)) == (0, True)
+    assert Lieutenant.objects.filter(name__startswith="n").count() == 3
+
+
+def test_grants_limit_the_depth_of_lieutenants(ada: NodeApi, api: Api) -> None:
+    grant(api, "ada", lieutenantLevels=2)
+
+    assert make(ada, "one").status_code == 201
+    assert make(enter("ada-1"), "two").status_code == 201
+    assert make(enter("ada-1-1"), "three").status_code == 403
+    assert make(ada, "four", parentVmId=node("ada-1-1").vm_id).status_code == 403
 
 
 def test_node_commands_its_descendants(ada: NodeApi) -> None:

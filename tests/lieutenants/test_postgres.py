@@ -105,5 +105,16 @@ def test_endings_work_on_postgresql(postgres: str) -> None:
     assert passed(run_tests(postgres, str(HERE / "test_endings.py"), "-k", ENDINGS)) == 6
 
 
+@pytest.mark.rotated
 def test_only_one_wins_a_race_on_postgresql(postgres: str) -> None:
-    assert passed(run_tests(postgres, str(HERE / "test_races.py"))) == 4
+    # In one run, since each loads all of reef.
+    files = [str(HERE / "test_races.py"), str(HERE / "remote" / "test_takeover.py")]
+    assert passed(run_tests(postgres, *files)) >= 4 + 9
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("name", "least"), [("cuts", 3), ("remote_command", 15), ("remote_vms", 12)]
+)
+def test_agents_on_vms_work_on_postgresql(postgres: str, name: str, least: int) -> None:
+    assert passed(run_tests(postgres, str(HERE / "remote" / f"test_{name}.py"))) >= least

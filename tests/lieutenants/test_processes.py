@@ -104,6 +104,7 @@ def test_removed_socket_is_bound_again(fleet: Fleet) -> None:
     assert not fleet.row("ada").trouble
 
 
+@pytest.mark.rotated
 def test_unresponsive_keeper_is_reported_and_ended_by_a_restart(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +136,7 @@ def test_suspended_keeper_is_reported_until_it_continues(fleet: Fleet) -> None:
     assert fleet.ask("ada", "hello") == "echo: hello"
 
 
+@pytest.mark.rotated
 def test_unreachable_working_lieutenant_fails_at_its_limit(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

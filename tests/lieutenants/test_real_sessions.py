@@ -10,6 +10,7 @@ import pytest
 
 from lieutenants.isolation.homes import home_of
 from lieutenants.models import AgentModels, Entry, Message, Usage
+from lieutenants.transcript import items
 from tests.conftest import PINNED_AGENT_FIRST, Fleet, real_agent
 from tests.stub_llm import StubLLM
 from tests.waiting import until
@@ -65,6 +66,9 @@ def test_a_poisoned_session_goes_on_from_before_the_message(
     until(lambda: crew.row("ada").rewind_to is None)
     assert "Went back to before message “say POISON-7”" in crew.texts("ada", "notice")[-1]
     assert crew.ask("ada", "and now?") == "echo: and now?"
+    blocks = items.newest_window(crew.row("ada")).items
+    aside = [each.entry.text for each in blocks if each.is_set_aside and each.entry.kind == "user"]
+    assert aside == ["say POISON-7", "harmless 1", "harmless 2"]
     shown = json.dumps(stub.requests[-1]["body"]["messages"])
     assert "4711" in shown
     assert "POISON" not in shown

@@ -44,6 +44,7 @@ RETRYING = dataclasses.replace(WORKING, running=False, ran=True, retrying=True)
 COMPACTING = dataclasses.replace(WORKING, running=False, ran=True, compacting=1)
 SETTLING = dataclasses.replace(WORKING, running=False, ran=True, settles=True)
 SETTLED = dataclasses.replace(SETTLING, settled=True)
+ASKING = dataclasses.replace(WORKING, dialogs=(("d", "Sure?"),), clears_queue=False)
 ENDED = dataclasses.replace(IDLE, is_ended=True)
 
 BEGAN = MoveStatus(Status.WORKING, "the agent began to work", frozenset({Status.IDLE}))
@@ -56,17 +57,42 @@ def but(state: State, **changes: Any) -> State:
 
 
 @pytest.mark.parametrize(
+    ("state", "tools", "waiting"),
+    [
+        (ASKING, "", "a person to answer “Sure?”"),
+        (ASKING, "bash (rm)", "a person to answer “Sure?”"),
+        (but(STARTING, dialogs=(("d", ""),)), "", "a person to answer “a dialog”"),
+        (but(WORKING, question="Now?"), "", "the model"),
+        (but(WORKING, question="Now?"), "bash (ls)", "tool bash (ls)"),
+        (but(WORKING, question="Now?"), "reef_ask (Now?)", "a person to answer “Now?”"),
+        (but(IDLE, question="Now?"), "", "a person to answer “Now?”"),
+        (but(ENDED, question="Now?"), "", ""),
+    ],
+)
+def test_state_names_the_question_that_holds_it_up(state: State, tools: str, waiting: str) -> None:
+    assert state.waiting_for(tools) == waiting
+
+
+@pytest.mark.parametrize(
     ("state", "phase", "waiting", "accepts"),
     [
         (STARTING, Phase.STARTING, "the agent's start", False),
         (but(STARTING, running=True), Phase.STARTING, "the agent's start", False),
-        (WORKING, Phase.WORKING, "the model", True),
+        (WORKING, Phase.WORKING, "the model", False),
         (but(WORKING, features=Features()), Phase.WORKING, "the model", False),
         (but(WORKING, inflight="m"), Phase.WORKING, "the agent to accept a message", False),
         (RETRYING, Phase.RETRYING, "the next try", False),
+        (
+            but(RETRYING, limited=True),
+            Phase.RETRYING,
+            "the quota or rate limit of its model",
+            False,
+        ),
         (COMPACTING, Phase.COMPACTING, "the context to be shortened", False),
         (but(COMPACTING, running=True), Phase.COMPACTING, "the context to be shortened", False),
-        (SETTLING, Phase.SETTLING, "", True),
+        (SETTLING, Phase.SETTLING, "", False),
+        (but(SETTLING, settled=True), Phase.SETTLING, "", True),
+        (but(SETTLING, features=Features()), Phase.SETTLING, "", True),
         (IDLE, Phase.IDLE, "", True),
         (
             but(IDLE, rewinding="~rewind-1"),
@@ -83,6 +109,24 @@ def test_phase_follows_from_the_state(
     assert (state.phase, state.waiting_for(), state.accepts_message) == (phase, waiting, accepts)
     has_tools = phase not in (Phase.STARTING, Phase.ENDED)
     assert state.waiting_for("bash (ls)") == ("tool bash (ls)" if has_tools else waiting)
+
+
+@pytest.mark.parametrize(
+    ("state", "accepts"),
+    [
+        (STARTING, False),
+        (WORKING, True),
+        (SETTLING, True),
+        (IDLE, False),
+        (RETRYING, False),
+        (COMPACTING, False),
+        (but(WORKING, inflight="m"), False),
+        (but(WORKING, rewinding="~rewind-1"), False),
+        (but(WORKING, features=Features(queue=True)), False),
+    ],
+)
+def test_only_a_running_answer_is_steered(state: State, *, accepts: bool) -> None:
+    assert state.accepts_steering is accepts
 
 
 @pytest.mark.parametrize("given", [*get_args(events.Event), *get_args(inputs.Request)])
@@ -146,6 +190,23 @@ CASES: dict[str, Case] = {
         FACTS._replace(pending=frozenset({MessageState.QUEUED})),
         {"is_ready": True},
         [effects.MarkReady(AT), MoveStatus(Status.WORKING, "the agent is ready", READY)],
+    ),
+    "agent is ready, and its first reply was lost while it works": (
+        STARTING,
+        events.Reply("~ready-1", True, content=events.AgentState(is_working=True)),
+        FACTS,
+        {"is_ready": True},
+        [effects.MarkReady(AT), MoveStatus(Status.WORKING, "the agent is ready", READY)],
+    ),
+    "agent's first reply may be lost": (
+        STARTING,
+        inputs.OutputLost(4096),
+        FACTS,
+        {},
+        [
+            AddEntry(AT, "0.0 MB of the agent's output are lost.", is_error=True),
+            Send(Verb.QUERY_STATE, "~ready-4096"),
+        ],
     ),
     "agent is ready with another model than the wanted one": (
         STARTING,
@@ -286,11 +347,22 @@ CASES: dict[str, Case] = {
         SETTLING,
         events.RetryStarted("429", "1", "3", 1500),
         FACTS,
-        {"retrying": True},
+        {"retrying": True, "retry_at": AT.timestamp() + 1.5, "limited": True},
         [
             effects.DropFailedTexts(),
             SetTrouble("429 · try 1 of 3 in 1.5 s"),
             AddLimitedEntry("retry", AT, "429 · try 1 of 3 in 1.5 s", data={"retry": {}}),
+        ],
+    ),
+    "retry after an unbelievable time begins": (
+        SETTLING,
+        events.RetryStarted("terminated", "1", "3", 10**20),
+        FACTS,
+        {"retrying": True, "retry_at": AT.timestamp() + 7 * 86_400},
+        [
+            effects.DropFailedTexts(),
+            SetTrouble("terminated · try 1 of 3 in 1e+17 s"),
+            AddLimitedEntry("retry", AT, "terminated · try 1 of 3 in 1e+17 s", data={"retry": {}}),
         ],
     ),
     "retries are given up": (
@@ -448,6 +520,16 @@ CASES: dict[str, Case] = {
         {"is_at_rest": False},
         [],
     ),
+    "abort says how many messages it withdrew": (
+        but(WORKING, clears_queue=False),
+        inputs.AbortAsked("7", 2),
+        FACTS,
+        {},
+        [
+            Send(Verb.ABORT, "~abort-7"),
+            AddEntry(AT, "The abort withdrew 2 queued messages."),
+        ],
+    ),
     "abort withdraws the queue first": (
         WORKING,
         inputs.AbortAsked("7"),
@@ -461,6 +543,13 @@ CASES: dict[str, Case] = {
         FACTS,
         {},
         [Send(Verb.ABORT, "~abort-7")],
+    ),
+    "limit that has passed is only noted": (
+        WORKING,
+        inputs.LimitPassed("Tool x ran longer than its limit of 1 s."),
+        FACTS,
+        {},
+        [AddEntry(AT, "Tool x ran longer than its limit of 1 s.", is_error=True)],
     ),
     "stalled answer is aborted": (
         WORKING,
@@ -488,6 +577,46 @@ CASES: dict[str, Case] = {
                 data={"dialog": "confirm"},
             ),
         ],
+    ),
+    "dialog that may wait is asked": (
+        WORKING,
+        events.Dialog("d", "confirm", "Sure?", "rm"),
+        FACTS._replace(dialog_limit_seconds=60),
+        {"dialogs": (("d", "Sure? rm"),)},
+        [
+            effects.OpenQuestion(events.Dialog("d", "confirm", "Sure?", "rm"), AT, 60),
+            AddLimitedEntry(
+                "dialog", AT, "A person is asked: “Sure? rm”", data={"dialog": "confirm"}
+            ),
+        ],
+    ),
+    "dialog has its reply": (
+        ASKING,
+        inputs.DialogReplied("d"),
+        FACTS,
+        {"dialogs": ()},
+        [effects.CloseQuestion("d", AT)],
+    ),
+    "dialog that was dismissed at once has its reply": (
+        ASKING,
+        inputs.DialogReplied("e"),
+        FACTS,
+        {},
+        [],
+    ),
+    "abort withdraws open dialogs": (
+        ASKING,
+        inputs.AbortAsked("7"),
+        FACTS,
+        {},
+        [effects.WithdrawQuestions("the answer was aborted"), Send(Verb.ABORT, "~abort-7")],
+    ),
+    "question of a tool is seen": (
+        WORKING,
+        inputs.QuestionSeen("Now?"),
+        FACTS,
+        {"question": "Now?"},
+        [],
     ),
     # -- rewinding
     "rewind begins": (

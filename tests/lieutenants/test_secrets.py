@@ -95,7 +95,8 @@ def rows() -> str:
 def test_commands_that_print_the_environment(fleet: Fleet, command: str) -> None:
     store(fleet.api)
     fleet.create("ada")
-    token = re.compile(r"reef_[\w-]{3,}")
+    # The system prompt names a tool that begins like a token.
+    token = re.compile(r"reef_(?!ask\b)[\w-]{3,}")
     fleet.ask("ada", f"RUN {command}")
     everything = seen(fleet, "ada") + rows()
     assert not leaks(everything)
@@ -205,6 +206,7 @@ def test_values_of_any_scope_and_older_ones_are_covered(fleet: Fleet) -> None:
     assert fleet.texts("ada") == ["echo: echo [OPENAI_API_KEY] [GROQ_API_KEY]"]
 
 
+@pytest.mark.rotated
 def test_texts_of_rules_are_covered(api: Api, db: None) -> None:
     store(api)
     body = {"name": "n", "event": "vm-silent", "action": "note", "text": f"see {KEY}"}
@@ -294,6 +296,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
         yield running
 
 
+@pytest.mark.rotated
 @pytest.mark.timeout(300)
 def test_no_reader_and_no_file_of_a_running_reef(stack: Stack) -> None:
     answer = stack.client.put("/vers-config/ANTHROPIC_API_KEY", json={"value": KEY})

@@ -11,7 +11,9 @@ import pytest
 from django.conf import settings
 from django.db import transaction
 
+from lieutenants import agents
 from lieutenants.models import Answer, Chunk, Entry, Lieutenant, Message, Process, Usage
+from lieutenants.sessions.effects import MoveStatus
 from lieutenants.sessions.session import STATE_QUERY, Session
 from lieutenants.sessions.write_batch import WriteBatch, open_text, save_progress
 from lieutenants.states import MessageState, Mode, Outcome, Status
@@ -47,10 +49,12 @@ READY = response("~ready", "get_state", data={"model": {"provider": "p", "id": "
 class Played:
     """A lieutenant whose journal the test writes."""
 
-    def __init__(self, *, ready: bool = True) -> None:
-        self.lieutenant = Lieutenant.objects.create(name="ada", role="r", host=settings.HOST)
+    def __init__(self, *, ready: bool = True, agent: str = agents.DEFAULT) -> None:
+        row = Lieutenant(name="ada", role="r", host=settings.HOST, agent=agent)
+        row.save(force_insert=True)
+        self.lieutenant = row
         process = Process.objects.create(
-            lieutenant=self.lieutenant, host=settings.HOST, transport="local", directory="/nowhere"
+            lieutenant=row, host=settings.HOST, transport="local", directory="/nowhere"
         )
         self.process_id = process.pk
         self.session = self.reopened()
@@ -278,7 +282,7 @@ def test_retries_and_their_end_are_recorded(played: Played) -> None:
     row = played.row()
     assert row.status == Status.WORKING
     assert row.trouble == "429 slow down · try 1 of 3 in 2 s"
-    assert row.waiting_for == "the next try"
+    assert row.waiting_for == "the quota or rate limit of its model"
     played.play(event("agent_start"), assistant("fine"), event("auto_retry_end", success=True))
     played.play(event("agent_end"), event("agent_settled"))
     assert (played.row().trouble, played.row().status) == ("", Status.IDLE)
@@ -298,7 +302,8 @@ def test_compaction_is_recorded(played: Played) -> None:
     ]
 
 
-def test_dialog_is_dismissed(played: Played) -> None:
+def test_dialog_is_dismissed_at_once_if_it_may_not_wait(played: Played) -> None:
+    Lieutenant.objects.update(dialog_limit_seconds=0)
     ask = {"method": "confirm", "title": "Sure?", "message": "rm"}
     played.play(event("extension_ui_request", id="d1", **ask))
     assert [each.line for each in played.session.outgoing] == [
@@ -419,3 +424,21 @@ def test_arbitrary_agent_output_does_not_break_the_follower(played: Played, seed
     assert Process.objects.get().ended_at is not None
     assert not Entry.objects.filter(final=False).exists()
     assert not Answer.objects.filter(outcome=Outcome.OPEN).exists()
+
+
+@pytest.mark.parametrize("status", [Status.STARTING, Status.WORKING])
+def test_message_that_is_sent_while_the_agent_comes_to_rest_keeps_it_working(
+    played: Played, status: Status
+) -> None:
+    rows = Lieutenant.objects.filter(pk=played.lieutenant.pk)
+    rows.update(status=status)
+    # After the facts for the effect were read.
+    Message.objects.create(
+        lieutenant=played.lieutenant, text="late", mode=Mode.PROMPT, mode_asked=Mode.PROMPT
+    )
+    played.session.recorder.perform(MoveStatus(Status.IDLE, "at rest", frozenset({status})))
+    assert rows.get().status == Status.WORKING
+    Message.objects.update(state=MessageState.REJECTED)
+    rows.update(status=status)
+    played.session.recorder.perform(MoveStatus(Status.IDLE, "at rest", frozenset({status})))
+    assert rows.get().status == Status.IDLE

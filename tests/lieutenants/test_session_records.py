@@ -9,6 +9,7 @@ from django.conf import settings
 from django.test import Client
 from django.utils import timezone
 
+from lieutenants.actions import ACTIONS
 from lieutenants.messages import rewinding
 from lieutenants.models import AgentModels, Answer, Entry, Lieutenant, Message, Process, Usage
 from lieutenants.serializers import lieutenants_json
@@ -174,6 +175,9 @@ class Supervisor:
     def unreachable(self, *_: object) -> str:
         return self.silence
 
+    def silent_seconds(self) -> None:
+        return None
+
 
 @pytest.mark.parametrize("is_replaced", [False, True])
 @pytest.mark.parametrize("failures", [1, 2])
@@ -231,6 +235,27 @@ def test_rewind_is_offered_where_it_may_help(played: Played, text: str, helps: b
         run(played, word, failed(text))
 
     assert failure_series.can_rewind(played.row()) is helps
+
+
+def test_agent_that_cannot_go_back_is_offered_a_new_session(played: Played) -> None:
+    run(played, "a", failed(POISON.format(1, 1)))
+    Lieutenant.objects.update(agent="acp")
+    recorder = played.session.recorder
+    recorder.lieutenant.agent = "acp"
+    failure_series.count(
+        recorder, Outcome.ERROR, POISON.format(2, 2), timezone.now(), Answer.objects.get()
+    )
+    row = recorder.lieutenant
+    row.status = Status.IDLE
+    notice = recorder.series.notice
+    assert notice is not None
+    assert notice.text.endswith(
+        "The agent 'acp' cannot go back to before this message: begin a new session to go on "
+        "without it."
+    )
+    assert not failure_series.can_rewind(row)
+    assert ACTIONS["new-session"].is_available(row)
+    assert not ACTIONS["rewind"].is_available(row)
 
 
 # -- attempts and texts ------------------------------------------------------------------------

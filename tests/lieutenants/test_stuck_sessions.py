@@ -350,6 +350,18 @@ def test_endless_tool_is_aborted_at_its_limit(fleet: Fleet) -> None:
     assert fleet.ask("dot", "still there?") == "echo: still there?"
 
 
+def test_tool_past_its_limit_goes_on_where_that_is_only_noted(fleet: Fleet) -> None:
+    fleet.create("dot", toolLimitSeconds=1, limitAction="note")
+    fleet.send("dot", "HANG 600 bash")
+    note = "Tool bash (sleep 600) ran longer than its limit of 1 s. Its settings only note that."
+    until(lambda: note in fleet.texts("dot", "notice"))
+    facts = fleet.get("dot")
+    assert (facts["status"], facts["waitingKind"]) == ("working", "tool")
+    assert patch(fleet, "dot", {"limitAction": "abort"}).status_code == 200
+    fleet.wait("dot", "idle")
+    assert fleet.texts("dot", "notice").count(note) == 1
+
+
 def test_tool_limit_of_zero_disables_it_and_can_be_changed(fleet: Fleet) -> None:
     fleet.create("eve", toolLimitSeconds=0)
     fleet.send("eve", "HANG 600 bash")

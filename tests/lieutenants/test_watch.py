@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from django.utils import timezone
 
-from lieutenants.models import Answer, Lieutenant, LifeSign, Message, Process
+from lieutenants.models import Answer, Lieutenant, LifeSign, Message, Process, Question
+from lieutenants.questions.states import QuestionState
 from lieutenants.states import MessageState, Outcome
 from lieutenants.supervision import watchdog
+from lieutenants.supervision.checks import silence
 from tests.conftest import Fleet
 from tests.dispatching import drop_tasks
 from tests.waiting import until
@@ -38,6 +40,18 @@ def test_a_silent_model_is_noticed_and_named(fleet: Fleet, settings: Any) -> Non
     assert "waitingFor" not in fleet.get("ada")
 
 
+def test_a_wait_of_known_length_is_named_and_no_silence(fleet: Fleet) -> None:
+    fleet.create("ada", stallLimitSeconds=1)
+    fleet.send("ada", "RETRY 1 limited")
+    facts = until(lambda: (found := fleet.get("ada")).get("waitingKind") == "quota" and found)
+    assert facts["waitingFor"] == "the quota or rate limit of its model"
+    left = datetime.fromisoformat(facts["waitingUntil"]) - timezone.now()
+    assert timedelta(0) < left <= timedelta(seconds=1.5)
+    fleet.wait("ada", "idle")
+    assert Answer.objects.get().outcome == Outcome.COMPLETED
+    assert "waitingUntil" not in fleet.get("ada")
+
+
 def test_the_watchdog_breaks_a_silent_answer_off(fleet: Fleet) -> None:
     fleet.create("ada", stallLimitSeconds=1)
     fleet.send("ada", "SILENT")
@@ -53,10 +67,11 @@ def test_one_that_talks_is_not_stalled(fleet: Fleet) -> None:
     assert Answer.objects.get().outcome == Outcome.COMPLETED
 
 
+@pytest.mark.rotated
 def test_an_agent_that_does_not_even_abort_is_ended(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watchdog, "ABORT_SECONDS", 0.5)
+    monkeypatch.setattr(silence, "ABORT_SECONDS", 0.5)
     fleet.create("ada", stallLimitSeconds=1)
     fleet.send("ada", "SLOW 60 " + "word " * 600)
     until(lambda: fleet.get("ada")["lastOutput"])
@@ -71,10 +86,11 @@ def test_an_agent_that_does_not_even_abort_is_ended(
     fleet.wait("ada", "idle")
 
 
+@pytest.mark.rotated
 def test_the_restart_policy_brings_back_what_the_watchdog_ended(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watchdog, "ABORT_SECONDS", 0.5)
+    monkeypatch.setattr(silence, "ABORT_SECONDS", 0.5)
     fleet.create("ada", stallLimitSeconds=1, restartPolicy="on-failure")
     fleet.ask("ada", "before")
     fleet.send("ada", "SLOW 60 " + "word " * 600)
@@ -134,11 +150,21 @@ def test_the_idle_limit_pauses(fleet: Fleet) -> None:
     assert fleet.row("bea").status == "idle"
 
 
-def test_a_dialog_gets_an_answer(fleet: Fleet) -> None:
-    fleet.create("ada")
+def test_a_dialog_is_dismissed_at_once_with_a_limit_of_zero(fleet: Fleet) -> None:
+    fleet.create("ada", dialogLimitSeconds=0)
     assert fleet.ask("ada", "DIALOG remove all?") == "declined"
     (notice,) = fleet.texts("ada", "notice")
     assert "remove all?" in notice
+
+
+def test_an_abort_ends_the_wait_for_a_person(fleet: Fleet) -> None:
+    fleet.create("ada")
+    fleet.send("ada", "DIALOG remove all?")
+    until(lambda: Question.objects.open().first())
+    abort(fleet, "ada")
+    fleet.wait("ada", "idle")
+    assert Question.objects.get().state == QuestionState.WITHDRAWN
+    assert fleet.ask("ada", "hello") == "echo: hello"
 
 
 def test_an_abort_keeps_the_half_and_withdraws_what_waits(fleet: Fleet) -> None:
@@ -146,12 +172,14 @@ def test_an_abort_keeps_the_half_and_withdraws_what_waits(fleet: Fleet) -> None:
     fleet.send("ada", "SLOW 60 " + "word " * 600)
     until(lambda: fleet.get("ada")["lastOutput"])
     late = fleet.send("ada", "late")
-    until(lambda: Message.objects.filter(state=MessageState.ACCEPTED).count() == 2)
+    until(lambda: Message.objects.filter(state=MessageState.ACCEPTED).count() == 1)
+    assert Message.objects.get(pk=late.pk).state == MessageState.QUEUED
     abort(fleet, "ada")
     fleet.wait("ada", "idle")
     late.refresh_from_db()
     assert late.state == MessageState.REJECTED
     assert late.evidence == {"note": "withdrawn by an abort before the agent began with it"}
+    assert "The abort withdrew 1 queued message." in fleet.texts("ada", "notice")
     answer = Answer.objects.get()
     assert answer.outcome == Outcome.ABORTED
     assert answer.text.startswith("word")
@@ -159,6 +187,7 @@ def test_an_abort_keeps_the_half_and_withdraws_what_waits(fleet: Fleet) -> None:
     assert fleet.api.post(f"{LIEUTENANTS}/ada/abort").status_code == 400
 
 
+@pytest.mark.rotated
 def test_an_old_agent_that_keeps_its_queue_loses_it_by_a_restart(
     fleet: Fleet, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,7 +197,7 @@ def test_an_old_agent_that_keeps_its_queue_loses_it_by_a_restart(
     fleet.ask("ada", "my number is 4711")
     fleet.send("ada", "SLOW 60 " + "word " * 600)
     until(lambda: fleet.get("ada")["lastOutput"])
-    late = fleet.send("ada", "late")
+    late = fleet.send("ada", "late", mode="steer")
     until(lambda: Message.objects.filter(state=MessageState.ACCEPTED).count() == 3)
     abort(fleet, "ada")
     until(lambda: Process.objects.count() == 2)

@@ -10,7 +10,7 @@ from typing import Any
 from lieutenants.sessions import effects, inputs
 from lieutenants.sessions.effects import AddEntry, Effect, EndProcess, MoveStatus, Send, Verb
 from lieutenants.sessions.inputs import Facts
-from lieutenants.sessions.rules import Rule, Step, rewinding
+from lieutenants.sessions.rules import Rule, Step, dialogs, rewinding
 from lieutenants.sessions.state import State, replace
 from lieutenants.states import MAX_RESTARTS, RUNNING, Outcome, RestartPolicy, Status
 
@@ -110,8 +110,10 @@ def _finish(state: State, end: EndProcess, facts: Facts, *, report: bool) -> Ste
     if facts.is_destroyed:
         found.append(effects.WithdrawQueued(end.at))
     found += [effects.DropEarlierSeries(), effects.RestoreTrouble()]
+    if state.dialogs:
+        found.append(effects.WithdrawQuestions(dialogs.AGENT_ENDED, has_ended=True))
     after = replace(state, running=False, retrying=False, inflight="", compacting=0, is_ended=True)
-    return after, found
+    return replace(after, dialogs=()), found
 
 
 def _next_restart(facts: Facts) -> dict[str, Any]:
@@ -141,10 +143,13 @@ def _failed(reason: str, columns: Mapping[str, Any]) -> MoveStatus:
 # -- aborts ------------------------------------------------------------------------------------
 
 
-def _abort_asked(state: State, asked: inputs.AbortAsked, _facts: Facts) -> Step:
-    found: list[Effect] = [Send(Verb.ABORT, f"~abort-{asked.mark}")]
+def _abort_asked(state: State, asked: inputs.AbortAsked, facts: Facts) -> Step:
+    found: list[Effect] = dialogs.withdraw_all(state, dialogs.ABORTED)
+    found.append(Send(Verb.ABORT, f"~abort-{asked.mark}"))
     if state.clears_queue:
         found.insert(0, Send(Verb.CLEAR_QUEUE, f"~clear-{asked.mark}"))
+    if asked.withdrawn:
+        found.append(AddEntry(facts.at, effects.withdrawal_text(asked.withdrawn)))
     return replace(state, is_at_rest=False), found
 
 
@@ -154,8 +159,16 @@ def _stalled(state: State, stalled: inputs.Stalled, facts: Facts) -> Step:
         AddEntry(facts.at, stalled.text, is_error=True),
         effects.SetTrouble(stalled.text),
         Send(Verb.ABORT, f"~abort-stall-{stalled.mark}"),
+        *dialogs.withdraw_all(state, dialogs.ABORTED),
     ]
     return replace(state, is_at_rest=False), found
+
+
+def _limit_passed(state: State, passed: inputs.LimitPassed, facts: Facts) -> Step:
+    """Add a notice, and remember what it is about."""
+    wait = passed.wait or state.noted_wait
+    after = replace(state, noted_calls=passed.calls, noted_wait=wait)
+    return after, [AddEntry(facts.at, passed.text, is_error=True)]
 
 
 RULES: dict[type, Rule] = {
@@ -165,4 +178,5 @@ RULES: dict[type, Rule] = {
     inputs.ProcessUseless: _useless,
     inputs.AbortAsked: _abort_asked,
     inputs.Stalled: _stalled,
+    inputs.LimitPassed: _limit_passed,
 }

@@ -27,12 +27,15 @@ def _started(state: State, _event: events.RunStarted, facts: Facts) -> Step:
         state,
         running=True,
         retrying=False,
+        retry_at=0.0,
+        limited=False,
         settled=False,
         ran=False,
         context_changed=True,
         patience=SETTLED_TIMEOUT,
         stop_reason="",
         failure="",
+        noted_wait="",
     )
     return after, answer
 
@@ -76,7 +79,8 @@ def _assistant_message(state: State, event: events.AssistantMessage, facts: Fact
         found.append(effects.AddEntry(facts.at, "The answer was aborted."))
     else:
         found.append(_NO_TROUBLE)
-    return replace(state, stop_reason=reason, failure=failure), found
+    # The next model call may be noted again.
+    return replace(state, stop_reason=reason, failure=failure, noted_wait=""), found
 
 
 RULES: dict[type, Rule] = {

@@ -32,7 +32,8 @@ def ready(state: State, reply: events.AgentState, facts: Facts) -> Step:
         found += _model_in_use(reply.model, facts)
         found.append(Send(Verb.LIST_MODELS, MODELS_QUERY))
     found += [AddEntry(facts.at, note, is_error=note not in facts.infos) for note in state.notes]
-    to = Status.WORKING if facts.pending & _UNDECIDED else Status.IDLE
+    is_working = facts.pending & _UNDECIDED or reply.is_working
+    to = Status.WORKING if is_working else Status.IDLE
     found.append(effects.MoveStatus(to, "the agent is ready", _STARTING))
     return replace(state, is_ready=True, notes=()), found
 

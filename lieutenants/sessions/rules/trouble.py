@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from lieutenants.agents import events
+from lieutenants.agents import events, provider_errors
 from lieutenants.sessions import effects, inputs
-from lieutenants.sessions.effects import AddEntry, AddLimitedEntry, Effect, SetTrouble
+from lieutenants.sessions.effects import (
+    AddEntry,
+    AddLimitedEntry,
+    Effect,
+    Send,
+    SetTrouble,
+    Verb,
+)
 from lieutenants.sessions.floods import megabytes
 from lieutenants.sessions.inputs import Facts
 from lieutenants.sessions.rules import Rule, Step
 from lieutenants.sessions.state import State, replace
 
+READY_QUERY = "~ready-"
+# An agent that says it waits for longer is not believed.
+MAX_DELAY_SECONDS = 7 * 86_400.0
 _NO_TROUBLE, _DROP_FAILED_TEXTS = SetTrouble(""), effects.DropFailedTexts()
 
 
@@ -22,11 +32,17 @@ def _retry_started(state: State, event: events.RetryStarted, facts: Facts) -> St
         f"{event.max_attempts} in {event.delay_ms / 1000:g} s"
     )
     entry = AddLimitedEntry("retry", facts.at, text, data={"retry": event.details})
-    return replace(state, retrying=True), [_DROP_FAILED_TEXTS, SetTrouble(text), entry]
+    after = replace(
+        state,
+        retrying=True,
+        retry_at=facts.at.timestamp() + min(event.delay_ms / 1000, MAX_DELAY_SECONDS),
+        limited=provider_errors.is_limit(event.failure),
+    )
+    return after, [_DROP_FAILED_TEXTS, SetTrouble(text), entry]
 
 
 def _retry_ended(state: State, event: events.RetryEnded, facts: Facts) -> Step:
-    after = replace(state, retrying=False)
+    after = replace(state, retrying=False, retry_at=0.0, limited=False)
     if event.success:
         return after, [_NO_TROUBLE]
     failure = event.failure or "The model failed"
@@ -61,6 +77,8 @@ def _compaction_ended(state: State, event: events.CompactionEnded, facts: Facts)
         compacting=max(0, state.compacting - 1),
         context_changed=True,
         retrying=event.will_retry,
+        retry_at=0.0,
+        limited=False,
     )
     return after, found
 
@@ -68,7 +86,7 @@ def _compaction_ended(state: State, event: events.CompactionEnded, facts: Facts)
 # -- extensions --------------------------------------------------------------------------------
 
 
-def _command_above(state: State, facts: Facts) -> list[Effect]:
+def command_above(state: State, facts: Facts) -> list[Effect]:
     """Return the effect that shows a running command above its output."""
     return [effects.ShowCommand(state.inflight, facts.at)] if state.inflight else []
 
@@ -76,24 +94,12 @@ def _command_above(state: State, facts: Facts) -> list[Effect]:
 def _extension_error(state: State, event: events.ExtensionError, facts: Facts) -> Step:
     text = f"Extension {event.extension}: {event.text}"
     entry = AddLimitedEntry("extension_error", facts.at, text, kind=effects.ERROR, is_error=True)
-    return state, [*_command_above(state, facts), entry]
-
-
-def _dialog(state: State, event: events.Dialog, facts: Facts) -> Step:
-    """Dismiss each dialog at once, since nobody can answer it."""
-    found = _command_above(state, facts)
-    if event.request_id is not None:
-        text = f"The dialog “{event.title}” was dismissed, since nobody can answer it."
-        found += [
-            effects.Send(effects.Verb.DISMISS_DIALOG, event.request_id),
-            AddLimitedEntry("dialog", facts.at, text, data={"dialog": event.kind}),
-        ]
-    return state, found
+    return state, [*command_above(state, facts), entry]
 
 
 def _notice(state: State, event: events.Notice, facts: Facts) -> Step:
     entry = AddLimitedEntry("notify", facts.at, event.text)
-    return state, [*_command_above(state, facts), entry]
+    return state, [*command_above(state, facts), entry]
 
 
 # -- the keeper's notes ------------------------------------------------------------------------
@@ -119,7 +125,11 @@ def _flood_over(state: State, note: inputs.FloodOver, _facts: Facts) -> Step:
 
 def _output_lost(state: State, note: inputs.OutputLost, facts: Facts) -> Step:
     text = f"{megabytes(note.size)} of the agent's output are lost."
-    return state, [AddEntry(facts.at, text, is_error=True)]
+    found: list[Effect] = [AddEntry(facts.at, text, is_error=True)]
+    if not state.is_ready:
+        # Its first reply may be lost with it: one to another query makes it ready, too.
+        found.append(Send(Verb.QUERY_STATE, f"{READY_QUERY}{note.size}"))
+    return state, found
 
 
 def _warned(state: State, note: inputs.Warned, facts: Facts) -> Step:
@@ -153,7 +163,6 @@ RULES: dict[type, Rule] = {
     events.CompactionStarted: _compaction_started,
     events.CompactionEnded: _compaction_ended,
     events.ExtensionError: _extension_error,
-    events.Dialog: _dialog,
     events.Notice: _notice,
     inputs.Garbage: _garbage,
     inputs.LongLine: _long_line,

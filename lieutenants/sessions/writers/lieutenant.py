@@ -12,6 +12,7 @@ from lieutenants import queries
 from lieutenants.agents.model_lists import image_names
 from lieutenants.models import AgentModels, Entry, Lieutenant, LieutenantQuerySet
 from lieutenants.sessions import effects, failure_series, rewind_rows
+from lieutenants.states import MessageState, Status
 from reef_site.common import events
 from reef_site.common.errors import IllegalMove, LostRace
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MAX_WORDS = 80
+_UNDECIDED = frozenset({MessageState.QUEUED, MessageState.DELIVERED})
 
 
 # -- status and trouble ------------------------------------------------------------------------
@@ -28,18 +30,31 @@ _MAX_WORDS = 80
 
 def _move_status(recorder: Recorder, effect: effects.MoveStatus) -> None:
     # Each run checks twice, mostly in vain.
-    if queries.status_of(recorder.lieutenant.pk) not in effect.origins:
+    row = queries.current_row(recorder.lieutenant.pk)
+    if row is None or row.status not in effect.origins:
         return
-    row = Lieutenant.objects.only("name", "status").get(pk=recorder.lieutenant.pk)
-    if row.status not in effect.origins:
-        return
+    to = effect.to
+    if to is Status.IDLE and _was_sent_meanwhile(row):
+        # The message was not among the facts; its sender has seen a lieutenant that rests.
+        to = Status.WORKING
+        if row.status == to:
+            return
     try:
-        row.move(effect.to, reason=effect.reason, **effect.columns)
+        row.move(to, reason=effect.reason, **effect.columns)
     except (LostRace, IllegalMove) as error:
         logger.info("%s", error)
         return
     for each in effect.then:
         recorder.perform(each)
+
+
+def _was_sent_meanwhile(row: Lieutenant) -> bool:
+    """Return whether a message waits for its delivery. None is sent until the commit.
+
+    Senders lock the row as well. On SQLite, transactions that write wait for each other anyway.
+    """
+    list(Lieutenant.objects.filter(pk=row.pk).select_for_update().values_list("pk"))
+    return bool(queries.pending_states(row.pk) & _UNDECIDED)
 
 
 def _set_trouble(recorder: Recorder, effect: effects.SetTrouble) -> None:
@@ -82,7 +97,7 @@ def _store_models(recorder: Recorder, effect: effects.StoreModels) -> None:
 
 def _store_context_usage(recorder: Recorder, effect: effects.StoreContextUsage) -> None:
     row = _row(recorder)
-    if effect.figures != row.values_list("context_usage", flat=True).get():
+    if effect.figures != row.values_list("context_usage", flat=True).first():
         row.update(context_usage=effect.figures)
         events.publish_lieutenant(recorder.lieutenant.pk)
 
@@ -114,7 +129,9 @@ def _clear_rewind(recorder: Recorder, _effect: effects.ClearRewind) -> None:
 
 
 def _row(recorder: Recorder) -> LieutenantQuerySet:
-    return Lieutenant.objects.filter(pk=recorder.lieutenant.pk)
+    """Return the lieutenant's row, as long as the same follower has it."""
+    lieutenant = recorder.lieutenant
+    return Lieutenant.objects.filter(pk=lieutenant.pk, data_folder=lieutenant.data_folder)
 
 
 WRITERS: dict[type, Callable[[Recorder, Any], None]] = {

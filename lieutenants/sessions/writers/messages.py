@@ -39,8 +39,7 @@ def _withdraw_returned(recorder: Recorder, effect: effects.WithdrawReturned) -> 
     lieutenant, cover = recorder.lieutenant, recorder.screening.cover
     count = delivery.withdraw_accepted(lieutenant, effect.texts, effect.at, cover=cover)
     if count:
-        text = f"The abort withdrew {count} queued message{'s' if count > 1 else ''}."
-        recorder.notice(effect.at, text)
+        recorder.notice(effect.at, effects.withdrawal_text(count))
 
 
 def _withdraw_unstarted(recorder: Recorder, effect: effects.WithdrawUnstarted) -> None:
