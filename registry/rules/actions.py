@@ -58,7 +58,7 @@ def _note(rule: Rule, _firing: Firing) -> str:
 
 
 def _snapshot(rule: Rule, firing: Firing) -> str:
-    """Take a snapshot, unless one is newer than the firing: one snapshot serves many firings."""
+    """Take a snapshot, unless one is newer than the execution: one snapshot serves many."""
     newer = Snapshot.objects.ready().filter(at__gte=firing.at).order_by("at").first()
     if newer:
         return f"snapshot {newer.file} was taken since"

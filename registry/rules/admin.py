@@ -1,4 +1,4 @@
-"""Admin of lifecycle rules: edit rules, show a dry run, list firings."""
+"""Admin of lifecycle rules: edit rules, show a dry run, list executions."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class RuleAdmin(ModelAdmin[Rule]):
 
     @admin.action(description="Disable selected rules", permissions=["change"])
     def switch_off(self, request: HttpRequest, queryset: QuerySet[Rule]) -> None:
-        """Disable the selected rules; their waiting firings are dropped."""
+        """Disable the selected rules; their waiting executions are dropped."""
         self._switch(request, queryset, enabled=False)
 
     def _switch(self, request: HttpRequest, queryset: QuerySet[Rule], *, enabled: bool) -> None:

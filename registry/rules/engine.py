@@ -1,4 +1,4 @@
-"""Rule engine: a tick records new firings, small tasks run their actions.
+"""Rule engine: a tick records new executions, small tasks run their actions.
 
 The constraint `one_firing_a_cause` makes repeated ticks harmless. Every case is checked again
 before its action runs; a case that is over is dropped.
@@ -19,17 +19,17 @@ from reef_site.common import clock
 from reef_site.common.dispatch import dispatch
 from reef_site.common.errors import ReefError
 from reef_site.common.hooks import Hook
+from reef_site.common.webhooks import WebhookFailed
 from registry.models import Watch
 from registry.rules import actions, conditions
 from registry.rules.actions import Postponed
 from registry.rules.conditions import Case
 from registry.rules.evidence import Evidence, is_sufficient
 from registry.rules.models import Firing, FiringState, Rule
-from registry.rules.webhooks import WebhookFailed
 
 logger = logging.getLogger(__name__)
 
-# New cases of one rule, and due firings, in one tick.
+# New cases of one rule, and due executions, in one tick.
 MAX_NEW_FIRINGS = 100
 MAX_DUE_FIRINGS = 200
 # Failed webhooks are retried after 10 s, 30 s, 90 s, …
@@ -45,7 +45,7 @@ _jumps = clock.JumpDetector()
 
 
 def tick(at: datetime | None = None) -> list[int]:
-    """Record new cases of all rules and dispatch the due firings; return the ids of those."""
+    """Record new cases of all rules and dispatch the due executions; return the ids of those."""
     if _jumps.jump_seconds():
         # The times in rows are adjusted to the new clock; that may not have finished yet.
         return []
@@ -98,7 +98,7 @@ def act(firing_id: int) -> None:
 
 
 def _delete_old_firings(now: datetime) -> None:
-    """Delete old firings whose subject is gone; the others prevent a second firing."""
+    """Delete old executions whose subject is gone; the others prevent a second one."""
     gone = [~Exists(rows().filter(pk=OuterRef("subject"))) for rows in subject_tables]
     old = Firing.objects.filter(*gone, ended_at__lt=now - RETENTION)
     ids = list(old.values_list("pk", flat=True)[:1000])

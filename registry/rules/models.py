@@ -6,15 +6,14 @@ import re
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-import httpx
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, Q
 
-from reef_site.common import clock
+from reef_site.common import clock, webhook_secret
 from reef_site.common.leases import LeaseQuerySet
+from reef_site.common.webhooks import url_problem
 from registry.models import Role
-from registry.rules import webhook_secret
 from versconfig.screening import sources
 from vmtree.models import Category, CompactEncoder
 
@@ -183,7 +182,7 @@ class Rule(models.Model):
             errors["name_pattern"] = f"at most {MAX_WILDCARDS} stars"
         if self.action == Action.WEBHOOK and not self.webhook_url:
             errors["webhook_url"] = "is required for a webhook"
-        elif self.webhook_url and (problem := _url_problem(self.webhook_url)):
+        elif self.webhook_url and (problem := url_problem(self.webhook_url)):
             errors["webhook_url"] = problem
         if errors:
             raise ValidationError(errors)
@@ -305,16 +304,3 @@ class Firing(models.Model):
     def _set(self, *, outcome: str, **fields: Any) -> bool:
         mine = Firing.objects.filter(pk=self.pk, state=FiringState.WAITING)
         return bool(mine.update(outcome=outcome[:2000], leased_until=None, **fields))
-
-
-def _url_problem(text: str) -> str:
-    """Return why the URL is not valid for a webhook; empty if it is."""
-    try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL as error:
-        return f"is no address ({error})"
-    if url.scheme not in ("http", "https") or not url.host:
-        return "must begin with http:// or https:// and a host"
-    if url.userinfo:
-        return "must not hold a password; the signature's secret is kept apart"
-    return ""

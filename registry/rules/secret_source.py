@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from registry.rules import webhook_secret
+from reef_site.common import webhook_secret
 from registry.rules.models import Rule
 from versconfig.screening import sources
 from versconfig.screening.screen import Secret

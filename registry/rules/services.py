@@ -42,7 +42,7 @@ def create(fields: dict[str, Any], *, by: object, key: str | None = None) -> tup
 def change(
     rule_id: int, fields: dict[str, Any], *, by: object, key: str | None = None
 ) -> tuple[Rule, str]:
-    """Update a rule; returns and raises like `create`. Waiting firings are checked against it."""
+    """Update a rule; returns and raises like `create`. Waiting executions are checked again."""
     find(rule_id, by=by)
     rule = Rule.objects.select_for_update().get(pk=rule_id)
     old = (rule.enabled, rule.event)
@@ -66,7 +66,7 @@ def ignore_earlier_events(rule: Rule, was_enabled: bool, old_event: str) -> None
 
 
 def delete(rule_id: int, *, by: object) -> None:
-    """Delete a rule; its firings are kept. Raises NotFound, Forbidden."""
+    """Delete a rule; its executions are kept. Raises NotFound, Forbidden."""
     find(rule_id, by=by).delete()
 
 

@@ -1,59 +1,40 @@
-"""Webhook calls: a signed JSON body, with timeouts and without redirects."""
+"""Webhook calls of rules."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import time
-
-import httpx
 import orjson
 
-from reef_site.common import clock
-from reef_site.common.errors import ReefError
-from registry.rules import webhook_secret
+from reef_site.common import clock, webhooks
 from registry.rules.models import Firing, Rule
 from versconfig.screening import sources
 
-TIMEOUT = httpx.Timeout(10.0, connect=5.0)
-SIGNATURE_HEADER = "Reef-Signature"
 FIRING_HEADER = "Reef-Firing"
-
-
-class WebhookFailed(ReefError):
-    """The webhook did not accept the call; it is retried."""
-
-    status = 502
 
 
 def call(rule: Rule, firing: Firing) -> str:
     """Call the webhook of a rule; return its response as a sentence. Raises WebhookFailed.
 
-    `Reef-Signature: t=<seconds>,v1=<hex>` is HMAC-SHA-256 of `<seconds>.<body>` with the secret.
+    It may be on this machine: nobody gets to see more of the answer than its status.
     `Reef-Firing` is the same in every attempt, so that the receiver can detect repeats.
     """
     body = orjson.dumps(payload(rule, firing))
-    headers = {
-        "Content-Type": "application/json",
-        "User-Agent": "reef",
-        FIRING_HEADER: str(firing.pk),
-    }
-    if rule.sealed_secret:
-        headers[SIGNATURE_HEADER] = sign(
-            body, webhook_secret.decrypt(rule.sealed_secret), int(time.time())
-        )
-    try:
-        with (
-            httpx.Client(timeout=TIMEOUT, follow_redirects=False) as client,
-            # The body is not read: only the status code matters.
-            client.stream("POST", rule.webhook_url, content=body, headers=headers) as response,
-        ):
-            code = response.status_code
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise WebhookFailed(f"no answer: {type(error).__name__} {error}".strip()) from None
-    if not 200 <= code < 300:
-        raise WebhookFailed(f"answered {code}")
-    return f"the webhook answered {code}"
+    headers = {FIRING_HEADER: str(firing.pk)}
+    answer = webhooks.call(rule.webhook_url, body, headers, rule.sealed_secret, allow_loopback=True)
+    return f"the webhook answered {answer.code}"
+
+
+def test(rule: Rule) -> webhooks.Answer:
+    """Call the webhook of a rule without a firing. Raises WebhookFailed.
+
+    Its header `Reef-Firing` is `test`.
+    """
+    cover = sources.current(recheck=True).cover_value
+    facts = {"firing": None, "rule": rule.name, "event": "test", "vmId": "", "name": ""}
+    now = clock.format_timestamp(clock.now())
+    texts = {"since": now, "at": now, "text": "This is a test.", "evidence": {}}
+    body = orjson.dumps(cover({**facts, **texts}))
+    headers = {FIRING_HEADER: "test"}
+    return webhooks.call(rule.webhook_url, body, headers, rule.sealed_secret, allow_loopback=True)
 
 
 def payload(rule: Rule, firing: Firing) -> dict[str, object]:
@@ -74,9 +55,3 @@ def _payload(rule: Rule, firing: Firing) -> dict[str, object]:
         "text": rule.text,
         "evidence": firing.evidence,
     }
-
-
-def sign(body: bytes, key: str, at: int) -> str:
-    """Return the signature header of a body that is sent at this Unix time."""
-    digest = hmac.new(key.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
-    return f"t={at},v1={digest}"

@@ -9,9 +9,8 @@ import pytest
 from django.contrib.messages import get_messages
 from django.test import Client
 
-from reef_site.common import clock
+from reef_site.common import clock, webhook_secret
 from registry.models import VM
-from registry.rules import webhook_secret
 from registry.rules.models import Firing, Rule
 from registry.rules.serializers import MAX_MINUTES
 from tests.fleets import plant
