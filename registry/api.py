@@ -18,7 +18,7 @@ from reef_site.common.errors import NotFound
 from reef_site.common.paging import take_page_by_key
 from reef_site.common.request_names import takes_anything
 from reef_site.common.text import to_storable
-from registry import heartbeats, search_terms, services
+from registry import heartbeat_bodies, search_terms, services
 from registry import placement as placing
 from registry.models import VM
 from registry.serializers import (
@@ -110,6 +110,8 @@ class VMDetail(RegistryView):
 class Heartbeat(RegistryView):
     """`POST /registry/vms/:id/heartbeat`; the edge answers it itself where it can."""
 
+    throttle_classes = ()
+
     @endpoint(
         body=HeartbeatBody,
         response=HeartbeatResponse,
@@ -118,19 +120,21 @@ class Heartbeat(RegistryView):
     )
     def post(self, request: Request, vm_id: str) -> Response:
         """Record a heartbeat; the response says when to send the next one."""
-        heartbeat = heartbeats.parse_one(vm_id, request._request.body)
+        heartbeat = heartbeat_bodies.parse_one(vm_id, request._request.body)
         return Response(services.record_heartbeat(heartbeat, caller=request.user))
 
 
 class Heartbeats(RegistryView):
     """`POST /registry/heartbeats`; the edge answers it itself where it can."""
 
+    throttle_classes = ()
+
     @endpoint(body=ManyHeartbeatsBody, response=HeartbeatsResponse)
     def post(self, request: Request) -> Response:
         """Record heartbeats of up to 10,000 VMs; the response names unregistered ids."""
         found = [
-            heartbeats.with_vm_id(aliases.resolve(beat.vm_id), beat)
-            for beat in heartbeats.parse_many(request.data)
+            heartbeat_bodies.with_vm_id(aliases.resolve(beat.vm_id), beat)
+            for beat in heartbeat_bodies.parse_many(request.data)
         ]
         return Response(services.record_heartbeats(found, caller=request.user))
 

@@ -6,13 +6,22 @@ from reef_site.common.apps import ReefAppConfig
 class RegistryConfig(ReefAppConfig):
     name = "registry"
     organ = "registry"
+    tools = "registry.tools"
     api_urls = {r"^registry(?:/|$)": "registry.routes"}
     task_prefix = "registry"
     ticks = {"registry.sweep": 10.0}
 
     def ready(self) -> None:
-        """Register the registry's part of snapshots, search, operations and removal of subtrees."""
-        from registry import search_terms, services, vm_handler
+        """Register the registry's part of what lower apps do, and the reads of the edge."""
+        from registry import (
+            attention,
+            fast_changes,
+            fast_routes,
+            retention,
+            search_terms,
+            services,
+            vm_handler,
+        )
         from registry.snapshots import ALIVE, VMS, alive_among
         from vmtree import removal
         from vmtree.operations import handlers, plan
@@ -25,3 +34,7 @@ class RegistryConfig(ReefAppConfig):
         handlers.vm_handlers.register(fallback, key=fallback.name)
         plan.child_finders.register(vm_handler.registered_children)
         search_terms.register()
+        attention.register()
+        fast_routes.register()
+        fast_changes.register()
+        retention.register()

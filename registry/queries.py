@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
+import orjson
 from django.db import connection
 from django.db.models.expressions import RawSQL
 
 from reef_site.common import clock
-from reef_site.common.queries import DriverTime, fetch_rows, in_list, to_driver_time
-from registry.models import LINKS, VM, Gap
+from reef_site.common.queries import (
+    DriverTime,
+    fetch_listed,
+    fetch_prepared,
+    fetch_rows,
+    in_list,
+    to_driver_time,
+)
+from reef_site.common.text import to_storable
+from registry.models import LINKS, VM, Gap, Status
 from vmtree.models import CompactEncoder
 from vmtree.queries import recursion
-
-Row = Sequence[Any]
 
 
 def from_driver_time(value: DriverTime) -> datetime:
@@ -60,25 +67,100 @@ def record_empty_heartbeats(
         cursor.execute(sql, [at, *deadlines, interval, parameter, at])
 
 
+_ORDINARY = """status = 'running' AND late_after > {at} AND last_seen <= {at}
+    AND interval_ms = {interval}"""
+_RECORD_ORDINARY = f"""UPDATE registry_vm
+    SET last_seen = :at, late_after = :late, silent_after = :silent
+    WHERE id IN (SELECT value FROM json_each(:ids))
+    AND {_ORDINARY.format(at=":at", interval=":interval")}"""
+# Locked in one order, so that two edges do not wait for each other.
+_RECORD_ORDINARY_LOCKED = f"""WITH mine AS MATERIALIZED (
+        SELECT id FROM registry_vm WHERE id IN (SELECT unnest(%(ids)s::text[]))
+        AND {_ORDINARY.format(at="%(at)s", interval="%(interval)s")} ORDER BY id FOR UPDATE)
+    UPDATE registry_vm v SET last_seen = %(at)s, late_after = %(late)s, silent_after = %(silent)s
+    FROM mine WHERE v.id = mine.id RETURNING v.id"""
+
+
+def record_ordinary_heartbeats(
+    ids: Collection[str], now: datetime, late_after: datetime, silent_after: datetime, interval: int
+) -> set[str]:
+    """Record heartbeats without data of VMs for which they change nothing but times.
+
+    Return these VMs: registered, running, not late, and with this interval. This needs no look at
+    the rows before, and no cursor of Django's.
+    """
+    deadlines = {"late": to_driver_time(late_after), "silent": to_driver_time(silent_after)}
+    values = {"at": to_driver_time(now), **deadlines, "interval": interval}
+    if connection.vendor == "postgresql":
+        stored = [to_storable(each) for each in ids]
+        rows = fetch_prepared(_RECORD_ORDINARY_LOCKED, {**values, "ids": stored})
+        return {vm_id for (vm_id,) in rows}
+    values["ids"] = orjson.dumps(list(ids)).decode()
+    connection.ensure_connection()
+    with connection.wrap_database_errors:
+        count = connection.connection.execute(_RECORD_ORDINARY, values).rowcount
+        if count in (0, len(ids)):
+            return set(ids) if count else set()
+        # To fetch rows takes longer than the statement. These are the same ones once more.
+        rows = connection.connection.execute(f"{_RECORD_ORDINARY} RETURNING id", values)
+        return {vm_id for (vm_id,) in rows.fetchall()}
+
+
+def stored_reports(ids: list[str]) -> dict[str, Sequence[str]]:
+    """Map these ids to services, vitals and DNA as JSON texts."""
+    inside, parameter = in_list(ids)
+    columns = ("services", "vitals", "reef_config")
+    if connection.vendor == "postgresql":
+        columns = ("services::text", "vitals::text", "reef_config::text")
+    rest = f"FROM registry_vm WHERE id IN {inside}"
+    rows = fetch_rows(f"id, {', '.join(columns)}", rest, [parameter])
+    return {vm_id: texts for vm_id, *texts in rows}
+
+
+class Report(NamedTuple):
+    """The new values of a VM after a heartbeat with data; `services` is None to keep them."""
+
+    vm_id: str
+    status: str
+    vitals: dict[str, Any]
+    services: list[Any] | None
+
+
 _RECORD = """UPDATE registry_vm SET last_seen = %s, late_after = %s, silent_after = %s,
-    interval_ms = %s, status = %s, services = %s, vitals = %s WHERE id = %s AND last_seen <= %s"""
+    interval_ms = %s, status = %s, vitals = %s{services} WHERE id = %s AND last_seen <= %s"""
 
 
-def record_heartbeats(vms: Iterable[VM]) -> None:
-    """Write what heartbeats changed of these VMs, unless a newer one was recorded meanwhile."""
+def record_reports(
+    reports: Iterable[Report],
+    now: datetime,
+    late_after: datetime,
+    silent_after: datetime,
+    interval: int,
+) -> None:
+    """Write what heartbeats reported, unless a newer one was recorded meanwhile."""
+    at = to_driver_time(now)
+    times = {False: (at, None, None)}
+    times[True] = (at, to_driver_time(late_after), to_driver_time(silent_after))
+    kept, changed = [], []
+    for each in reports:
+        values = [*times[each.status == Status.RUNNING], interval, each.status]
+        values.append(_to_driver_json(each.vitals))
+        if each.services is None:
+            kept.append([*values, each.vm_id, at])
+        else:
+            changed.append([*values, _to_driver_json(each.services), each.vm_id, at])
     with connection.cursor() as cursor:
-        cursor.executemany(_RECORD, [_heartbeat_values(vm) for vm in vms])
+        if kept:
+            cursor.executemany(_RECORD.format(services=""), kept)
+        if changed:
+            cursor.executemany(_RECORD.format(services=", services = %s"), changed)
 
 
-def _heartbeat_values(vm: VM) -> list[Any]:
-    """Return the parameters of `_RECORD`."""
-    seen = to_driver_time(vm.last_seen)
-    late = to_driver_time(vm.late_after) if vm.late_after else None
-    silent = to_driver_time(vm.silent_after) if vm.silent_after else None
-    json_values = [
-        connection.ops.adapt_json_value(each, CompactEncoder) for each in (vm.services, vm.vitals)
-    ]
-    return [seen, late, silent, vm.interval_ms, vm.status, *json_values, vm.pk, seen]
+def _to_driver_json(value: object) -> Any:
+    """Convert what orjson has read for this database's driver; as text this takes less time."""
+    if connection.vendor == "postgresql":
+        return connection.ops.adapt_json_value(value, CompactEncoder)
+    return orjson.dumps(value).decode()
 
 
 def add_gaps(gaps: Iterable[tuple[str, DriverTime, DriverTime, str]]) -> None:
@@ -91,29 +173,21 @@ def add_gaps(gaps: Iterable[tuple[str, DriverTime, DriverTime, str]]) -> None:
         cursor.executemany(sql, list(gaps))
 
 
+# -- registrations -------------------------------------------------------------------------------
+
+_REGISTERED = """FROM (SELECT 0 AS is_parent, id FROM registry_vm WHERE id IN {listed}
+    UNION ALL SELECT DISTINCT 1, parent_vm_id FROM registry_vm WHERE parent_vm_id IN {listed}) v"""
+
+
+def registered_among(ids: Collection[str]) -> tuple[set[str], set[str]]:
+    """Return which of these VMs are registered, and which are the parents of registered ones."""
+    found: tuple[set[str], set[str]] = (set(), set())
+    for is_parent, vm_id in fetch_listed("v.is_parent, v.id", _REGISTERED, ids):
+        found[is_parent].add(vm_id)
+    return found
+
+
 # -- reading VMs ---------------------------------------------------------------------------------
-# `columns` is a list in SQL; the table of VMs is `v`. Rows are in no order.
-
-
-def rows_of_vms(columns: str, ids: Iterable[str]) -> list[Row]:
-    """Return these columns of the VMs with these ids."""
-    inside, parameter = in_list(ids)
-    return fetch_rows(columns, f"FROM registry_vm v WHERE v.id IN {inside}", [parameter])
-
-
-def rows_of_running(columns: str, role: str, silent_after: DriverTime | None) -> list[Row]:
-    """Return these columns of running VMs of a role, which become silent after that time if any."""
-    condition, values = "v.role = %s AND v.status = 'running'", [role]
-    if silent_after is not None:
-        condition, values = f"{condition} AND v.silent_after > %s", [role, silent_after]
-    return fetch_rows(columns, f"FROM registry_vm v WHERE {condition}", values)
-
-
-def rows_of_ancestors(columns: str, ids: Iterable[str]) -> list[Row]:
-    """Return these columns of the VMs with these ids and of all their ancestors."""
-    inside, parameter = in_list(ids)
-    head = recursion.above(LINKS, start=f"id IN {inside}")
-    return fetch_rows(columns, "FROM registry_vm v JOIN line ON line.key = v.id", [parameter], head)
 
 
 def subtree(vm_id: str) -> list[VM]:

@@ -124,6 +124,7 @@ _VM_FILTERS: dict[str, Term] = {
     "under": _tree_filter("under"),
     **{name: _vm_flag(name, find) for name, find in _VM_FLAGS.items()},
     **{name: _vm_choice(name, name, values) for name, values in _CHOICES.items()},
+    "unplaced": Term("unplaced", lambda vms, _: vms.without_place(), flag=True),
     "id": _vm_alias("id", "id"),
     "parent": _vm_alias("parent", "parent_vm_id"),
 }

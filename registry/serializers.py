@@ -199,7 +199,7 @@ class ChangeBody(Body):
 
 
 class HeartbeatBody(Body):
-    """Facts that a VM reports; all are optional. `registry.heartbeats` parses them."""
+    """Facts that a VM reports; all are optional. `heartbeat_bodies` parses them."""
 
     status = Choice(Status.values, required=False)
     services = JsonValue("array", required=False)
@@ -214,7 +214,7 @@ class HeartbeatBody(Body):
 
 
 class ManyHeartbeatsBody(Body):
-    """`ids` or `beats`, together up to 10,000. `registry.heartbeats` parses them."""
+    """`ids` or `beats`, together up to 10,000. `heartbeat_bodies` parses them."""
 
     ids = ListOf(Text(), most=MAX_HEARTBEATS, required=False)
     beats = JsonValue("array", required=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,10 +14,12 @@ from django.db.models import Q, QuerySet
 from reef_site.common import clock, database_locks, events
 from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import BadInput, NotFound
+from reef_site.common.eventlog import recording
+from reef_site.common.eventlog.recording import NewEvent
 from reef_site.common.text import to_storable
 from registry import heartbeats as beats
 from registry import liveness, placement, queries
-from registry.heartbeats import Heartbeat
+from registry.heartbeat_bodies import Heartbeat
 from registry.models import LINKS, VM, Gap, Status, VMQuerySet, Watch
 from vmtree import dna, lineage, permissions
 from vmtree import names as vm_names
@@ -81,7 +83,7 @@ def register(registration: Registration, *, caller: object = None) -> VM:
 
 def check_may_register(caller: object, vm_id: str, parent_vm_id: str | None) -> None:
     """Raise Forbidden unless a node registers itself or a present or future descendant."""
-    if permissions.node_of(caller) is None:
+    if permissions.is_operator(caller):
         return
     known = Node.objects.filter(vm_id=vm_id).exists()
     permissions.check(caller, "write", vm_id if known or not parent_vm_id else parent_vm_id)
@@ -107,13 +109,14 @@ def _register(registration: Registration, caller: object) -> VM:
     if places:
         # Before any row lock: removal takes both in this order, too.
         database_locks.lock(DatabaseLock.TREE_STRUCTURE, shared=True)
-    vm = _upsert(registration)
+    by = caller or "its registration"
+    vm = _upsert(registration, by)
     if places:
-        placement.place_automatically(vm, by=caller or "its registration")
+        placement.place_automatically(vm, by=by)
     return vm
 
 
-def _upsert(registration: Registration) -> VM:
+def _upsert(registration: Registration, by: object) -> VM:
     now, interval = clock.now(), beats.fleet.interval_ms()
     old = VM.objects.select_for_update().filter(pk=registration.id).first()
     vm = old or VM(id=registration.id, registered_at=now, last_seen=now)
@@ -121,6 +124,18 @@ def _upsert(registration: Registration) -> VM:
         vm_names.check(vm.pk, "id")
     if vm.name != registration.name:
         vm_names.check(registration.name)
+    assign(vm, registration, now, interval)
+    parent = vm.parent_vm_id if registration.parent_vm_id is None else registration.parent_vm_id
+    _set_parent(vm, None if registration.clears_parent else parent)
+    # Saves all columns: the row is locked, or new.
+    vm.save(force_insert=old is None, force_update=old is not None)
+    if old is None:
+        recording.record_many([registered_event(vm)], actor=by)
+    return vm
+
+
+def assign(vm: VM, registration: Registration, now: datetime, interval: int) -> None:
+    """Set all fields but the parent; it counts as running and seen now."""
     vm.name, vm.role, vm.address = registration.name, registration.role, registration.address
     vm.registered_by, vm.interval_ms = registration.registered_by, interval
     if registration.services is not None:
@@ -130,12 +145,12 @@ def _upsert(registration: Registration) -> VM:
         vm.vitals.pop("reefConfigDigest", None)
     if registration.metadata is not None:
         vm.metadata, vm.has_metadata = registration.metadata, True
-    parent = vm.parent_vm_id if registration.parent_vm_id is None else registration.parent_vm_id
-    _set_parent(vm, None if registration.clears_parent else parent)
     vm.seen(now)
-    # Saves all columns: the row is locked, or new.
-    vm.save(force_insert=old is None, force_update=old is not None)
-    return vm
+
+
+def registered_event(vm: VM) -> NewEvent:
+    """Return the event that a VM was registered for the first time."""
+    return NewEvent("vm.registered", vm.pk, {"name": vm.name, "role": vm.role})
 
 
 def _set_parent(vm: VM, parent: str | None) -> None:
@@ -175,16 +190,28 @@ def patch(vm_id: str, changes: dict[str, Any], *, caller: object = None) -> VM:
             if parent != vm.parent_vm_id:
                 _check_may_move(caller, vm.pk, parent)
             _set_parent(vm, parent)
-        status = fields.pop("status", vm.status)
-        if fields.get("name", vm.name) != vm.name:
-            vm_names.check(fields["name"])
-        for name, value in fields.items():
-            setattr(vm, name, value)
-        vm.seen(clock.now(), status=status)
-        seen_fields = ["last_seen", "late_after", "silent_after", "status"]
-        vm.save(update_fields=[*fields, *seen_fields, "parent_vm_id"])
+        before = vm.status
+        names = assign_changes(vm, fields, clock.now())
+        if vm.status != before:
+            recording.record_many([status_event(vm.pk, vm.status)], actor=caller or "reef")
+        vm.save(update_fields=[*names, "parent_vm_id"])
         events.publish_nodes([vm.pk])
     return vm
+
+
+def assign_changes(vm: VM, changes: Mapping[str, Any], now: datetime) -> list[str]:
+    """Set these columns but the parent; it counts as seen now. Return all columns to be saved.
+
+    Raises BadInput for a new name with invisible characters.
+    """
+    fields = dict(changes)
+    status = fields.pop("status", vm.status)
+    if fields.get("name", vm.name) != vm.name:
+        vm_names.check(fields["name"])
+    for name, value in fields.items():
+        setattr(vm, name, value)
+    vm.seen(now, status=status)
+    return [*fields, "last_seen", "late_after", "silent_after", "status"]
 
 
 def deregister(vm_id: str, *, caller: object = None) -> None:
@@ -193,6 +220,7 @@ def deregister(vm_id: str, *, caller: object = None) -> None:
         vm = find(vm_id)
         permissions.check(caller, "write", vm.pk)
         VM.objects.filter(pk=vm.pk).delete()
+        _record_deregistered([vm.pk], caller or "reef")
         events.publish_nodes([vm.pk])
 
 
@@ -207,6 +235,7 @@ def mark_stopped(vm_id: str, unheard_since: datetime | None = None) -> bool:
     with transaction.atomic():
         changed = rows.update(status=Status.STOPPED, late_after=None, silent_after=None)
         if changed:
+            _record_status(vm_id, Status.STOPPED, "reef")
             events.publish_nodes([vm_id])
     return bool(changed)
 
@@ -228,13 +257,30 @@ def set_status(vm_id: str, status: Status, *, only_from: Sequence[str] = ()) -> 
     with transaction.atomic():
         changed = rows.update(status=status, late_after=late, silent_after=silent)
         if changed:
+            _record_status(vm_id, status, "reef")
             events.publish_nodes([vm_id])
     return bool(changed)
 
 
 def deregister_all(vm_ids: Sequence[str]) -> None:
     """Deregister those of the VMs that are registered; the caller publishes the change."""
-    VM.objects.filter(pk__in=vm_ids).delete()
+    with transaction.atomic():
+        known = list(VM.objects.filter(pk__in=vm_ids).values_list("pk", flat=True))
+        VM.objects.filter(pk__in=known).delete()
+        _record_deregistered(known, "reef")
+
+
+def _record_status(vm_id: str, status: str, by: object) -> None:
+    recording.record_many([status_event(vm_id, status)], actor=by)
+
+
+def status_event(vm_id: str, status: str) -> NewEvent:
+    """Return the event that somebody changed the status. What heartbeats change is not recorded."""
+    return NewEvent(f"vm.{status}", vm_id)
+
+
+def _record_deregistered(vm_ids: Iterable[str], by: object) -> None:
+    recording.record_many([NewEvent("vm.deregistered", vm_id) for vm_id in vm_ids], actor=by)
 
 
 # -- heartbeats --------------------------------------------------------------------------------
@@ -277,8 +323,12 @@ def keep_alive(vm_ids: Sequence[str]) -> None:
 
 def check_may_write(caller: object, vm_ids: Iterable[str]) -> None:
     """Raise Forbidden unless the caller may write about each of these VMs."""
+    if permissions.is_operator(caller):
+        return
     node = permissions.node_of(caller)
     if node is None:
+        for vm_id in sorted(set(vm_ids)):
+            permissions.check(caller, "write", vm_id)
         return
     outside = set(vm_ids) - {node.vm_id} - node_queries.descendant_vm_ids(node.pk)
     for vm_id in sorted(outside):
@@ -367,16 +417,22 @@ def sweep(at: datetime | None = None) -> list[str]:
         # Also once a minute: a host with a wrong clock may write a future time at any moment.
         ids = _clamp_last_seen(now) if set_back or now.second < _CLAMP_SECONDS else set()
         watch.ticked_at = now
-        ids |= set(_overdue_between("late_after", watch.late_told_to, now))
+        late = set(_overdue_between("late_after", watch.late_told_to, now))
+        silent = set[str]()
         watch.late_told_to = now
         if not watch.forgives(now):
-            ids |= set(_overdue_between("silent_after", watch.silent_told_to, now))
+            silent = set(_overdue_between("silent_after", watch.silent_told_to, now))
             watch.silent_told_to = now
         fields = ["up_since", "ticked_at", "door_at", "late_told_to", "silent_told_to"]
         if not set_back:
             # Edges write this column, perhaps at this moment.
             fields.remove("door_at")
         watch.save(update_fields=fields)
+        # Those that are silent already were late before, while nobody looked.
+        overdue = [NewEvent("vm.late", vm_id) for vm_id in sorted(late - silent)]
+        overdue += [NewEvent("vm.silent", vm_id) for vm_id in sorted(silent)]
+        recording.record_many(overdue, actor="reef")
+        ids |= late | silent
         events.publish_nodes(sorted(ids))
     Gap.objects.filter(ended_at__lt=now - GAP_RETENTION).delete()
     return sorted(ids)

@@ -12,8 +12,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from reef_site.common import clock
-from registry import fast_path, heartbeats, liveness, services
-from registry.heartbeats import Heartbeat
+from registry import fast_writes, heartbeat_bodies, heartbeats, liveness, services
+from registry.heartbeat_bodies import Heartbeat
 from registry.models import VM, Gap, Watch, format_duration
 from tests.conftest import Api
 from tests.registry.conftest import Register, age
@@ -37,9 +37,9 @@ def test_heartbeat_resumes_a_stopped_vm_but_not_a_paused_one(
             "told": (f"/registry/vms/{vm_id}/heartbeat", {"load": 1, **said}),
         }
         if route.startswith("hot"):
-            one = heartbeats.parse_one(vm_id, orjson.dumps(said))
-            statements = fast_path.WriteRequest(None, [one], single=route == "hot")
-            (answer,) = fast_path.write(lambda _: None, [statements])
+            one = heartbeat_bodies.parse_one(vm_id, orjson.dumps(said))
+            statements = fast_writes.WriteRequest(None, [one], single=route == "hot")
+            (answer,) = fast_writes.write(lambda _: None, [statements])
             assert answer
             assert answer.status == 200
             return
@@ -96,6 +96,7 @@ def test_fields_missing_in_a_heartbeat_are_kept(api: Api, register: Register) ->
         ({"load": -1}, "load: must be a number from 0 on"),
         ({"disk": True}, "disk: must be a number"),
         ({"services": {}}, "services: must be a list"),
+        ({"services": ["\u0000"]}, "services: has characters that are no text"),
         ({"at": "tomorrow"}, "at: must be a time"),
         ({"clockSkewSeconds": "much"}, "clockSkewSeconds: must be a number"),
         ({"machine": "<>"}, "machine: must be up to 64 letters and digits"),
@@ -314,6 +315,74 @@ def test_returning_vm_leaves_an_outage(api: Api, register: Register) -> None:
     assert gap.ended_at - gap.began_at >= timedelta(minutes=10)
     services.sweep(clock.now() + timedelta(days=8))
     assert not Gap.objects.exists()
+
+
+@pytest.mark.parametrize("odd", ["", "late", "stopped", "paused", "told", "unknown"])
+def test_each_heartbeat_of_a_batch_has_its_own_effects(
+    api: Api, register: Register, odd: str
+) -> None:
+    """A batch with one other heartbeat leaves the rows of a batch of ordinary ones, and its own."""
+    for vm_id in ("one", "two", "late", "stopped", "paused", "told"):
+        register(vm_id)
+        age(vm_id, minutes=10 if vm_id == "late" else 1)
+    for vm_id in ("stopped", "paused"):
+        body = {"status": vm_id}
+        api.client.patch(f"/registry/vms/{vm_id}", body, content_type="application/json")
+    now = clock.now()
+    batch = [Heartbeat("one"), Heartbeat("two"), Heartbeat("one")]
+    if odd:
+        batch.append(Heartbeat(odd, vitals={"load": 1} if odd == "told" else None))
+    interval = heartbeats.fleet.interval_ms()
+    with transaction.atomic():
+        outcome = heartbeats.record(batch, now, interval)
+
+    assert set(outcome.seen) == {"one", "two", odd} - {"", "unknown"}
+    assert outcome.changed == {odd} & {"late", "stopped"}
+    assert list(Gap.objects.values_list("vm_id", flat=True)) == ["late"] * (odd == "late")
+    deadlines = liveness.deadlines(now, interval)
+    for vm in VM.objects.filter(pk__in=outcome.seen):
+        assert vm.last_seen == now
+        expected = ("paused", None, None) if vm.pk == "paused" else ("running", *deadlines)
+        assert (vm.status, vm.late_after, vm.silent_after) == expected
+        assert vm.vitals == ({"load": 1} if vm.pk == "told" else {})
+    assert not VM.objects.exclude(pk__in=outcome.seen).filter(last_seen=now).exists()
+
+
+def test_a_deleted_vm_gets_its_404_among_ordinary_heartbeats(register: Register) -> None:
+    for vm_id in ("one", "gone", "two"):
+        register(vm_id)
+        age(vm_id, minutes=1)
+    before = VM.objects.get(pk="one").last_seen
+    services.deregister("gone")
+    requests = [
+        fast_writes.WriteRequest(None, [Heartbeat(each)], single=True) for each in ("one", "gone")
+    ]
+    requests.append(
+        fast_writes.WriteRequest(None, [Heartbeat("gone"), Heartbeat("two")], single=False)
+    )
+    responses = [each for each in fast_writes.write(lambda _: None, requests) if each]
+    assert [each.status for each in responses] == [200, 404, 200]
+    assert orjson.loads(responses[2].body)["unknown"] == ["gone"]
+    assert all(seen > before for seen in VM.objects.values_list("last_seen", flat=True))
+    assert not Gap.objects.exists()
+
+
+@pytest.mark.django_db
+def test_ordinary_heartbeats_are_written_by_one_statement_on_sqlite() -> None:
+    for vm_id in ("one", "two"):
+        vm = VM(pk=vm_id, role="worker", interval_ms=heartbeats.fleet.interval_ms())
+        vm.seen(clock.now())
+        vm.save()
+    statements: list[str] = []
+    connection.connection.set_trace_callback(statements.append)
+    try:
+        with transaction.atomic():
+            beats = [Heartbeat("one"), Heartbeat("two")]
+            heartbeats.record(beats, clock.now(), heartbeats.fleet.interval_ms())
+    finally:
+        connection.connection.set_trace_callback(None)
+    about_vms = [each for each in statements if "registry_vm" in each and "COUNT(" not in each]
+    assert [each.partition(" ")[0] for each in about_vms] == ["UPDATE"]
 
 
 def test_sweep_uses_indexes(register: Register) -> None:

@@ -21,8 +21,8 @@ django.setup()
 from django.db import connection  # noqa: E402
 
 from registry import (  # noqa: E402
-    fast_path,
-    heartbeats,
+    fast_writes,
+    heartbeat_bodies,
     services,
 )
 from registry.models import VM  # noqa: E402
@@ -56,10 +56,10 @@ def send_heartbeats(recorded: dict[str, Any]) -> Iterator[None]:
     ids = list(VM.objects.filter(pk__startswith="vm-").values_list("pk", flat=True))
     for number in itertools.count(1):
         some = [ids[(number * 37 + step) % len(ids)] for step in range(32)]
-        batch = [heartbeats.Heartbeat(vm_id) for vm_id in some]
-        batch.append(heartbeats.Heartbeat(ids[0], vitals={"load": number}))
-        answers = fast_path.write(
-            lambda _: None, [fast_path.WriteRequest(None, [each], True) for each in batch]
+        batch = [heartbeat_bodies.Heartbeat(vm_id) for vm_id in some]
+        batch.append(heartbeat_bodies.Heartbeat(ids[0], vitals={"load": number}))
+        answers = fast_writes.write(
+            lambda _: None, [fast_writes.WriteRequest(None, [each], True) for each in batch]
         )
         assert all(answer and answer.status == 200 for answer in answers)
         recorded["load"] = number
