@@ -11,6 +11,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
@@ -18,6 +19,8 @@ from django.utils.html import format_html, format_html_join
 
 from reef_site.common.admin import ModelAdmin, ModelForm, ReadOnlyAdmin
 from reef_site.common.errors import ReefError
+from reef_site.common.eventlog import recording
+from reef_site.common.eventlog.recording import NewEvent
 from vmtree import names as vm_names
 from vmtree import search, services, tokens
 from vmtree.dna import parse_dna
@@ -169,7 +172,7 @@ class NodeAdmin(ModelAdmin[Node]):
 
     @admin.action(description="Revoke tokens of selected VMs and below", permissions=["change"])
     def revoke_tokens(self, request: HttpRequest, queryset: QuerySet[Node]) -> None:
-        count = sum(tokens.revoke(node) for node in queryset)
+        count = sum(tokens.revoke(node, by=request.user) for node in queryset)
         self.message_user(request, f"Revoked {count} tokens.")
 
 
@@ -214,5 +217,9 @@ class NodeTokenAdmin(ReadOnlyAdmin):
     @admin.action(description="Revoke selected tokens", permissions=["revoke"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[NodeToken]) -> None:
         """Revoke all tokens of the nodes of the selected rows."""
-        count = tokens.revoke_all(sorted(set(queryset.values_list("node", flat=True))))
+        nodes = dict(queryset.values_list("node", "node__vm_id"))
+        with transaction.atomic():
+            count = tokens.revoke_all(sorted(nodes))
+            revoked = [NewEvent("tree.tokens-revoked", vm_id) for vm_id in nodes.values()]
+            recording.record_many(revoked, actor=request.user)
         self.message_user(request, f"Revoked {count} tokens.")

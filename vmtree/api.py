@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -19,10 +18,12 @@ from reef_site.common.api.fields import Cursor, Text
 from reef_site.common.api.serializers import list_of
 from reef_site.common.clock import format_timestamp
 from reef_site.common.errors import BadInput, NotFound
+from reef_site.common.json_sql import Piece
 from reef_site.common.paging import take_page_by_key
 from reef_site.common.request_names import takes_anything
 from reef_site.common.text import parse_number
 from vmtree import dna, json_rows, permissions, search, services, snapshot_api, views
+from vmtree.fast_routes import BOTH_NOT_FOUND, UNTIL_OVERLAP
 from vmtree.models import Node, NodeQuerySet, Revision, Trait
 from vmtree.serializers import (
     AncestorsResponse,
@@ -51,13 +52,10 @@ from vmtree.serializers import (
 from vmtree.services import NewNode, NodeChange
 
 Json = dict[str, Any]
-BOTH_NOT_FOUND = "One or both VMs not found"
 NOT_FOUND = {404: "VM not found"}
 FORBIDDEN = {403: f"rule: {permissions.RULE}. vm-7 may not read vm-8"}
 DUPLICATE = {409: "VM 'vm-7' exists already"}
 BUSY = {409: "confirm: 3 VMs would be removed, not 2"}
-# Subtracted from `until` of a flat tree: transactions that are open now may commit older rows.
-UNTIL_OVERLAP = timedelta(seconds=5)
 
 
 def _json(**parts: str | int) -> HttpResponse:
@@ -263,7 +261,7 @@ class Tree(TreeView):
         return _json(tree=json_rows.json_tree(pieces, node.pk if node else None), count=count)
 
 
-def _current_pieces(query: Json, node: Node | None) -> list[json_rows.Piece]:
+def _current_pieces(query: Json, node: Node | None) -> list[Piece]:
     """Return the nodes below `node` (or all) that the query asks for."""
     depth, since = query["depth"], query["since"]
     removed = query["removed"] or since is not None

@@ -10,25 +10,18 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from json.encoder import encode_basestring
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from django.db import connection
 from django.db.models import F, QuerySet, TextField
 from django.db.models.functions import Cast
 
+from reef_site.common.json_sql import Piece
 from vmtree import lineage
 from vmtree.models import Node, Revision
 from vmtree.queries import nodes as queries
 from vmtree.queries.nodes import JsonTail
-
-
-class Piece(NamedTuple):
-    """A node's key, its parent's key (None for a root), and its JSON."""
-
-    key: Any
-    parent: Any
-    text: str
 
 
 def pieces_of(nodes: QuerySet[Node]) -> list[Piece]:

@@ -13,6 +13,7 @@ from reef_site.common import clock
 from vmtree import names as vm_names
 from vmtree.queries.recursion import Links
 from vmtree.snapshot_models import Snapshot as Snapshot
+from vmtree.token_models import OperatorToken as OperatorToken
 
 
 class CompactEncoder(json.JSONEncoder):

@@ -22,7 +22,7 @@ from django.db.models import QuerySet
 from reef_site.common.errors import Forbidden
 from reef_site.common.hooks import Hook
 from vmtree.lineage import is_within
-from vmtree.models import LINKS, Node
+from vmtree.models import LINKS, Node, OperatorToken
 from vmtree.queries import recursion
 
 
@@ -45,6 +45,10 @@ class Action(StrEnum):
     # Pause, abort, change limits, move, remove; of the whole fleet: administer it.
     COMMAND = "command"
     SEND = "send messages to"
+    # Messages to relatives in the tree that say from whom they are.
+    SIGNAL = "signal"
+    # Decide what its agent asks a person.
+    ANSWER = "answer questions of"
     DESTROY = "destroy"
     ISSUE_TOKENS = "issue tokens for"
     # Resume or restart the process of a lieutenant that there is.
@@ -54,6 +58,17 @@ class Action(StrEnum):
     # Provision VMs below the target, within a grant (see `bootloader.grants.services`).
     PROVISION = "have VMs made below"
     MANAGE_RULES = "manage the rules of"
+    # Limits on what a node may create (see `bootloader.grants.services`).
+    GRANT = "set grants of"
+    # A shell command on a VM or SSH host; its output is kept. Nodes never have this right.
+    RUN_COMMANDS = "run commands on"
+    # Operator tokens. Only a person who has signed in has this right.
+    MAKE_TOKENS = "make or revoke operator tokens of"
+
+    @property
+    def slug(self) -> str:
+        """The action's name in URLs and JSON, such as `read-transcript`."""
+        return self.name.lower().replace("_", "-")
 
 
 class Relation(StrEnum):
@@ -75,6 +90,10 @@ class CallerKind(StrEnum):
     ACCOUNT = "read-only account"
     LOCAL_AGENT = "local agent"
     VM = "VM"
+    # Tokens that operators make for scripts, by scope. Some are limited to a subtree.
+    TOKEN_READ = "operator token for reading"  # noqa: S105
+    TOKEN_MESSAGES = "operator token for messages"  # noqa: S105
+    TOKEN_EVERYTHING = "operator token for everything"  # noqa: S105
     # A caller that has no rights here, such as a join token.
     STRANGER = "stranger"
 
@@ -85,7 +104,14 @@ _ALL = frozenset(Relation)
 _BELOW = frozenset({Relation.DESCENDANT})
 _SELF_AND_BELOW = _BELOW | {Relation.SELF}
 
-_EVERYTHING: Rights = dict.fromkeys(Action, _ALL)
+_READ_ALL: Rights = dict.fromkeys(
+    (
+        *(Action.READ, Action.READ_TRANSCRIPT, Action.READ_CONFIG),
+        *(Action.READ_MACHINES, Action.READ_SNAPSHOTS),
+    ),
+    _ALL,
+)
+_EVERYTHING: Rights = {action: _ALL for action in Action if action is not Action.MAKE_TOKENS}
 _VM: Rights = {
     Action.READ: _ALL,
     Action.READ_TRANSCRIPT: _SELF_AND_BELOW,
@@ -94,31 +120,44 @@ _VM: Rights = {
     Action.WRITE: _SELF_AND_BELOW,
     Action.COMMAND: _BELOW,
     Action.SEND: _BELOW,
+    Action.SIGNAL: frozenset({Relation.ANCESTOR, Relation.DESCENDANT, Relation.OTHER}),
+    Action.ANSWER: _BELOW,
     Action.DESTROY: _BELOW,
     Action.ISSUE_TOKENS: _BELOW,
     Action.START: _BELOW,
     Action.PROVISION: _SELF_AND_BELOW,
+    Action.GRANT: _BELOW,
 }
 
 # Actions that are not listed are refused.
 RIGHTS: Mapping[CallerKind, Rights] = {
     CallerKind.ROOT: _EVERYTHING,
-    CallerKind.OPERATOR: _EVERYTHING,
-    CallerKind.ACCOUNT: dict.fromkeys(
-        (
-            *(Action.READ, Action.READ_TRANSCRIPT, Action.READ_CONFIG),
-            *(Action.READ_MACHINES, Action.READ_SNAPSHOTS),
-        ),
-        _ALL,
-    ),
+    CallerKind.OPERATOR: {**_EVERYTHING, Action.MAKE_TOKENS: _ALL},
+    CallerKind.ACCOUNT: _READ_ALL,
+    CallerKind.TOKEN_READ: _READ_ALL,
+    CallerKind.TOKEN_MESSAGES: {**_READ_ALL, Action.SEND: _ALL, Action.ANSWER: _ALL},
+    CallerKind.TOKEN_EVERYTHING: _EVERYTHING,
     CallerKind.LOCAL_AGENT: {**_VM, Action.START_BELOW: _SELF_AND_BELOW},
     CallerKind.VM: _VM,
     CallerKind.STRANGER: {},
 }
 
 # These actions make the process of a local agent start or run programs: messages because an agent
-# has a shell, tokens because the holder acts as the agent. The caller must run on the same host.
-DIRECTS_PROCESS = frozenset({Action.START, Action.SEND, Action.ISSUE_TOKENS})
+# has a shell, answers because they permit what it does, tokens because the holder acts as it. The
+# caller must run on the same host.
+DIRECTS_PROCESS = frozenset(
+    {Action.START, Action.SEND, Action.SIGNAL, Action.ANSWER, Action.ISSUE_TOKENS}
+)
+
+# A token with a subtree has its rights for that node and its descendants; these for all.
+NOT_LIMITED = frozenset({Action.READ})
+# A token with a subtree may do these to descendants only: its node's own limits bind it.
+ONLY_BELOW = frozenset({Action.GRANT})
+_TOKEN_KINDS = {
+    OperatorToken.Scope.READ: CallerKind.TOKEN_READ,
+    OperatorToken.Scope.MESSAGES: CallerKind.TOKEN_MESSAGES,
+    OperatorToken.Scope.EVERYTHING: CallerKind.TOKEN_EVERYTHING,
+}
 
 READS = frozenset(action for action in Action if action.name.startswith("READ"))
 
@@ -131,6 +170,11 @@ ON_THIS_HOST = (
     "themselves, start or direct processes here"
 )
 ACCOUNTS = "an account reads the fleet; only operators, which are superusers, change it"
+TOKENS = (
+    "an operator token does what its scope allows: read; send messages and answer questions; or"
+    " everything but make tokens. One with a subtree does it there, and reads the fleet's registry"
+    " and tree"
+)
 CLEAR_VALUES = "only operators and the root token see clear values"
 
 FindHosts = Callable[[Sequence[str]], Mapping[str, str]]
@@ -145,15 +189,51 @@ def node_of(caller: object) -> Node | None:
     return node if isinstance(node, Node) else None
 
 
+def operator_token_of(caller: object) -> OperatorToken | None:
+    """Return the operator token that authenticated the caller; None for all other callers."""
+    token = getattr(caller, "operator_token", None)
+    return token if isinstance(token, OperatorToken) else None
+
+
+def home_of(caller: object) -> Node | None:
+    """Return the node to whose line a caller is limited: its own, or the subtree of its token."""
+    token = operator_token_of(caller)
+    return token.subtree if token else node_of(caller)
+
+
 def kind_of(caller: object) -> CallerKind:
     """Return the kind of a caller."""
     if caller is None or isinstance(caller, str):
         return CallerKind.ROOT
     if (node := node_of(caller)) is not None:
         return CallerKind.LOCAL_AGENT if host_of(node.vm_id) else CallerKind.VM
+    if (token := operator_token_of(caller)) is not None:
+        return _TOKEN_KINDS[OperatorToken.Scope(token.scope)]
     if hasattr(caller, "is_superuser"):
         return CallerKind.OPERATOR if caller.is_superuser else CallerKind.ACCOUNT
     return CallerKind.ROOT if hasattr(caller, "node") else CallerKind.STRANGER
+
+
+def reach_of(caller: object, action: Action) -> frozenset[Relation]:
+    """Return the relations that a target may have for this action; empty if it is refused.
+
+    For a token with a subtree they are relations to the node of its subtree.
+    """
+    relations = RIGHTS[kind_of(caller)].get(action, frozenset())
+    if operator_token_of(caller) and home_of(caller) and action not in NOT_LIMITED:
+        return relations & _limit_of(action)
+    return relations
+
+
+def is_operator(caller: object) -> bool:
+    """Return whether the caller has all rights of an operator on the whole fleet."""
+    return home_of(caller) is None and Action.COMMAND in RIGHTS[kind_of(caller)]
+
+
+def is_read_only(caller: object) -> bool:
+    """Return whether the caller changes nothing anywhere, whatever a route checks."""
+    token = operator_token_of(caller)
+    return is_read_only_account(caller) or bool(token and token.scope == OperatorToken.Scope.READ)
 
 
 def is_read_only_account(caller: object) -> bool:
@@ -185,14 +265,16 @@ def check(caller: object, action: Action | str, target: Node | str | None) -> No
     A target is a node, or the id of a VM that may or may not have a node; None is the whole fleet,
     or a place without a parent.
     """
-    if rule := _broken_rule(caller, Action(action), target):
+    action = Action(action)
+    if rule := broken_rule(caller, action, target):
         who = node.vm_id if (node := node_of(caller)) else caller
-        raise Forbidden(f"rule: {rule}. {who} may not {action} {_name_of(target)}")
+        text = f"rule: {rule}. {who} may not {action} {name_of(target)}"
+        raise Forbidden(text, rule=rule, action=action.slug, target=name_of(target))
 
 
 def may(caller: object, action: Action | str, target: Node | str | None) -> bool:
     """Return whether the caller may do this to the target."""
-    return not _broken_rule(caller, Action(action), target)
+    return not broken_rule(caller, Action(action), target)
 
 
 def allows(node: Node, action: Action | str, target: Node | str | None) -> bool:
@@ -208,6 +290,8 @@ def readable(caller: object, action: Action) -> QuerySet[Node] | None:
     """
     node = node_of(caller)
     if node is None:
+        if (home := home_of(caller)) and action not in NOT_LIMITED:
+            return line_of(home) if may(caller, action, home) else Node.objects.none()
         return None if may(caller, action, None) else Node.objects.none()
     rights = RIGHTS[CallerKind.VM].get(action, frozenset())
     if rights == _ALL:
@@ -228,19 +312,39 @@ def readable_among(caller: object, action: Action, vm_ids: Iterable[str]) -> set
     return wanted if nodes is None else wanted & set(nodes.values_list("vm_id", flat=True))
 
 
-# -- helpers -------------------------------------------------------------------------------------
-
-
-def _broken_rule(caller: object, action: Action, target: Node | str | None) -> str:
+def broken_rule(caller: object, action: Action, target: Node | str | None) -> str:
     """Return the rule that refuses this; empty if it is allowed."""
     if (node := node_of(caller)) is not None:
         return _rule_for_node(node, action, target)
     kind = kind_of(caller)
-    if RIGHTS[kind].get(action):
+    if RIGHTS[kind].get(action) and _is_in_reach(caller, action, target):
         return ""
+    if operator_token_of(caller):
+        return TOKENS
     if action is Action.READ_SECRETS:
         return CLEAR_VALUES
     return ACCOUNTS if kind is CallerKind.ACCOUNT else RULE
+
+
+def name_of(target: Node | str | None) -> str:
+    """Return the target's name in texts."""
+    if target is None:
+        return "the whole fleet"
+    return target.vm_id if isinstance(target, Node) else target
+
+
+# -- helpers -------------------------------------------------------------------------------------
+
+
+def _is_in_reach(caller: object, action: Action, target: Node | str | None) -> bool:
+    """Return whether the target is in the subtree of the caller's token, if it has one."""
+    home = home_of(caller)
+    return home is None or action in NOT_LIMITED or relation_of(home, target) in _limit_of(action)
+
+
+def _limit_of(action: Action) -> frozenset[Relation]:
+    """Return the relations to which a subtree limits the action of a token."""
+    return _BELOW if action in ONLY_BELOW else _SELF_AND_BELOW
 
 
 def _rule_for_node(node: Node, action: Action, target: Node | str | None) -> str:
@@ -248,17 +352,15 @@ def _rule_for_node(node: Node, action: Action, target: Node | str | None) -> str
     if action is Action.START_BELOW and host_of(node.vm_id) != settings.DATA_FOLDER_ID:
         return f"{RULE}; {ON_THIS_HOST}"
     rights = RIGHTS[CallerKind.LOCAL_AGENT].get(action, frozenset())
-    if rights != _ALL and (not rights or relation_of(node, target) not in rights):
+    relation = None if rights == _ALL or not rights else relation_of(node, target)
+    if rights != _ALL and (not rights or relation not in rights):
         return f"{RULE}; {CLEAR_VALUES}" if action is Action.READ_SECRETS else RULE
+    if action is Action.SIGNAL and relation is Relation.ANCESTOR:
+        # Whoever made it wants its reports.
+        return ""
     if action in DIRECTS_PROCESS and target is not None:
         vm_id = target if isinstance(target, str) else target.vm_id
         host = host_of(vm_id)
         if host and host_of(node.vm_id) != host:
             return f"{RULE}; {ON_THIS_HOST}"
     return ""
-
-
-def _name_of(target: Node | str | None) -> str:
-    if target is None:
-        return "the whole fleet"
-    return target.vm_id if isinstance(target, Node) else target

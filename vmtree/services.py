@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,10 +18,13 @@ from reef_site.common import clock, database_locks, events
 from reef_site.common.batches import batched
 from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import BadInput, Conflict, NotFound
+from reef_site.common.eventlog import recording
+from reef_site.common.eventlog.recording import NewEvent
 from reef_site.common.ids import new_ulid
+from reef_site.common.queries.rows import insert_rows, update_row
 from reef_site.common.text import clip
 from vmtree import names as vm_names
-from vmtree import permissions, removal, tokens
+from vmtree import operator_tokens, permissions, removal, tokens
 from vmtree.dna import Dna, empty
 from vmtree.lineage import descendant_keys, is_within
 from vmtree.models import LINKS, Node, NodeToken, Revision, Trait
@@ -98,8 +102,8 @@ def create(new: NewNode, *, by: object, what: Revision.What = Revision.What.CREA
             node.save(force_insert=True)
     except IntegrityError:
         raise Conflict(f"VM '{vm_id}' exists already") from None
-    _write_traits(node)
-    _record([node], what, by, now)
+    write_new_traits([node])
+    record([node], what, by, now)
     events.publish_nodes([vm_id])
     return node
 
@@ -115,28 +119,10 @@ def change(vm_id: str, changes: NodeChange, *, by: object) -> Node:
         database_locks.lock(DatabaseLock.TREE_STRUCTURE)
     node = _locked(vm_id, missing=f"VM '{clip(vm_id, MAX_SHOWN)}' not found")
     permissions.check(by, "write", node)
-    before = _state(node)
-    if not isinstance(changes.name, _Unchanged):
-        if changes.name != node.name:
-            vm_names.check(changes.name)
-        node.name = changes.name
-    if not isinstance(changes.category, _Unchanged):
-        if changes.category != node.category:
-            # The category is changed only by those who may command the VM.
-            permissions.check(by, "command", node)
-        node.category = changes.category
-    if not isinstance(changes.dna, _Unchanged):
-        node.reef_config = changes.dna
-    if (
-        not isinstance(changes.parent_vm_id, _Unchanged)
-        and changes.parent_vm_id != node.parent_vm_id
-    ):
-        _move(node, changes.parent_vm_id, by)
-    node.updated_at = clock.now()
-    node.save(update_fields=["name", "category", "reef_config", "parent", "updated_at"])
-    if _state(node) != before:
-        _write_traits(node)
-        _record([node], Revision.What.CHANGED, by, node.updated_at)
+    if not isinstance(changes.category, _Unchanged) and changes.category != node.category:
+        # The category is changed only by those who may command the VM.
+        permissions.check(by, "command", node)
+    write_changes([(node, changes, by)], clock.now())
     events.publish_nodes([vm_id])
     return node
 
@@ -171,11 +157,12 @@ def remove(
             found = Node.objects.filter(pk__in=some).values_list("vm_id", flat=True)
             removal.check(list(found))
     tokens.revoke_all(keys)
+    operator_tokens.revoke_all(keys, by=by)
     for some in batched(keys):
         rows = Node.objects.select_related("parent").filter(pk__in=some).order_by("pk")
         # Locked, so that nothing changes between recording and removing them.
         nodes = list(rows.select_for_update(of=("self",), no_key=True))
-        _record(nodes, Revision.What.REMOVED, by, now)
+        record(nodes, Revision.What.REMOVED, by, now)
         Node.objects.filter(pk__in=some).update(removed_at=now, updated_at=now)
         ids = [each.vm_id for each in nodes]
         if subtree:
@@ -189,6 +176,7 @@ def issue_token(vm_id: str, *, by: object) -> tuple[Node, str]:
     with transaction.atomic():
         node = _locked(vm_id)
         permissions.check(by, permissions.Action.ISSUE_TOKENS, node)
+        recording.record("tree.token-issued", vm_id, actor=by)
         return node, tokens.issue(node, made_by=str(by))
 
 
@@ -196,7 +184,7 @@ def revoke_tokens(vm_id: str, *, by: object) -> int:
     """Revoke the tokens of a node and its descendants. Return how many there were."""
     node = find(vm_id)
     permissions.check(by, "command", node)
-    return tokens.revoke(node)
+    return tokens.revoke(node, by=by)
 
 
 def tokens_of(vm_id: str, *, by: object) -> list[NodeToken]:
@@ -206,11 +194,14 @@ def tokens_of(vm_id: str, *, by: object) -> list[NodeToken]:
     return list(node.tokens.all())
 
 
+@transaction.atomic
 def mark_destroyed(vm_id: str) -> None:
     """Mark the VM of a node as destroyed. The node stays for its descendants."""
     now = clock.now()
     node = Node.objects.active().filter(vm_id=vm_id, destroyed_at__isnull=True)
     if node.update(destroyed_at=now, updated_at=now):
+        # Whoever destroyed it is in the event of its lieutenant or provider.
+        recording.record("tree.destroyed", vm_id, actor="reef")
         events.publish_nodes([vm_id])
 
 
@@ -247,7 +238,7 @@ def _update_placed(new: NewNode, by: object) -> Node:
     node = change(new.vm_id, changes, by=by)
     if _is_untouched_placement(new.vm_id):
         # Nothing changed, but from now on the node counts as created explicitly.
-        _record([node], Revision.What.CHANGED, by, node.updated_at)
+        record([node], Revision.What.CHANGED, by, node.updated_at)
     return node
 
 
@@ -283,26 +274,75 @@ def _check_confirmed(confirm: int | None, count: int) -> None:
         raise Conflict(f"confirm: {count} VMs would be removed, not {confirm}")
 
 
+def write_changes(changes: Iterable[tuple[Node, NodeChange, object]], at: datetime) -> None:
+    """Change nodes that are locked: what may be changed, by an actor who may do it.
+
+    A new parent is checked here. Raises BadInput, Forbidden.
+    """
+    changed = []
+    for node, fields, by in changes:
+        before = _state(node)
+        _assign(node, fields, by)
+        node.updated_at = at
+        update_row(node, ["name", "category", "reef_config", "parent", "updated_at"])
+        if _state(node) != before:
+            changed.append((node, by, Revision.What.CHANGED))
+    if changed:
+        nodes = [node for node, *_ in changed]
+        Trait.objects.filter(node__in=nodes).delete()
+        write_new_traits(nodes)
+        recording.record_by((by, changed_event(node, what)) for node, by, what in changed)
+        add_revisions(changed, at)
+
+
+def _assign(node: Node, changes: NodeChange, by: object) -> None:
+    if not isinstance(changes.name, _Unchanged):
+        if changes.name != node.name:
+            vm_names.check(changes.name)
+        node.name = changes.name
+    if not isinstance(changes.category, _Unchanged):
+        node.category = changes.category
+    if not isinstance(changes.dna, _Unchanged):
+        node.reef_config = changes.dna
+    if (
+        not isinstance(changes.parent_vm_id, _Unchanged)
+        and changes.parent_vm_id != node.parent_vm_id
+    ):
+        _move(node, changes.parent_vm_id, by)
+
+
 def _state(node: Node) -> tuple[Any, ...]:
     return node.name, node.category, node.parent_id, node.reef_config
 
 
-def _write_traits(node: Node) -> None:
-    wanted = [
+def write_new_traits(nodes: Iterable[Node]) -> None:
+    """Write the organs and capabilities of nodes that have none in the table."""
+    insert_rows(
         Trait(node=node, kind=kind, name=name, position=position)
+        for node in nodes
         for kind, names in (
             (Trait.Kind.ORGAN, node.organs),
             (Trait.Kind.CAPABILITY, node.capabilities),
         )
         for position, name in enumerate(names)
-    ]
-    Trait.objects.filter(node=node).delete()
-    Trait.objects.bulk_create(wanted)
+    )
 
 
-def _record(nodes: list[Node], what: Revision.What, by: object, at: datetime) -> None:
-    """Add a revision with the current state of each node."""
-    Revision.objects.bulk_create(
+def record(nodes: list[Node], what: Revision.What, by: object, at: datetime) -> None:
+    """Add a revision with the current state of each node, and an event."""
+    recording.record_many([changed_event(node, what) for node in nodes], actor=by)
+    add_revisions([(node, by, what) for node in nodes], at)
+
+
+def changed_event(node: Node, what: Revision.What) -> NewEvent:
+    """Return the event of a revision."""
+    facts = {"name": node.name, "category": node.category, "parentVmId": node.parent_vm_id}
+    return NewEvent(f"tree.{what.value}", node.vm_id, facts)
+
+
+def add_revisions(changes: Iterable[tuple[Node, object, Revision.What]], at: datetime) -> None:
+    """Add a revision with the current state of each node, by this actor, without an event."""
+    insert_rows(
         Revision(
             node=node,
             at=at,
@@ -313,5 +353,5 @@ def _record(nodes: list[Node], what: Revision.What, by: object, at: datetime) ->
             parent_vm_id=node.parent_vm_id,
             reef_config=node.reef_config,
         )
-        for node in nodes
+        for node, by, what in changes
     )

@@ -8,6 +8,7 @@ from django.db import transaction
 
 from reef_site.common import clock
 from reef_site.common.batches import batched
+from reef_site.common.eventlog import recording
 from reef_site.common.ids import new_secret
 from vmtree.lineage import descendant_keys
 from vmtree.models import LINKS, Node, NodeToken
@@ -55,9 +56,12 @@ def node_of(token: str) -> Node | None:
     return found.node if found else None
 
 
-def revoke(node: Node) -> int:
+def revoke(node: Node, *, by: object) -> int:
     """Revoke the tokens of this node and its descendants. Return how many were valid."""
-    return _revoke(descendant_keys(LINKS, node.pk))
+    with transaction.atomic():
+        count = _revoke(descendant_keys(LINKS, node.pk))
+        recording.record("tree.tokens-revoked", node.vm_id, actor=by, detail={"count": count})
+    return count
 
 
 def revoke_all(node_ids: list[int]) -> int:

@@ -35,7 +35,8 @@ def test_search_finds_lieutenants_by_status(operator: Client, word: str, found: 
     ):
         lieutenant = enlist(name, status)
         if name == "stan":
-            Lieutenant.objects.filter(pk=lieutenant.pk).update(last_activity_at=long_ago)
+            times = {"last_activity_at": long_ago, "status_since": long_ago}
+            Lieutenant.objects.filter(pk=lieutenant.pk).update(**times)
         Node.objects.create(vm_id=lieutenant.pk, name=name, category="lieutenant", reef_config={})
     html = page(operator, f"/fleet/?q={word}")
     matches = re.findall(r'is-match".*?class="vm-name"[^>]*>(\w+)<', html, re.DOTALL)

@@ -15,7 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from lieutenants.models import Lieutenant
 from reef_site.common import clock
 from reef_site.dashboard import aggregate_health
-from reef_site.edge.streams import MAX_NODES, Listener
+from reef_site.edge.fleet_stream import MAX_NODES, Listener
 from registry import services as registry
 from registry.models import VM, Gap, Watch
 from registry.rules import engine
@@ -364,8 +364,8 @@ def test_map_draws_nested_boxes(operator: Client, api: Api) -> None:
     add_vm(api, "low", "top", organs=["mail"])
     age("low", minutes=9)
     html = page(operator, "/fleet/picture/")
-    assert re.search(r'class="box is-live of-agent_vm"> <title>top', html)
-    assert re.search(r'class="chip is-silent of-agent_vm"> <title>low .* organs: mail', html)
+    assert re.search(r'class="box is-live of-agent_vm" [^>]+> <title>top', html)
+    assert re.search(r'class="chip is-silent of-agent_vm" [^>]+> <title>low .* organs: mail', html)
     assert "2 of 2 VMs" in html
 
 
@@ -476,6 +476,27 @@ def test_snapshots_are_taken_compared_and_restored(operator: Client, api: Api) -
     assert lost.removed_at is None
     assert kept.organs == []
     assert Snapshot.objects.count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_restore_that_removes_many_needs_their_number(operator: Client) -> None:
+    operator.post("/fleet/snapshots/take")
+    snapshot = Snapshot.objects.get()
+    for number in range(11):
+        services.create(NewNode(f"vm{number}", "agent_vm", f"vm{number}"), by="tests")
+    path = f"/fleet/snapshots/{snapshot.pk}/restore"
+    asked = page(operator, path)
+    assert "Type 11, how many VMs are removed from the tree" in asked
+    found = re.search(r'name="confirm" value="([^"]+)"', asked)
+    assert found
+
+    for wrong in ({}, {"count": "10"}):
+        answer = operator.post(path, {"confirm": found[1], **wrong})
+        assert answer.status_code == 400
+        assert "Type 11" in answer.content.decode()
+    assert Node.objects.active().count() == 11
+    assert operator.post(path, {"confirm": found[1], "count": "11"}).status_code == 302
+    assert not Node.objects.active().exists()
 
 
 @pytest.mark.django_db(transaction=True)

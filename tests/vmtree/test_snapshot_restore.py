@@ -14,13 +14,16 @@ from django.conf import settings as django_settings
 from django.db import connection, connections
 
 from lieutenants.models import Lieutenant
+from reef_site.accounts.signin_links import make_operator
+from reef_site.common import clock
 from reef_site.common.errors import Conflict, NotFound
+from reef_site.common.eventlog.models import Event
 from registry import services as registry
 from registry.services import Registration
 from tests.conftest import Api
 from tests.vmtree.conftest import Make, NodeApi
-from vmtree import services, snapshots
-from vmtree.models import Node, Revision, Trait
+from vmtree import operator_tokens, services, snapshots
+from vmtree.models import Node, OperatorToken, Revision, Trait
 from vmtree.services import NewNode, NodeChange
 from vmtree.snapshot_models import Snapshot, State, Why
 from vmtree.snapshots import creation, files, restore_writer, tree_diff
@@ -217,6 +220,36 @@ def test_failed_restore_changes_nothing(
         snapshots.restore(snapshot, confirm=plan.confirm, by="tests")
 
     assert (active_nodes(), Revision.objects.count()) == (now, revisions)
+
+
+def test_operator_tokens_of_removed_subtrees_stay_revoked_after_a_restore(
+    database: str, api: Api, family: dict[str, Node], make: Make
+) -> None:
+    def token_below(node: Node) -> NodeApi:
+        return NodeApi(
+            operator_tokens.make(node.vm_id, "read", subtree=node, by=make_operator())[1]
+        )
+
+    removed, older, kept = (token_below(family[each]) for each in ("ada-2", "bob-1", "ada"))
+    snapshot = take()
+    created = token_below(make("late", under="ada"))
+    services.remove("ada-2", by="somebody", subtree=True, confirm=2)
+    # Removed by a version that left the tokens alone.
+    Node.objects.filter(vm_id="bob-1").update(removed_at=clock.now())
+    restore(api, snapshot)
+
+    assert Node.objects.get(vm_id="ada-2").removed_at is None
+    clients = (removed, older, created, kept)
+    statuses = [client.get("/vm-tree/stats").status_code for client in clients]
+    assert statuses == [401, 401, 401, 200]
+    revoked = OperatorToken.objects.filter(revoked_at__isnull=False).order_by("name")
+    assert list(revoked.values_list("name", "revoked_by")) == [
+        ("ada-2", "somebody"),
+        ("bob-1", "root token"),
+        ("late", "root token"),
+    ]
+    events = Event.objects.filter(kind="permission.token-revoked").order_by("subject")
+    assert list(events.values_list("subject", flat=True)) == ["ada-2", "bob-1", "late"]
 
 
 def test_restore_revokes_tokens_of_removed_nodes(

@@ -254,6 +254,32 @@ def test_list_shows_that_a_file_was_changed(api: Api, folder: Path, db: None) ->
     assert listed["trouble"].startswith("the file was altered")
 
 
+def test_list_reads_few_modified_files_at_a_time(
+    api: Api, folder: Path, db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    for _ in range(3):
+        path = folder / take(api).file
+        sizes.append(path.stat().st_size)
+        path.chmod(0o600)
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    monkeypatch.setattr(verification, "MAX_READ_BYTES", max(sizes))
+
+    troubles = []
+    for _ in range(4):
+        listed = api.get("/vm-tree/snapshots").json()["snapshots"]
+        troubles.append([each.get("trouble") for each in listed])
+        # The files were modified long before.
+        later = clock.now() + timedelta(hours=1)
+        Snapshot.objects.filter(state=State.DAMAGED).update(checked_at=later)
+
+    for known, found in enumerate(troubles[:3], start=1):
+        waiting = [verification.NOT_VERIFIED] * (3 - known)
+        assert found == [*["the file was altered: its SHA-256 is another one"] * known, *waiting]
+    assert verification.NOT_VERIFIED not in troubles[3]
+
+
 def test_restored_file_is_valid_again(api: Api, folder: Path, db: None) -> None:
     snapshot = take(api)
     path = folder / snapshot.file

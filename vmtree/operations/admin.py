@@ -17,7 +17,13 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 
-from reef_site.common.admin import ModelAdmin, ReadOnlyAdmin, add_actions, apply_to_each
+from reef_site.common.admin import (
+    ModelAdmin,
+    ReadOnlyAdmin,
+    RecentValuesFilter,
+    add_actions,
+    apply_to_each,
+)
 from reef_site.common.errors import ReefError
 from reef_site.common.text import first_line, parse_number
 from vmtree.lineage import ancestor_keys
@@ -170,7 +176,7 @@ class StepAdmin(ReadOnlyAdmin):
         "attempts",
         "ended_at",
     )
-    list_filter = ("state", "handler")
+    list_filter = ("state", ("handler", RecentValuesFilter))
     search_fields = ("=job__id", "=vm_id", "name")
     search_help_text = "The id of a job or of a VM, or part of a VM's name."
     ordering = ("-job_id", "position")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Self
 
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Count, Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 
 from reef_site.common import clock
+from reef_site.common.eventlog import recording
 from reef_site.common.ids import new_ulid
 from reef_site.common.leases import LeaseQuerySet
 
@@ -130,6 +131,20 @@ class Job(models.Model):
     def is_open(self) -> bool:
         """Return whether the job has not ended."""
         return self.state == JobState.OPEN
+
+    def end(self, state: JobState, *, reason: str = "", actor: str = "") -> bool:
+        """End the job; return False if it has ended already. Without an actor it ended itself."""
+        fields = {"state": state, "reason": reason[:2000], "ended_at": clock.now()}
+        with transaction.atomic():
+            ended = bool(Job.objects.open().filter(pk=self.pk).update(**fields))
+            if ended:
+                self.record(state, actor=actor or f"job {self.pk}", reason=reason)
+        return ended
+
+    def record(self, state: JobState, *, actor: str, reason: str = "") -> None:
+        """Record in the event log that the job has come to this state."""
+        detail = {"operation": self.verb, "job": self.pk, "name": self.name, "reason": reason}
+        recording.record(f"operation.{state.value}", self.vm_id, actor=actor, detail=detail)
 
     def counts(self) -> dict[str, int]:
         """Return the number of steps by state, without empty states."""

@@ -98,8 +98,7 @@ def _take_snapshot(job: Job) -> bool:
     except (ReefError, OSError) as error:
         reason = f"nothing was destroyed, for there could be no snapshot before: {error}"
         logger.warning("job %s: %s", job.pk, reason)
-        ended = {"state": JobState.FAILED, "reason": reason[:2000], "ended_at": clock.now()}
-        Job.objects.open().filter(pk=job.pk).update(**ended)
+        job.end(JobState.FAILED, reason=reason)
         return False
     job.snapshot = taken.file
     Job.objects.filter(pk=job.pk).update(snapshot=job.snapshot)
@@ -136,7 +135,7 @@ def _end_if_finished(job: Job) -> bool:
     state = JobState.FAILED if missed else JobState.DONE
     did_nothing = not missed and not job.steps.filter(state=StepState.DONE).exists()
     reason = NOTHING_DONE if did_nothing else ""
-    Job.objects.open().filter(pk=job.pk).update(state=state, reason=reason, ended_at=clock.now())
+    job.end(state, reason=reason)
     events.publish_nodes([job.vm_id])
     return True
 

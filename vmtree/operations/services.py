@@ -35,23 +35,30 @@ CANCELLED = "the job was cancelled before"
 def plan(verb: Operation, vm_id: str, *, by: object) -> Plan:
     """Return the plan for a VM and its descendants. Raises NotFound, Forbidden."""
     top = tree.find(vm_id)
-    permissions.check(by, Action.COMMAND, top)
+    permissions.check(by, _action_of(verb), top)
     new_plan = make_plan(verb, top)
     _check_start_permission(new_plan, by)
     return new_plan
 
 
 def start(
-    verb: Operation, vm_id: str, *, by: object, confirm: int | None = None, cause: str = ""
+    verb: Operation,
+    vm_id: str,
+    *,
+    by: object,
+    confirm: int | None = None,
+    cause: str = "",
+    snapshot: str = "",
 ) -> tuple[Job, bool]:
     """Start or continue a job; return it, and whether an earlier job was continued.
 
-    `confirm` is the number of VMs that the caller expects to change. A job of the same operation on
+    `confirm` is the number of VMs that the caller expects to change. `snapshot` is the file of one
+    that was taken just now, for several jobs that begin together. A job of the same operation on
     the same VM that is not done is continued: its missed steps are retried, new descendants are
     added. Raises NotFound, Forbidden, BadInput, Conflict.
     """
     top = tree.find(vm_id)
-    permissions.check(by, Action.COMMAND, top)
+    permissions.check(by, _action_of(verb), top)
     new_plan = make_plan(verb, top)
     _check_start_permission(new_plan, by)
     if confirm is not None and confirm != len(new_plan.changed_steps):
@@ -61,6 +68,8 @@ def start(
         with transaction.atomic():
             database_locks.lock(DatabaseLock.JOB_STARTS)
             job, continued = _continued_or_new_job(new_plan, top, str(by)[:200], cause)
+            if snapshot:
+                Job.objects.filter(pk=job.pk).update(snapshot=snapshot)
             _write_steps(job, new_plan)
             dispatch("operations.advance", job.pk)
     except IntegrityError:
@@ -77,8 +86,7 @@ def cancel(job_id: str, *, by: object) -> Job:
         job = find(job_id)
         top = Node.objects.filter(vm_id=job.vm_id).first()
         permissions.check(by, Action.COMMAND, top)
-        open_ones = Job.objects.open().filter(pk=job.pk)
-        if open_ones.update(state=JobState.CANCELLED, ended_at=clock.now()):
+        if job.end(JobState.CANCELLED, reason=job.reason, actor=str(by)[:200]):
             waiting = job.steps.filter(state=StepState.WAITING)
             at = clock.now()
             waiting.update(state=StepState.CANCELLED, reason=CANCELLED, ended_at=at)
@@ -112,6 +120,10 @@ def remove_vm(vm_id: str, actor: str) -> None:
 # -- helpers -------------------------------------------------------------------------------------
 
 
+def _action_of(verb: Operation) -> Action:
+    return Action.DESTROY if verb == Operation.DESTROY else Action.COMMAND
+
+
 def _check_start_permission(new_plan: Plan, by: object) -> None:
     """Raise Forbidden if the plan starts a process that the caller may not start.
 
@@ -134,9 +146,11 @@ def _continued_or_new_job(new_plan: Plan, top: Node, actor: str, cause: str) -> 
             anew["snapshot"] = ""
         Job.objects.filter(pk=newest.pk).update(**anew)
         newest.refresh_from_db()
+        newest.record(JobState.OPEN, actor=actor)
         return newest, True
     job = Job(verb=new_plan.verb, vm_id=top.vm_id, name=top.name, actor=actor, cause=cause)
     job.save(force_insert=True)
+    job.record(JobState.OPEN, actor=actor)
     return job, False
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,24 +11,23 @@ from django.db import connection
 from django.db.models import Func, TextField
 from django.db.models.sql.compiler import SQLCompiler
 
-from reef_site.common.queries import fetch_rows, in_list, to_driver_time
-from vmtree.models import LINKS
+from reef_site.common import clock
+from reef_site.common.json_sql import date
+from reef_site.common.queries import LoopConnection, fetch_listed, to_driver_time
+from vmtree.models import LINKS, Node
 from vmtree.queries import recursion
 
 # Key, parent's key, VM id, name, parent's VM id, category, DNA as JSON, and the end of the node's
 # JSON (see `JsonTail`).
 NodeRow = Sequence[Any]
+# In the order of the model's fields, as `from_db` wants them.
+_PLACE_COLUMNS = ["id", "vm_id", "parent_id", "removed_at"]
 _ROOTS = f"parent_id IS NULL AND {LINKS.living}"
 
 
 # -- rows for JSON -------------------------------------------------------------------------------
 
 # Dates are formatted by the database, which is faster than parsing and formatting them here.
-_DATE = {
-    # A whole second is stored without its fraction.
-    "sqlite": """replace(substr({column} || '.000', 1, 23), ' ', 'T') || 'Z'""",
-    "postgresql": ("""to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS') || 'Z'"""),
-}
 _TAIL = (
     """',"createdAt":"' || {created} || '","updatedAt":"' || {updated} || '"'"""
     """ || coalesce(',"removedAt":"' || {removed} || '"', '')"""
@@ -54,12 +53,11 @@ class JsonTail(Func):
 
 
 def _tail(created: str, updated: str, removed: str = "", destroyed: str = "") -> str:
-    date = _DATE[connection.vendor]
     return _TAIL.format(
-        created=date.format(column=created),
-        updated=date.format(column=updated),
-        removed=date.format(column=removed) if removed else _NO_DATE,
-        destroyed=date.format(column=destroyed) if destroyed else _NO_DATE,
+        created=date(created),
+        updated=date(updated),
+        removed=date(removed) if removed else _NO_DATE,
+        destroyed=date(destroyed) if destroyed else _NO_DATE,
     )
 
 
@@ -96,7 +94,7 @@ def _rows_of_line(
     statement = (
         f"{sql} SELECT n.id, n.parent_id, n.vm_id, n.name, p.vm_id, n.category,"
         f" n.reef_config{as_text}, {tail}"
-        f" FROM {_nodes_of_line()} LEFT JOIN {LINKS.table} p ON p.id = n.parent_id"
+        f" FROM {nodes_of_line()} LEFT JOIN {LINKS.table} p ON p.id = n.parent_id"
         f"{changed} ORDER BY n.created_at, n.id"
     )
     with connection.cursor() as cursor:
@@ -104,7 +102,8 @@ def _rows_of_line(
         return list(cursor.fetchall())
 
 
-def _nodes_of_line() -> str:
+def nodes_of_line() -> str:
+    """Return the FROM clause that joins the nodes `n` to the keys of `line`."""
     if connection.vendor == "postgresql":
         # Otherwise it overestimates the number of rows and joins the whole table.
         return (
@@ -133,6 +132,14 @@ def descendant_vm_ids(key: int) -> set[str]:
             f"{sql} SELECT n.vm_id FROM line JOIN vmtree_node n ON n.id = line.key", [key]
         )
         return {vm_id for (vm_id,) in cursor.fetchall()}
+
+
+def count_descendants_of_vms(vm_ids: Collection[str]) -> dict[str, int]:
+    """Map the VMs that are in the tree to their numbers of descendants, in two queries."""
+    nodes = Node.objects.active().filter(vm_id__in=vm_ids).values_list("vm_id", "pk")
+    keys = dict(nodes)
+    counts = recursion.count_descendants(LINKS, list(keys.values()))
+    return {vm_id: counts[pk] for vm_id, pk in keys.items() if pk in counts}
 
 
 def keys_of_vms_and_ancestors(vm_ids: Sequence[str]) -> set[int]:
@@ -174,17 +181,38 @@ def _node_join(key: str) -> str:
     return f"vmtree_node n WHERE n.id = {key}"
 
 
+def places_of(vm_ids: Collection[str]) -> dict[str, Node]:
+    """Map VM ids to their nodes, removed ones too, with nothing but keys, ids and parents.
+
+    The other columns are deferred.
+    """
+    rest = (
+        f"FROM {LINKS.table} n LEFT JOIN {LINKS.table} p ON p.id = n.parent_id"
+        " WHERE n.vm_id IN {listed}"
+    )
+    rows = fetch_listed("n.id, n.vm_id, n.removed_at, p.id, p.vm_id", rest, vm_ids)
+    found, alias = {}, connection.alias
+    for key, vm_id, removed, above, above_vm_id in rows:
+        removed_at = clock.parse_iso(removed) if isinstance(removed, str) else removed
+        node = Node.from_db(alias, _PLACE_COLUMNS, [key, vm_id, above, removed_at])
+        if above is not None:
+            node.parent = Node.from_db(alias, _PLACE_COLUMNS[:2], [above, above_vm_id])
+        found[vm_id] = node
+    return found
+
+
 # -- tokens and locks ----------------------------------------------------------------------------
 
 
-def owners_of_tokens(digests: set[str]) -> list[tuple[str, int, str]]:
+def owners_of_tokens(
+    digests: set[str], link: LoopConnection | None = None
+) -> list[tuple[str, int, str]]:
     """Return (digest, key, VM id) of the active nodes that have these valid tokens."""
-    inside, parameter = in_list(digests)
     rest = (
         "FROM vmtree_nodetoken t JOIN vmtree_node n ON n.id = t.node_id"
-        f" WHERE t.digest IN {inside} AND t.revoked_at IS NULL AND n.removed_at IS NULL"
+        " WHERE t.digest IN {listed} AND t.revoked_at IS NULL AND n.removed_at IS NULL"
     )
-    rows = fetch_rows("t.digest, n.id, n.vm_id", rest, [parameter])
+    rows = fetch_listed("t.digest, n.id, n.vm_id", rest, digests, link)
     return [(digest, key, vm_id) for digest, key, vm_id in rows]
 
 

@@ -6,7 +6,7 @@ lateral join that it cannot flatten (`OFFSET 0`) makes it use the index.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,36 @@ def ancestor_pairs(links: Links, start: Hashable) -> list[KeyPair]:
 def descendant_pairs(links: Links, start: Hashable) -> list[KeyPair]:
     """Return the keys of `start` and its descendants, in no order, each with its parent's key."""
     return _fetch(f"{below(links)} SELECT key, parent FROM line", start)
+
+
+def count_descendants(links: Links, starts: Collection[Hashable]) -> dict[Any, int]:
+    """Map those of these rows that exist to their numbers of descendants, by one query."""
+    if not starts:
+        return {}
+    marks = ", ".join(["%s"] * len(starts))
+    start = f"{links.key} IN ({marks})"
+    pairs = _fetch(f"{below(links, start=start)} SELECT key, parent FROM line", *starts)
+    children: dict[Any, list[Any]] = {}
+    for key, parent in pairs:
+        children.setdefault(parent, []).append(key)
+    sizes: dict[Any, int] = {}
+    for key, _ in pairs:
+        _measure(key, children, sizes)
+    return {key: sizes[key] - 1 for key in starts if key in sizes}
+
+
+def _measure(top: Hashable, children: Mapping[Any, list[Any]], sizes: dict[Any, int]) -> None:
+    """Note the sizes of the subtree of `top`, and of all subtrees in it that are not known yet."""
+    found, left = [], [top]
+    while left:
+        key = left.pop()
+        if key not in sizes:
+            # Noted at once, so that a cycle ends.
+            sizes[key] = 1
+            found.append(key)
+            left += children.get(key, ())
+    for key in reversed(found):
+        sizes[key] = 1 + sum(sizes[child] for child in children.get(key, ()))
 
 
 def is_within(links: Links, key: Hashable, top: Hashable) -> bool:

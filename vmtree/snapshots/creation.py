@@ -15,6 +15,7 @@ from django.db import IntegrityError, transaction
 
 from reef_site.common import clock
 from reef_site.common.errors import NotFound
+from reef_site.common.eventlog import recording
 from vmtree import permissions
 from vmtree.snapshot_models import LEASE, Snapshot, State, Why
 from vmtree.snapshots import adoption, drafts, files, retention, verification
@@ -49,7 +50,7 @@ def find(snapshot_id: int) -> Snapshot:
 def listing() -> list[Snapshot]:
     """Return all snapshots, newest first, after a quick check of each file."""
     _resolve_orphans()
-    return [verification.quick_check(snapshot) for snapshot in Snapshot.objects.all()]
+    return verification.quick_check_all(Snapshot.objects.all())
 
 
 def take(*, by: object, why: Why = Why.ASKED) -> Taken:
@@ -220,9 +221,12 @@ def _finish(snapshot: Snapshot, written: Written) -> None:
     """Mark the row as ready, unless another process took the claim over."""
     name, facts = snapshot.file, verification.file_columns(files.path_of(snapshot.file))
     mine = Snapshot.objects.filter(pk=snapshot.pk, file=name, state=State.WRITING)
-    done = mine.update(
-        **facts, state=State.READY, at=written.at, counts=written.counts, leased_until=None
-    )
+    with transaction.atomic():
+        done = mine.update(
+            **facts, state=State.READY, at=written.at, counts=written.counts, leased_until=None
+        )
+        if done:
+            _record("snapshot.taken", snapshot, why=snapshot.why)
     snapshot.refresh_from_db()
     # Two processes may finish the work of a dead writer at once, with the same file.
     if not done and (snapshot.file, snapshot.state) != (name, State.READY):
@@ -249,4 +253,10 @@ def _fail(snapshot: Snapshot, reason: str, *, cut_off: bool = False) -> None:
     # An interrupted attempt may be retried at once; a failed one may fail again.
     again = now - RETRY if cut_off else now + RETRY
     mine = Snapshot.objects.filter(pk=snapshot.pk, file=snapshot.file, state=State.WRITING)
-    mine.update(state=State.FAILED, trouble=reason[:500], leased_until=again)
+    with transaction.atomic():
+        if mine.update(state=State.FAILED, trouble=reason[:500], leased_until=again):
+            _record("snapshot.failed", snapshot, reason=reason[:500])
+
+
+def _record(kind: str, snapshot: Snapshot, **detail: str) -> None:
+    recording.record(kind, snapshot.file, actor=snapshot.made_by, detail=detail, vm_id="")

@@ -21,6 +21,7 @@ from django.db.models import Count, Max
 from reef_site.common import clock, database_locks, events
 from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import Conflict
+from reef_site.common.eventlog import recording
 from vmtree import permissions
 from vmtree.models import Revision
 from vmtree.queries.nodes import lock_table
@@ -89,6 +90,8 @@ def restore(snapshot: Snapshot, *, confirm: str, by: object) -> Restored:
                 _check_confirmed(checked.plan, confirm)
                 work = restore_writer.prepare(checked.plan.comparison, file)
             changed = restore_writer.apply(work, file, actor=str(by), at=clock.now())
+            detail = {"changed": len(changed), "before": before.file}
+            recording.record("snapshot.restored", snapshot.file, actor=by, detail=detail, vm_id="")
     events.publish_nodes(changed)
     retention.prune()
     return Restored(checked.plan.comparison, before)

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 from django.db.models import TextField
 from django.db.models.functions import Cast
 
-from vmtree import tokens
+from reef_site.common.eventlog import recording
+from reef_site.common.eventlog.recording import NewEvent
+from vmtree import operator_tokens, tokens
 from vmtree.models import Node, Revision
 from vmtree.queries import bulk
 from vmtree.snapshots import queries
@@ -48,10 +50,12 @@ def apply(work: RestoreWork, file: sqlite3.Connection, *, actor: str, at: dateti
     comparison, keys = work.comparison, _add_unknown(work, file)
     changed = comparison.changed
     moved = [each.new for each in comparison.kept if each.old.parent != each.new.parent]
+    # Also those of nodes that were removed before removals revoked them.
+    operator_tokens.revoke_all((keys[vm.vm_id] for vm in comparison.added), by=actor)
     _update_nodes([*comparison.added, *changed.values(), *moved], keys, at)
     _set_traits(work.other_dna, keys)
     removed = [*comparison.removed, *_omitted_unknown(work)]
-    _remove(removed, keys, at)
+    _remove(removed, keys, at, actor)
     writer = RevisionWriter(keys, actor[:200], at)
     writer.write(Revision.What.RESTORED, comparison.added)
     writer.write(Revision.What.CHANGED, changed.values())
@@ -69,12 +73,19 @@ class RevisionWriter(NamedTuple):
     at: datetime
 
     def write(self, what: Revision.What, vms: Iterable[TreeVM]) -> None:
-        """Add a revision for each VM with its new state."""
+        """Add a revision for each VM with its new state, and an event."""
+        vms = list(vms)
+        recording.record_many([_event(vm, what) for vm in vms], actor=self.actor)
         common = (bulk.to_column_time(self.at), self.actor, what.value)
         rows = (
             (self.keys[vm.vm_id], *common, vm.name, vm.category, vm.parent, vm.config) for vm in vms
         )
         bulk.insert("vmtree_revision", _REVISION, rows)
+
+
+def _event(vm: TreeVM, what: Revision.What) -> NewEvent:
+    facts = {"name": vm.name, "category": vm.category, "parentVmId": vm.parent}
+    return NewEvent(f"tree.{what.value}", vm.vm_id, facts)
 
 
 # -- nodes ---------------------------------------------------------------------------------------
@@ -99,9 +110,10 @@ def _key(vm_id: str | None, keys: Keys) -> int | None:
     return keys[vm_id] if vm_id else None
 
 
-def _remove(vms: list[TreeVM], keys: Keys, at: datetime) -> None:
+def _remove(vms: list[TreeVM], keys: Keys, at: datetime, actor: str) -> None:
     found, now = [keys[vm.vm_id] for vm in vms], bulk.to_column_time(at)
     tokens.revoke_all(found)
+    operator_tokens.revoke_all(found, by=actor)
     bulk.update("vmtree_node", ("removed_at", "updated_at"), ((now, now, key) for key in found))
 
 

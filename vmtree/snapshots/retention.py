@@ -6,8 +6,10 @@ from collections import Counter
 from datetime import date, datetime, timedelta
 
 from django.conf import settings
+from django.db import transaction
 
 from reef_site.common import clock
+from reef_site.common.eventlog import recording
 from vmtree import permissions
 from vmtree.snapshot_models import Snapshot, State
 from vmtree.snapshots import files
@@ -22,7 +24,10 @@ def pin(snapshot: Snapshot, *, pinned: bool, by: object) -> Snapshot:
     """Pin or unpin a snapshot. Raises Forbidden."""
     permissions.check(by, "command", None)
     snapshot.pinned = pinned
-    snapshot.save(update_fields=["pinned"])
+    with transaction.atomic():
+        snapshot.save(update_fields=["pinned"])
+        kind = "snapshot.pinned" if pinned else "snapshot.unpinned"
+        recording.record(kind, snapshot.file, actor=by, vm_id="")
     return snapshot
 
 
@@ -60,7 +65,10 @@ def _remove(row: Snapshot) -> bool:
     if row.host != settings.HOST and not files.path_of(row.file).exists():
         return False
     # The row first: a file without a row does no harm.
-    removed, _ = Snapshot.objects.filter(pk=row.pk, pinned=False).delete()
+    with transaction.atomic():
+        removed, _ = Snapshot.objects.filter(pk=row.pk, pinned=False).delete()
+        if removed:
+            recording.record("snapshot.deleted", row.file, actor="retention", vm_id="")
     if removed:
         files.discard(row.file)
     return bool(removed)

@@ -22,8 +22,8 @@ from tests.dispatching import drop_tasks, intercept_tasks
 from tests.fleets import Pump, grow, plant, states
 from tests.lieutenants.rows import enlist
 from tests.waiting import until
+from vmtree import permissions, tokens
 from vmtree import services as tree
-from vmtree import tokens
 from vmtree.models import Node
 from vmtree.operations import handlers, runner, services
 from vmtree.operations.handlers import Effect
@@ -537,6 +537,26 @@ def test_node_may_operate_only_on_its_descendants(api: Api, pump: Pump) -> None:
     assert client.get(f"/vm-tree/jobs/{job}").status_code == 200
     assert client.post(f"/vm-tree/jobs/{job}/cancel").status_code == 403
     assert Client().post("/vm-tree/vms/leaf/pause").status_code == 401
+
+
+def test_destroying_a_subtree_takes_the_right_to_destroy(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow()
+    token = tokens.issue(Node.objects.get(vm_id="left"), made_by="tests")
+    client = Client(headers={"authorization": f"Bearer {token}"})
+    post = partial(client.post, data={"dryRun": True}, content_type="application/json")
+    assert post("/vm-tree/vms/leaf/destroy").status_code == 200
+    kind = permissions.CallerKind.LOCAL_AGENT
+    without = dict(permissions.RIGHTS[kind])
+    del without[permissions.Action.DESTROY]
+    monkeypatch.setattr(permissions, "RIGHTS", {**permissions.RIGHTS, kind: without})
+    assert post("/vm-tree/vms/leaf/pause").status_code == 200
+    for body in ({"dryRun": True}, {}):
+        answer = post("/vm-tree/vms/leaf/destroy", data=body)
+        assert answer.status_code == 403
+        assert "may not destroy leaf" in answer.json()["error"]
+    assert not Job.objects.exists()
 
 
 def test_unknown_route_is_a_404(api: Api) -> None:
