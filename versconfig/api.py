@@ -93,11 +93,11 @@ class OperatorView(ConfigView):
 
 
 def _node_of(request: Request, vm_id: str) -> Node | None:
-    """Return the node of this VM, else the caller's own; None is the fleet.
+    """Return the node of this VM, else the caller's home; None is the fleet.
 
     Raises Forbidden unless the caller may read its config, inherited values included.
     """
-    node = scopes.find(vm_id) if vm_id else permissions.node_of(request.user)
+    node = scopes.find(vm_id) if vm_id else permissions.home_of(request.user)
     permissions.check(request.user, Action.READ_CONFIG, node)
     return node
 

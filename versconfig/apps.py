@@ -6,6 +6,7 @@ from reef_site.common.apps import ReefAppConfig
 class VersconfigConfig(ReefAppConfig):
     name = "versconfig"
     organ = "vers-config"
+    tools = "versconfig.tools"
     page_urls = {"config/": "versconfig.urls"}
     api_urls = {r"^vers-config(?:/|$)": "versconfig.routes"}
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from reef_site.common.hooks import Hook
+from reef_site.common.lists.bulk import MAX_ROWS
 from versconfig import config, scopes, values
 from versconfig.exceptions import Unreadable
 from versconfig.keys import Key, TakesEffect
@@ -15,8 +17,17 @@ from vmtree.models import Node
 
 MAX_NAMES = 12
 
-# Takes a key and the primary keys of the nodes whose value changes; returns names.
-FindRestarts = Callable[[Key, set[int]], list[str]]
+
+class Restart(NamedTuple):
+    """A needed restart: the name of the row, and its key in this list (see `common.lists.bulk`)."""
+
+    name: str
+    key: str
+    list: str
+
+
+# Takes a key and the primary keys of the nodes whose value changes.
+FindRestarts = Callable[[Key, set[int]], list[Restart]]
 restart_finders: Hook[FindRestarts] = Hook(
     "config.restart_finders", "Name what must be restarted to take a changed value."
 )
@@ -38,13 +49,22 @@ class Impact:
     keep: int = 0
     # The layer that overrides the whole store; empty if there is none.
     overridden_by: str = ""
-    # Names of what must be restarted.
-    restart: tuple[str, ...] = ()
+    restarts: tuple[Restart, ...] = ()
 
     @property
     def takes(self) -> TakesEffect:
         """Return when the change takes effect."""
         return self.change.key.takes
+
+    @property
+    def restart(self) -> tuple[str, ...]:
+        """Return the names of what must be restarted."""
+        return tuple(each.name for each in self.restarts)
+
+    @property
+    def can_plan(self) -> bool:
+        """Return whether the restarts fit into one plan, see `lists.bulk`."""
+        return 0 < len(self.restarts) <= MAX_ROWS
 
     @property
     def more(self) -> int:
@@ -73,7 +93,7 @@ def preview(change: SettingChange, mask: int = values.MASK_OPERATOR) -> Impact:
         count=len(reached),
         names=_names(reached),
         keep=everyone - len(reached),
-        restart=tuple(name for find in restart_finders for name in find(key, reached)),
+        restarts=tuple(each for find in restart_finders for each in find(key, reached)),
     )
 
 

@@ -145,21 +145,7 @@ def _platform() -> list[Key]:
             places=(Place(_SERVICES, ("infraUrl",)), Place(_SERVICES, ("url",))),
             wire="infraUrl",
         ),
-        Key(
-            *(
-                "VERS_AUTH_TOKEN",
-                group,
-                "Reef's root token, if its environment sets it. "
-                "A value stored here is only for scripts that read it.",
-            ),
-            secret=True,
-            places=(Place(_SERVICES, ("authToken",)), Place(_SERVICES, ("token",))),
-            form=_TOKEN,
-            like=_TOKEN_LIKE,
-            takes=TakesEffect.RESTART,
-            scoped=False,
-            wire="authToken",
-        ),
+        _root_token(),
         Key(
             *("VERS_BASE_URL", group, "The VM platform's address, if not its public one."),
             kind=Kind.URL,
@@ -171,6 +157,24 @@ def _platform() -> list[Key]:
         _reef_key("VERS_VM_ID", "The id of the VM that this reef runs on.", "vmId"),
         _reef_key("VERS_AGENT_ROLE", "The role of the VM that this reef runs on.", "agentRole"),
     ]
+
+
+def _root_token() -> Key:
+    return Key(
+        *(
+            "VERS_AUTH_TOKEN",
+            Group.PLATFORM,
+            "Reef's root token, if its environment sets it. "
+            "A value stored here is only for scripts that read it.",
+        ),
+        secret=True,
+        places=(Place(_SERVICES, ("authToken",)), Place(_SERVICES, ("token",))),
+        form=_TOKEN,
+        like=_TOKEN_LIKE,
+        takes=TakesEffect.RESTART,
+        scoped=False,
+        wire="authToken",
+    )
 
 
 def _reef_key(name: str, about: str, wire: str) -> Key:
@@ -290,6 +294,18 @@ def _agent() -> list[Key]:
             by_nodes=True,
         ),
         Key(
+            *(
+                "REEF_AGENT_KIND",
+                group,
+                "The agent of new lieutenants that name none: pi, or acp: and a preset, such as "
+                "acp:claude.",
+            ),
+            default="pi",
+            form=r"[a-z]{1,20}(:[a-z]{1,20})?",
+            like="pi, or acp: and the name of a preset",
+            takes=TakesEffect.AT_ONCE,
+        ),
+        Key(
             *("REEF_AGENT_VERSION", group, "Which version of the agent VMs install."),
             default="1.6.0",
             form=_VERSION,
@@ -372,9 +388,49 @@ def _limits() -> list[Key]:
     ]
 
 
+def _waits() -> list[Key]:
+    """Build the defaults of what a lieutenant's own settings say."""
+    about = {
+        "REEF_STALL_SECONDS": ("How long a model may be silent (0 = no limit).", "STALL_SECONDS"),
+        "REEF_TOOL_SECONDS": ("How long a tool may run (0 = no limit).", "TOOL_SECONDS"),
+        "REEF_DIALOG_SECONDS": (
+            "How long an agent's dialog waits for a person (0 = dismiss at once).",
+            "DIALOG_SECONDS",
+        ),
+        "REEF_SIGN_PERIOD_SECONDS": (
+            "How often a sign is expected (0 = never).",
+            "SIGN_PERIOD_SECONDS",
+        ),
+        "REEF_SIGN_GRACE_SECONDS": ("How much later a sign may come.", "SIGN_GRACE_SECONDS"),
+    }
+    numbers = [
+        Key(
+            *(name, Group.LIMITS, f"New lieutenants: {text[0].lower()}{text[1:]}"),
+            Kind.INTEGER,
+            setting=setting,
+            most=(7 if name == "REEF_STALL_SECONDS" else 30) * 86_400,
+            takes=TakesEffect.AT_ONCE,
+        )
+        for name, (text, setting) in about.items()
+    ]
+    return [
+        *numbers,
+        Key(
+            *(
+                "REEF_LIMIT_ACTION",
+                Group.LIMITS,
+                "New lieutenants: what happens when a model or a tool reaches its limit.",
+            ),
+            setting="LIMIT_ACTION",
+            choices=("abort", "note"),
+            takes=TakesEffect.AT_ONCE,
+        ),
+    ]
+
+
 ALL: dict[str, Key] = {
     key.name: key
-    for keys in (_platform(), _vm(), _ssh(), _agent(), _models(), _limits())
+    for keys in (_platform(), _vm(), _ssh(), _agent(), _models(), _limits(), _waits())
     for key in keys
 }
 WIRE = [key for key in ALL.values() if key.wire]

@@ -46,7 +46,8 @@ class StoredValue(models.Model):
     sealed = models.TextField(blank=True, editable=False)
     at = models.DateTimeField(default=clock.now)
     actor = models.CharField(max_length=200)
-    # The node whose token stored it; null for the root token, operators and reef itself.
+    # The node whose token stored it, or of the subtree of the operator token that did; null for
+    # the root token, operators and reef itself.
     stored_by = models.ForeignKey(
         Node, models.PROTECT, null=True, blank=True, related_name="+", editable=False
     )

@@ -286,7 +286,7 @@ _read_version = object_reader(VersionResponse, "value", "secret", blank_as_null=
 
 def mask_for(user: object) -> int:
     """Return how many characters of a secret this caller may see."""
-    return values.MASK_NODE if permissions.node_of(user) else values.MASK_OPERATOR
+    return values.MASK_NODE if permissions.home_of(user) else values.MASK_OPERATOR
 
 
 def overview_json(found: dict[str, Resolved], mask: int = values.MASK_OPERATOR) -> Json:

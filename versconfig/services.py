@@ -15,6 +15,7 @@ from django.db import IntegrityError, transaction
 from reef_site.common import clock, database_locks
 from reef_site.common.database_locks import DatabaseLock
 from reef_site.common.errors import BadInput, Forbidden, NotFound, ReefError
+from reef_site.common.eventlog import recording
 from versconfig import config as config
 from versconfig import keys, scopes, values
 from versconfig.config import boolean as boolean
@@ -76,7 +77,7 @@ def build_change(
 def check_may_change(by: object, key: Key, target: Target) -> None:
     """Raise Forbidden unless the caller may change this key for this scope."""
     permissions.check(by, "write", target.node)
-    if permissions.node_of(by) is not None and not key.by_nodes:
+    if not permissions.is_operator(by) and not key.by_nodes:
         raise Forbidden(f"rule: only operators and the root token change {key.name}")
 
 
@@ -168,7 +169,7 @@ def _change(change: SettingChange, by: object, what: What) -> Version | None:
     target, name = change.target, change.key.name
     rows = Setting.objects.select_for_update().for_scope(name, target.scope, target.node)
     row = rows.first()
-    node = permissions.node_of(by)
+    node = permissions.home_of(by)
     last = check_seen(change)
     if _same(row, change.text) and (row is None or row.stored_by in (None, node)):
         return last
@@ -181,6 +182,9 @@ def _change(change: SettingChange, by: object, what: What) -> Version | None:
     version.set_text(change.text, secret=values.is_secret(change.key, change.text))
     version.save(force_insert=True)
     _store(row, version)
+    detail = {"scope": str(target.scope), "version": version.pk}
+    vm_id = target.node.vm_id if target.node else ""
+    recording.record(f"config.{what.value}", name, actor=by, detail=detail, vm_id=vm_id)
     return version
 
 

@@ -17,6 +17,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from reef_site.common.error_responses import ErrorPage
 from reef_site.common.errors import BadInput, NotFound
+from reef_site.common.lists.bulk import bulk_lists
 from reef_site.common.outside_answers import page_answer
 from reef_site.common.paging import take_page
 from reef_site.common.text import parse_number
@@ -24,6 +25,7 @@ from versconfig import checks, history, impact, keys, presenters, scopes, servic
 from versconfig.keys import Key, Kind
 from versconfig.models import Scope, Version
 from versconfig.services import SettingChange
+from vmtree import actors
 from vmtree.models import Node
 
 MAX_RECENT, PAGE_SIZE = 8, 50
@@ -125,7 +127,7 @@ def save(request: HttpRequest, name: str) -> HttpResponse:
         messages.warning(request, f"{message} But {preview.overridden_by} overrides it.")
     else:
         messages.success(request, message)
-    return redirect(_address("versconfig:one", name, node))
+    return _next_page(request, _address("versconfig:one", name, node))
 
 
 @config_page
@@ -145,6 +147,7 @@ def history_page(request: HttpRequest) -> HttpResponse:
     """List all changes, newest first; `?before=` shows older ones."""
     before = parse_number(request.GET.get("before", ""))
     rows, has_more = take_page(history.versions(before=before), PAGE_SIZE)
+    actors.remember(request, [row.actor for row in rows])
     context = {"versions": rows, "next": rows[-1].pk if has_more else None}
     return render(request, "versconfig/history.html", context)
 
@@ -161,7 +164,15 @@ def revert(request: HttpRequest, version_id: int, verb: str) -> HttpResponse:
     act = services.undo if verb == "undo" else services.revert_to
     act(version_id, by=request.user)
     messages.success(request, f"{version} was {'undone' if verb == 'undo' else 'restored'}.")
-    return redirect(_address("versconfig:one", version.key, node))
+    return _next_page(request, _address("versconfig:one", version.key, node))
+
+
+def _next_page(request: HttpRequest, address: str) -> HttpResponse:
+    """Redirect to the key, or with its fields to the plan of the restarts, if that was pressed."""
+    chosen = request.POST.get("then", "")
+    if chosen in bulk_lists:
+        return redirect("lists:plan", chosen, preserve_request=True)
+    return redirect(address)
 
 
 def _confirmation_page(

@@ -96,6 +96,7 @@ def page(request: pytest.FixtureRequest, browser: Browser, stack: Pages) -> Iter
     assert not complaints
 
 
+@pytest.mark.rotated
 def test_pages_need_no_horizontal_scrolling(page: Page) -> None:
     for path in (
         *("", "?vm=ada", "history/", "REEF_AGENT_MODEL/?vm=ada", "REEF_SSH_AUTHORIZED_KEYS/"),
@@ -106,6 +107,7 @@ def test_pages_need_no_horizontal_scrolling(page: Page) -> None:
         assert page.evaluate(wide) == 0, path
 
 
+@pytest.mark.rotated
 def test_value_is_set_for_a_lieutenant_and_undone(page: Page) -> None:
     page.goto("/config/")
     expect(page.get_by_text("~/.vers/keys.json: is not JSON").first).to_be_visible()

@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from lieutenants import membership
+from lieutenants.states import Status
 from reef_site.accounts.signin_links import make_operator
+from reef_site.lists.models import BulkRun
+from tests.lieutenants.rows import enlist
 from tests.versconfig.conftest import plant, write
 from versconfig import checks
 from versconfig.checks import Finding
@@ -43,8 +47,8 @@ def text_of(answer: Any) -> str:
 
 
 def fields(answer: Any) -> dict[str, str]:
-    """Return the hidden fields of a page's last form."""
-    form = answer.content.decode().rpartition("<form")[2]
+    """Return the hidden fields of the last form of a page's own part."""
+    form = answer.content.decode().partition("</main>")[0].rpartition("<form")[2]
     found = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form)
     return {name: html.unescape(value) for name, value in found}
 
@@ -132,6 +136,29 @@ def test_change_is_previewed(client: Client) -> None:
     assert Setting.objects.get(scope="subtree").clear == "p/new"
     assert Version.objects.latest("id").actor == "admin"
     assert f"{MODEL} set for subtree of root." in text_of(client.get("/config/"))
+
+
+def test_needed_restarts_can_be_planned_with_the_change(client: Client) -> None:
+    ada, bob = enlist("ada"), enlist("bob", Status.PAUSED)
+    for each in (ada, bob):
+        membership.register(each, actor="tests")
+    question = client.post(f"/config/{MODEL}/preview", {"value": "p/new", "scope": "fleet"})
+    text = text_of(question)
+    assert "Restart these to apply it: ada ." in text
+    assert "Save and plan 1 restart…" in text
+
+    given = {**fields(question), "then": "lieutenants"}
+    answer = client.post(f"/config/{MODEL}/save", given)
+    assert (answer.status_code, answer.headers["Location"]) == (307, "/lists/plan/lieutenants/")
+    assert Setting.objects.get().clear == "p/new"
+    # The browser sends the same fields there.
+    assert client.post(answer.headers["Location"], given).status_code == 302
+    run = BulkRun.objects.get()
+    assert (run.action, run.items.get().target, run.state) == ("restart", ada.pk, "planned")
+
+    other = client.post(f"/config/{MODEL}/preview", {"remove": "yes", "scope": "fleet"})
+    given = {**fields(other), "then": "no/such"}
+    assert client.post(f"/config/{MODEL}/save", given).status_code == 302
 
 
 def test_secret_is_encrypted_in_the_preview_form(client: Client) -> None:

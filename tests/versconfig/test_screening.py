@@ -59,6 +59,7 @@ def leaks(text: str, secret: str) -> list[str]:
         (json.dumps({"key": f"{KEY[:9]}\n{KEY[9:]}"}), f'{{"key": "{MARK}"}}'),
         (f"the password is {SHORT}.", "the password is [root token]."),
         (f"token {TOKEN}, and on", "token [VERS_AUTH_TOKEN], and on"),
+        ("use reefop_" + "aB3-x_Y9" * 5 + "Zq7", "use [operator token]"),
         ("join reefjoin_" + "aB3-x_Y9" * 5 + "Zq7", "join [join token]"),
         ("http://reef/signin/" + "a1B2" * 8 + " in", "http://reef/signin/[sign-in link] in"),
         (f"it begins with {KEY[:10]}", f"it begins with {MARK}"),

@@ -6,12 +6,16 @@ import pytest
 from django.conf import settings
 
 from lieutenants.models import Lieutenant
+from reef_site.accounts.signin_links import make_operator
 from tests.conftest import Api
 from tests.versconfig.conftest import plant
 from tests.versconfig.test_api import MODEL, SECRET, as_node, put
+from tests.vmtree.conftest import NodeApi
 from versconfig import config
 from versconfig.models import Setting, Version
+from versconfig.screening import stored
 from versconfig.services import MAX_CHANGES_PER_MINUTE
+from vmtree import operator_tokens
 from vmtree.models import Category, Node
 
 
@@ -86,3 +90,34 @@ def test_changes_of_a_node_are_limited(api: Api, db: None) -> None:
     assert Version.objects.count() == MAX_CHANGES_PER_MINUTE
     assert put(api, MODEL, "p/more", vm="web").status_code == 200
     assert put(as_node(plant("other")), MODEL, "p/more", vm="other").status_code == 200
+
+
+def token_below(node: Node) -> Api:
+    """Return an API client with an operator token that is limited to the node's subtree."""
+    return NodeApi(operator_tokens.make("ci", "everything", subtree=node, by=make_operator())[1])
+
+
+def test_value_stored_with_a_subtree_token_counts_as_its_nodes(api: Api, db: None) -> None:
+    web = plant("web")
+    ada = create_local("ada", "web")
+    put(api, MODEL, "p/fleet")
+    token = token_below(web)
+
+    assert put(token, MODEL, "p/evil", scope="subtree", vm="web").status_code == 200
+    assert put(token, "OPENAI_API_KEY", SECRET, scope="subtree", vm="web").status_code == 200
+    assert set(Setting.objects.exclude(node=None).values_list("stored_by", flat=True)) == {web.pk}
+    assert config.text(MODEL, ada) == "p/fleet"
+    assert SECRET not in [each.value for each in stored.everywhere()]
+    for number in range(MAX_CHANGES_PER_MINUTE - 2):
+        assert put(token, MODEL, f"p/{number}", vm="web").status_code == 200
+    assert put(token, MODEL, "p/more", vm="web").status_code == 429
+
+
+def test_subtree_token_sees_as_much_of_secrets_as_a_node(api: Api, db: None) -> None:
+    put(api, "VERS_API_KEY", SECRET)
+    token = token_below(plant("web"))
+
+    assert token.get("/vers-config/").json()["apiKey"] == "sk-..."
+    explained = token.get("/vers-config/explain/VERS_API_KEY?vm=web")
+    assert explained.status_code == 200
+    assert SECRET[:4] not in explained.content.decode()

@@ -150,6 +150,14 @@ class Screen:
             names |= found
         return "".join(done)
 
+    def runs(self, text: str) -> list[Run]:
+        """Return where the text has secrets, from left to right."""
+        if len(text) < EDGE:
+            return []
+        edge = self._has_edge(text)
+        suspect = edge or self._may_hold(text)
+        return self._runs(text, first=edge, last=edge) if suspect else []
+
     def cover_value(
         self, value: Any, names: set[str] | None = None, known: Mapping[str, str] | None = None
     ) -> Any:

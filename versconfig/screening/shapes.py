@@ -35,16 +35,18 @@ class _Shape(NamedTuple):
 
 
 def _shapes() -> list[_Shape]:
-    node, join = "VERS_AUTH_TOKEN", "join token"
+    node, join, operator = "VERS_AUTH_TOKEN", "join token", "operator token"
     found = [
         _Shape(node, "reef_", _WORD, 43),
         _Shape(join, "reefjoin_", _WORD, 43),
+        _Shape(operator, "reefop_", _WORD, 43),
         _Shape("sign-in link", "/signin/", _WORD, 32, keeps_literal=True),
     ]
-    # The base64 forms of `reef_` and `reefjoin_` behind 0, 1 or 2 other bytes.
+    # The base64 forms of `reef_`, `reefjoin_` and `reefop_` behind 0, 1 or 2 other bytes.
     for name, literals in (
         (node, (("cmVlZl", 57), ("JlZWZf", 57), ("yZWVmX", 57))),
         (join, (("cmVlZmpvaW5f", 57), ("JlZWZqb2luX", 57), ("yZWVmam9pbl", 57))),
+        (operator, (("cmVlZm9wX", 56), ("JlZWZvcF", 57), ("yZWVmb3Bf", 57))),
     ):
         found += [_Shape(name, literal, _BASE64, count) for literal, count in literals]
     return found

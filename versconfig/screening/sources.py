@@ -182,6 +182,7 @@ def _own_secrets() -> Iterator[Secret]:
     yield from (Secret("config key", key) for key in keys)
     yield Secret("database password", str(settings.DATABASES["default"].get("PASSWORD") or ""))
     yield Secret("Redis password", _password_of(settings.REDIS_URL))
+    yield Secret("mail password", settings.EMAIL_HOST_PASSWORD)
 
 
 # -- environment, files, and what is stored ------------------------------------------------------
