@@ -2,8 +2,10 @@
 
 (a) 200 sessions whose keepers together write 5,000 lines a second: the lag from line to committed
 row; (b) 400,000 lines that waited; (c) write transactions for 20 and for 200 sessions at the same
-total rate. SQLite in a folder of its own, unless DATABASE_URL names an empty database; a Redis.
-With a name (`lag 200`, `backlog 200`) it runs that part only; a third word `profile` profiles it.
+total rate; (d) processor time of passes and checks with the same lines each time, which other load
+on the machine changes little. SQLite in a folder of its own, unless DATABASE_URL names an empty
+database; a Redis. With a name (`lag 200`, `backlog 200`, `steps 200`) it runs that part only; a
+third word `profile` profiles it.
 """
 
 from __future__ import annotations
@@ -241,10 +243,39 @@ def bench_backlog(bench: Bench) -> None:
     )
 
 
+def bench_steps(bench: Bench) -> None:
+    """Call the follower's parts one by one: ten passes a second, and the checks once a second."""
+    from lieutenants.supervision.follower import Follower
+
+    follower = Follower()
+    talks = [conversation() for _ in bench.journals]
+    used = {"passes": 0.0, "checks": 0.0}
+    lines = RATE // 10
+
+    def measure(part: str, work: Callable[[], object]) -> None:
+        began = time.thread_time()
+        work()
+        used[part] += time.thread_time() - began
+
+    follower.refresh()
+    for step in range(10 * SECONDS):
+        for number in range(step * lines, (step + 1) * lines):
+            journal = number % len(talks)
+            with open(bench.journals[journal], "ab") as file:
+                file.write(next(talks[journal]))
+        measure("passes", lambda: follower.follow(time.monotonic()))
+        if step % 10 == 9:
+            measure("checks", follower.refresh)
+    print(
+        f"{len(talks)} sessions, {RATE:,} lines/s for {SECONDS} s step by step: processor "
+        f"{used['passes']:.2f} s for passes, {used['checks']:.2f} s for checks"
+    )
+
+
 def run(scenario: str, sessions: int, profile: bool) -> None:
     bench = Bench(sessions)
     bench.count()
-    work = {"lag": bench_lag, "backlog": bench_backlog}[scenario]
+    work = {"lag": bench_lag, "backlog": bench_backlog, "steps": bench_steps}[scenario]
     try:
         if profile:
             profiler = cProfile.Profile()
@@ -270,7 +301,7 @@ def main(words: list[str]) -> None:
             os.environ["DJANGO_SETTINGS_MODULE"] = "reef_site.settings"
             run(words[0], int(words[1]), words[2:] == ["profile"])
     else:
-        for scenario, sessions in (("lag", 200), ("lag", 20), ("backlog", 200)):
+        for scenario, sessions in (("lag", 200), ("lag", 20), ("backlog", 200), ("steps", 200)):
             subprocess.run([sys.executable, __file__, scenario, str(sessions)], check=True)
 
 

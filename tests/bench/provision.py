@@ -9,20 +9,17 @@ everything is fetched from the root reef; other types use npm.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tests.bench.processes import cpu
 from tests.bootloader.provisioning_stack import BARE, BootStack
 from tests.emulator.handle import Emulator
 from tests.waiting import until
-
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -88,18 +85,6 @@ def print_results(found: list[dict[str, Any]], wall: float) -> None:
         ]
         if times:
             print(f"  {name:10} {statistics.median(times):8.2f} {max(times):8.2f}")
-
-
-def cpu(stack: BootStack) -> dict[str, float]:
-    """Return the seconds of processor time of each component with all its processes."""
-    groups = {process.pid: name for name, process in stack.processes.items()}
-    found = dict.fromkeys(stack.processes, 0.0)
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            words = entry.read_text().rpartition(")")[2].split()
-            if name := groups.get(int(words[2])):
-                found[name] += sum(int(word) for word in words[11:13]) / TICKS
-    return found
 
 
 def mounts_and_namespaces() -> list[str]:

@@ -20,11 +20,8 @@ import django
 
 django.setup()
 
-import orjson
-
 from reef_site.common import clock
-from registry import json_rows, serializers
-from registry.heartbeats import wire_date
+from registry import serializers
 from registry.models import VM
 from vmtree.models import Node
 from vmtree.serializers import node_json
@@ -53,25 +50,6 @@ def plain_vm(vm: VM) -> dict[str, Any]:
     if vm.vitals:
         facts["vitals"] = vm.vitals
     return facts
-
-
-def plain_row(row: Any) -> dict[str, Any]:
-    return {
-        "id": row[0],
-        "name": row[1],
-        "role": row[2],
-        "status": row[3],
-        "address": row[4],
-        "parentVmId": row[5],
-        "services": orjson.Fragment(row[6]),
-        "reefConfig": orjson.Fragment(row[7]),
-        "registeredBy": row[8],
-        "registeredAt": wire_date(row[9]),
-        "lastSeen": wire_date(row[10]),
-        "metadata": None if row[11] is None else orjson.Fragment(row[11]),
-        "liveness": "live",
-        "vitals": orjson.Fragment(row[12]),
-    }
 
 
 def plain_node(node: Node) -> dict[str, Any]:
@@ -109,18 +87,10 @@ def main() -> None:
         for n in range(count)
     ]
     nodes = [Node(vm_id=f"vm-{n}", name="x", category="agent_vm") for n in range(count)]
-    date = "2026-11-22 06:21:09.098000"
-    row = ["vm-7", "x", "worker", "running", "::1", None, "[]", "{}", "t", date, date, None]
-    rows = [[*row, '{"load":1}', True, None, None] for _ in range(count)]
-    reader = json_rows._READER
     measure("VM objects, reader", lambda vm: serializers.vm_json(vm, NOW, grace=False), vms)
     measure("VM objects, by hand", plain_vm, vms)
     measure("node objects, reader", node_json, nodes)
     measure("node objects, by hand", plain_node, nodes)
-    measure(
-        "VM rows, reader", lambda row: reader.read(row, orjson.Fragment, wire_date, "live"), rows
-    )
-    measure("VM rows, by hand", plain_row, rows)
 
 
 if __name__ == "__main__":

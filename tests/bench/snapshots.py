@@ -38,7 +38,7 @@ from django.conf import settings
 from django.db import connection
 
 from reef_site.common import broker
-from registry import fast_path, heartbeats
+from registry import fast_writes, heartbeat_bodies
 from registry import services as registry
 from registry.models import VM
 from registry.services import Registration
@@ -89,8 +89,10 @@ def processes() -> list[int]:
 
 def send_heartbeat(chance: random.Random, _began: float) -> None:
     """Write heartbeats like the edge."""
-    said = [heartbeats.Heartbeat(f"vm-{chance.randrange(VMS)}") for _ in range(32)]
-    fast_path.write(lambda _: None, [fast_path.WriteRequest(None, [each], True) for each in said])
+    said = [heartbeat_bodies.Heartbeat(f"vm-{chance.randrange(VMS)}") for _ in range(32)]
+    fast_writes.write(
+        lambda _: None, [fast_writes.WriteRequest(None, [each], True) for each in said]
+    )
 
 
 def register(chance: random.Random, began: float) -> None:
