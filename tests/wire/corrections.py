@@ -44,6 +44,9 @@ ADDED = {
         "modelInUse",
         "isolation",
         *("toolLimitSeconds", "waitingSince", "contextUsage", "agent", "command"),
+        *("waitingKind", "waitingUntil", "limitAt", "limitAction"),
+        *("signPeriodSeconds", "signGraceSeconds", "nextSign"),
+        "dialogLimitSeconds",
     },
     "sent": {"messageId", "state"},
     "uptime": {"parts", "isolation", "unknownAgents"},
@@ -83,8 +86,9 @@ NO_PROVIDER = re.compile(
     r"local: (say where else it runs|VMs cannot be made, as VERS_API_KEY has no value).+"
 )
 NAME_RULE = "name: 1 to 64 of A-Z a-z 0-9 . _ - and a letter or digit first"
-FINISHED = "\n\n".join(
-    ("echo: SLOW 2.5 long job", "echo: second", "echo: third", "echo: steered", "echo: fourth")
+FINISHED = (
+    *("echo: hello world", "echo: SLOW 2.5 long job\n\necho: steered"),
+    *("echo: second", "echo: third", "echo: fourth"),
 )
 
 # -- shared reasons
@@ -158,8 +162,8 @@ CREATE = {
 SEND_AND_READ = {
     "send malformed": Correction(BAD_INPUT, 400, NOT_JSON),
     "get after task 2": Correction(
-        "separate texts of one run have a blank line between them",
-        changes={"outputHistory": ["echo: hello world", FINISHED]},
+        "a follow-up is an answer of its own: it can be changed until the agent begins it",
+        changes={"outputHistory": list(FINISHED)},
     ),
     "read after task 1": Correction(
         IDLE_READ, changes={"outputLength": 17, "output": "echo: hello world"}
@@ -180,8 +184,9 @@ SEND_AND_READ = {
     "read history 2": Correction(
         IDLE_READ,
         changes={
-            "outputLength": len(FINISHED),
-            "output": f"=== Response 1 ===\necho: hello world\n\n=== Response 2 ===\n{FINISHED}\n\n"
+            "outputLength": len(FINISHED[-1]),
+            "historyCount": len(FINISHED),
+            "output": "=== Response 4 ===\necho: third\n\n=== Response 5 ===\necho: fourth\n\n"
             "=== Current (idle) ===\n(no output yet)",
         },
     ),

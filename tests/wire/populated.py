@@ -97,7 +97,7 @@ def populated(emulator: Emulator) -> Iterator[Populated]:
     ):
         for name, value in emulator.environment().items():
             patch.setenv(name, value)
-        patch.setattr(outside, "dispatch", lambda _task, call_id: outside.run_here(call_id))
+        patch.setattr(outside, "dispatch", lambda _task, call_id, **_: outside.run_here(call_id))
         # Nobody waits for a Redis that is not there.
         patch.setattr(broker, "publish", lambda *_: None)
         heartbeats.fleet.forget()
@@ -212,11 +212,16 @@ def _jobs(api: Api) -> dict[str, list[Any]]:
     json = "application/json"
     _done(api.client.put("/vers-config/REEF_AGENT_MODEL", stored, content_type=json))
     (version,) = api.get("/vers-config/history").json()["history"]
+    hook = {"name": "hook", "channel": "webhook", "url": "http://127.0.0.1:1/"}
+    subscriber = _done(api.post("/events/subscribers", hook))["id"]
+    delivery = _done(api.post(f"/events/subscribers/{subscriber}/test"))["id"]
     return {
         "job_id": [job],
         "rule_id": [str(_done(api.post("/registry/rules", rule))["id"])],
         "snapshot_id": [_done(api.post("/vm-tree/snapshot"))["id"]],
         "version_id": [str(version["id"])],
+        "subscriber_id": [str(subscriber)],
+        "delivery_id": [str(delivery)],
     }
 
 

@@ -195,6 +195,7 @@ def _wait_first(case: str) -> None:
         raise AssertionError(f"before {case}: {moves} {processes} {messages}") from None
 
 
+@pytest.mark.rotated
 def test_exchanges(fleet: Fleet, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.ROOT_TOKEN = TOKEN
     settings.AGENT_ENV = [*settings.AGENT_ENV, "STANDIN_MODE"]

@@ -40,6 +40,7 @@ def in_background(work: Any) -> tuple[threading.Thread, list[Any]]:
 # -- messages ----------------------------------------------------------------------------------
 
 
+@pytest.mark.rotated
 def test_send_waits_for_the_answer(stack: Stack) -> None:
     said = ask(stack, "ada", "hello")
 
@@ -113,6 +114,7 @@ def test_wait_for_a_paused_lieutenant_returns_at_once(stack: Stack) -> None:
     assert results[0]["status"] == "paused"
 
 
+@pytest.mark.rotated
 def test_waiting_clients_hold_no_web_thread(stack: Stack) -> None:
     stack.create("busy")
     ask(stack, "busy", "SLOW 5 a b c d e", wait=0)
@@ -216,9 +218,41 @@ def test_stream_accepts_cursor(stack: Stack) -> None:
         assert next(answer.iter_lines()).startswith("id: ")
 
 
+def test_wait_tool_is_held_until_its_lieutenants_are_idle(stack: Stack) -> None:
+    stack.wait_idle("ada")
+    stack.wait_idle("bob")
+    ask(stack, "ada", "SLOW 1.5 some words", wait=0)
+    body: dict[str, Any] = {"lieutenants": ["ada", "bob"], "seconds": 30}
+    found = stack.client.post("/tools/reef_wait", json=body, timeout=60).json()
+    assert (found["text"], found["isError"]) == ("Done: ada is idle; bob is idle.", False)
+    assert found["details"]["done"] is True
+
+    ask(stack, "ada", "SLOW 4 one two three four", wait=0)
+    early = stack.client.post("/tools/reef_wait", json={**body, "seconds": 1}).json()
+    assert early["text"].startswith("Not yet: ada is working; bob is idle.")
+    either = stack.client.post("/tools/reef_wait", json={**body, "until": "any"}).json()
+    assert either["details"]["done"] is True
+    stack.wait_idle("ada")
+
+
+def test_wait_tool_is_held_until_an_event_comes(stack: Stack) -> None:
+    event = {"kind": ["tree.created"], "subject": "box-7"}
+    begun = stack.client.post("/tools/reef_wait", json={"event": event, "seconds": 0}).json()
+    body = {**begun["details"]["again"], "seconds": 50}
+    waiting, results = in_background(
+        lambda: stack.client.post("/tools/reef_wait", json=body, timeout=60).json()
+    )
+    for vm_id in ("box-6", "box-7"):
+        new = {"vmId": vm_id, "name": vm_id, "category": "swarm_vm"}
+        assert stack.client.post("/vm-tree/vms", json=new).status_code == 201
+    waiting.join(30)
+    assert results[0]["text"].endswith(" is tree.created about box-7 by root token.")
+
+
 # -- while web is away -------------------------------------------------------------------------
 
 
+@pytest.mark.rotated
 def test_browser_gets_a_self_reloading_page_without_web(stack: Stack) -> None:
     browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
     stack.kill("web")
@@ -229,7 +263,7 @@ def test_browser_gets_a_self_reloading_page_without_web(stack: Stack) -> None:
             stack.client.get("/lieutenants/_rows", headers={**browser, name: "1"})
             for name in ("Reef-Script", "HX-Request")
         ]
-        api = stack.client.get(LIEUTENANTS)
+        api = stack.client.get("/lieutenant/hosts")
     finally:
         stack.start("web")
         until(stack.is_responding, 60)
