@@ -45,6 +45,7 @@ def health(stack: Stack) -> dict[str, Any]:
     return said
 
 
+@pytest.mark.rotated
 @pytest.mark.timeout(400)
 def test_clock_change_stops_no_tick_and_makes_no_vm_silent(stack: Stack, shift: Path) -> None:
     stack.create("ada", idleLimitMinutes=10)

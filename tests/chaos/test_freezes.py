@@ -80,6 +80,7 @@ def stopped(stack: Stack, name: str) -> Iterator[None]:
         os.killpg(group, signal.SIGCONT)
 
 
+@pytest.mark.rotated
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("seconds", [2.0, pytest.param(25.0, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize(

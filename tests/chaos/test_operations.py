@@ -88,6 +88,7 @@ def test_jobs_survive_a_killed_worker_and_an_emptied_redis(stack: Stack) -> None
     assert stack.client.get("/lieutenant/lieutenants").json()["count"] == 0
 
 
+@pytest.mark.rotated
 @pytest.mark.timeout(120)
 def test_rules_are_executed_by_beat_and_workers(stack: Stack) -> None:
     seen = {"name": "greeter", "event": "vm-registered", "action": "note", "text": "welcome"}

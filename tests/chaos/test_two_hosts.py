@@ -58,6 +58,7 @@ def messages(stack: Stack, name: str, text: str) -> bool:
     return stack.texts(name) == [text]
 
 
+@pytest.mark.rotated
 def test_lost_host_is_detected_and_taken_over(two: tuple[Stack, Stack], address: str) -> None:
     first, second = two
     first.create("neo")
