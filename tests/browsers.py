@@ -35,7 +35,7 @@ def launched() -> Iterator[Browser]:
 
 def url_of(stack: Stack) -> str:
     """Return the address of a running reef."""
-    return f"http://127.0.0.1:{stack.port}"
+    return str(stack.client.base_url).rstrip("/")
 
 
 def signed_in(browser: Browser, stack: Stack, **options: Any) -> BrowserContext:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 
@@ -63,6 +64,7 @@ def open_page(context: BrowserContext, stack: Stack, path: str) -> Page:
     return page
 
 
+@pytest.mark.rotated
 def test_page_that_cannot_fetch_is_delayed_and_then_stale(
     operator: BrowserContext, stack: Stack
 ) -> None:
@@ -72,7 +74,7 @@ def test_page_that_cannot_fetch_is_delayed_and_then_stale(
     web = stack.processes["web"].pid
     os.killpg(web, signal.SIGSTOP)
     try:
-        page.get_by_role("button", name="Send").click()
+        page.get_by_role("button", name="Send", exact=True).click()
         expect(page.locator("#send")).to_have_text("Sending…")
         expect(live).to_have_text("Delayed")
         expect(live).to_contain_text("Stale since")
@@ -92,7 +94,7 @@ def test_unavailable_server_is_shown_and_polled_less_often(
     page.get_by_label("Message to").fill("not lost")
     stack.end("web")
     try:
-        page.get_by_role("button", name="Send").click()
+        page.get_by_role("button", name="Send", exact=True).click()
         expect(page.locator("#refused")).to_contain_text("reef's web process is not there")
         expect(page.locator("#refused")).to_contain_text("Your text is kept.")
         expect(page.get_by_label("Message to")).to_have_value("not lost")
@@ -105,11 +107,12 @@ def test_unavailable_server_is_shown_and_polled_less_often(
     expect(page.locator("#live")).to_have_text("Live")
 
 
+@pytest.mark.rotated
 def test_ended_sign_in_is_shown_and_text_is_kept(operator: BrowserContext, stack: Stack) -> None:
     page = open_page(operator, stack, "/lieutenants/ada/")
     operator.clear_cookies()
     page.get_by_label("Message to").fill("still here")
-    page.get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="Send", exact=True).click()
     expect(page.locator("#refused")).to_contain_text("Your sign-in has ended")
     expect(page.get_by_label("Message to")).to_have_value("still here")
     expect(page.locator("#live")).to_have_text("Signed out")
@@ -117,6 +120,7 @@ def test_ended_sign_in_is_shown_and_text_is_kept(operator: BrowserContext, stack
     expect(page).to_have_url(f"{url_of(stack)}/signin/?next=%2Flieutenants%2Fada%2F")
 
 
+@pytest.mark.rotated
 def test_selection_survives_live_updates(operator: BrowserContext, stack: Stack) -> None:
     for name in ("ada", "bella"):
         stack.wait_idle(name)
@@ -138,6 +142,7 @@ def test_selection_survives_live_updates(operator: BrowserContext, stack: Stack)
     stack.wait_idle("ada")
 
 
+@pytest.mark.rotated
 def test_selection_in_running_output_survives_new_output(
     operator: BrowserContext, stack: Stack
 ) -> None:
@@ -176,6 +181,7 @@ def test_refresh_keeps_elements_focus_and_open_details(
     expect(page.locator("#prompt")).to_have_attribute("open", "")
 
 
+@pytest.mark.rotated
 def test_morphing_keeps_entered_values(operator: BrowserContext, stack: Stack) -> None:
     page = open_page(operator, stack, "/lieutenants/")
     state = page.evaluate(
@@ -205,6 +211,7 @@ def test_morphing_keeps_entered_values(operator: BrowserContext, stack: Stack) -
     assert state == ["new", True, "typed", True, "y", "typed", True, True]
 
 
+@pytest.mark.rotated
 def test_abort_that_drops_messages_asks_for_confirmation(
     operator: BrowserContext, stack: Stack
 ) -> None:
@@ -268,9 +275,163 @@ def test_pages_hide_forbidden_actions_from_read_only_accounts(
         assert answer
         if answer.status == 404:
             pytest.fail(f"no page {path}")
-        forms = page.locator("main form[method=post]:visible")
+        # What the account itself has read or snoozed is its own.
+        own = "[action$=_read], [action$=snooze]"
+        forms = page.locator(f"main form[method=post]:not({own}):visible")
         enabled = forms.locator("button:enabled")
         assert enabled.count() == 0, (path, enabled.all_inner_texts())
         for word in ("New VM", "New lieutenant", "Make the first one"):
             expect(page.get_by_role("link", name=word)).to_have_count(0)
     assert not complaints
+
+
+ASK = """
+from lieutenants.models import Lieutenant, Question
+ada = Lieutenant.objects.get(name="ada")
+asked = {"kind": "ask", "source": "tool", "text": "Which %s?"}
+Question(vm_id=ada.pk, lieutenant=ada, **asked).insert(actor="ada")
+"""
+GIVEN = """
+from lieutenants.models import Question
+print(Question.objects.exclude(state="open").get().answer)
+"""
+
+
+def test_home_is_worked_by_keyboard_and_updates(operator: BrowserContext, stack: Stack) -> None:
+    page = open_page(operator, stack, "/")
+    problems = complaints_of(page)
+    expect(page).to_have_title("Home · reef")
+    for word in ("name", "port"):
+        stack.manage("shell", "-c", ASK % word)
+    expect(page).to_have_title("(2) Home · reef")
+    icon = page.locator("link[rel=icon]")
+    expect(icon).to_have_attribute("href", re.compile(r"^data:image/svg\+xml"))
+    # The older question is the more urgent one.
+    page.keyboard.press("j")
+    expect(page.locator(".need:focus")).to_contain_text("Which name?")
+    page.keyboard.press("Enter")
+    page.keyboard.type("eve")
+    # The next question does not take the text away, and the row of the answered one goes.
+    stack.manage("shell", "-c", ASK % "host")
+    expect(page).to_have_title("(3) Home · reef")
+    page.locator(".need:focus-within").get_by_role("button", name="Answer").click()
+    expect(page).to_have_title("(2) Home · reef")
+    expect(page.locator("#needs")).not_to_contain_text("Which name?")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    expect(page.locator(".need:focus")).to_contain_text("Which port?")
+    page.keyboard.press("z")
+    expect(page).to_have_title("(1) Home · reef")
+    page.keyboard.press("k")
+    page.keyboard.press("s")
+    expect(page).to_have_title("Home · reef")
+    expect(icon).to_have_attribute("href", re.compile(r"favicon"))
+    assert stack.manage("shell", "-c", GIVEN).split()[-1] == "eve"
+    assert problems == []
+    page.close()
+
+
+@pytest.mark.rotated
+def test_palette_goes_anywhere_and_asks_before_actions(
+    operator: BrowserContext, stack: Stack
+) -> None:
+    page = open_page(operator, stack, "/fleet/")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("bella")
+    option = page.get_by_role("option", name="bella", exact=False).first
+    expect(option).to_have_attribute("aria-selected", "true")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(f"{url_of(stack)}/lieutenants/bella/")
+    page.goto(f"{url_of(stack)}/")
+    page.keyboard.press("?")
+    expect(page.locator("#keys")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+k")
+    expect(page.get_by_role("group", name="Recent")).to_contain_text("bella")
+    page.keyboard.type("destroy bella")
+    expect(page.get_by_role("group", name="Dangerous")).to_contain_text("Destroy bella…")
+    page.get_by_role("option", name="Destroy bella…").click()
+    expect(page.get_by_role("heading", name="Destroy “bella”?")).to_be_visible()
+    assert stack.client.get("/lieutenant/lieutenants/bella").json()["status"] != "destroyed"
+    page.close()
+
+
+@pytest.mark.rotated
+def test_phone_has_navigation_at_the_bottom_and_an_offline_page(
+    operator: BrowserContext, stack: Stack
+) -> None:
+    page = operator.new_page()
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{url_of(stack)}/")
+    bottom = page.get_by_role("navigation", name="Bottom")
+    bottom.get_by_role("link", name="Lieutenants").click()
+    expect(page).to_have_url(f"{url_of(stack)}/lieutenants/")
+    page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    page.reload()
+    operator.set_offline(True)
+    try:
+        page.goto(f"{url_of(stack)}/")
+        expect(page.get_by_role("heading", name="reef cannot be reached")).to_be_visible()
+    finally:
+        operator.set_offline(False)
+    page.get_by_role("link", name="Try again").click()
+    expect(page.get_by_role("heading", name="Home")).to_be_visible()
+    page.close()
+
+
+FIND = """
+from bootloader.models import Finding
+for number in range(3):
+    about = {"text": "nobody knows it", "proposal": "adopt"}
+    Finding.objects.create(kind="unknown", provider="vers", machine_id=f"m-{number}", **about)
+"""
+
+
+@pytest.mark.rotated
+def test_action_for_all_items_of_a_group(operator: BrowserContext, stack: Stack) -> None:
+    stack.manage("shell", "-c", FIND)
+    page = open_page(operator, stack, "/")
+    page.get_by_role("link", name="3 findings").click()
+    expect(page.locator(".need")).to_have_count(3)
+    page.get_by_role("button", name="Dismiss all 3").click()
+    expect(page.get_by_text("Nothing needs you now.")).to_be_visible()
+    expect(page.locator("#problem")).to_be_hidden()
+    page.close()
+
+
+# -- time zone and notifications -------------------------------------------------------------------
+
+
+@pytest.mark.rotated
+def test_pages_use_the_zone_of_the_browser(browser: Browser, stack: Stack) -> None:
+    context = signed_in(browser, stack, timezone_id="Asia/Tokyo")
+    page = open_page(context, stack, "/costs/")
+    expect(page.locator("html")).to_have_attribute("data-zone", "Asia/Tokyo")
+    expect(page.locator("h1")).to_have_text("Usage")
+    page.goto(f"{url_of(stack)}/preferences/")
+    page.get_by_label("Time zone").select_option("Europe/Berlin")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("html")).to_have_attribute("data-zone", "Europe/Berlin")
+    page.get_by_label("Time zone").select_option("")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("html")).to_have_attribute("data-zone", "Asia/Tokyo")
+    context.close()
+
+
+@pytest.mark.rotated
+def test_browser_shows_a_notification(operator: BrowserContext, stack: Stack) -> None:
+    operator.grant_permissions(["notifications"], origin=url_of(stack))
+    page = operator.new_page()
+    page.goto(f"{url_of(stack)}/notifications/")
+    complaints = complaints_of(page)
+    page.get_by_label("By", exact=True).select_option("browser")
+    page.get_by_label("Address").fill("")
+    page.get_by_role("button", name="Add").click()
+    expect(page.locator("h1")).to_have_text("Browser: open pages of reef")
+    expect(page.locator("#allow")).to_be_hidden()
+    page.get_by_role("button", name="Send a test").click()
+    expect(page.locator("#outbox")).to_contain_text("shown by a page of reef")
+    assert complaints == []
+    page.get_by_role("link", name="Delete…").click()
+    page.get_by_role("button", name="Delete").click()
+    expect(page.locator("main")).to_contain_text("Nothing is sent to you yet")

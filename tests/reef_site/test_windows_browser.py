@@ -69,6 +69,7 @@ def seconds_until_update(page: Page, stack: Stack, name: str) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.rotated
 def test_eight_windows_are_live_and_a_ninth_loads(context: BrowserContext, stack: Stack) -> None:
     pages = [open_page(context, stack, f"/lieutenants/{name}/") for name in NAMES]
     complaints = [complaints_of(page) for page in pages]
@@ -82,11 +83,12 @@ def test_eight_windows_are_live_and_a_ninth_loads(context: BrowserContext, stack
         seconds_until_update(page, stack, name)
         expect(page.locator(".close").last).to_contain_text("completed")
     pages[7].get_by_label("Message to").fill("mine")
-    pages[7].get_by_role("button", name="Send").click()
+    pages[7].get_by_role("button", name="Send", exact=True).click()
     expect(pages[7].get_by_label("Message to")).to_have_value("")
     assert not any(complaints)
 
 
+@pytest.mark.rotated
 def test_background_window_subscribes_when_shown(context: BrowserContext, stack: Stack) -> None:
     context.add_init_script(BORN_HIDDEN)
     pages = [open_page(context, stack, f"/lieutenants/{name}/") for name in NAMES]
@@ -96,6 +98,7 @@ def test_background_window_subscribes_when_shown(context: BrowserContext, stack:
     seconds_until_update(pages[3], stack, NAMES[3])
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("end", ["closed", "frozen"])
 def test_next_window_leads_when_the_leader_is_gone(
     browser: Browser, stack: Stack, end: str
@@ -114,6 +117,7 @@ def test_next_window_leads_when_the_leader_is_gone(
     context.close()
 
 
+@pytest.mark.rotated
 def test_two_windows_show_each_entry_once(context: BrowserContext, stack: Stack) -> None:
     first = open_page(context, stack, "/lieutenants/lt-0/")
     stack.wait_idle("lt-0")
