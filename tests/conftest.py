@@ -33,6 +33,7 @@ from reef_site.celery import app
 from reef_site.common import broker, outside
 from reef_site.common.models import Tick
 from reef_site.launcher import redis_server as own_redis
+from tests.both_paths import comparing
 from tests.dispatching import intercept_tasks
 from tests.emulator.fixture import emulator, emulator_of_the_run  # noqa: F401
 from tests.postgres import postgres, postgres_cluster  # noqa: F401
@@ -158,6 +159,13 @@ def fresh_audit() -> None:
     refusals.forget()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _reads_on_both_paths() -> Iterator[None]:
+    """Compare what Django and the fast path of the edge answer, in all tests of the API."""
+    with comparing():
+        yield
+
+
 @pytest.fixture
 def api() -> Api:
     return Api()
@@ -179,7 +187,7 @@ def redis_server() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _outside_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run outside calls at once, since there is no worker."""
-    monkeypatch.setattr(outside, "dispatch", lambda _task, call_id: outside.run_here(call_id))
+    monkeypatch.setattr(outside, "dispatch", lambda _task, call_id, **_: outside.run_here(call_id))
 
 
 def let_ticks_have_run() -> None:

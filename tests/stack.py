@@ -28,6 +28,8 @@ from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent
 STANDIN = ROOT / "tests" / "agents" / "standin.py"
+# Of a request for server-sent events.
+EVENT_STREAM = {"accept": "text/event-stream"}
 TOKEN = "a-token-of-the-tests"
 # Variable with the path of the first stack's database, which the other stacks copy.
 MIGRATED = "REEF_TEST_MIGRATED"

@@ -93,6 +93,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     return Toy(tmp_path_factory.mktemp("bootstrap"))
 
 
+@pytest.mark.rotated
 def test_concurrent_first_starts_create_one_environment(toy: Toy) -> None:
     shutil.rmtree(toy.folder / ".venv", ignore_errors=True)
     both = [toy.spawn("one", "--two"), toy.spawn("other")]

@@ -19,8 +19,8 @@ import httpx
 import pytest
 from django.conf import settings
 
-from reef_site.edge import file_offload, request_bodies, server
-from tests.stack import TOKEN, Stack
+from reef_site.edge import file_offload, request_bodies, server, web_client
+from tests.stack import EVENT_STREAM, TOKEN, Stack
 from tests.waiting import until
 
 LIEUTENANTS = "/lieutenant/lieutenants"
@@ -53,6 +53,7 @@ def request(line: str, *headers: str, host: str | None = "localhost", body: str 
 # -- bodies ------------------------------------------------------------------------------------
 
 
+@pytest.mark.rotated
 def test_a_body_of_5_mb_passes(stack: Stack) -> None:
     stack.create("large")
     text = "é" * (5 << 19)
@@ -180,7 +181,7 @@ def _forwarded(**changes: Any) -> dict[bytes, bytes]:
         **changes,
     }
     size = changes.pop("size", 0)
-    return dict(server._request_headers(scope, size))
+    return dict(web_client.request_headers(scope, size))
 
 
 def test_client_address_is_forwarded() -> None:
@@ -419,16 +420,51 @@ def _alive(pid: int) -> bool:
 # -- web is not running --------------------------------------------------------------------------
 
 
+@pytest.mark.rotated
 def test_edge_reports_missing_web_and_recovers(stack: Stack) -> None:
     stack.kill("web")
     try:
-        for path in (LIEUTENANTS, "/events", f"{LIEUTENANTS}/large/stream"):
+        for path in ("/lieutenant/hosts", "/events", f"{LIEUTENANTS}/large/stream"):
             answer = stack.client.get(path)
             assert answer.status_code == 502
             assert "web process is not there; nothing was done" in answer.json()["error"]
     finally:
         stack.start("web")
     until(stack.is_responding, 30)
+
+
+def test_edge_warns_that_web_is_away_only_after_it_was_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answers: list[httpx.Response | httpx.HTTPError] = [
+        httpx.ConnectTimeout("it starts"),
+        httpx.Response(200, stream=httpx.ByteStream(b"{}")),
+        httpx.ConnectTimeout("it ended"),
+    ]
+    warnings = []
+
+    def respond(_request: httpx.Request) -> httpx.Response:
+        if isinstance(found := answers.pop(0), httpx.HTTPError):
+            raise found
+        return found
+
+    async def work() -> None:
+        edge = server.Edge()
+        transport = httpx.MockTransport(respond)
+        edge._parts.web = web_client.WebClient(httpx.AsyncClient(transport=transport))
+        headers = [(b"host", b"localhost")]
+        scope = {"type": "http", "method": "GET", "path": "/health", "headers": headers}
+        while answers:
+            await edge({**scope, "query_string": b""}, _drip(at_once=0, pause=1), _take)
+            warnings.append(caplog.text.count("WARNING"))
+
+    asyncio.run(work())
+    assert warnings == [0, 0, 1]
+    assert "GET /health: web is away (it ended)" in caplog.text
+
+
+async def _take(_event: request_bodies.Event) -> None:
+    pass
 
 
 def test_request_during_a_restart_of_web_succeeds(stack: Stack) -> None:
@@ -446,6 +482,7 @@ def test_request_during_a_restart_of_web_succeeds(stack: Stack) -> None:
     until(stack.is_responding, 30)
 
 
+@pytest.mark.rotated
 def test_truncated_web_response_closes_connection(stack: Stack) -> None:
     """Stop the web process by SIGSTOP during a request, then kill it."""
     process = stack.processes["web"]
@@ -470,7 +507,7 @@ def test_streams_and_waits_end_quietly_when_the_edge_stops(stack: Stack) -> None
     log = stack.data / "edge.log"
     before = log.stat().st_size
     with (
-        stack.client.stream("GET", "/events", timeout=30) as listing,
+        stack.client.stream("GET", "/events", headers=EVENT_STREAM, timeout=30) as listing,
         stack.client.stream("GET", f"{LIEUTENANTS}/streamed/stream", timeout=30) as transcript,
     ):
         streams = [listing.iter_raw(), transcript.iter_raw()]
@@ -508,6 +545,7 @@ def opened(stack: Stack, request: bytes) -> socket.socket:
 
 def test_streams_beyond_open_file_limit_are_refused(stack: Stack, few_files: int) -> None:
     fields = f"host: 127.0.0.1:{stack.port}\r\nauthorization: Bearer {TOKEN}"
+    fields += "\r\naccept: text/event-stream"
     head = f"GET /events HTTP/1.1\r\n{fields}\r\n\r\n".encode()
     log = stack.data / "edge.log"
     before = log.stat().st_size

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import os
 import re
 import socket
 import time
@@ -78,6 +79,7 @@ def temporary_bytes(stack: Stack) -> int:
 ANYWHERE = [LIEUTENANTS, HEARTBEATS, "/registry/vms/x/heartbeat", "/lieutenants/", "/vm-tree/vms"]
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("path", ANYWHERE)
 @pytest.mark.parametrize("headers", [{}, bearer("nope"), bearer("reef_nope")], ids=str)
 def test_anonymous_requests_are_refused_after_the_headers(
@@ -270,6 +272,7 @@ def statuses(stack: Stack, count: int, body: bytes, tokens: list[str]) -> list[i
     return found
 
 
+@pytest.mark.rotated
 def test_unread_bodies_do_not_affect_other_clients(stack: Stack) -> None:
     large = b'{"a":"' + b"x" * 40_000 + b'"}'
     with ThreadPoolExecutor(2) as pool:
@@ -341,6 +344,27 @@ def test_one_address_gets_only_a_part_of_the_budget(monkeypatch: pytest.MonkeyPa
         "one too many": 503,
     }
     assert time.monotonic() - began < 5
+
+
+def test_body_of_millions_of_lists_is_refused() -> None:
+    """Web would need half a gigabyte and many seconds for it."""
+
+    async def read(body: bytes) -> int:
+        parts = [body[place : place + MIB] for place in range(0, len(body), MIB)]
+
+        async def receive() -> request_bodies.Event:
+            return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+        budget = request_bodies.BodyBudget(total=64 * MIB, per_address=64 * MIB)
+        with request_bodies.Body(budget, "192.0.2.1") as taken:
+            await taken.take_in(receive, len(body))
+            return taken.size
+
+    lists = b"[" + b",".join([b"[{}]"] * 200_000) + b"]"
+    with pytest.raises(request_bodies.BodyTooLarge, match="more than 300000 brackets"):
+        asyncio.run(read(lists))
+    for body in (lists[: len(lists) // 2], os.urandom(15 * MIB), b"x" * 15 * MIB):
+        assert asyncio.run(read(body)) == len(body)
 
 
 # -- bodies without credentials --------------------------------------------------------------------

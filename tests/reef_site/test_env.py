@@ -132,6 +132,18 @@ def test_valid_values_are_accepted(tmp_path: Path) -> None:
     assert not (tmp_path / "root-token").exists()
 
 
+def test_connections_bear_the_identity_of_the_data_folder(tmp_path: Path) -> None:
+    code = (
+        "print(settings.DATABASES['default']['OPTIONS']['application_name'])\n"
+        "print(settings.DATA_FOLDER_ID)"
+    )
+
+    done = load(tmp_path, code, DATABASE_URL="postgres://db.example/reef?application_name=mine")
+
+    name, identity = done.stdout.split()
+    assert name == identity
+
+
 def test_relative_data_folder_is_below_the_working_directory(tmp_path: Path) -> None:
     done = load(os.path.relpath(tmp_path / "here", ROOT), "print(settings.DATA_DIR)")
 

@@ -65,6 +65,7 @@ def measure(ask: Any) -> tuple[float, httpx.Response]:
     return time.monotonic() - began, answer
 
 
+@pytest.mark.rotated
 def test_hanging_redis_does_not_delay_requests(stack: Stack) -> None:
     stack.create("ada")
     stack.create("bob")
@@ -94,6 +95,7 @@ def test_hanging_redis_does_not_delay_requests(stack: Stack) -> None:
         assert sorted(users) == sorted(f"number {number}" for number in range(first, 16, 2))
 
 
+@pytest.mark.rotated
 def test_silent_provider_does_not_delay_pages(stack: Stack) -> None:
     paths = []
     for _ in range(3):
@@ -116,6 +118,7 @@ def test_silent_provider_does_not_delay_pages(stack: Stack) -> None:
     assert "no answer within 10 s" in told.get("error", told.get("text", ""))
 
 
+@pytest.mark.rotated
 def test_comparison_with_a_silent_provider_responds_at_once(stack: Stack) -> None:
     seconds, answer = measure(lambda: stack.client.post("/bootloader/reconcile"))
 

@@ -45,6 +45,7 @@ def old_permission(codename: str) -> Permission:
     return Permission.objects.get(content_type__app_label="lieutenants", codename=codename)
 
 
+@pytest.mark.rotated
 def test_rows_keep_their_tables(old_models: Any) -> None:
     job = old_models.get_model("lieutenants", "Job").objects.create(
         verb="pause", vm_id="top", actor="tests", state="done"

@@ -41,7 +41,7 @@ def configured_organs(request: pytest.FixtureRequest, settings: Any) -> Iterator
     kept = dict(admin.site._registry)
     whole = settings.ORGANS
     settings.ORGANS = organs.enabled_modules(request.param)
-    apps._unregister_admins()
+    apps._set_up_admin()
     _routes_anew()
     yield request.param
     settings.ORGANS = whole

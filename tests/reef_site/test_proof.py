@@ -29,6 +29,7 @@ OLD = 31 * 60
 # One request for each entry of `proof.SENSITIVE`.
 EXAMPLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("POST", "/lieutenants/ada/destroy", {"sure": "yes"}),
+    ("POST", "/lists/runs/destroy/x/start", {"count": "12"}),
     ("POST", "/fleet/snapshots/1/restore", {"confirm": "x"}),
     ("POST", "/provisioning/door/1/void", {}),
     ("POST", "/provisioning/findings/all/", {"kind": "vanished"}),
@@ -37,6 +38,17 @@ EXAMPLES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("POST", "/admin/auth/user/1/delete/", {"post": "yes"}),
     ("POST", "/admin/rules/rule/1/delete/", {"post": "yes"}),
     ("POST", "/admin/vmtree/nodetoken/", {"action": "revoke"}),
+    ("POST", "/access/tokens/", {"name": "ci", "scope": "read"}),
+    ("POST", "/access/tokens/1/revoke", {}),
+    ("POST", "/event-log/subscribers/1/delete/", {}),
+    ("POST", "/event-log/subscribers/", {"name": "hook", "channel": "webhook"}),
+    ("POST", "/notifications/1/delete/", {}),
+    ("POST", "/notifications/", {"by": "slack"}),
+    ("POST", "/rules/1/delete/", {}),
+    ("POST", "/rules/new/", {"name": "r", "event": "vm-silent"}),
+    ("POST", "/rules/1/", {"name": "r"}),
+    ("POST", "/rules/1/on/", {"list": "1"}),
+    ("POST", "/provisioning/commands/", {"command": "uptime"}),
     ("POST", "/admin/bootloader/jointoken/", {"action": "void"}),
     ("POST", "/admin/lieutenants/lieutenant/", {"action": ["destroy_selected", "x"], "index": "0"}),
     ("POST", "/admin/vmtree/snapshot/1/restore/", {"confirm": "x"}),
@@ -56,6 +68,11 @@ API_EXAMPLES: tuple[tuple[str, str, Any], ...] = (
     ("POST", "/vm-tree/snapshots/1/restore", {"confirm": "x"}),
     ("DELETE", "/registry/vms/x", None),
     ("DELETE", "/registry/rules/1", None),
+    ("POST", "/registry/rules", {"name": "r"}),
+    ("PATCH", "/registry/rules/1", {"enabled": True}),
+    ("POST", "/bootloader/commands", {"command": "uptime"}),
+    ("DELETE", "/events/subscribers/1", None),
+    ("POST", "/events/subscribers", {"name": "hook", "channel": "webhook"}),
     ("GET", "/vers-config/resolve/VERS_API_KEY", None),
     ("HEAD", "/vers-config/resolve/VERS_API_KEY", None),
     ("POST", "/bootloader/generate", {"vmId": "x", "name": "x", "type": "full"}),
@@ -63,6 +80,10 @@ API_EXAMPLES: tuple[tuple[str, str, Any], ...] = (
     ("POST", "/bootloader/provisionings/x/cancel", {"machine": "delete"}),
     ("POST", "/bootloader/findings/act", {"ids": [1]}),
     ("POST", "/bootloader/findings/1/act", {}),
+    ("POST", "/tools/reef_lt_destroy", {"name": "ada"}),
+    ("POST", "/tools/reef_lt_destroy/?dryRun=true", {"name": "ada"}),
+    ("POST", "/tools/vm_tree_operate", {"vmId": "x", "operation": "destroy"}),
+    ("POST", "/tools/reef_boot_generate", {"vmId": "x", "name": "x", "type": "full"}),
 )
 
 
@@ -150,6 +171,8 @@ def test_no_destructive_route_is_missing() -> None:
         # A node changes its own token, and has no session.
         "/bootloader/token",
         "/bootloader/token/confirm",
+        # A filter can be saved again.
+        "/lists/filters/<filter_id>/delete",
     }
     missing = []
     for _, route in patterns():
@@ -169,6 +192,8 @@ def test_every_action_of_the_admin_is_in_the_list_or_harmless() -> None:
         *("verify", "pin", "unpin", "compare", "undo", "put_back", "log_in", "forget_host_keys"),
         *("put_in_service", "take_out_of_service", "retry", "cancel_keep", "dismiss", "cancel"),
         *("abort_selected", "resume_selected", "pause_selected", "restart_selected"),
+        # Sends a message.
+        "retry_selected",
         *("switch_on", "switch_off", "grant_provisioning"),
         # Both keep the earlier session file.
         *("new-session_selected", "rewind_selected"),
@@ -189,6 +214,10 @@ def test_every_delete_of_the_api_is_in_the_list() -> None:
         "/vm-tree/snapshots/<snapshot_id>/pin",
         # A message that is withdrawn can be sent again.
         "/lieutenant/lieutenants/<name>/messages/<message_id>",
+        # So can a question be asked again.
+        "/lieutenant/questions/<question_id>",
+        # And so can a sign be declared.
+        "/lieutenant/lieutenants/<name>/next-sign",
         # A grant can be given again.
         "/bootloader/grants/<vm_id>",
     }
@@ -226,6 +255,9 @@ def patterns(found: list[Any] | None = None, before: str = "") -> Iterator[tuple
         ("POST", "/vm-tree/snapshots/1/restore", {}),
         ("POST", "/vm-tree/snapshots/1/restore", None),
         ("POST", "/vm-tree/vms/x/pause", {}),
+        ("POST", "/tools/vm_tree_operate", {"vmId": "x", "operation": "pause", "dryRun": True}),
+        ("POST", "/tools/reef_lt_pause", {"name": "ada"}),
+        ("POST", "/tools/none", {}),
         ("GET", "/lieutenant/lieutenants", None),
     ],
 )

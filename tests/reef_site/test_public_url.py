@@ -36,6 +36,7 @@ def person(stack: Stack) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.mark.rotated
 def test_all_urls_are_below_the_public_path(person: httpx.Client) -> None:
     html = person.get("/").text
     found = re.findall(r'(?:href|src|action|data-[a-z-]+|hx-get)="(/[^"]*)"', html)

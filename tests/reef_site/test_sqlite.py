@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -10,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
+from django.contrib.auth.models import User
 from django.db import OperationalError, connection, connections, transaction
+from django.test import Client
 
 from reef_site.common import clock
+from reef_site.sqlite import log
 from registry import checkpoints
 from registry.models import Gap
 
@@ -106,6 +112,57 @@ def test_wal_is_reset_while_others_write(monkeypatch: pytest.MonkeyPatch) -> Non
 
     # The log is this short only shortly after a reset.
     assert min(log_pages[len(log_pages) // 2 :]) < 60, log_pages
+
+
+READ = """
+import sqlite3, sys
+reader = sqlite3.connect(sys.argv[1])
+reader.execute("BEGIN")
+reader.execute("SELECT count(*) FROM registry_gap").fetchone()
+print("reading", flush=True)
+sys.stdin.read()
+"""
+
+
+def write_a_lot() -> int:
+    """Write some megabytes, with checkpoints as in the edge; return the log's bytes at its end."""
+    row = {"began_at": clock.now(), "ended_at": clock.now(), "status": "running"}
+    for _ in range(8):
+        Gap.objects.bulk_create(Gap(vm_id="x" * 250, **row) for _ in range(2000))
+        checkpoints.checkpoint()
+    write_once()
+    found = log.look()
+    assert found
+    return found.size_bytes
+
+
+def test_log_is_bounded_and_a_reader_that_pins_it_is_named(
+    client: Client, admin_user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "MAX_LOG_PAGES", 100)
+    monkeypatch.setattr(log, "LONG_BYTES", 4 << 20)
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA journal_size_limit = 500000")
+    client.force_login(admin_user)
+    assert write_a_lot() < 2 << 20
+
+    words = [sys.executable, "-c", READ, str(settings.DATABASES["default"]["NAME"])]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+        assert reader.stdout
+        assert reader.stdout.readline() == b"reading\n"
+        assert write_a_lot() > 4 << 20
+        page = client.get("/space/").content.decode()
+        assert reader.stdin
+        reader.stdin.close()
+    assert f"process {reader.pid} (" in page
+    assert "keeps a read transaction open" in page
+
+    checkpoints.checkpoint()
+    write_once()
+    found = log.look()
+    assert found
+    assert found.size_bytes < 1 << 20
+    assert "keeps a read transaction open" not in client.get("/space/").content.decode()
 
 
 def test_busy_timeout_of_sqlite_is_restored() -> None:

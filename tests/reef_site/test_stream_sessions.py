@@ -11,11 +11,13 @@ import pytest
 
 from reef_site.edge import revocation
 from tests.reef_site.account_helpers import browser, change, create_account, sign_in, sign_out
-from tests.stack import Stack, pause
+from tests.stack import EVENT_STREAM, Stack, pause
 from tests.waiting import until
+from vmtree import tokens
 
 # It takes less than a second, but other tests may slow down the machine.
 LIMIT_SECONDS = 5.0
+LIEUTENANTS = "/lieutenant/lieutenants"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ class Stream:
         assert self.is_open.wait(10)
 
     def _read(self, client: httpx.Client, path: str) -> None:
-        with client.stream("GET", path, timeout=30) as answer:
+        with client.stream("GET", path, headers=EVENT_STREAM, timeout=30) as answer:
             assert answer.status_code == 200
             for _ in answer.iter_raw():
                 self.is_open.set()
@@ -68,6 +70,7 @@ ENDINGS: dict[str, Callable[[Stack, httpx.Client, str], None]] = {
 }
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("path", ["/events", "/lieutenant/lieutenants/heard/stream"])
 def test_a_stream_ends_within_a_second(stack: Stack, ending: str, path: str) -> None:
@@ -121,6 +124,36 @@ def test_many_streams_of_one_session_end_together(stack: Stack) -> None:
     sign_out(client)
 
     assert max(stream.seconds_until_end(began) for stream in streams) < LIMIT_SECONDS
+
+
+def test_streams_end_when_an_operator_token_is_revoked(stack: Stack) -> None:
+    columns = "name, digest, scope, made_at, made_by, revoked_by, last_address"
+    for name in ("ended", "kept"):
+        digest = tokens.digest_of(f"reefop_{name}")
+        statement = f"INSERT INTO vmtree_operatortoken ({columns}) VALUES (?, ?, ?, ?, '', '', '')"
+        change(stack, statement, name, digest, "read", "2026-01-01 00:00:00")
+    ended, kept = (
+        httpx.Client(
+            base_url=stack.client.base_url, headers={"authorization": f"Bearer reefop_{name}"}
+        )
+        for name in ("ended", "kept")
+    )
+    with ended, kept:
+        streams = [Stream(ended, path) for path in ("/events", f"{LIEUTENANTS}/heard/stream")]
+        bystander = Stream(kept, "/events")
+
+        began = time.monotonic()
+        statement = "UPDATE vmtree_operatortoken SET revoked_at = ? WHERE name = ?"
+        change(stack, statement, "2026-01-02 00:00:00", "ended")
+
+        assert max(stream.seconds_until_end(began) for stream in streams) < LIMIT_SECONDS
+        assert not bystander.ended_at
+        # A body is read for a valid token only, and refused by its scope.
+        new = {"name": "new", "role": "r", "local": True}
+        assert ended.post(LIEUTENANTS, json=new).status_code == 401
+        assert kept.post(LIEUTENANTS, json=new).status_code == 403
+        change(stack, "DELETE FROM vmtree_operatortoken WHERE name = ?", "kept")
+        assert bystander.seconds_until_end(time.monotonic()) < LIMIT_SECONDS
 
 
 def test_stream_ends_when_lieutenant_leaves_subtree(stack: Stack) -> None:

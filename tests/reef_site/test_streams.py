@@ -6,7 +6,10 @@ import asyncio
 import json
 import os
 import random
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -19,12 +22,16 @@ import pytest
 from django.utils import timezone
 
 from lieutenants.models import Chunk, Entry, Lieutenant, Process
+from reef_site.client.errors import INTERRUPTED
 from reef_site.edge import streams
-from reef_site.edge.streams import Channel, Client, Listener, Streams
-from tests.stack import TOKEN, Stack
+from reef_site.edge.fleet_stream import Listener
+from reef_site.edge.streams import Channel, Client, Streams
+from tests.stack import EVENT_STREAM, ROOT, TOKEN, Stack
 from tests.waiting import until
 
 LIEUTENANTS = "/lieutenant/lieutenants"
+# The stream without the events of the log.
+NOTICES = "/events?log=false"
 WORDS = 400
 
 
@@ -108,17 +115,20 @@ def wait_idle(stack: Stack, name: str) -> None:
 # -- permissions -------------------------------------------------------------------------------
 
 
+@pytest.mark.rotated
 def test_stream_requires_valid_credentials(stack: Stack) -> None:
     stack.create("heard")
     base = str(stack.client.base_url)
     for path in (f"{LIEUTENANTS}/heard/stream", "/events"):
-        refused = httpx.get(base + path)
+        refused = httpx.get(base + path, headers=EVENT_STREAM)
         assert refused.status_code == 401
         assert refused.json() == {"error": "Unauthorized — missing Authorization header"}
         assert refused.headers["www-authenticate"] == "Bearer"
-        wrong = httpx.get(base + path, headers={"authorization": "Bearer wrong-token"})
+        wrong = httpx.get(
+            base + path, headers={**EVENT_STREAM, "authorization": "Bearer wrong-token"}
+        )
         assert wrong.status_code == 401
-        with stack.client.stream("GET", path) as answer:
+        with stack.client.stream("GET", path, headers=EVENT_STREAM) as answer:
             assert answer.status_code == 200
             assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
             assert answer.headers["cache-control"] == "no-store"
@@ -128,7 +138,7 @@ def test_operator_reads_stream_with_session(stack: Stack) -> None:
     with httpx.Client(base_url=stack.client.base_url) as operator:
         operator.get(httpx.URL(stack.manage("signin").strip()).path)
         assert any(name.startswith("reef-session-") for name in operator.cookies)
-        with operator.stream("GET", "/events") as answer:
+        with operator.stream("GET", "/events", headers=EVENT_STREAM) as answer:
             first = next(events_of(answer.iter_lines()))
 
     assert (answer.status_code, first.kind) == (200, "hello")
@@ -278,7 +288,7 @@ def _texts(follower: Follower) -> list[str]:
 
 def _read_change_stream(stack: Stack, received: list[set[str]], pk: str) -> None:
     """Read the stream of changes until an event names this lieutenant."""
-    with stack.client.stream("GET", "/events", timeout=60) as answer:
+    with stack.client.stream("GET", NOTICES, headers=EVENT_STREAM, timeout=60) as answer:
         for event in events_of(answer.iter_lines()):
             if event.kind == "lieutenants":
                 received.append(set(event.data["ids"]))
@@ -305,7 +315,7 @@ def test_listing_sends_at_most_four_events_a_second(stack: Stack) -> None:
 
     talking = threading.Thread(target=send_messages)
     try:
-        with stack.client.stream("GET", "/events", timeout=30) as answer:
+        with stack.client.stream("GET", NOTICES, headers=EVENT_STREAM, timeout=30) as answer:
             stream = events_of(answer.iter_lines())
             assert next(stream).kind == "hello"
             talking.start()
@@ -319,6 +329,171 @@ def test_listing_sends_at_most_four_events_a_second(stack: Stack) -> None:
     assert received_entries >= ids
     # Delayed events may arrive close together, but the average rate is limited.
     assert (times[-1] - times[0]) / (len(times) - 1) > 0.23
+
+
+# -- the event log -----------------------------------------------------------------------------
+
+
+@dataclass
+class LogFollower:
+    """A client of the event log that continues behind the last number it has seen."""
+
+    stack: Stack
+    query: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    last: int | None = None
+    events: list[dict[str, Any]] = field(default_factory=list)
+    is_open: threading.Event = field(default_factory=threading.Event)
+
+    def follow(self, until_subject: str, seconds: float = 60.0) -> None:
+        """Read, over as many connections as it takes, until an event has this subject."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            last = {} if self.last is None else {"last-event-id": str(self.last)}
+            headers = {**EVENT_STREAM, **self.headers, **last}
+            path = f"/events?{self.query}"
+            try:
+                with self.stack.client.stream("GET", path, headers=headers, timeout=20) as answer:
+                    if answer.status_code != 200:
+                        continue
+                    if self._read(events_of(answer.iter_lines()), until_subject):
+                        return
+            except httpx.TransportError:
+                # The edge was killed.
+                continue
+        raise AssertionError(f"no event about {until_subject}")
+
+    def _read(self, found: Iterator[Event], until_subject: str) -> bool:
+        for event in found:
+            self.last = self.last if event.rev is None else event.rev
+            if event.kind == "hello":
+                self.is_open.set()
+            if event.kind != "log":
+                continue
+            assert event.rev == event.data["id"]
+            self.events.append(event.data)
+            if event.data["subject"] == until_subject:
+                return True
+        return False
+
+
+def add_node(stack: Stack, vm_id: str, parent: str | None = None) -> None:
+    body = {"vmId": vm_id, "name": vm_id, "category": "swarm_vm", "parentVmId": parent}
+    stack.client.post("/vm-tree/vms", json=body).raise_for_status()
+
+
+def following(follower: LogFollower, until_subject: str) -> threading.Thread:
+    thread = threading.Thread(target=follower.follow, args=(until_subject,))
+    thread.start()
+    assert follower.is_open.wait(20)
+    return thread
+
+
+def test_log_streams_continue_while_the_edge_is_killed(stack: Stack) -> None:
+    add_node(stack, "log-top")
+    followers = [
+        LogFollower(stack, "cursor=0"),
+        LogFollower(stack, "kind=tree&subtree=log-top"),
+    ]
+    threads = [following(each, "log-last") for each in followers]
+    for number in range(12):
+        add_node(stack, f"log-{number}", "log-top")
+        if number in (3, 7):
+            stack.kill("edge")
+            stack.start("edge")
+            until(stack.is_responding, 30)
+    add_node(stack, "log-last", "log-top")
+    for thread in threads:
+        thread.join(60)
+
+    everything, subtree = followers
+    pages = stack.client.get("/events?limit=1000").json()["events"]
+    last = next(n for n, each in enumerate(pages) if each["subject"] == "log-last")
+    assert everything.events == pages[: last + 1]
+    assert [each["subject"] for each in subtree.events] == [
+        *(f"log-{number}" for number in range(12)),
+        "log-last",
+    ]
+
+
+@pytest.mark.rotated
+@pytest.mark.timeout(240)
+def test_command_line_follows_while_the_edge_is_killed(stack: Stack) -> None:
+    add_node(stack, "cli-top")
+    words = ["events", "--kind", "tree", "--subtree", "cli-top", "--json"]
+    environment = {**stack.env, "VERS_INFRA_URL": f"http://127.0.0.1:{stack.port}"}
+    argv = [sys.executable, "-m", "reef_site.cli", *words]
+    with subprocess.Popen(
+        argv, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        printed = map(json.loads, process.stdout)
+        try:
+            # The first one may come before it follows.
+            first = threading.Thread(target=lambda: next(printed))
+            first.start()
+            for number in range(120):
+                add_node(stack, f"cli-early-{number}", "cli-top")
+                first.join(0.5)
+                if not first.is_alive():
+                    break
+            assert not first.is_alive()
+            stack.kill("edge")
+            stack.start("edge")
+            until(stack.is_responding, 60)
+            add_node(stack, "cli-late", "cli-top")
+            assert any(each["subject"] == "cli-late" for each in printed)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == INTERRUPTED
+        finally:
+            process.kill()
+
+
+def test_log_stream_of_a_node_has_what_it_may_read(stack: Stack) -> None:
+    add_node(stack, "log-own")
+    add_node(stack, "log-below", "log-own")
+    token = stack.client.post("/vm-tree/vms/log-own/token").json()["token"]
+    node = LogFollower(stack, headers={"authorization": f"Bearer {token}"})
+    thread = following(node, "log-end")
+    key = "/vers-config/REEF_AGENT_MODEL"
+    stack.client.put(key, json={"value": "stub/one", "vm": "log-below"}).raise_for_status()
+    stack.client.put(key, json={"value": "stub/two"}).raise_for_status()
+    add_node(stack, "log-end")
+    thread.join(60)
+
+    found = [(each["kind"], each["vmId"]) for each in node.events]
+    assert ("tree.created", "log-end") in found
+    assert [vm_id for kind, vm_id in found if kind == "config.set"] == ["log-below"]
+    whole = stack.client.get("/events?kind=config").json()["events"]
+    assert [each["vmId"] for each in whole] == ["log-below", None]
+
+
+def test_log_continues_without_redis(stack: Stack) -> None:
+    follower = LogFollower(stack, "kind=tree")
+    thread = following(follower, "log-without-redis")
+    stack.kill("redis")
+    try:
+        add_node(stack, "log-without-redis")
+        thread.join(60)
+        assert not thread.is_alive()
+    finally:
+        stack.start("redis")
+
+
+def test_unfiltered_stream_has_notices_and_events(stack: Stack) -> None:
+    kinds: set[str] = set()
+    with stack.client.stream("GET", "/events", headers=EVENT_STREAM, timeout=30) as answer:
+        for event in events_of(answer.iter_lines()):
+            if event.kind == "hello":
+                add_node(stack, "log-and-notice")
+            kinds.add(event.kind)
+            if kinds >= {"hello", "log", "nodes"}:
+                break
+
+
+def test_wrong_filter_of_a_stream_is_refused(stack: Stack) -> None:
+    answer = stack.client.get("/events?since=soon", headers=EVENT_STREAM)
+    assert (answer.status_code, answer.json()["error"][:6]) == (400, "since:")
 
 
 # -- slow and disconnected clients -------------------------------------------------------------

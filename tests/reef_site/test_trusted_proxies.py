@@ -12,7 +12,7 @@ import pytest
 
 from reef_site.edge.client_addresses import TrustedProxies
 from tests.reef_site.account_helpers import browser, create_account, sign_in
-from tests.stack import Stack
+from tests.stack import EVENT_STREAM, Stack
 from tests.waiting import until
 
 PROXIES = TrustedProxies(map(ipaddress.ip_network, ("127.0.0.1/32", "10.0.0.0/8", "::1/128")))
@@ -65,6 +65,7 @@ def addresses_in_audit(stack: Stack) -> set[str]:
         return {row[0] for row in database.execute("SELECT address FROM audit_record")}
 
 
+@pytest.mark.rotated
 def test_audit_shows_address_from_trusted_proxy(stack: Stack) -> None:
     with browser(stack, **CLIENT) as client:
         sign_in(client, "nobody", "wrong")
@@ -83,6 +84,7 @@ def test_client_of_proxy_cannot_block_others(stack: Stack) -> None:
         assert sign_in(owner, "owner").status_code == 302
 
 
+@pytest.mark.rotated
 def test_untrusted_forwarded_header_is_ignored(direct: Stack) -> None:
     with browser(direct, **CLIENT) as client:
         sign_in(client, "nobody", "wrong")
@@ -93,7 +95,9 @@ def test_untrusted_forwarded_header_is_ignored(direct: Stack) -> None:
 def test_requests_through_a_proxy_count_for_their_client(stack: Stack) -> None:
     with ExitStack() as opened:
         for _ in range(3):
-            stream = stack.client.stream("GET", "/events", headers=CLIENT, timeout=20)
+            stream = stack.client.stream(
+                "GET", "/events", headers={**CLIENT, **EVENT_STREAM}, timeout=20
+            )
             assert opened.enter_context(stream).status_code == 200
 
         refused = stack.client.get("/health", headers=CLIENT)
@@ -109,12 +113,15 @@ def test_requests_through_a_proxy_count_for_their_client(stack: Stack) -> None:
     until(is_counted_again, 10)
 
 
+@pytest.mark.rotated
 def test_a_forged_hop_does_not_evade_limits(stack: Stack) -> None:
     forged = {"x-forwarded-for": "192.0.2.99, 203.0.113.9"}
     with ExitStack() as opened:
         for number in range(3):
             headers = {"x-forwarded-for": f"192.0.2.{number}, 203.0.113.9"}
-            stream = stack.client.stream("GET", "/events", headers=headers, timeout=20)
+            stream = stack.client.stream(
+                "GET", "/events", headers={**headers, **EVENT_STREAM}, timeout=20
+            )
             assert opened.enter_context(stream).status_code == 200
 
         answer = httpx.get(f"{stack.client.base_url}/health", headers=forged, timeout=20)

@@ -510,6 +510,7 @@ def test_killed_web_process_is_restarted(reef: Running, up: Up) -> None:
     until(lambda: up.health() == 200)
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("name", ["web", "redis"])
 def test_removed_socket_is_recreated(reef: Running, up: Up, name: str) -> None:
     path = up.data / "run" / f"{name}.sock"
@@ -523,6 +524,7 @@ def test_removed_socket_is_recreated(reef: Running, up: Up, name: str) -> None:
     reef.wait_for(rf"{name}: its socket .*{name}.sock was removed")
 
 
+@pytest.mark.rotated
 def test_second_start_after_a_stop_is_clean(reef: Running, up: Up) -> None:
     assert reef.end(within=12) < 10
     assert lockfile.tagged(up.data) == []
@@ -617,6 +619,7 @@ def test_models_that_cannot_be_read_stop_the_demo(tmp_path: Path) -> None:
     assert (tmp_path / "pi" / "models.json").read_text() == "{broken"
 
 
+@pytest.mark.rotated
 def test_start_warns_about_suspicious_settings(tmp_path: Path) -> None:
     up = Up(tmp_path)
     up.env |= {"PI_PATH": str(tmp_path / "no-pi"), "REEF_STALL_SECOND": "7"}

@@ -43,6 +43,7 @@ def ask(emulator: httpx.Client, vm_id: str, url: str) -> str:
     return status
 
 
+@pytest.mark.rotated
 def test_demo_vms_reach_the_root(short_folder: Path) -> None:
     up = Up(short_folder)
     running = up.start("--demo")
