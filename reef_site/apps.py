@@ -10,6 +10,9 @@ from django.db.backends.signals import connection_created
 from reef_site import env
 from reef_site.common.apps import ReefAppConfig, reef_apps
 
+# Between two statements of a transaction.
+_MAX_IDLE_SECONDS = 30
+
 
 @checks.register()
 def check_setting_names(**_: object) -> list[checks.CheckMessage]:
@@ -33,15 +36,18 @@ class ReefSiteConfig(ReefAppConfig):
     def ready(self) -> None:
         """Load our Celery app, which `shared_task` binds to, in every process."""
         import_module("reef_site.celery")
+        import_module("reef_site.palette.sources").register()
         env.register_names(import_module("versconfig.keys").ALL)
-        _unregister_admins()
-        connection_created.connect(_disable_jit, dispatch_uid="reef-without-compiling")
+        _set_up_admin()
+        connection_created.connect(_prepare_connection, dispatch_uid="reef-connection")
 
 
-def _unregister_admins() -> None:
+def _set_up_admin() -> None:
     """Unregister the admin pages of organs that this reef does not have."""
     from django.contrib import admin
 
+    # Its template has a link of its own to the other pages.
+    admin.site.site_url = None
     for config in reef_apps():
         if not config.is_enabled:
             for model in config.get_models():
@@ -49,11 +55,14 @@ def _unregister_admins() -> None:
                     admin.site.unregister(model)
 
 
-def _disable_jit(connection: Any, **_: object) -> None:
-    """Turn off PostgreSQL's just-in-time compilation for this connection.
+def _prepare_connection(connection: Any, **_: object) -> None:
+    """Set what each connection to PostgreSQL needs.
 
-    It overestimates recursive queries and compiles them first: 450 ms for a query of 50 ms.
+    Its just-in-time compilation is turned off: it overestimates recursive queries and compiles them
+    first, 450 ms for a query of 50 ms. And a process that is frozen in a transaction loses its
+    locks, so that another one can take its place.
     """
     if connection.vendor == "postgresql":
         with connection.connection.cursor() as cursor:
             cursor.execute("SET jit = off")
+            cursor.execute(f"SET idle_in_transaction_session_timeout = '{_MAX_IDLE_SECONDS}s'")

@@ -28,6 +28,7 @@ POLICY = "; ".join(
         "style-src 'self'",
         "img-src 'self' data:",
         "connect-src 'self'",
+        "manifest-src 'self'",
         "font-src 'self'",
         "form-action 'self'",
         "frame-ancestors 'none'",
@@ -153,5 +154,12 @@ class OperatorsMiddleware:
             raise PermissionDenied
 
 
-# Sign-in, sign-out, and a POST that only reads.
-_FOR_ALL = ("signin", "signin-again", "signout", "fleet:news")
+# Sign-in, sign-out, a POST that only reads, and what changes only what this account sees.
+_OWN = (
+    *("preferences", "notifications:index", "notifications:channel"),
+    *("notifications:act", "notifications:delete", "notifications:news"),
+    *("attention-snooze", "lieutenants:read", "lieutenants:read-all"),
+    *("lists:save-filter", "lists:rename-filter", "lists:delete-filter"),
+    *("lists:hide-preset", "lists:show-preset"),
+)
+_FOR_ALL = ("signin", "signin-again", "signout", "fleet:news", *_OWN)

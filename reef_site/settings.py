@@ -11,7 +11,7 @@ import socket
 import tempfile
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import dj_database_url
 
@@ -111,6 +111,8 @@ def _databases(url: str) -> dict[str, Any]:
         parsed["TEST"] = {"NAME": f"{parsed['NAME']}.test"}
     else:
         parsed["CONN_HEALTH_CHECKS"] = True
+        # Other followers find by it the transactions that a frozen one has left open.
+        parsed.setdefault("OPTIONS", {})["application_name"] = DATA_FOLDER_ID
     return {"default": parsed}
 
 
@@ -166,6 +168,9 @@ MAX_CONNECTIONS_PER_ADDRESS = env.integer(
 MAX_LOOPBACK_CONNECTIONS = env.integer("REEF_MAX_LOOPBACK_CONNECTIONS", 5000, least=1, most=5900)
 MAX_BODY_MIB = env.integer("REEF_MAX_BODY_MIB", 256, least=24, most=1 << 16)
 MAX_BODY_MIB_PER_ADDRESS = env.integer("REEF_MAX_BODY_MIB_PER_ADDRESS", 64, least=16, most=1 << 16)
+# Requests a minute of one token of a node or an operator, and of the root token; 0 is no limit.
+RATE_LIMIT = env.integer("REEF_RATE_LIMIT", 6000, least=0, most=10_000_000)
+ROOT_RATE_LIMIT = env.integer("REEF_ROOT_RATE_LIMIT", 60_000, least=0, most=10_000_000)
 # Public URL, if reef is behind a proxy; its port and path are used.
 PUBLIC_URL = env.url("REEF_PUBLIC_URL", "", ("", "http", "https")).rstrip("/")
 _PUBLIC = urlsplit(PUBLIC_URL)
@@ -219,13 +224,22 @@ AGENT_ENV = [
 # Isolation of agents from reef and from each other, and further folders that they may use.
 ISOLATION = env.word("REEF_ISOLATION", "auto", ("auto", "user", "landlock", "bubblewrap", "none"))
 AGENT_FOLDERS = env.names("REEF_AGENT_FOLDERS", each=r"/[^,\x00-\x1f]*")
+# Whether agents get the tools of reef.
+AGENT_TOOLS = env.boolean("REEF_AGENT_TOOLS", True)
 STALL_SECONDS = env.integer("REEF_STALL_SECONDS", 600, least=0, most=7 * 86400)
 TOOL_SECONDS = env.integer("REEF_TOOL_SECONDS", 3600, least=0, most=30 * 86400)
+DIALOG_SECONDS = env.integer("REEF_DIALOG_SECONDS", 3600, least=0, most=30 * 86400)
+LIMIT_ACTION = env.word("REEF_LIMIT_ACTION", "abort", ("abort", "note"))
+# How often a sign of each lieutenant is expected (0 is never), and how much later it may come.
+SIGN_PERIOD_SECONDS = env.integer("REEF_SIGN_PERIOD_SECONDS", 0, least=0, most=30 * 86400)
+SIGN_GRACE_SECONDS = env.integer("REEF_SIGN_GRACE_SECONDS", 60, least=0, most=30 * 86400)
 STALL_NOTICE_SECONDS = env.integer("REEF_STALL_NOTICE_SECONDS", 60, least=1, most=86400)
 START_SECONDS = env.integer("REEF_START_SECONDS", 90, least=1, most=3600)
 STARTS_AT_ONCE = env.integer("REEF_STARTS_AT_ONCE", max(2, os.cpu_count() or 2), least=1, most=256)
 MAX_MESSAGE_BYTES = env.integer("REEF_MAX_MESSAGE_BYTES", 1 << 20, least=1000, most=8 << 20)
 DATA_UPLOAD_MAX_MEMORY_SIZE = 16 << 20
+# A list's form has a field for each of up to 1000 chosen rows.
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 1100
 
 # -- Django
 DEBUG = False
@@ -243,10 +257,14 @@ INSTALLED_APPS = [
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
+    "reef_site.common.eventlog.apps.EventLogConfig",
     "reef_site.apps.ReefSiteConfig",
     "reef_site.accounts.apps.AccountsConfig",
     "reef_site.audit.apps.AuditConfig",
     "reef_site.attention.apps.AttentionConfig",
+    "reef_site.lists.apps.ListsConfig",
+    "reef_site.activity.apps.ActivityConfig",
+    "reef_site.storage.apps.StorageConfig",
     "reef_site.dashboard.apps.DashboardConfig",
     "vmtree.apps.VmtreeConfig",
     "vmtree.operations.apps.OperationsConfig",
@@ -261,6 +279,8 @@ MIDDLEWARE = [
     "reef_site.middleware.ContentSecurityPolicyMiddleware",
     "reef_site.accounts.middleware.SecureCookiesMiddleware",
     "reef_site.audit.middleware.AuditMiddleware",
+    "reef_site.api.http_middleware.ApiGzipMiddleware",
+    "reef_site.api.http_middleware.ApiConditionalGetMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -269,6 +289,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "reef_site.accounts.middleware.SessionLifeMiddleware",
     "reef_site.accounts.middleware.OwnHostMiddleware",
+    "reef_site.accounts.zones.TimeZoneMiddleware",
     "reef_site.middleware.OperatorsMiddleware",
     "reef_site.middleware.DiskProblemMiddleware",
     "reef_site.middleware.StorableNamesMiddleware",
@@ -325,6 +346,33 @@ SECURE_HSTS_SECONDS = 30 * 86400
 # Retention of the audit log: days, and rows.
 AUDIT_DAYS = env.integer("REEF_AUDIT_DAYS", 90, least=1, most=3650)
 AUDIT_ROWS = env.integer("REEF_AUDIT_ROWS", 1_000_000, least=1000, most=100_000_000)
+# Retention of the event log, and of the deliveries to its subscribers: days, and events.
+EVENT_DAYS = env.integer("REEF_EVENT_DAYS", 90, least=1, most=3650)
+EVENT_ROWS = env.integer("REEF_EVENT_ROWS", 1_000_000, least=1000, most=100_000_000)
+DELIVERY_DAYS = env.integer("REEF_DELIVERY_DAYS", 14, least=1, most=3650)
+# Retention of questions that were decided: days.
+QUESTION_DAYS = env.integer("REEF_QUESTION_DAYS", 90, least=1, most=3650)
+# Retention of what boot scripts report, of their texts and of join tokens, and of the logs of
+# provisionings: days.
+BOOT_DAYS = env.integer("REEF_BOOT_DAYS", 30, least=1, most=3650)
+PROVISIONING_LOG_DAYS = env.integer("REEF_PROVISIONING_LOG_DAYS", 90, least=1, most=3650)
+# Retention of long arguments of tool calls, and of single model calls: days, 0 for no limit.
+TOOL_DATA_DAYS = env.integer("REEF_TOOL_DATA_DAYS", 180, least=0, most=3650)
+USAGE_DAYS = env.integer("REEF_USAGE_DAYS", 0, least=0, most=3650)
+# Whether webhooks may reach this machine and its link, such as a receiver on 127.0.0.1.
+LOCAL_WEBHOOKS = env.boolean("REEF_LOCAL_WEBHOOKS", default=False)
+# The mail server for subscribers, such as smtp://user:password@mail.example:587 with STARTTLS if
+# it has a user, or smtps://…:465.
+_EMAIL = urlsplit(env.url("REEF_EMAIL_URL", "", ("", "smtp", "smtps")))
+HAS_EMAIL = bool(_EMAIL.hostname)
+EMAIL_HOST = _EMAIL.hostname or ""
+EMAIL_PORT = _EMAIL.port or (465 if _EMAIL.scheme == "smtps" else 25)
+EMAIL_HOST_USER = unquote(_EMAIL.username or "")
+EMAIL_HOST_PASSWORD = unquote(_EMAIL.password or "")
+EMAIL_USE_SSL = _EMAIL.scheme == "smtps"
+EMAIL_USE_TLS = not EMAIL_USE_SSL and bool(EMAIL_HOST_USER)
+EMAIL_TIMEOUT = 15
+DEFAULT_FROM_EMAIL = env.matching("REEF_EMAIL_FROM", "reef@localhost", r"[^\s@]+@[^\s@]+")
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
@@ -345,9 +393,11 @@ REST_FRAMEWORK = {
     ],
     "DEFAULT_PERMISSION_CLASSES": [
         "rest_framework.permissions.IsAuthenticated",
+        "reef_site.api.throttling.WithinLimit",
         "reef_site.api.authentication.NodePermission",
         "reef_site.common.request_names.OnlyKnownNames",
     ],
+    "DEFAULT_THROTTLE_CLASSES": ["reef_site.api.throttling.TokenThrottle"],
     "DEFAULT_PARSER_CLASSES": ["reef_site.common.json_format.AnyTypeJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["reef_site.common.json_format.WireJSONRenderer"],
     "DEFAULT_METADATA_CLASS": None,

@@ -9,9 +9,8 @@ from django.conf import settings
 from django.utils import timezone
 
 from lieutenants.models import LifeSign
-from reef_site.accounts import throttle
+from reef_site.accounts import request_counts, throttle
 from reef_site.accounts.sessions import SessionStore
-from reef_site.audit import retention
 from reef_site.common import outside
 from reef_site.common.ticks import tick_task
 
@@ -26,10 +25,10 @@ def tick() -> None:
 
 @tick_task("reef.cleanup")
 def clean_up() -> None:
-    """Delete expired sessions and sign-in links, old attempts, and old rows of the audit log."""
+    """Delete expired sessions and sign-in links, and old attempts."""
     SessionStore.clear_expired()
     throttle.forget_old()
-    retention.prune()
+    request_counts.forget_old()
 
 
 @shared_task(name="reef.outside_call", soft_time_limit=20, time_limit=30)

@@ -14,12 +14,17 @@ from django.urls import URLPattern, URLResolver, include, path, re_path
 from django.views.generic import RedirectView
 
 from reef_site import middleware
-from reef_site.api.views import FleetEvents, Schema, browser
+from reef_site.access import api as access_api
+from reef_site.api.extension import Extension
+from reef_site.api.tools import Mcp, ToolCall, Tools
+from reef_site.api.views import Schema, browser
 from reef_site.common import disk
 from reef_site.common.apps import api_routes, page_routes
 from reef_site.common.json_format import json_response
-from reef_site.dashboard import outside_call_views, overview
+from reef_site.dashboard import connect, outside_call_views, overview
 from reef_site.health.views import SERVICES, Health
+from reef_site.palette import views as palette
+from reef_site.pwa import views as pwa
 
 urlpatterns: list[URLPattern | URLResolver] = [
     re_path(r"^health/?$", Health.as_view(), name="health"),
@@ -30,14 +35,24 @@ urlpatterns: list[URLPattern | URLResolver] = [
     ),
     path("", overview.overview, name="overview"),
     path("parts/", overview.parts, name="parts"),
+    path("palette/", palette.entries, name="palette"),
+    path("manifest.webmanifest", pwa.manifest, name="manifest"),
+    path("service-worker.js", pwa.service_worker, name="service-worker"),
+    path("offline/", pwa.offline, name="offline"),
     path("calls/<str:call_id>/", outside_call_views.outside_call, name="outside-call"),
+    re_path(r"^connect/?$", connect.connect, name="connect"),
     path("docs/", include("reef_site.docs.urls")),
+    path("access/", include("reef_site.access.urls")),
     *page_routes(),
     path("admin/", admin.site.urls),
     # -- agents
     re_path(r"^api/schema/?$", Schema.as_view(), name="api-schema"),
     re_path(r"^api/docs/?$", browser, name="api-docs"),
-    re_path(r"^events/?$", FleetEvents.as_view(), name="events"),
+    *access_api.urlpatterns,
+    re_path(r"^tools/?$", Tools.as_view(), name="tools"),
+    re_path(r"^tools/(?P<name>[^/]+)/?$", ToolCall.as_view(), name="tool"),
+    re_path(r"^mcp/?$", Mcp.as_view(), name="mcp"),
+    path("agent/extension.ts", Extension.as_view(), name="extension"),
     *api_routes(),
 ]
 

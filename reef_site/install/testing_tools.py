@@ -1,4 +1,4 @@
-"""Tools of the tests beside Python: three agents by npm; a browser, sshd and more by apt.
+"""Tools of the tests beside Python: agents and axe-core by npm; a browser, sshd and more by apt.
 
 Missing tools are installed where that is allowed. The tests get the paths in variables
 `REEF_TEST_…`, and `REEF_TEST_PROBLEMS`, a JSON object with a sentence for each missing tool.
@@ -26,6 +26,10 @@ OLDER_AGENTS = {
 }
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 Report = Callable[[str], object]
+# Speaks the Agent Client Protocol for one of these agents.
+ADAPTER = Recipe(CHECKOUT / "tests" / "agents" / "pi-acp", "pi-acp", "pi-acp")
+# Checks the accessibility of pages, as a script that a browser runs.
+AXE = Recipe(CHECKOUT / "tests" / "axe", "axe-core")
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ PROGRAMS = (
     Program(
         "cloud-init", "REEF_TEST_CLOUD_INIT", partial(find_for_root, "cloud-init"), ("cloud-init",)
     ),
+    # Agents of older servers run in it.
+    Program("tmux", "REEF_TEST_TMUX", partial(shutil.which, "tmux"), ("tmux",)),
     # Login shells of the tests' hosts.
     Program("zsh", "REEF_TEST_ZSH", partial(shutil.which, "zsh"), ("zsh",)),
     Program("fish", "REEF_TEST_FISH", partial(shutil.which, "fish"), ("fish",)),
@@ -102,6 +108,7 @@ def prepare(report: Report) -> ToolSet:
             tools.problems[program.name] = why
             report(why)
     _install_agents(tools, report)
+    _install_axe(tools, report)
     return tools
 
 
@@ -146,3 +153,31 @@ def _install_agents(tools: ToolSet, report: Report) -> None:
         except InstallError as error:
             tools.problems[f"pi_{name}"] = str(error)
             report(str(error))
+    try:
+        adapter = npm_agent.ensure(ADAPTER, home / "pi-acp", report)
+        tools.found["REEF_TEST_PI_ACP"] = str(adapter.cli)
+    except InstallError as error:
+        tools.problems["pi_acp"] = str(error)
+        report(str(error))
+
+
+def _install_axe(tools: ToolSet, report: Report) -> None:
+    """Install axe-core at its locked version; it has no dependencies and no program."""
+    folder = CACHE / "axe-core" / AXE.mark()
+    script = folder / "node_modules" / "axe-core" / "axe.min.js"
+    npm = shutil.which("npm")
+    if npm and not script.exists():
+        unfinished = folder.with_suffix(f".{os.getpid()}")
+        shutil.copytree(AXE.source, unfinished)
+        report(f"installing axe-core by npm into {folder}")
+        command = [npm, "ci", *npm_agent.NPM_OPTIONS]
+        done = subprocess.run(command, cwd=unfinished, capture_output=True, check=False)
+        if done.returncode or folder.exists():
+            shutil.rmtree(unfinished)
+        else:
+            unfinished.rename(folder)
+    if script.exists():
+        tools.found["REEF_TEST_AXE"] = str(script)
+    else:
+        tools.problems["axe-core"] = "axe-core could not be installed by npm"
+        report(tools.problems["axe-core"])

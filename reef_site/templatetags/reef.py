@@ -12,12 +12,23 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from lieutenants.agents import provider_errors
+from lieutenants.models import Answer
+from lieutenants.states import Outcome
 from lieutenants.transcript import markdown as rendering
 from lieutenants.transcript import terminal
+from reef_site.common import clock
 from reef_site.common import text as texts
 
 register = template.Library()
 
+# With the shape that `base.css` gives it, so that colour is not needed.
+OUTCOME_WORDS = {
+    Outcome.OPEN: "open",
+    Outcome.COMPLETED: "done",
+    Outcome.ABORTED: "aborted",
+    Outcome.ERROR: "failed",
+    Outcome.INTERRUPTED: "interrupted",
+}
 _STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
@@ -29,9 +40,12 @@ def format_span(span: timedelta) -> str:
 
 
 @register.filter
-def span(value: timedelta | None) -> str:
-    """Format a time span; empty for None."""
-    return "" if value is None else format_span(value)
+def span(value: timedelta | float | None) -> str:
+    """Format a duration, which may be a number of seconds; empty for None."""
+    if value is None:
+        return ""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    return texts.format_duration(seconds)
 
 
 @register.simple_tag
@@ -44,6 +58,20 @@ def ago(moment: datetime | None) -> str:
 def age(moment: datetime | None) -> str:
     """Show the time since a moment, without "ago"."""
     return _time(moment, "age", "")
+
+
+@register.simple_tag
+def at(moment: datetime | None) -> str:
+    """Show a moment in the person's time zone; without its date if that is today's."""
+    if moment is None:
+        return "—"
+    local, today = timezone.localtime(moment), timezone.localdate()
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>',
+        moment.astimezone(UTC).isoformat(timespec="milliseconds"),
+        f"{local:%Y-%m-%d %H:%M:%S %Z}",
+        f"{local:%H:%M:%S}" if local.date() == today else f"{local:%Y-%m-%d %H:%M:%S}",
+    )
 
 
 def _time(moment: datetime | None, kind: str, ending: str) -> str:
@@ -61,6 +89,12 @@ def _time(moment: datetime | None, kind: str, ending: str) -> str:
 
 
 @register.filter
+def parsed_time(text: str) -> datetime:
+    """Return the moment of a timestamp in JSON, for the filter `date`."""
+    return clock.parse_iso(text)
+
+
+@register.filter
 def tokens(count: int | None) -> str:
     """Format a count of tokens in at most six characters."""
     number = count or 0
@@ -72,12 +106,36 @@ def tokens(count: int | None) -> str:
 
 
 @register.filter
+def grouped(count: int) -> str:
+    """Format a count with its thousands separated."""
+    return f"{count:,}"
+
+
+@register.filter
 def dollars(amount: Decimal | float | None) -> str:
     """Format US dollars; small amounts keep four digits."""
-    value = float(amount or 0)
-    if value == 0:
-        return "$0"
-    return f"${value:.4f}" if value < 0.1 else f"${value:,.2f}"
+    return texts.format_dollars(amount or 0)
+
+
+@register.simple_tag
+def outcome(turn: Answer) -> str:
+    """Show the outcome of a turn, how long it took and how long ago it ended."""
+    word = Outcome(turn.outcome)
+    lasted = f" in {span(turn.ended_at - turn.started_at)}" if turn.ended_at else ""
+    return format_html(
+        '<span class="outcome is-{}">{}</span><span class="soft">{} · {}</span>',
+        word,
+        OUTCOME_WORDS[word],
+        lasted,
+        ago(turn.ended_at),
+    )
+
+
+@register.simple_tag
+def outcome_word(turn: Answer) -> str:
+    """Show the outcome of a turn, where there is no room for more."""
+    word = Outcome(turn.outcome)
+    return format_html('<span class="outcome is-{}">{}</span>', word, OUTCOME_WORDS[word])
 
 
 @register.filter
@@ -88,8 +146,8 @@ def first_words(text: str | None) -> str:
 
 @register.simple_tag
 def took(began: datetime | None, ended: datetime | None) -> str:
-    """Format a duration; empty while it is unknown."""
-    return format_span(ended - began) if began and ended else ""
+    """Format the duration between two moments; empty while it is unknown."""
+    return span(ended - began) if began and ended else ""
 
 
 @register.filter
@@ -102,6 +160,24 @@ def plainly(text: str | None) -> str:
 def markdown(text: str) -> SafeString:
     """Render Markdown as safe HTML."""
     return rendering.render(text)
+
+
+@register.filter
+def printed(text: str) -> SafeString:
+    """Show what a program printed, as a terminal would, with its colours."""
+    return terminal.html(text, len(text))
+
+
+@register.filter
+def reordering_marked(text: str | None) -> str:
+    """Return the text with visible marks in place of characters that would reorder it."""
+    return terminal.mark_reordering(text or "")
+
+
+@register.filter
+def without_markdown(text: str | None) -> str:
+    """Return the plain text of Markdown."""
+    return rendering.plain_text(text or "")
 
 
 @register.filter
