@@ -60,10 +60,21 @@ def pytest_configure(config: pytest.Config) -> None:
         is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
         if is_whole and config.option.markexpr == "not thorough":
             os.environ.setdefault(PART, str(int(time.time() // 86400) % PARTS))
+        # Many processes, browsers and limits on a shared machine: a failure is tried again once.
+        # A test that passes then is listed with its first failure at the end of the run.
+        if is_whole and config.option.reruns is None:
+            config.option.reruns = 1
         file = Path(tempfile.gettempdir()) / f"reef-migrated-{os.getpid()}.sqlite3"
         file.unlink(missing_ok=True)
         os.environ[MIGRATED] = str(file)
         os.environ[STATIC_ROOT] = tempfile.mkdtemp(prefix="reef-static-")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the first failure of each test that was tried again."""
+    for report in terminalreporter.stats.get("rerun", []):
+        terminalreporter.section(f"tried again: {report.nodeid}", sep="-")
+        terminalreporter.write_line(report.longreprtext)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
