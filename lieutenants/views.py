@@ -198,7 +198,7 @@ def _composer(lieutenant: Lieutenant) -> dict[str, Any]:
         "image_formats": FORMAT_NAMES,
         "max_images": MAX_IMAGES,
         "max_image_bytes": MAX_BYTES,
-        "moulds": [items.template_item(kind) for kind in kinds],
+        "moulds": [items.template_item(lieutenant, kind) for kind in kinds],
     }
 
 

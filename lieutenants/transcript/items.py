@@ -118,6 +118,13 @@ class TranscriptItem:
         return self.entry.kind == Entry.Kind.TEXT and self.entry.final and not self.prints
 
     @cached_property
+    def unfinished(self) -> markdown.Unfinished | None:
+        """Return an answer in Markdown that is still being written."""
+        if self.entry.kind != Entry.Kind.TEXT or self.entry.final or self.prints:
+            return None
+        return markdown.render_unfinished(self.text)
+
+    @cached_property
     def first_part(self) -> markdown.Part | None:
         """Return the first part of an answer that is too long to be shown at once."""
         if not self.is_markdown:
@@ -177,9 +184,10 @@ def text_part(entry: Entry, after: int, fence: str) -> tuple[markdown.Part, int]
     return part, max(0, output.length - after - part.length)
 
 
-def template_item(kind: Entry.Kind) -> TranscriptItem:
+def template_item(lieutenant: Lieutenant, kind: Entry.Kind) -> TranscriptItem:
     """Return an empty open block: the page's template for blocks that are streaming."""
-    return TranscriptItem(Entry(pk=0, kind=kind, final=False, at=timezone.now(), rev=0))
+    entry = Entry(pk=0, kind=kind, final=False, at=timezone.now(), rev=0)
+    return TranscriptItem(entry, prints=dialect_of(lieutenant).features.prints)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ _MAX_NESTING = 20
 # Code with longer lines can be scrolled, so it can have the focus.
 _WIDE = 80
 _FENCE = re.compile(r"(?P<mark>`{3,20}|~{3,20})(?P<language>[\w+#.-]{0,40})")
+# A last line that may turn the paragraph before it into a heading, a list or a table.
+_UNDECIDED = re.compile(r"(?:\A|(?<=\n))[ \t]*[-=*_#>`~|+:\d.)]+[ \t]*\Z")
 # As the parser sees them. A carriage return at the very end may be half of one.
 _LINE_END = re.compile(r"\r\n|\r(?!\Z)|\n")
 # Images within texts are walls of base64.
@@ -53,12 +55,45 @@ class Part:
     fence: str = ""
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A text that is still being written: what is clear of it as HTML, and the rest as it is.
+
+    With `continues`, what is written next belongs into the last element of `html`.
+    """
+
+    html: SafeString
+    rest: str
+    continues: bool
+
+
 def render(text: str) -> SafeString:
     """Return a text as safe HTML; very long ones, and those nested too deeply, as plain text."""
     text = mark_reordering(text)
     if len(text) > MAX_CHARACTERS:
         return _plain(text)
     return _remembered.get(text, lambda: _render(text))
+
+
+def render_unfinished(text: str) -> Unfinished:
+    """Return what is known of a text that is still being written; very long ones stay as they are."""
+    if len(text) > MAX_CHARACTERS:
+        return Unfinished(mark_safe(""), text, continues=False)
+    undecided = _UNDECIDED.search(text)
+    clear = text[: undecided.start()] if undecided else text
+    lines = clear.rstrip().splitlines()
+    last = _PARSER.parse(clear)[-1:] if lines else []
+    in_code = bool(last) and last[0].type == "fence" and not _ends(lines, last[0])
+    continues = in_code or bool(clear and not clear.endswith("\n"))
+    return Unfinished(_render(mark_reordering(clear)), text[len(clear) :], continues)
+
+
+def _ends(lines: Sequence[str], fence: Token) -> bool:
+    """Return whether the last of the lines ends this code block."""
+    mark = lines[-1].strip()
+    begin = fence.map[0] if fence.map else 0
+    is_mark = set(mark) == {fence.markup[0]} and len(mark) >= len(fence.markup)
+    return is_mark and len(lines) - 1 > begin
 
 
 def first_part(text: str, *, fence: str = "", is_cut: bool = False) -> Part:

@@ -148,12 +148,13 @@ def test_selection_in_running_output_survives_new_output(
 ) -> None:
     page = open_page(operator, stack, "/lieutenants/bella/")
     stack.send("bella", "SLOW 4 alpha beta gamma delta epsilon zeta eta theta iota kappa")
-    output = page.locator(".is-text [data-said]")
+    output = page.locator(".is-text .prose")
     expect(output).to_contain_text("beta")
     page.evaluate(
         """() => {
-          const text = document.querySelector(".is-text [data-said]").firstChild;
-          getSelection().setBaseAndExtent(text, 0, text, 11);
+          const box = document.querySelector(".is-text .prose");
+          const text = document.createTreeWalker(box, NodeFilter.SHOW_TEXT).nextNode();
+          getSelection().setBaseAndExtent(text, 0, text, 5);
         }"""
     )
     selected = page.evaluate(SELECTED)

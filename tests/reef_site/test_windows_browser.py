@@ -122,7 +122,7 @@ def test_two_windows_show_each_entry_once(context: BrowserContext, stack: Stack)
     first = open_page(context, stack, "/lieutenants/lt-0/")
     stack.wait_idle("lt-0")
     stack.send("lt-0", "SLOW 2 one two three four five six seven eight nine ten")
-    first.locator(".is-text [data-said]").wait_for()
+    first.locator(".is-text[data-open]").wait_for()
     second = open_page(context, stack, "/lieutenants/lt-0/")
     stack.wait_idle("lt-0")
     for page in (first, second):

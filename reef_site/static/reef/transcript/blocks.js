@@ -1,17 +1,18 @@
-// The blocks of the transcript: unfinished text is appended as plain text, finished blocks are fetched
-// as rendered by the server.
+// The blocks of the transcript. Text is appended as plain text as it arrives; about once a second an
+// answer is fetched as rendered by the server, and so is each finished block.
 import { byId, get } from "../core.js";
 import { keepFresh } from "../live.js";
 import { unlessSelected } from "../selection.js";
-import { replace } from "../swap.js";
+import { morph, replace } from "../swap.js";
 import { tick } from "../times.js";
+import { joinRest, resetText, textNodeOf } from "./unfinished.js";
 import { follow } from "./scrolling.js";
 import { isOutside, number, trim, whileLoadingLater } from "./window.js";
 
 const page = byId("one");
 const blockOf = (id) => byId(`e${id}`);
-// Deltas of entries that have no block on the page yet, by entry.
-const earlyDeltas = new Map();
+// Deltas [revision, text] that no fetched block contains yet, by entry.
+const newDeltas = new Map();
 
 function place(block) {
   byId("nothing-said")?.remove();
@@ -33,15 +34,6 @@ function createBlock(entry) {
   if (name && entry.tool) name.textContent = marked(entry.tool);
   place(block);
   return block;
-}
-
-// The text node that a block's text is appended to.
-function textNodeOf(block) {
-  const place = block.querySelector("[data-said]");
-  if (!place) return null;
-  if (place.firstChild?.nodeType !== Node.TEXT_NODE) place.replaceChildren("");
-  if (!place.firstChild) place.append(document.createTextNode(""));
-  return place.firstChild;
 }
 
 // Of a very long text that is being written only the end is shown.
@@ -96,8 +88,10 @@ export function onEntry(entry, rev) {
   } else {
     const block = blockOf(entry.id) || createBlock(entry);
     unwritten.delete(block);
-    const textNode = block && textNodeOf(block);
-    if (textNode) write(textNode.parentElement, marked(entry.text.slice(-2 * MAX_TEXT)));
+    newDeltas.delete(entry.id);
+    const place = block && resetText(block);
+    if (place) write(place, marked(entry.text.slice(-2 * MAX_TEXT)));
+    if (block && entry.text) formatSoon(block);
   }
   follow();
 }
@@ -142,13 +136,13 @@ function callOf(entry) {
 export function onDelta(delta, rev) {
   if (isMissed(onDelta, delta.entry, delta, rev)) return;
   const block = blockOf(delta.entry);
-  const textNode = block && textNodeOf(block);
-  if (textNode) {
-    append(block, marked(delta.text));
-  } else {
-    if (!earlyDeltas.has(delta.entry)) fetchSoon(delta.entry);
-    earlyDeltas.set(delta.entry, [...(earlyDeltas.get(delta.entry) || []), [rev, delta.text]]);
-  }
+  const isShown = block && textNodeOf(block);
+  if (isShown) append(block, marked(delta.text));
+  if (isShown && !isFormatted(block)) return;
+  if (!newDeltas.has(delta.entry)) newDeltas.set(delta.entry, []);
+  newDeltas.get(delta.entry).push([rev, delta.text]);
+  if (isShown) formatSoon(block);
+  else fetchSoon(delta.entry);
 }
 
 // The last block of a turn carries its footer, which exists only when the turn has ended.
@@ -191,55 +185,93 @@ function isMissed(handle, id, data, rev) {
 
 // The page's part was replaced.
 export function forget() {
-  earlyDeltas.clear();
+  newDeltas.clear();
   pending.clear();
+  unformatted.clear();
+  document.querySelectorAll(".block[data-open]").forEach(joinRest);
   turn = null;
   lastOfTurn = 0;
 }
 
-// -- finished blocks, fetched in batches ------------------------------------------------------
+// -- blocks as rendered by the server, fetched in batches -------------------------------------
 
 const pending = new Set();
+const unformatted = new Set();
 
-async function fetchPending() {
-  if (!pending.size) return;
-  const ids = [...pending].slice(0, 100);
+async function fetchBlocks(wanted) {
+  if (!wanted.size) return;
+  const ids = [...wanted].slice(0, 100);
   const fragment = await get(`${page.dataset.entriesUrl}?ids=${ids.join(",")}`);
-  ids.forEach((id) => pending.delete(id));
-  [...fragment.children].forEach(showFinal);
+  ids.forEach((id) => wanted.delete(id));
+  [...fragment.children].forEach(show);
   trim();
   tick();
   follow();
+}
+
+async function fetchPending() {
+  await fetchBlocks(pending);
   if (pending.size) wake();
 }
 
 const wake = keepFresh("blocks", fetchPending, { minInterval: 30, slowdown: 0, interval: 0 });
+const wakeFormat = keepFresh("answer", () => fetchBlocks(unformatted), { interval: 0 });
 
 function fetchSoon(id) {
   pending.add(id);
   wake();
 }
 
-function showFinal(block) {
+const isFormatted = (block) => block.querySelector("[data-formatted]") !== null;
+
+function formatSoon(block) {
+  if (!isFormatted(block)) return;
+  unformatted.add(number(block));
+  wakeFormat();
+}
+
+function show(block) {
   const old = byId(block.id);
   if (block.dataset.result) byId(`e${block.dataset.result}`)?.remove();
   if (!old) {
     if (isOutside(number(block))) return;
+    addNewDeltas(block);
     place(block);
-    appendEarlyDeltas(block);
-  } else if (Number(block.dataset.rev) >= Number(old.dataset.rev) && !("open" in block.dataset)) {
-    unwritten.delete(old);
-    replace(old, block);
+  } else if (Number(block.dataset.rev) >= Number(old.dataset.rev)) {
+    if ("open" in block.dataset) showUnfinished(old, block);
+    else showFinal(old, block);
   }
   lastOfTurn = Math.max(lastOfTurn, number(block), Number(block.dataset.result || 0));
 }
 
-// Append deltas that arrived before the block and are not in its text yet.
-function appendEarlyDeltas(block) {
-  const textNode = earlyDeltas.size && textNodeOf(block);
-  const rev = Number(block.dataset.rev);
-  for (const [at, text] of earlyDeltas.get(number(block)) || []) {
-    if (textNode && at > rev) append(block, marked(text));
-  }
-  earlyDeltas.delete(number(block));
+function showFinal(old, block) {
+  unwritten.delete(old);
+  newDeltas.delete(number(block));
+  unformatted.delete(number(block));
+  replace(old, block);
 }
+
+function showUnfinished(old, block) {
+  if (!isFormatted(block)) return;
+  unlessSelected(old, () => {
+    if (!old.isConnected || !("open" in old.dataset)) return;
+    unwritten.delete(old);
+    addNewDeltas(block);
+    morph(old, block);
+    if (newDeltas.has(number(block))) formatSoon(block);
+  });
+}
+
+// Append the deltas that are not in the block's text yet, and forget the others.
+function addNewDeltas(block) {
+  const id = number(block);
+  const rev = Number(block.dataset.rev);
+  const later = (newDeltas.get(id) || []).filter(([at]) => at > rev);
+  const textNode = "open" in block.dataset && textNodeOf(block);
+  if (textNode) textNode.appendData(marked(later.map(([, text]) => text).join("")));
+  joinRest(block);
+  if (later.length && isFormatted(block)) newDeltas.set(id, later);
+  else newDeltas.delete(id);
+}
+
+document.querySelectorAll(".block[data-open]").forEach(joinRest);
