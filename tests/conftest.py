@@ -52,18 +52,19 @@ PART = "REEF_TEST_PART"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the part of this run, and prepare what its stacks share: tables and static files."""
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    # Many processes, browsers and limits on a shared machine: a failure is tried again once. A test
+    # that passes then is listed with its first failure at the end of the run. Workers do not get
+    # options that were set here.
+    if is_whole and config.option.reruns is None:
+        config.option.reruns = 1
     if not hasattr(config, "workerinput"):
         # Many containers set this. Each worker would rewrite the assertions of all tests, and each
         # process that a test starts compile changed modules.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         sys.dont_write_bytecode = False
-        is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
         if is_whole and config.option.markexpr == "not thorough":
             os.environ.setdefault(PART, str(int(time.time() // 86400) % PARTS))
-        # Many processes, browsers and limits on a shared machine: a failure is tried again once.
-        # A test that passes then is listed with its first failure at the end of the run.
-        if is_whole and config.option.reruns is None:
-            config.option.reruns = 1
         file = Path(tempfile.gettempdir()) / f"reef-migrated-{os.getpid()}.sqlite3"
         file.unlink(missing_ok=True)
         os.environ[MIGRATED] = str(file)
