@@ -76,7 +76,7 @@ def render(text: str) -> SafeString:
 
 
 def render_unfinished(text: str) -> Unfinished:
-    """Return what is known of a text that is still being written; very long ones stay as they are."""
+    """Return a text that is still being written; very long ones stay plain."""
     if len(text) > MAX_CHARACTERS:
         return Unfinished(mark_safe(""), text, continues=False)
     undecided = _UNDECIDED.search(text)
