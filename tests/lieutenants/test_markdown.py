@@ -14,6 +14,7 @@ from lieutenants.transcript.markdown import (
     first_part,
     plain_text,
     render,
+    render_unfinished,
 )
 
 
@@ -145,3 +146,65 @@ def test_parts_of_a_long_text_are_cut_at_its_lines(begin: str, between: int, end
 )
 def test_plain_text_has_the_words_only(text: str, plain: str) -> None:
     assert " ".join(plain_text(text).split()) == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "html", "rest", "continues"),
+    [
+        ("one **two** th", "<p>one <strong>two</strong> th</p>", "", True),
+        ("one **tw", "<p>one **tw</p>", "", True),
+        ("one\n\n", "<p>one</p>", "", False),
+        # Not a heading yet: this may become a list.
+        ("one\n-", "<p>one</p>", "-", False),
+        ("a | b\n|--", "<p>a | b</p>", "|--", False),
+        ("a `x` b\n```py\nx", "<p>a <code>x</code> b</p>", None, True),
+        ("```\nx\n", "<pre><code>x\n</code></pre>", "", True),
+        ("```\nx\n```\n", "<pre><code>x\n</code></pre>", "", False),
+        ("<b>x</b>\u202ey", "<p>&lt;b&gt;x&lt;/b&gt;[U+202E]y</p>", "", True),
+        ("", "", "", False),
+    ],
+)
+def test_unfinished_text_is_formatted_as_far_as_it_is_clear(
+    text: str, html: str, rest: str | None, continues: bool
+) -> None:
+    found = render_unfinished(text)
+    assert html in str(found.html)
+    assert rest is None or found.rest == rest
+    assert found.continues is continues
+
+
+ANSWER = """# Title one
+
+A *short* text with `code` and ~~old~~ words
+that goes on
+
+1. first
+2. second
+   - inner **bold**
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+```
+def f(x):
+    return x
+```
+
+> quoted
+=== end"""
+
+
+@pytest.mark.parametrize("length", range(len(ANSWER) + 1))
+def test_unfinished_text_shows_each_word(length: int) -> None:
+    found = render_unfinished(ANSWER[:length])
+    shown = unescape(re.sub(r"<[^>]*>", " ", str(found.html))) + found.rest
+    # Without the marks within words.
+    written = re.sub(r"[*~`]", "", ANSWER[:length])
+    assert re.findall("[a-zA-Z]+", shown) == re.findall("[a-zA-Z]+", written)
+
+
+def test_very_long_unfinished_text_stays_as_it_is() -> None:
+    text = "**x** " * (MAX_CHARACTERS // 5)
+    found = render_unfinished(text)
+    assert (str(found.html), found.rest, found.continues) == ("", text, False)

@@ -166,6 +166,29 @@ def test_selection_in_running_output_survives_new_output(
     expect(page.locator(".close").last).to_contain_text("completed")
 
 
+# How long the stand-in writes, so that the middle of its answer is seen on a slow machine, too.
+WRITING_SECONDS = 20
+
+
+def test_answer_is_formatted_while_it_is_written(operator: BrowserContext, stack: Stack) -> None:
+    page = open_page(operator, stack, "/lieutenants/bella/")
+    stack.wait_idle("bella")
+    words = " ".join(f"w{number}" for number in range(60))
+    stack.send(
+        "bella", f"SLOW {WRITING_SECONDS} A **bold** word\n\n- first\n- *second* {words} end"
+    )
+    block = page.locator(".is-text").last
+    expect(block.locator("em")).to_have_text("second")
+    # The rest follows in the same list item, as plain text first.
+    expect(block.locator("li [data-said]")).to_contain_text("w")
+    expect(block).to_have_attribute("data-open", "")
+    stack.wait_idle("bella")
+    expect(block).not_to_have_attribute("data-open", "")
+    expect(block.locator("li").last).to_have_text(f"second {words} end")
+    expect(block.locator("strong")).to_have_text("bold")
+    page.close()
+
+
 def test_refresh_keeps_elements_focus_and_open_details(
     operator: BrowserContext, stack: Stack
 ) -> None:
