@@ -12,13 +12,14 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.stack import Stack
+from tests.waiting import PATIENCE
 
 QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
 # Generous limit for waiting, since the machine may be shared.
-SECONDS = 40
+SECONDS = 40 * PATIENCE
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ from tests.emulator.fixture import emulator, emulator_of_the_run  # noqa: F401
 from tests.postgres import postgres, postgres_cluster  # noqa: F401
 from tests.stack import MIGRATED, STATIC_ROOT
 from tests.stub_llm import StubLLM
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 CONVERGE_THREAD = "reef-settle"  # name of the follower's threads
 STANDIN = Path(__file__).parent / "agents" / "standin.py"
@@ -107,6 +107,10 @@ LONGEST_FILES = (
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with long files, and leave the other parts of the rotated tests to other runs."""
     ranks = {f"tests/{name}.py": rank for rank, name in enumerate(LONGEST_FILES)}
+    for item in items:
+        # Markers have limits for a fast machine, too.
+        if marker := item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(marker.args[0] * PATIENCE), append=False)
     # Within a file, the order of pytest-django stays.
     items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
     if not (part := os.environ.get(PART)):

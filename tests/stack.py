@@ -24,7 +24,7 @@ from typing import Any, Self
 import httpx
 
 from reef_site.launcher import redis_server
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parent.parent
 STANDIN = ROOT / "tests" / "agents" / "standin.py"
@@ -126,7 +126,7 @@ class Stack:
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}",
             headers={"authorization": f"Bearer {TOKEN}"},
-            timeout=30,
+            timeout=30 * PATIENCE,
         )
 
     def __enter__(self) -> Self:

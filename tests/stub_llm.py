@@ -66,6 +66,7 @@ from reef_site.demo.model_server import (
     split_text,
     text_of,
 )
+from tests.waiting import PATIENCE
 
 Plain = dict[str, Any]
 T = TypeVar("T")
@@ -220,7 +221,7 @@ class StubLLM(ModelServer):
 
         Raises AssertionError after `timeout`.
         """
-        end = time.monotonic() + timeout
+        end = time.monotonic() + timeout * PATIENCE
         while not (value := condition(self)):
             assert time.monotonic() < end, f"condition not met: {self.state()}"
             time.sleep(0.01)

@@ -15,7 +15,7 @@ import pytest
 from bootloader.exceptions import CommandTimeout, ShellError, ShellRefused, ShellUnavailable
 from bootloader.providers.ssh import private_keys, shell, stream_pump
 from tests.bootloader.ssh_servers import Gateway, Sshd, free_port, keygen
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +76,10 @@ def test_exit_status_after_a_signal_is_minus_one(sshd: Sshd) -> None:
 def test_child_holding_the_output_open_does_not_block(sshd: Sshd) -> None:
     began = time.monotonic()
     with shell.connect(sshd.login()) as session:
-        ran = session.run("sleep 20 & echo started $!", timeout=15)
+        ran = session.run("sleep 120 & echo started $!", timeout=60)
         session.run(f"kill {ran.output.split()[1].decode()}", timeout=10)
     assert ran.exit_status == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 10 * PATIENCE
 
 
 def test_command_times_out(sshd: Sshd) -> None:
@@ -197,7 +197,7 @@ def test_silent_server_times_out(sshd: Sshd) -> None:
         began = time.monotonic()
         with pytest.raises(ShellUnavailable, match="did not answer by SSH within 1 s"):
             shell.connect(sshd.login(port=silent.getsockname()[1]), timeout=1)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5 * PATIENCE
 
 
 def test_killed_server_is_reported_as_unavailable(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.postgres import Cluster
 from tests.stack import Stack
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(300)]
 
@@ -89,7 +89,7 @@ def test_lost_host_is_detected_and_taken_over(two: tuple[Stack, Stack], address:
     assert second.send("neo", "are you there").json()["note"] == ASKED
     began = time.monotonic()
     answer = second.client.post(f"{AT}/neo/pause", json={"force": True})
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5 * PATIENCE
     assert answer.json() == {"paused": False, "asked": True, "note": ASKED}
     assert "its agent may still run there" in second.get("neo")["trouble"]
 

@@ -16,6 +16,8 @@ from typing import Any, Self
 
 import httpx
 
+from tests.waiting import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 30.0
 EXIT_FOLDER_IN_USE = 75
@@ -73,7 +75,7 @@ class Emulator:
                 stderr=log,
                 start_new_session=True,
             )
-        end = time.monotonic() + START_SECONDS
+        end = time.monotonic() + START_SECONDS * PATIENCE
         while not port_file.exists():
             if self.process.poll() == EXIT_FOLDER_IN_USE and "--temporary" in self._options:
                 return False

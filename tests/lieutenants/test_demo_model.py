@@ -22,6 +22,7 @@ from reef_site.demo import model as demo_model
 from reef_site.demo import model_server
 from reef_site.demo.model_server import Call, Reply, Text
 from tests.stub_llm import StubLLM
+from tests.waiting import PATIENCE
 
 CHECKOUT = Path(demo_model.__file__).parents[2]
 BASH = {"type": "function", "function": {"name": "bash"}}
@@ -151,7 +152,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while not condition():
         assert time.monotonic() < end, "it never became true"
         time.sleep(0.02)

@@ -32,6 +32,7 @@ from lieutenants.supervision.keeper.pacing import Floods, Throttle
 from lieutenants.supervision.keeper.processes import Process, find_remaining, sweep
 from lieutenants.supervision.keeper.program import local_file
 from lieutenants.supervision.keeper.recorder import Recorder
+from tests.waiting import PATIENCE
 
 HERE = Path(__file__).resolve().parent
 KEEPER = local_file()
@@ -52,7 +53,7 @@ def python(code: str) -> list[str]:
 
 def wait(condition: Callable[[], T], limit: float = 10.0) -> T:
     """Wait until the condition is true; return its value."""
-    until = time.monotonic() + limit
+    until = time.monotonic() + limit * PATIENCE
     while not (value := condition()):
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.005)

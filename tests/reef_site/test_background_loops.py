@@ -26,7 +26,7 @@ from reef_site.edge import revocation, streams
 from reef_site.launcher import supervisor
 from reef_site.launcher.plan import Plan
 from registry import batching, checkpoints, fast_path
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 ERRORS = [InterfaceError("connection already closed"), ValueError("unforeseen")]
 
@@ -46,7 +46,7 @@ def fail_first_calls(answer: Any, error: Exception) -> tuple[Callable[..., Any],
 
 
 async def wait_until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * PATIENCE):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -125,7 +125,7 @@ def test_stream_credentials_are_checked_after_an_error(
 
     async def play() -> None:
         checks = revocation.Guard()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             await checks.until_revoked(b"Bearer reef_x", b"")
         checks.close()
 
@@ -153,7 +153,7 @@ def test_transcript_continues_after_an_error(
 
     async def play() -> None:
         all_streams = streams.Streams()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             received = [chunk async for chunk in all_streams.transcript("x", None)]
         await all_streams.close()
         assert b"id: 1\nevent: x\n\n" in received
@@ -178,7 +178,7 @@ def test_heartbeat_writer_survives_failing_close(
 
     async def play() -> None:
         group = batching.Batcher("reef-test", write)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             assert await group.ask(1) is None
             assert await group.ask(2) == 2
         await group.close()
@@ -191,7 +191,7 @@ def test_heartbeat_writer_survives_failing_close(
 def test_waiting_requests_get_response_when_results_are_missing() -> None:
     async def play() -> None:
         group: batching.Batcher[int, int] = batching.Batcher("reef-test", lambda _items: [])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             assert await group.ask(1) is None
         await group.close()
 

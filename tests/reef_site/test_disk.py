@@ -22,7 +22,7 @@ from lieutenants import services
 from reef_site.common import disk
 from tests.conftest import Api
 from tests.stack import ROOT, Stack, free_port
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 FULL = {"error": disk.FULL}
 SENDS = "/lieutenant/lieutenants"
@@ -171,7 +171,7 @@ def _all_kinds_of_requests(stack: Stack) -> tuple[dict[str, int], dict[str, str]
     for kind, request in requests.items():
         began = time.monotonic()
         answer = request()
-        assert time.monotonic() - began < MAX_RESPONSE_SECONDS, kind
+        assert time.monotonic() - began < MAX_RESPONSE_SECONDS * PATIENCE, kind
         answered[kind] = answer.status_code
         if kind in ("list", "transcript", "vm"):
             assert answer.status_code == 200, kind
@@ -195,7 +195,7 @@ def _refused(stack: Stack, text: str) -> dict[str, str]:
         header = {"idempotency-key": f"{len(text)}-{number}"}
         began = time.monotonic()
         answer = stack.send("ada", text, **header)
-        assert time.monotonic() - began < MAX_RESPONSE_SECONDS
+        assert time.monotonic() - began < MAX_RESPONSE_SECONDS * PATIENCE
         if answer.status_code == 200:
             return None
         assert (answer.status_code, answer.json()) == (507, FULL)

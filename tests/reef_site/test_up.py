@@ -27,7 +27,7 @@ from reef_site.common import locks
 from reef_site.common.log_lines import MAX_LINE_BYTES
 from reef_site.launcher import lockfile, supervisor, watchdog
 from reef_site.launcher.plan import Demo, Plan, Service
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 CHECKOUT = Path(supervisor.__file__).parents[2]
 FOREVER = "import time; print('here', flush=True); time.sleep(600)"
@@ -91,7 +91,7 @@ class Running:
         """Signal the process and wait for its end; return the seconds that took."""
         began = time.monotonic()
         self.process.send_signal(number)
-        self.process.wait(within)
+        self.process.wait(within * PATIENCE)
         self._reader.join(5)
         return time.monotonic() - began
 

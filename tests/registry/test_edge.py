@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.stack import EVENT_STREAM, ROOT, Stack, free_port
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_revoked_token_is_rejected_everywhere_within_a_second(
         assert send_heartbeat(stack, "low", token).status_code == 401
         for path in paths:
             assert stack.client.get(path, headers=mine).status_code == 401
-        assert time.monotonic() - revoked < 1.0
+        assert time.monotonic() - revoked < 1.0 * PATIENCE
     finally:
         if not with_redis:
             stack.start("redis")
@@ -158,7 +158,7 @@ def test_revoked_token_is_rejected_by_all_edges_within_a_second(stack: Stack) ->
         revoked = time.monotonic()
         for client in clients:
             assert ask_all(client, "last") == [401] * 8
-        assert time.monotonic() - revoked < 1.0
+        assert time.monotonic() - revoked < 1.0 * PATIENCE
 
 
 def test_repeated_chunked_bodies_are_read_each_time(stack: Stack) -> None:
@@ -204,7 +204,7 @@ def test_revoking_a_token_ends_its_streams_within_a_second(stack: Stack, with_re
                 assert stack.client.delete("/vm-tree/vms/low/token").status_code == 200
                 revoked = time.monotonic()
                 list(streams[0])
-                assert time.monotonic() - revoked < 1.0, path
+                assert time.monotonic() - revoked < 1.0 * PATIENCE, path
                 assert not has_ended(other)
                 assert not has_ended(of_root)
             assert stack.client.get(path, headers=mine).status_code == 401

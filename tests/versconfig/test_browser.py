@@ -19,7 +19,7 @@ QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
-SECONDS = 30_000  # limit for waiting, in milliseconds
+SECONDS = 120_000  # limit for waiting, in milliseconds
 SECRET = "sk-test-0123456789-abcdefghij"
 PLANT = """
 from tests.versconfig.sshkeys import ED25519

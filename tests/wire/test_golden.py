@@ -18,7 +18,7 @@ from django.test import Client
 
 from lieutenants.models import Lieutenant, LifeSign, Message, Process
 from tests.conftest import Fleet, let_ticks_have_run
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from tests.wire import (
     corrections,
     corrections_bootloader,
@@ -216,7 +216,7 @@ def test_exchanges(fleet: Fleet, settings: Any, monkeypatch: pytest.MonkeyPatch)
         replay.repair(exchange)
         if "wait_before_s" in exchange and exchange["service"] == "lieutenant":
             # The recorder slept here; wait for its condition instead.
-            end = time.monotonic() + STEP_SECONDS
+            end = time.monotonic() + STEP_SECONDS * PATIENCE
             while found and time.monotonic() < end:
                 time.sleep(0.05)
                 found = replay.problems(exchange, ours, replay.send(exchange))

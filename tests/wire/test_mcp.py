@@ -131,7 +131,7 @@ def test_wait_for_an_event_ends_when_it_comes(stack: Stack, mode: str) -> None:
     result = use(stack, work, mode=mode)
     assert text_of(result).endswith(f" is tree.created about box-{mode} by root token.")
     assert result.structured_content["waits"][0]["event"]["actor"] == "root token"
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 50
 
 
 def test_node_token_reaches_its_own_line(stack: Stack) -> None:

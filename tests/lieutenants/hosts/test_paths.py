@@ -17,7 +17,7 @@ from lieutenants.hosts import services as hosts
 from lieutenants.hosts.models import DataFolder
 from lieutenants.models import Lieutenant, Process
 from tests.lieutenants.rows import enlist, process_of
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 OLD = "/srv/old/data"
 
@@ -102,12 +102,12 @@ def test_pipe_in_place_of_a_session_does_not_block() -> None:
     pipe.parent.mkdir(parents=True)
     os.mkfifo(pipe)
     # One that waited for a writer would find one after a while, and nothing in it.
-    late = threading.Timer(3.0, lambda: os.close(os.open(pipe, os.O_WRONLY)))
+    late = threading.Timer(3.0 * PATIENCE, lambda: os.close(os.open(pipe, os.O_WRONLY)))
     late.daemon = True
     late.start()
     started = time.monotonic()
     hosts.register_folder()
-    assert time.monotonic() - started < 3.0
+    assert time.monotonic() - started < 3.0 * PATIENCE
     assert late.is_alive()
     late.cancel()
 
