@@ -279,6 +279,7 @@ MIDDLEWARE = [
     "reef_site.middleware.ContentSecurityPolicyMiddleware",
     "reef_site.accounts.middleware.SecureCookiesMiddleware",
     "reef_site.audit.middleware.AuditMiddleware",
+    "reef_site.api.http_middleware.PageGzipMiddleware",
     "reef_site.api.http_middleware.ApiGzipMiddleware",
     "reef_site.api.http_middleware.ApiConditionalGetMiddleware",
     "django.middleware.security.SecurityMiddleware",

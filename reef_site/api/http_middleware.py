@@ -1,17 +1,20 @@
-"""ETags and compression of the API's JSON.
+"""ETags of the API's JSON, and compression of that and of pages.
 
 Both change finished responses only, so not those that the edge completes (`?wait=`) or sends as
-files. Pages are never compressed: together with secrets in forms, their length would tell parts of
-these (BREACH). Of the API, only responses to bearer tokens are, which no foreign page can request.
+files. Where somebody else chooses a part of a text, its compressed length can tell parts of a
+secret beside it (BREACH). So of the API, only responses to bearer tokens are compressed, which no
+foreign page can request. Pages get random bytes by Django, and the tokens of their forms are masked
+anew each time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.middleware.gzip import GZipMiddleware
 from django.middleware.http import ConditionalGetMiddleware
 from django.utils.cache import patch_vary_headers
 
@@ -20,6 +23,7 @@ from reef_site.common.compression import MIN_COMPRESSED, accepts_gzip, compress
 from reef_site.edge.file_offload import FILE
 
 HELD = "reef-wait"
+_PAGE = "text/html"
 
 
 class ApiConditionalGetMiddleware(ConditionalGetMiddleware):
@@ -51,6 +55,19 @@ class ApiGzipMiddleware:
         if accepts_gzip(request.headers.get("Accept-Encoding", "")):
             _compress(response)
         return response
+
+
+class PageGzipMiddleware(GZipMiddleware):
+    """Compress large pages."""
+
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> Any:
+        """Called by Django after the view."""
+        is_page = response.headers.get("Content-Type", "").startswith(_PAGE)
+        if not (is_page and isinstance(response, HttpResponse)):
+            return response
+        if len(response.content) < MIN_COMPRESSED:
+            return response
+        return super().process_response(request, response)
 
 
 def _compress(response: HttpResponse) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from pathlib import Path
 
@@ -69,3 +70,17 @@ def test_links_on_pages_of_the_documentation_lead_to_headings(admin_client: Clie
 @pytest.mark.django_db
 def test_unknown_page_of_the_documentation_is_a_404(admin_client: Client) -> None:
     assert admin_client.get("/docs/settings/").status_code == 404
+
+
+def test_large_pages_are_compressed_to_changing_lengths(admin_client: Client) -> None:
+    plain = admin_client.get("/docs/glossary/")
+    assert "Content-Encoding" not in plain.headers
+    answers = [
+        admin_client.get("/docs/glossary/", headers={"accept-encoding": "gzip"}) for _ in range(20)
+    ]
+    for answer in answers:
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert "Accept-Encoding" in answer.headers["Vary"]
+        assert b"Glossary" in gzip.decompress(answer.content)
+    assert len(answers[0].content) < len(plain.content) / 2
+    assert len({len(answer.content) for answer in answers}) > 3
