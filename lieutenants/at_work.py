@@ -10,7 +10,7 @@ from django.db.models import Count, F, Sum
 from django.utils import timezone
 
 from lieutenants.models import Answer, Lieutenant, Message, Usage
-from lieutenants.states import A_PERSON, Outcome, Status
+from lieutenants.states import A_PERSON, A_WRITING_MODEL, Outcome, Status
 
 _COLUMNS = ("name", "status", "status_since", "waiting_for", "last_activity_at")
 _TOOL = "tool "
@@ -34,6 +34,8 @@ class Work:
     def doing(self) -> str:
         """Return what it does, in words."""
         what = self.lieutenant.waiting_for
+        if what == A_WRITING_MODEL:
+            return "writes its answer"
         if what.startswith(_TOOL):
             return f"runs {what.removeprefix(_TOOL)}"
         if what.startswith(A_PERSON) or not what:

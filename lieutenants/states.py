@@ -60,6 +60,8 @@ END_AGENT_SECONDS, END_KEEPER_SECONDS = 25.0, 85.0
 # because its model's provider limits it.
 A_PERSON, A_TOOL, A_QUOTA = "a person", "tool ", "the quota or rate limit"
 A_MODEL = "the model"
+# While its text arrives.
+A_WRITING_MODEL = f"{A_MODEL} to finish its answer"
 
 
 class WaitKind(StrEnum):
@@ -78,7 +80,7 @@ class WaitKind(StrEnum):
             return None
         kinds = {A_PERSON: cls.PERSON, A_TOOL: cls.TOOL, A_QUOTA: cls.QUOTA}
         found = (kind for words, kind in kinds.items() if waiting_for.startswith(words))
-        return next(found, cls.MODEL if waiting_for == A_MODEL else cls.OTHER)
+        return next(found, cls.MODEL if waiting_for in (A_MODEL, A_WRITING_MODEL) else cls.OTHER)
 
 
 class LimitAction(TextChoices):

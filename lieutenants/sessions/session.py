@@ -32,6 +32,7 @@ from lieutenants.sessions.rules import settling
 from lieutenants.sessions.state import State
 from lieutenants.sessions.write_batch import WriteBatch, check_still_ours, save_progress
 from lieutenants.sessions.writers.transcript import EVENT_WRITERS
+from lieutenants.states import A_MODEL, A_WRITING_MODEL
 from lieutenants.supervision import journal
 from lieutenants.transcript.recorder import parse_time
 
@@ -260,4 +261,6 @@ class Session:
     def waiting_for(self) -> str:
         """Return what the lieutenant is waiting for, as text for people."""
         calls = self.recorder.results
-        return self.state.waiting_for(tool_limits.describe_calls(calls.values()) if calls else "")
+        tools = tool_limits.describe_calls(calls.values()) if calls else ""
+        what = self.state.waiting_for(tools)
+        return A_WRITING_MODEL if what == A_MODEL and self.recorder.blocks else what

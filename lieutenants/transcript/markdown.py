@@ -85,6 +85,9 @@ def render_unfinished(text: str) -> Unfinished:
     last = _PARSER.parse(clear)[-1:] if lines else []
     in_code = bool(last) and last[0].type == "fence" and not _ends(lines, last[0])
     continues = in_code or bool(clear and not clear.endswith("\n"))
+    if continues and not in_code:
+        # Spaces at the end are not in the HTML, and words follow them.
+        clear = clear.rstrip(" \t")
     return Unfinished(_render(mark_reordering(clear)), text[len(clear) :], continues)
 
 

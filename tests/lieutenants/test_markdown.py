@@ -153,6 +153,7 @@ def test_plain_text_has_the_words_only(text: str, plain: str) -> None:
     [
         ("one **two** th", "<p>one <strong>two</strong> th</p>", "", True),
         ("one **tw", "<p>one **tw</p>", "", True),
+        ("one\n- two ", "<li>two</li>", " ", True),
         ("one\n\n", "<p>one</p>", "", False),
         # Not a heading yet: this may become a list.
         ("one\n-", "<p>one</p>", "-", False),

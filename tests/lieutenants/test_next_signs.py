@@ -301,6 +301,7 @@ def test_settings_are_changed_on_the_page(operator: Client) -> None:
     ("waiting_for", "kind"),
     [
         ("the model", "model"),
+        ("the model to finish its answer", "model"),
         ("tool bash (make)", "tool"),
         ("a person to answer “Sure?”", "person"),
         ("the quota or rate limit of its model", "quota"),

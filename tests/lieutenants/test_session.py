@@ -214,6 +214,8 @@ def test_text_is_readable_while_it_streams(played: Played) -> None:
     assert not entry.final
     assert list(entry.chunks.order_by("id").values_list("text", flat=True)) == ["one ", "two three"]
     assert open_text(Answer.objects.get()) == "one two three"
+    assert played.row().waiting_for == "the model to finish its answer"
+    played.play(assistant("one two three"))
     assert played.row().waiting_for == "the model"
 
 
