@@ -78,7 +78,7 @@ def test_an_agent_that_does_not_even_abort_is_ended(
     pid = fleet.process("ada").handle["agent_pid"]
     os.kill(pid, signal.SIGSTOP)
     row = fleet.wait("ada", "error", 10)
-    assert "while waiting for the model; an abort did not help" in row.error
+    assert "waiting for the model to finish its answer; an abort did not help" in row.error
     until(lambda: fleet.row("ada").live_process() is None)
     assert not os.path.exists(f"/proc/{pid}")
     assert Answer.objects.get().text.startswith("word")
