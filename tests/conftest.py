@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import timeit
 import zlib
 from collections.abc import Iterator
 from functools import partial
@@ -45,9 +47,11 @@ CONVERGE_THREAD = "reef-settle"  # name of the follower's threads
 STANDIN = Path(__file__).parent / "agents" / "standin.py"
 
 
-# A whole run takes one of this many parts of the tests marked `rotated`, a new one each day.
-PARTS = 3
+# A whole run takes one part of the tests marked `rotated`, a new one each day; `<number>/<parts>`.
 PART = "REEF_TEST_PART"
+PARTS, PARTS_ON_SLOW_MACHINES = 3, 9
+# Seconds of `_speed` above which a machine is slow; where the suite takes 20 minutes it is 0.013.
+SLOW = 0.025
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -64,11 +68,25 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         sys.dont_write_bytecode = False
         if is_whole and config.option.markexpr == "not thorough":
-            os.environ.setdefault(PART, str(int(time.time() // 86400) % PARTS))
+            parts = PARTS_ON_SLOW_MACHINES if _speed() > SLOW else PARTS
+            os.environ.setdefault(PART, f"{int(time.time() // 86400) % parts}/{parts}")
         file = Path(tempfile.gettempdir()) / f"reef-migrated-{os.getpid()}.sqlite3"
         file.unlink(missing_ok=True)
         os.environ[MIGRATED] = str(file)
         os.environ[STATIC_ROOT] = tempfile.mkdtemp(prefix="reef-static-")
+
+
+def _speed() -> float:
+    """Return how many seconds of a processor some ordinary work takes."""
+    numbers = list(range(100_000))
+    work = timeit.Timer(lambda: json.loads(json.dumps(numbers)), timer=time.process_time)
+    return min(work.repeat(repeat=5, number=1))
+
+
+def pytest_report_header() -> str | None:
+    """Tell which part of the rotated tests is run."""
+    part = os.environ.get(PART)
+    return f"part of the rotated tests: {part}" if part else None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -115,11 +133,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
     if not (part := os.environ.get(PART)):
         return
+    number, parts = map(int, part.split("/"))
     left_out = [
         item
         for item in items
-        if item.get_closest_marker("rotated")
-        and zlib.crc32(item.nodeid.encode()) % PARTS != int(part) % PARTS
+        if item.get_closest_marker("rotated") and zlib.crc32(item.nodeid.encode()) % parts != number
     ]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
