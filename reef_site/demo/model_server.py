@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from reef_site.demo.connections import kept_tasks
+
 MAX_BODY_BYTES = 64 << 20
 Body = dict[str, Any]
 
@@ -202,7 +204,9 @@ class ModelServer:
     async def open(self) -> None:
         """Bind the port, or a free one if it is 0. Raises OSError if it is taken."""
         self._stop = asyncio.Event()
-        server = await asyncio.start_server(self._client, self.host, self.port, backlog=1024)
+        server = await asyncio.start_server(
+            kept_tasks(self._client), self.host, self.port, backlog=1024
+        )
         self.port = server.sockets[0].getsockname()[1]
         self._server = server
 

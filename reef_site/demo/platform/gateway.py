@@ -7,6 +7,7 @@ import contextlib
 import ssl
 from pathlib import Path
 
+from reef_site.demo.connections import kept_tasks
 from reef_site.demo.platform.machines import Machines
 from reef_site.demo.platform.store import Vm
 
@@ -36,7 +37,9 @@ class Gateway:
     async def listen(self, hosts: list[str], port: int) -> int:
         """Listen at all these addresses on one port, and return the port."""
         for host in hosts:
-            server = await asyncio.start_server(self._serve, host, port, ssl=self._context)
+            server = await asyncio.start_server(
+                kept_tasks(self._serve), host, port, ssl=self._context
+            )
             port = port or server.sockets[0].getsockname()[1]
             self._servers.append(server)
         return port

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from reef_site.demo.connections import kept_tasks
+
 LOOPBACK = "127.0.0.1"
 CHUNK = 1 << 16
 
@@ -31,7 +33,7 @@ class Relay:
 
     async def listen(self, address: str) -> None:
         """Accept connections at this address."""
-        self._server = await asyncio.start_server(self._serve, address, self.port)
+        self._server = await asyncio.start_server(kept_tasks(self._serve), address, self.port)
 
     def close(self) -> None:
         """Stop accepting connections."""
