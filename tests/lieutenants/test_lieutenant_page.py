@@ -73,7 +73,7 @@ def test_what_is_being_said_is_shown_up_to_the_pages_number(operator: Client) ->
     )
     html = page(operator, "/lieutenants/ada/")
     assert f'data-rev="{told.lieutenant.rev}"' in html
-    assert "one **two** <" in block(html, said)
+    assert "<p>one <strong>two</strong></p>" in block(html, said)
     assert "data-open" in block(html, said)
     assert "three" not in html
 
