@@ -9,6 +9,7 @@ from rest_framework.exceptions import ValidationError
 
 from bootloader import providers
 from bootloader.boot import profiles
+from bootloader.provisioning.machine_spec import LABELS
 from bootloader.provisioning.requests import MAX_COUNT, ProvisionRequest
 from bootloader.provisioning.serializers.provision_requests import ProvisionBody, to_request
 from bootloader.states import CleanupPolicy
@@ -50,11 +51,11 @@ class ProvisionForm(ServiceForm):
         label="If it fails",
         help_text="A VM that is kept can be inspected, and a retry continues with it.",
     )
-    commit = _text_field("Commit", "Saved VM to restore instead of booting an image.")
-    image = _text_field("Image", "Image to boot instead of the configured one.")
-    vcpus = forms.IntegerField(required=False, min_value=1, label="Processors")
-    memory_mib = forms.IntegerField(required=False, min_value=1, label="Memory (MiB)")
-    disk_mib = forms.IntegerField(required=False, min_value=1, label="Disk (MiB)")
+    commit = _text_field(LABELS["commit"], "Saved VM to restore instead of booting an image.")
+    image = _text_field(LABELS["image"], "Image to boot instead of the configured one.")
+    vcpus = forms.IntegerField(required=False, min_value=1, label=LABELS["vcpus"])
+    memory_mib = forms.IntegerField(required=False, min_value=1, label=LABELS["memory_mib"])
+    disk_mib = forms.IntegerField(required=False, min_value=1, label=LABELS["disk_mib"])
     extra_organs = _text_field("More organs", "Comma-separated, in addition to the profile's.")
     extra_capabilities = _text_field("More capabilities", "Comma-separated.")
 

@@ -18,6 +18,7 @@ from bootloader.forms import ProvisionForm
 from bootloader.inventory import reconcile
 from bootloader.models import BootReport, Finding, JoinRefusal, Machine, Provisioning, SshHost
 from bootloader.provisioning import preview, quota, requests, services
+from bootloader.provisioning.machine_spec import LABELS
 from bootloader.states import FindingKind, FindingState, Proposal, State, StepState
 from reef_site.common.error_responses import ErrorPage, is_script
 from reef_site.common.errors import ReefError
@@ -145,12 +146,6 @@ def part(request: HttpRequest, pk: str) -> HttpResponse:
     return render(request, "bootloader/_part.html", _facts(pk, after))
 
 
-def _label(key: str) -> str:
-    """Return the form's label for a field of the specification."""
-    field = ProvisionForm.base_fields.get(key)
-    return str(field.label) if field and field.label else key.capitalize()
-
-
 def _facts(pk: str, after: int | None) -> dict[str, Any]:
     row = services.find(pk)
     is_first = after is None
@@ -162,7 +157,7 @@ def _facts(pk: str, after: int | None) -> dict[str, Any]:
         "is_first": is_first,
         "after": found[-1].pk if found else after or 0,
         "node": node,
-        "spec": [(_label(key), _value(value)) for key, value in row.spec.items()],
+        "spec": [(LABELS.get(key, key), _value(value)) for key, value in row.spec.items()],
         "waits": quota.why_waiting() if row.state == State.QUEUED else "",
         "reports": BootReport.objects.newest_run(row.vm_id) if row.vm_id else [],
         "refusals": JoinRefusal.objects.filter(token__vm_id=row.vm_id)[:5] if row.vm_id else [],

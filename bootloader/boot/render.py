@@ -19,7 +19,8 @@ from reef_site.common.text import is_storable
 from vmtree.organs import NONE
 
 PARTS = ("start.sh", "tools.sh", "prepare.sh", "install.sh", "run.sh")
-MASK = "•••"
+# One that bash does not need to escape.
+MASK = "***"
 # Names in an agent's environment whose values are not secret.
 PUBLIC_NAMES = frozenset({"REEF_AGENT_MODEL", "REEF_MODEL_URL"})
 _SCRIPTS = Path(__file__).parent / "scripts"

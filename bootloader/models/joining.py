@@ -167,3 +167,9 @@ class BootReport(models.Model):
 
     def __str__(self) -> str:
         return f"{self.step} {self.status} on {self.vm_id}"
+
+    @property
+    def seconds(self) -> float | None:
+        """Return how long the step took; None if it has not ended, or if that is not known."""
+        is_over = self.status != ReportStatus.STARTED and self.duration_ms is not None
+        return (self.duration_ms or 0) / 1000 if is_over else None

@@ -15,6 +15,18 @@ from bootloader.provisioning.requests import ProvisionRequest, request_of_row
 from versconfig import config
 from vmtree.models import Node
 
+# Names of the fields for people.
+LABELS = {
+    "commit": "Commit",
+    "image": "Image",
+    "kernel": "Kernel",
+    "region": "Region",
+    "size": "Size",
+    "vcpus": "Processors",
+    "memory_mib": "Memory (MiB)",
+    "disk_mib": "Disk (MiB)",
+    "labels": "Labels",
+}
 _TEXTS = {
     "image": "REEF_VM_IMAGE",
     "kernel": "REEF_VM_KERNEL",
@@ -60,12 +72,12 @@ def spec_of_request(
         if value:
             source = "request" if requested else "profile" if usual else _origin(key, node)
             spec[name] = value
-            explanation.append(f"{name} = {value} ({source})")
+            explanation.append(f"{LABELS[name]}: {value} ({source})")
     labels = {**config.pairs("REEF_VM_LABELS", node), **vm_request.labels}
     if labels:
         spec["labels"] = labels
         explanation.append(
-            "labels = " + ", ".join(f"{key}={value}" for key, value in labels.items())
+            "Labels: " + ", ".join(f"{key}={value}" for key, value in labels.items())
         )
     return spec, explanation
 
@@ -87,9 +99,7 @@ def _source(vm_request: ProvisionRequest, node: Node | None) -> tuple[dict[str, 
     )
     if commit:
         spec["commit"] = commit
-        explanation.append(
-            f"commit = {commit} ({_from(vm_request.commit, 'REEF_VM_COMMIT', node)})"
-        )
+        explanation.append(f"Commit: {commit} ({_from(vm_request.commit, 'REEF_VM_COMMIT', node)})")
     for name, key in _TEXTS.items():
         if commit and name in ("image", "kernel"):
             continue
@@ -97,7 +107,7 @@ def _source(vm_request: ProvisionRequest, node: Node | None) -> tuple[dict[str, 
         value = requested or (config.text(key, node) if usual else "")
         if value:
             spec[name] = value
-            explanation.append(f"{name} = {value} ({_from(requested, key, node)})")
+            explanation.append(f"{LABELS[name]}: {value} ({_from(requested, key, node)})")
     return spec, explanation
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from bootloader.exceptions import ProviderRefused
 from bootloader.inventory import machines
 from bootloader.models import (
+    BootReport,
     BootStep,
     LogLine,
     Machine,
@@ -436,6 +438,18 @@ def test_labels_are_shown_as_text(operator: Api) -> None:
     assert "team=a, for=b" in operator.get(f"/provisioning/{row.pk}/").content.decode()
 
 
+def test_running_step_of_the_script_shows_how_long_it_has_run(operator: Api) -> None:
+    row = failed_at(StepName.RUN)
+    Provisioning.objects.filter(pk=row.pk).update(vm_id="vm-1", state=State.RUNNING)
+    began = clock.now() - timedelta(seconds=7)
+    fields = {"vm_id": "vm-1", "run": "r", "began_at": began}
+    BootReport.objects.create(step="dns", status="ok", duration_ms=425, **fields)
+    BootReport.objects.create(step="agent", status="started", duration_ms=0, **fields)
+    page = " ".join(operator.get(f"/provisioning/{row.pk}/").content.decode().split())
+    assert "ok · 0.4 s" in page
+    assert re.search(r"running for <time[^>]*>7 s</time>", page)
+
+
 # -- lists, logs and pages -----------------------------------------------------------------------
 
 
@@ -483,6 +497,8 @@ def test_form_shows_a_preview_before_the_start(operator: Api) -> None:
     shown = operator.client.post("/provisioning/new/", {**form, "preview": "yes"})
     assert shown.status_code == 200
     assert b"Boot script" in shown.content
+    assert "JOIN_TOKEN=&#x27;***&#x27;" in shown.content.decode()
+    assert "Processors: 2 (default)" in shown.content.decode()
     assert not Provisioning.objects.exists()
 
     started = operator.client.post("/provisioning/new/", {**form, "start": "yes", "key": "k"})
