@@ -11,6 +11,7 @@ from django.contrib.messages import get_messages
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from lieutenants.models import Entry, Lieutenant, Message, Move, Usage
 from lieutenants.states import Status
@@ -174,3 +175,9 @@ def test_the_list_of_usage_sums_up_what_is_shown(operator: Client) -> None:
     assert "2 calls · 2,400 in" in page(operator, f"{list_of('usage')}?provider=here")
     assert "<strong>$1.75</strong>" in page(operator, f"{list_of('usage')}?provider=here")
     assert Usage.objects.count() == 3
+
+
+def test_admin_shows_times_as_the_other_pages(operator: Client) -> None:
+    row = enlist()
+    page = operator.get(list_of("lieutenant")).content.decode()
+    assert f"{timezone.localtime(row.created_at):%Y-%m-%d %H:%M:%S}" in page
