@@ -9,7 +9,7 @@ from reef_site.dashboard import queries
 from reef_site.dashboard.states import RANKS, WORDS
 
 # Key of the row above all roots.
-ROOF = 0
+ROOT = 0
 
 
 def worst_descendant_states(keys: Sequence[int], at: datetime, *, grace: bool) -> dict[int, str]:

@@ -21,7 +21,7 @@ from reef_site.common import clock
 from reef_site.common.page_values import text_value
 from reef_site.dashboard import tree_views as fleet
 from reef_site.dashboard.recent_changes import recent_changes
-from reef_site.dashboard.root_row import RootSummary, roof
+from reef_site.dashboard.root_row import RootSummary, root_summary
 from reef_site.dashboard.tree_rows import Moment
 from reef_site.health import components as parts_of_reef
 from reef_site.health.components import Component
@@ -82,7 +82,7 @@ class ShownComponent:
 def overview(request: HttpRequest) -> HttpResponse:
     """Show what needs a person, the fleet, and reef itself."""
     tree = fleet.tree_context(request, MAX_ROOTS) if "vm-tree" in settings.ORGANS else {}
-    context = {**_context(request, tree.get("roof")), **tree}
+    context = {**_context(request, tree.get("root")), **tree}
     return render(request, "overview.html", context)
 
 
@@ -90,7 +90,7 @@ def overview(request: HttpRequest) -> HttpResponse:
 @require_GET
 def parts(request: HttpRequest) -> HttpResponse:
     """Render the part of the overview that is refreshed on changes."""
-    summary = roof(Moment.now()) if "vm-tree" in settings.ORGANS else None
+    summary = root_summary(Moment.now()) if "vm-tree" in settings.ORGANS else None
     return render(request, "_parts.html", _context(request, summary))
 
 

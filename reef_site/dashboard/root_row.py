@@ -60,22 +60,22 @@ class UnplacedCounts:
 class _Kept:
     """Cached counts, and until when they are valid."""
 
-    roof: RootSummary | None = None
+    root: RootSummary | None = None
     until: float = 0.0
 
 
 _kept = _Kept()
 
 
-def roof(moment: Moment) -> RootSummary:
+def root_summary(moment: Moment) -> RootSummary:
     """Return the current counts, or cached ones for a large fleet."""
     now = time.monotonic()
-    if _kept.roof and now < _kept.until:
-        return replace(_kept.roof, again_ms=int((_kept.until - now) * 1000) + 1)
+    if _kept.root and now < _kept.until:
+        return replace(_kept.root, again_ms=int((_kept.until - now) * 1000) + 1)
     found = counted(moment)
     if found.total + found.loose.count >= LARGE_FLEET:
         spent = time.monotonic() - now
-        _kept.roof, _kept.until = found, now + min(MAX_CACHE_SECONDS, CACHE_FACTOR * spent)
+        _kept.root, _kept.until = found, now + min(MAX_CACHE_SECONDS, CACHE_FACTOR * spent)
     return found
 
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from django.db.models import Count, Min, QuerySet
 
 from reef_site.common import clock
-from reef_site.dashboard.aggregate_health import ROOF
+from reef_site.dashboard.aggregate_health import ROOT
 from reef_site.dashboard.side_panel import differences
 from reef_site.dashboard.tree_rows import PAGE, Page, TreeRow
 from vmtree.models import Node, Revision
@@ -120,10 +120,10 @@ class PastTree:
         return dict(Node.objects.filter(vm_id__in=wanted).values_list("pk", "vm_id"))
 
     def children(self, key: int, *, position: int = 0, limit: int = PAGE, level: int = 2) -> Page:
-        """Return the children of a node (ROOF: the roots) at that moment, oldest first."""
-        same = self._unchanged().filter(parent=None if key == ROOF else key)
+        """Return the children of a node (ROOT: the roots) at that moment, oldest first."""
+        same = self._unchanged().filter(parent=None if key == ROOT else key)
         total = same.count()
-        vm_id = None if key == ROOF else Node.objects.values_list("vm_id", flat=True).get(pk=key)
+        vm_id = None if key == ROOT else Node.objects.values_list("vm_id", flat=True).get(pk=key)
         other = [_node_at(each) for each in self.then.values() if each.parent_vm_id == vm_id]
         nodes = [*same.order_by("created_at", "pk")[: position + limit], *other]
         nodes.sort(key=lambda node: (node.created_at, node.pk))

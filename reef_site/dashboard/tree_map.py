@@ -181,7 +181,7 @@ def _build_shapes(found: Sequence[TreeRow]) -> list[Shape]:
         shape = shapes[row.node.pk] = Shape(row, left_out=row.children)
         if row.level == 0:
             tops.append(shape)
-        elif parent := shapes.get(row.node.parent_id or aggregate_health.ROOF):
+        elif parent := shapes.get(row.node.parent_id or aggregate_health.ROOT):
             parent.children.append(shape)
             parent.left_out -= 1
     return tops

@@ -17,7 +17,7 @@ from lieutenants.transcript.last_turns import last_turns
 from reef_site.common import clock
 from reef_site.common.lists.sorting import Sorting
 from reef_site.dashboard import aggregate_health
-from reef_site.dashboard.aggregate_health import ROOF
+from reef_site.dashboard.aggregate_health import ROOT
 from reef_site.dashboard.states import state_of
 from reef_site.dashboard.tree_order import BY_AGE
 from registry.models import VM, Watch
@@ -144,7 +144,7 @@ def children(
     level: int = 2,
     order: Sorting = BY_AGE,
 ) -> Page:
-    """Return active children of a node (ROOF: the roots) in an order.
+    """Return active children of a node (ROOT: the roots) in an order.
 
     The page begins after the node `after`, the one at `position`; by age it is found by its key, so
     that siblings that are gone by now do not matter.
@@ -168,7 +168,7 @@ def children(
 
 def _siblings(parent: int) -> NodeQuerySet:
     living = Node.objects.active()
-    return living.roots() if parent == ROOF else living.filter(parent=parent)
+    return living.roots() if parent == ROOT else living.filter(parent=parent)
 
 
 def rows_for(keys: Iterable[int], moment: Moment, *, order: Sorting = BY_AGE) -> list[TreeRow]:
@@ -234,11 +234,11 @@ def in_order(rows: Sequence[TreeRow], first_level: int = 2) -> list[TreeRow]:
     keys = {row.node.pk for row in rows}
     groups: dict[int, list[TreeRow]] = {}
     for row in rows:
-        parent = row.node.parent_id or ROOF
-        row.is_detached = parent != ROOF and parent not in keys
-        groups.setdefault(ROOF if row.is_detached else parent, []).append(row)
+        parent = row.node.parent_id or ROOT
+        row.is_detached = parent != ROOT and parent not in keys
+        groups.setdefault(ROOT if row.is_detached else parent, []).append(row)
     found: list[TreeRow] = []
-    stack = [(row, first_level) for row in reversed(groups.get(ROOF, []))]
+    stack = [(row, first_level) for row in reversed(groups.get(ROOT, []))]
     while stack:
         row, level = stack.pop()
         mine = groups.get(row.node.pk, [])

@@ -27,7 +27,7 @@ from reef_site.dashboard import (
     unplaced,
 )
 from reef_site.dashboard.errors import render_errors
-from reef_site.dashboard.root_row import roof
+from reef_site.dashboard.root_row import root_summary
 from reef_site.dashboard.side_panel import vm_details
 from reef_site.dashboard.tree_order import order_of
 from reef_site.dashboard.tree_rows import MAX_PAGE_SIZE, PAGE, Moment, TreeRow
@@ -74,7 +74,7 @@ def tree_context(request: HttpRequest, limit: int = PAGE) -> dict[str, Any]:
     """
     words, order, moment = _words(request), order_of(request.GET), Moment.now()
     base = {
-        "roof": roof(moment),
+        "root": root_summary(moment),
         "words": words,
         "problem": "",
         "found": None,
@@ -112,11 +112,11 @@ def _top_rows(request: HttpRequest, moment: Moment, order: Sorting, limit: int) 
     """Return the roots, or one VM with its children, and the children of open nodes."""
     vm_id, opened = text_value(request.GET, "under", 255), unfolding.open_keys(request.GET)
     if not vm_id:
-        page = tree_rows.children(aggregate_health.ROOF, moment, limit=limit, order=order)
+        page = tree_rows.children(aggregate_health.ROOT, moment, limit=limit, order=order)
         rows = unfolding.unfold(page.rows, opened, moment, order)
         page = tree_rows.Page(rows, page.more, page.last)
-        total = roof(moment).total
-        found = {"page": page, "parent": aggregate_health.ROOF, "match_count": total}
+        total = root_summary(moment).total
+        found = {"page": page, "parent": aggregate_health.ROOT, "match_count": total}
         return {**found, "with_loose": True}
     top = get_object_or_404(tree_rows.counted(Node.objects.active()), vm_id=vm_id)
     row = TreeRow(
@@ -149,8 +149,8 @@ def children(request: HttpRequest, key: int) -> HttpResponse:
         order=order_of(request.GET),
     )
     context: dict[str, Any] = {"page": page, "parent": key}
-    if key == aggregate_health.ROOF:
-        context |= {"with_loose": True, "roof": roof(moment)}
+    if key == aggregate_health.ROOT:
+        context |= {"with_loose": True, "root": root_summary(moment)}
     return render(request, "fleet/_rows.html", context)
 
 
@@ -171,10 +171,10 @@ def updates(request: HttpRequest) -> HttpResponse:
     if not params["many"]:
         wanted = shown & (keys_of_vms_and_ancestors(params["changed"]) | set(params["also"]))
     moment = Moment.now()
-    found = tree_rows.rows_for(wanted - {aggregate_health.ROOF}, moment)
-    gone = wanted - {aggregate_health.ROOF} - {row.node.pk for row in found}
+    found = tree_rows.rows_for(wanted - {aggregate_health.ROOT}, moment)
+    gone = wanted - {aggregate_health.ROOT} - {row.node.pk for row in found}
     context = {
-        "roof": roof(moment) if aggregate_health.ROOF in shown else None,
+        "root": root_summary(moment) if aggregate_health.ROOT in shown else None,
         "rows": found,
         "gone": sorted(gone),
     }
@@ -266,7 +266,7 @@ def _picture(request: HttpRequest) -> dict[str, Any]:
     moment, words = Moment.now(), _words(request)
     found = search.narrow(Node.objects.active(), words) if words else None
     drawing = tree_map.draw(top, moment, max(width, tree_map.MIN_WIDTH), found)
-    context = {"drawing": drawing, "top": top, "roof": roof(moment), "words": words}
+    context = {"drawing": drawing, "top": top, "root": root_summary(moment), "words": words}
     return {**context, "legend": list(tree_map.OUTLINES)}
 
 
@@ -288,8 +288,8 @@ def history(request: HttpRequest) -> HttpResponse:
         "counts": tree_then.counts(),
         "since": shown,
         "since_more": len(tree_then.since) - len(shown),
-        "page": tree_then.children(aggregate_health.ROOF),
-        "parent": aggregate_health.ROOF,
+        "page": tree_then.children(aggregate_health.ROOT),
+        "parent": aggregate_health.ROOT,
     }
     return render(request, "fleet/history.html", context)
 
@@ -299,7 +299,7 @@ def history(request: HttpRequest) -> HttpResponse:
 @render_errors
 def history_children(request: HttpRequest, key: int) -> HttpResponse:
     """Render children at `?at=`, from `?place=` on, as `children` does for the current tree."""
-    if key != aggregate_health.ROOF:
+    if key != aggregate_health.ROOT:
         get_object_or_404(Node, pk=key)
     page = tree_history.PastTree(_moment(request)).children(
         key,

@@ -17,7 +17,7 @@ from reef_site.common.errors import BadInput
 from reef_site.common.page_values import number_value, text_value
 from reef_site.common.paging import take_page
 from reef_site.dashboard.errors import render_errors
-from reef_site.dashboard.root_row import roof
+from reef_site.dashboard.root_row import root_summary
 from reef_site.dashboard.side_panel import QUARTERS, services_of, uptime_bar, vm_details
 from reef_site.dashboard.states import state_of
 from reef_site.dashboard.tree_rows import MAX_PAGE_SIZE, PAGE, Moment
@@ -48,7 +48,7 @@ class Page:
 
 def page(moment: Moment, *, after: str, place: int, limit: int, level: int) -> Page:
     """Return the page of unplaced VMs after the id `after`."""
-    total = roof(moment).loose.count
+    total = root_summary(moment).loose.count
     result = VM.objects.without_place().order_by("pk")
     vms, has_more = take_page(result.filter(pk__gt=after) if after else result, limit)
     rows = _rows(vms, moment, place)

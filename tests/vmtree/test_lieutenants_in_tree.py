@@ -50,7 +50,7 @@ def test_summary_counts_lieutenants_in_error(operator: Client) -> None:
     vm = VM(id=lieutenant.pk, name="eva", role="lieutenant", registered_by="tests")
     vm.seen(timezone.now(), status="stopped")
     vm.save()
-    head = re.search(r'class="roof-states">(.*?)</div>', page(operator, "/fleet/"), re.DOTALL)
+    head = re.search(r'class="root-states">(.*?)</div>', page(operator, "/fleet/"), re.DOTALL)
     assert head
     words = " ".join(re.sub(r"<[^>]+>", " ", head[1]).split())
     assert words == "error 1"

@@ -10,7 +10,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from reef_site.dashboard import root_row as roofs
+from reef_site.dashboard import root_row
 from reef_site.dashboard import unplaced
 from reef_site.dashboard.tree_rows import Moment
 from registry.models import VM
@@ -239,25 +239,25 @@ def test_removed_vm_that_is_still_registered_is_unplaced(operator: Client, api: 
     plant("kept")
     plant("gone")
     services.remove("gone", by="tests")
-    assert roofs.counted(Moment.now()).loose.count == VM.objects.without_place().count() == 2
+    assert root_row.counted(Moment.now()).loose.count == VM.objects.without_place().count() == 2
 
 
 def test_summary_of_a_large_fleet_is_cached(
     operator: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(roofs, "LARGE_FLEET", 2)
-    monkeypatch.setattr(roofs, "CACHE_FACTOR", 1e9)
-    monkeypatch.setattr(roofs, "_kept", roofs._Kept())
+    monkeypatch.setattr(root_row, "LARGE_FLEET", 2)
+    monkeypatch.setattr(root_row, "CACHE_FACTOR", 1e9)
+    monkeypatch.setattr(root_row, "_kept", root_row._Kept())
     plant("a")
-    assert roofs.roof(Moment.now()).again_ms == 0
+    assert root_row.root_summary(Moment.now()).again_ms == 0
     plant("b")
-    assert roofs.roof(Moment.now()).total == 2
+    assert root_row.root_summary(Moment.now()).total == 2
     plant("c")
     moment = Moment.now()
     with CaptureQueriesContext(connection) as request_body:
-        kept = roofs.roof(moment)
+        kept = root_row.root_summary(moment)
     assert (len(request_body), kept.total) == (0, 2)
     assert 4_000 < kept.again_ms <= 5_001
     assert f'data-again="{str(kept.again_ms)[0]}' in page(operator, "/fleet/")
-    roofs.forget()
-    assert roofs.roof(Moment.now()).total == 3
+    root_row.forget()
+    assert root_row.root_summary(Moment.now()).total == 3
