@@ -10,8 +10,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from reef_site.dashboard import root_row
-from reef_site.dashboard import unplaced
+from reef_site.dashboard import root_row, unplaced
 from reef_site.dashboard.tree_rows import Moment
 from registry.models import VM
 from tests.conftest import Api
