@@ -6,15 +6,21 @@ the field send one a minute whatever they are told, so no deadline is shorter th
 
 from __future__ import annotations
 
+import math
 import random
 from datetime import datetime, timedelta
 
 from django.db.models import TextChoices
 
-# The shortest interval of a VM, and the most heartbeats a second of the whole fleet.
+# The shortest and the longest interval of a VM.
 MIN_INTERVAL_SECONDS = 30.0
-MAX_HEARTBEATS_PER_SECOND = 500
 MAX_INTERVAL_SECONDS = 3600.0
+# The most heartbeats a second of the whole fleet. Up to an interval of about a minute it is lower:
+# then a fleet of 10,000 VMs costs less than a tenth of a processor.
+MAX_HEARTBEATS_PER_SECOND = 500
+CALM_HEARTBEATS_PER_SECOND, CALM_INTERVAL_SECONDS = 140, 75.0
+# Such intervals are rounded up: a heartbeat is cheapest while the VM's interval stays the same.
+STEP_SECONDS = 15.0
 # Fraction by which an interval varies, so that VMs started together do not send together.
 JITTER = 0.25
 # Interval of agents in the field that ignore the response.
@@ -40,10 +46,10 @@ class Liveness(TextChoices):
 
 def interval_ms(fleet: int) -> int:
     """Return milliseconds between heartbeats; grows with the fleet so that writes stay bounded."""
-    seconds = max(
-        MIN_INTERVAL_SECONDS, min(MAX_INTERVAL_SECONDS, fleet / MAX_HEARTBEATS_PER_SECOND)
-    )
-    return int(seconds * 1000)
+    steps = math.ceil(fleet / CALM_HEARTBEATS_PER_SECOND / STEP_SECONDS)
+    calm = min(steps * STEP_SECONDS, CALM_INTERVAL_SECONDS)
+    seconds = max(MIN_INTERVAL_SECONDS, calm, fleet / MAX_HEARTBEATS_PER_SECOND)
+    return int(min(seconds, MAX_INTERVAL_SECONDS) * 1000)
 
 
 def next_heartbeat_ms(interval: int) -> int:

@@ -209,7 +209,9 @@ def test_invalid_bulk_heartbeat_is_rejected_with_its_field(
 
 
 def test_heartbeat_interval_grows_with_the_fleet() -> None:
-    assert liveness.interval_ms(0) == liveness.interval_ms(10_000) == 30_000
+    assert liveness.interval_ms(0) == liveness.interval_ms(4_000) == 30_000
+    assert liveness.interval_ms(5_000) == 45_000
+    assert liveness.interval_ms(10_000) == liveness.interval_ms(37_500) == 75_000
     assert liveness.interval_ms(100_000) == 200_000
     for fleet in (50_000, 100_000, 500_000):
         assert fleet / (liveness.interval_ms(fleet) / 1000) <= liveness.MAX_HEARTBEATS_PER_SECOND
