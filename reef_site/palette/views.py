@@ -24,7 +24,7 @@ def entries(request: HttpRequest) -> HttpResponse:
     found = [entry for source in palette_sources for entry in source(request.user, words)]
     groups = []
     for title in (*_order(found, words), DANGEROUS):
-        mine = _of_group(found, title)
+        mine = _of_group(found, title, words)
         if mine:
             groups.append({"title": title, "entries": mine[:MAX_ENTRIES]})
     return json_response({"groups": groups})
@@ -39,11 +39,15 @@ def _order(found: list[Entry], words: str) -> tuple[str, ...]:
     return ("Actions", *GROUPS[:-1]) if verb and is_action else GROUPS
 
 
-def _of_group(found: list[Entry], title: str) -> list[dict[str, object]]:
-    """Return each entry of the group once."""
+def _of_group(found: list[Entry], title: str, words: str) -> list[dict[str, object]]:
+    """Return each entry of the group once; those that say no more than the words are first."""
+    typed = words.strip().lower()
     mine = {
-        entry.url: asdict(entry)
+        entry.url: entry
         for entry in found
         if (DANGEROUS if entry.is_dangerous else entry.group) == title
     }
-    return list(mine.values())
+    exact_first = sorted(
+        mine.values(), key=lambda entry: entry.label.removesuffix("…").lower() != typed
+    )
+    return [asdict(entry) for entry in exact_first]

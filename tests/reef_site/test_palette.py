@@ -64,6 +64,18 @@ def test_actions_lead_to_pages_that_ask_and_dangerous_ones_are_apart(operator: C
     assert enlist("bob").status == "idle"
 
 
+def test_an_action_on_one_lieutenant_is_before_that_on_its_subtree(operator: Client) -> None:
+    Node.objects.create(vm_id="ada", name="ada", category="agent_vm")
+    enlist("ada")
+    enlist("ada-2")
+    both = ["Pause ada…", "Pause ada and all below…"]
+    labels = find(operator, "Pause ada")["Actions"]
+    assert [each for each in labels if each in both] == both
+    assert labels[0] == "Pause ada…"
+    assert find(operator, "destroy ada")["Dangerous"][0] == "Destroy ada…"
+    assert find(operator, "ada")["Lieutenants"][0] == "ada"
+
+
 def test_read_only_accounts_get_no_actions() -> None:
     client = Client()
     client.force_login(User.objects.create_user("viola"))
