@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import messages
@@ -21,6 +22,8 @@ from reef_site.common.errors import ReefError
 from reef_site.common.json_format import json_response
 
 MAX_SHOWN = 50
+# An open page follows deliveries that are due within this time.
+WAITS_SOON = timedelta(minutes=2)
 
 render_errors = ErrorPage("notifications:index", "All notifications")
 
@@ -143,6 +146,7 @@ def _detail(found: Subscriber) -> dict[str, Any]:
         **_shown(found, found.deliveries.order_by("-pk").first()),
         "channel": found,
         "is_browser": found.channel == Channel.BROWSER,
+        "is_waiting": found.deliveries.due(clock.now() + WAITS_SOON).exists(),
         "form": PacingForm(found.owner, initial=PacingForm.initial_of(found)),
         "deliveries": found.deliveries.order_by("-pk")[:MAX_SHOWN],
     }

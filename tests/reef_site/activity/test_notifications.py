@@ -153,6 +153,22 @@ def test_failed_call_is_retried_and_shown(operator: Client, receiver: Receiver) 
     assert states() == ["delivered"]
 
 
+def test_open_outbox_follows_what_is_due_soon(operator: Client, receiver: Receiver) -> None:
+    channel = add(operator, "webhook", receiver.url)
+    url = f"{PAGE}{channel.pk}/_outbox"
+    follows = 'hx-trigger="every 2s"'
+    assert follows not in page(operator, url)
+    operator.post(f"{PAGE}{channel.pk}/test/")
+    assert follows in page(operator, url)
+    assert follows in page(operator, f"{PAGE}{channel.pk}/")
+    Delivery.objects.update(due_at=clock.now() + timedelta(hours=1))
+    assert follows not in page(operator, url)
+    Delivery.objects.update(due_at=clock.now())
+    work()
+    assert states() == ["delivered"]
+    assert follows not in page(operator, url)
+
+
 def test_account_is_told_only_what_it_may_read() -> None:
     user = get_user_model().objects.create_user("reader", email="reader@ops.example")
     reader = Client()
