@@ -14,11 +14,13 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from reef_site.activity.models import Channel, Delivery, Subscriber
-from reef_site.activity.personal import browser, kinds, services
+from reef_site.activity.personal import browser, kinds, services, texts
 from reef_site.activity.personal.forms import ChannelForm, PacingForm, defaults
+from reef_site.activity.visibility import sight_of
 from reef_site.common import clock
 from reef_site.common.error_responses import ErrorPage
 from reef_site.common.errors import ReefError
+from reef_site.common.eventlog.models import Event
 from reef_site.common.json_format import json_response
 
 MAX_SHOWN = 50
@@ -148,5 +150,18 @@ def _detail(found: Subscriber) -> dict[str, Any]:
         "is_browser": found.channel == Channel.BROWSER,
         "is_waiting": found.deliveries.due(clock.now() + WAITS_SOON).exists(),
         "form": PacingForm(found.owner, initial=PacingForm.initial_of(found)),
-        "deliveries": found.deliveries.order_by("-pk")[:MAX_SHOWN],
+        "deliveries": _with_notices(found),
     }
+
+
+def _with_notices(found: Subscriber) -> list[tuple[Delivery, texts.Notice | None]]:
+    """Return the newest deliveries, each with what it tells if its owner may read it now."""
+    rows = list(found.deliveries.order_by("-pk")[:MAX_SHOWN])
+    numbers = [row.event_number for row in rows if row.event_number is not None]
+    sight = sight_of(found.owner)
+    events = list(sight.rows(Event.objects.filter(pk__in=numbers)).exclude(topic__in=sight.bare))
+    told = dict(zip((event.pk for event in events), texts.notices(events), strict=True))
+    return [
+        (row, texts.test_notice() if row.event_number is None else told.get(row.event_number))
+        for row in rows
+    ]

@@ -153,6 +153,33 @@ def test_failed_call_is_retried_and_shown(operator: Client, receiver: Receiver) 
     assert states() == ["delivered"]
 
 
+def test_outbox_says_what_was_told(operator: Client, receiver: Receiver) -> None:
+    channel = add(operator, "webhook", receiver.url)
+    row = fail(reason="<b>exit code 137</b>")
+    work()
+    operator.post(f"{PAGE}{channel.pk}/test/")
+    html = page(operator, f"{PAGE}{channel.pk}/_outbox")
+    link = f'href="/lieutenants/by-id/{row.pk}/">ada is in error: &lt;b&gt;exit code 137'
+    assert link in html
+    assert texts.TEST in html
+    Event.objects.all().delete()
+    assert "lieutenant.error" in page(operator, f"{PAGE}{channel.pk}/_outbox")
+
+
+def test_outbox_tells_only_what_its_owner_may_read() -> None:
+    user = get_user_model().objects.create_user("reader", email="reader@ops.example")
+    reader = Client()
+    reader.force_login(user)
+    channel = add(reader, "email", "reader@ops.example", kinds=["error"])
+    recording.record("permission.token-made", "box-7", actor="tests", vm_id="")
+    # As if it had had more rights before.
+    event = Event.objects.get(kind="permission.token-made")
+    channel.deliveries.create(event_number=event.pk, kind=event.kind)
+    html = page(reader, f"{PAGE}{channel.pk}/_outbox")
+    assert "permission.token-made" in html
+    assert "box-7" not in html
+
+
 def test_open_outbox_follows_what_is_due_soon(operator: Client, receiver: Receiver) -> None:
     channel = add(operator, "webhook", receiver.url)
     url = f"{PAGE}{channel.pk}/_outbox"
