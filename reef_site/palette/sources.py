@@ -21,7 +21,7 @@ PAGES = (
     ("Lieutenants", "lieutenants:index", "agents", "lieutenant"),
     ("New lieutenant", "lieutenants:create", "create agent", "lieutenant"),
     ("Questions", "questions:index", "answers", "lieutenant"),
-    ("Usage", "usage:index", "costs money tokens", "lieutenant"),
+    ("Usage", "usage:index", "costs money tokens budgets", "lieutenant"),
     ("Notifications", "notifications:index", "tell me mail webhook", ""),
     ("Hosts", "lieutenant-hosts", "machines followers", "lieutenant"),
     ("Fleet", "fleet:tree", "tree VMs", "vm-tree"),

@@ -45,6 +45,7 @@ def test_lieutenants_vms_and_pages_are_found(operator: Client) -> None:
     assert found["VMs"] == ["payments box"]
     assert find(operator, "box-7")["VMs"] == ["payments box"]
     assert find(operator, "snap")["Pages"] == ["Snapshots"]
+    assert find(operator, "budget")["Pages"] == ["Usage"]
     assert find(operator, "gone") == {}
     assert "Home" in find(operator, "")["Pages"]
 
