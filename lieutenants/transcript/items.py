@@ -119,8 +119,10 @@ class TranscriptItem:
 
     @cached_property
     def unfinished(self) -> markdown.Unfinished | None:
-        """Return an answer in Markdown that is still being written."""
+        """Return an answer in Markdown that is still being written, if it is not very long."""
         if self.entry.kind != Entry.Kind.TEXT or self.entry.final or self.prints:
+            return None
+        if len(self.text) > markdown.MAX_CHARACTERS:
             return None
         return markdown.render_unfinished(self.text)
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
@@ -27,13 +28,16 @@ from lieutenants.transcript.terminal import mark_reordering
 # Longer texts are rendered in parts of about this many characters.
 MAX_CHARACTERS = 60_000
 PART_CHARACTERS = 30_000
+# An unfinished text is rendered in pieces of less than this, if its blocks are not longer.
+_PIECE = 8_000
 # The parser leaves out what is nested more deeply.
 _MAX_NESTING = 20
 # Code with longer lines can be scrolled, so it can have the focus.
 _WIDE = 80
 _FENCE = re.compile(r"(?P<mark>`{3,20}|~{3,20})(?P<language>[\w+#.-]{0,40})")
-# A last line that may turn the paragraph before it into a heading, a list or a table.
-_UNDECIDED = re.compile(r"(?:\A|(?<=\n))[ \t]*[-=*_#>`~|+:\d.)]+[ \t]*\Z")
+# A last line that may turn the paragraph before it into a heading, a list or a table, or that opens
+# a code block, whose language may not be complete.
+_UNDECIDED = re.compile(r"[ \t]*(?:[-=*_#>`~|+:\d.)]+[ \t]*|`{3,}[^`]*|~{3,}.*)")
 # As the parser sees them. A carriage return at the very end may be half of one.
 _LINE_END = re.compile(r"\r\n|\r(?!\Z)|\n")
 # Images within texts are walls of base64.
@@ -76,27 +80,71 @@ def render(text: str) -> SafeString:
 
 
 def render_unfinished(text: str) -> Unfinished:
-    """Return a text that is still being written; very long ones stay plain."""
-    if len(text) > MAX_CHARACTERS:
-        return Unfinished(mark_safe(""), text, continues=False)
-    undecided = _UNDECIDED.search(text)
-    clear = text[: undecided.start()] if undecided else text
-    lines = clear.rstrip().splitlines()
-    last = _PARSER.parse(clear)[-1:] if lines else []
-    in_code = bool(last) and last[0].type == "fence" and not _ends(lines, last[0])
-    continues = in_code or bool(clear and not clear.endswith("\n"))
-    if continues and not in_code:
-        # Spaces at the end are not in the HTML, and words follow them.
-        clear = clear.rstrip(" \t")
-    return Unfinished(_render(mark_reordering(clear)), text[len(clear) :], continues)
+    """Return a text that is still being written.
+
+    This is done about once a second for each reader. So only the last blocks are rendered anew, and
+    a last block that is very long stays plain.
+    """
+    *pieces, last = _pieces(_decided(text))
+    begin = sum(map(len, pieces))
+    html = [render(piece) for piece in pieces]
+    # Code takes little time.
+    if len(last) > PART_CHARACTERS and not _FENCE.match(last):
+        return Unfinished(_joined(html), text[begin:], continues=False)
+    is_cut = not last.endswith("\n")
+    # Spaces at the end are not in the HTML, and words follow them.
+    shown = last.rstrip(" \t") if is_cut else last
+    marked = mark_reordering(shown)
+    tokens = _parse(marked)
+    html.append(_html(tokens, marked))
+    continues = bool(last) and (is_cut or _is_in_code(shown, tokens))
+    return Unfinished(_joined(html), text[begin + len(shown) :], continues)
 
 
-def _ends(lines: Sequence[str], fence: Token) -> bool:
-    """Return whether the last of the lines ends this code block."""
+def _decided(text: str) -> str:
+    """Return the text without a last line that may become part of the block before it."""
+    before, newline, line = text.rpartition("\n")
+    return before + newline if _UNDECIDED.fullmatch(line) else text
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Split a text between its blocks. When it gets longer, all pieces but the last stay."""
+    begin, size = 0, _PIECE
+    while begin + size < len(text):
+        if length := _complete_length(text[begin : begin + size]):
+            yield text[begin : begin + length]
+            begin, size = begin + length, _PIECE
+        else:
+            size *= 2
+    yield text[begin:]
+
+
+@lru_cache(maxsize=256)
+def _complete_length(head: str) -> int:
+    """Return the length of the blocks before the last one, in a text that goes on."""
+    lines = _decided(head)
+    tokens: list[Token] = []
+    _PARSER.block.parse(lines, _PARSER, {}, tokens)
+    begins = [each.map[0] for each in tokens if each.level == 0 and each.map]
+    if not begins or not begins[-1]:
+        return 0
+    ends = [each.end() for each in _LINE_END.finditer(lines)]
+    return ends[begins[-1] - 1]
+
+
+def _is_in_code(text: str, tokens: Sequence[Token]) -> bool:
+    """Return whether a text ends within a code block that is open."""
+    last = tokens[-1] if tokens else None
+    if last is None or last.type != "fence" or last.map is None:
+        return False
+    lines = _LINE_END.split(text.rstrip())
     mark = lines[-1].strip()
-    begin = fence.map[0] if fence.map else 0
-    is_mark = set(mark) == {fence.markup[0]} and len(mark) >= len(fence.markup)
-    return is_mark and len(lines) - 1 > begin
+    is_mark = set(mark) == {last.markup[0]} and len(mark) >= len(last.markup)
+    return not is_mark or len(lines) - 1 <= last.map[0]
+
+
+def _joined(pieces: Sequence[SafeString]) -> SafeString:
+    return format_html_join("", "{}", ((piece,) for piece in pieces))
 
 
 def first_part(text: str, *, fence: str = "", is_cut: bool = False) -> Part:
@@ -155,12 +203,19 @@ def _inline_words(tokens: Sequence[Token]) -> Iterator[str]:
 
 
 def _render(text: str) -> SafeString:
-    env: EnvType = {}
-    tokens = _PARSER.parse(_without_pictures(text), env)
+    return _html(_parse(text), text)
+
+
+def _parse(text: str) -> list[Token]:
+    return _PARSER.parse(_without_pictures(text))
+
+
+def _html(tokens: Sequence[Token], text: str) -> SafeString:
+    """Return the HTML of tokens; of those that are nested too deeply, the text."""
     if any(each.level >= _MAX_NESTING - 1 for each in tokens):
         return _plain(text)
     # Safe: the parser escapes all text and, as configured below, rejects HTML and other links.
-    html: SafeString = mark_safe(_PARSER.renderer.render(tokens, _PARSER.options, env))  # noqa: S308
+    html: SafeString = mark_safe(_PARSER.renderer.render(tokens, _PARSER.options, {}))  # noqa: S308
     return html
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import time
 from html import unescape
+from typing import Any
 
 import pytest
+from markdown_it.token import Token
 
+from lieutenants.transcript import markdown
 from lieutenants.transcript.markdown import (
     MAX_CHARACTERS,
     PART_CHARACTERS,
@@ -161,6 +164,10 @@ def test_plain_text_has_the_words_only(text: str, plain: str) -> None:
         ("a `x` b\n```py\nx", "<p>a <code>x</code> b</p>", None, True),
         ("```\nx\n", "<pre><code>x\n</code></pre>", "", True),
         ("```\nx\n```\n", "<pre><code>x\n</code></pre>", "", False),
+        # The language may go on.
+        ("x\n\n```py", "<p>x</p>", "```py", False),
+        ("```\nx  ", "<pre><code>x</code></pre>", "  ", True),
+        ("> " * 30 + "x\u202ey", "x[U+202E]y</pre>", "", True),
         ("<b>x</b>\u202ey", "<p>&lt;b&gt;x&lt;/b&gt;[U+202E]y</p>", "", True),
         ("", "", "", False),
     ],
@@ -205,7 +212,39 @@ def test_unfinished_text_shows_each_word(length: int) -> None:
     assert re.findall("[a-zA-Z]+", shown) == re.findall("[a-zA-Z]+", written)
 
 
-def test_very_long_unfinished_text_stays_as_it_is() -> None:
-    text = "**x** " * (MAX_CHARACTERS // 5)
-    found = render_unfinished(text)
-    assert (str(found.html), found.rest, found.continues) == ("", text, False)
+@pytest.mark.parametrize("length", range(1_000, 40_000, 3_001))
+def test_unfinished_text_in_pieces_is_formatted_as_one(length: int) -> None:
+    text = f"{ANSWER}\n\n".replace("===", "and") * 200
+    found = render_unfinished(text[:length])
+    written = text[: length - len(found.rest)]
+    assert str(found.html) == str(render(written))
+
+
+def test_unfinished_text_is_not_rendered_again_as_a_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rendered: list[int] = []
+
+    def count(text: str, *arguments: Any) -> list[Token]:
+        rendered.append(len(text))
+        return parse(text, *arguments)
+
+    parse = markdown._PARSER.parse
+    monkeypatch.setattr(markdown._PARSER, "parse", count)
+    text = "Some *words* here.\n\n" * 2_500
+    for length in (len(text) - 100, len(text)):
+        rendered.clear()
+        render_unfinished(text[:length])
+    assert sum(rendered) < 20_000
+
+
+def test_very_long_last_block_of_an_unfinished_text_stays_as_it_is() -> None:
+    block = "**x** " * 6_000
+    found = render_unfinished(f"*first*\n\n{block}")
+    assert "<em>first</em>" in str(found.html)
+    assert (found.rest, found.continues) == (block, False)
+
+
+def test_long_code_of_an_unfinished_text_is_code() -> None:
+    found = render_unfinished("```\n" + "x = 1\n" * 8_000)
+    assert (str(found.html)[:11], found.rest, found.continues) == ("<pre><code>", "", True)
