@@ -189,6 +189,104 @@ def test_answer_is_formatted_while_it_is_written(operator: BrowserContext, stack
     page.close()
 
 
+# The page's own module, so that the order of changes and responses can be chosen. Fetched blocks
+# are answered by the test: each block by `[revision, is it open, HTML]`.
+CHANGES = """async ([url, steps]) => {
+  const { onEntry, onDelta } = await import(url);
+  const id = 9_000_000;
+  const rendered = ([rev, isOpen, html]) => {
+    const open = isOpen ? "data-open" : "";
+    return `<article class="block is-text" id="e${id}" data-rev="${rev}" ${open}>${html}</article>`;
+  };
+  const answers = [];
+  const respond = (block) => {
+    const response = new Response(rendered(block));
+    return Object.defineProperty(response, "url", { value: location.href });
+  };
+  const original = window.fetch;
+  window.fetch = (address, ...rest) =>
+    String(address).includes(`ids=${id}`)
+      ? new Promise((done) => answers.push((block) => done(respond(block))))
+      : original(address, ...rest);
+  const until = async (isTrue) => {
+    while (!isTrue()) await new Promise((done) => setTimeout(done, 20));
+  };
+  for (const [name, ...values] of steps) {
+    const block = document.getElementById(`e${id}`);
+    const [rev, text, final] = values;
+    if (name === "entry") onEntry({ id, kind: "text", text, final }, rev);
+    if (name === "delta") onDelta({ entry: id, text }, rev);
+    if (name === "answer") {
+      await until(() => answers.length);
+      answers.shift()(values);
+      await new Promise((done) => setTimeout(done, 200));
+    }
+    if (name === "asked") await until(() => answers.length >= values[0]);
+    if (name === "answer second") answers.splice(1, 1)[0](values);
+    if (name === "select") getSelection().selectAllChildren(block);
+    if (name === "unselect") getSelection().removeAllRanges();
+    await new Promise((done) => setTimeout(done, 100));
+  }
+  const block = document.getElementById(`e${id}`);
+  const found = [block.textContent.trim(), "open" in block.dataset];
+  block.remove();
+  window.fetch = original;
+  return found;
+}"""
+
+
+def formatted(html: str, rest: str = "") -> str:
+    return (
+        f'<div class="said prose" data-formatted data-continues>{html}</div>'
+        f'<span class="said" data-said>{rest}</span>'
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "text", "is_open"),
+    [
+        # The block that was fetched is newer than the stream.
+        (
+            [
+                ("entry", 1, "a", False),
+                ("answer", 3, True, formatted("<p>aBC</p>")),
+                ("delta", 2, "b"),
+                ("delta", 3, "c"),
+                ("delta", 4, "d"),
+            ],
+            "aBCd",
+            True,
+        ),
+        # Its end comes while an older state of it is being fetched.
+        (
+            [
+                ("entry", 1, "a", False),
+                ("asked", 1),
+                ("entry", 3, "", True),
+                ("asked", 2),
+                ("select",),
+                ("answer second", 3, False, "<p>abc</p>"),
+                ("answer", 2, True, formatted("<p>ab</p>")),
+                ("unselect",),
+            ],
+            "abc",
+            False,
+        ),
+    ],
+    ids=["newer", "selected"],
+)
+def test_changes_and_fetched_blocks_in_any_order(
+    operator: BrowserContext, stack: Stack, steps: list[object], text: str, is_open: bool
+) -> None:
+    page = open_page(operator, stack, "/lieutenants/bella/")
+    stack.wait_idle("bella")
+    url = page.locator("script[src*='pages/lieutenant']").evaluate(
+        "(script) => new URL('../transcript/blocks.js', script.src).href"
+    )
+    assert page.evaluate(CHANGES, [url, steps]) == [text, is_open]
+    page.close()
+
+
 def test_refresh_keeps_elements_focus_and_open_details(
     operator: BrowserContext, stack: Stack
 ) -> None:

@@ -86,6 +86,7 @@ export function onEntry(entry, rev) {
   } else if (entry.kind === "tool_result") {
     showRunning(entry);
   } else {
+    if (isContained(entry.id, rev)) return;
     const block = blockOf(entry.id) || createBlock(entry);
     unwritten.delete(block);
     newDeltas.delete(entry.id);
@@ -134,7 +135,7 @@ function callOf(entry) {
 }
 
 export function onDelta(delta, rev) {
-  if (isMissed(onDelta, delta.entry, delta, rev)) return;
+  if (isMissed(onDelta, delta.entry, delta, rev) || isContained(delta.entry, rev)) return;
   const block = blockOf(delta.entry);
   const isShown = block && textNodeOf(block);
   if (isShown) append(block, marked(delta.text));
@@ -144,6 +145,9 @@ export function onDelta(delta, rev) {
   if (isShown) formatSoon(block);
   else fetchSoon(delta.entry);
 }
+
+// Whether the block as it was fetched has this change already: the stream may be behind it.
+const isContained = (id, rev) => rev <= Number(blockOf(id)?.dataset.rev ?? 0);
 
 // The last block of a turn carries its footer, which exists only when the turn has ended.
 let turn = null;
@@ -185,6 +189,8 @@ function isMissed(handle, id, data, rev) {
 
 // The page's part was replaced.
 export function forget() {
+  // The stream begins anew, at the revision of the part.
+  unwritten.clear();
   newDeltas.clear();
   pending.clear();
   unformatted.clear();
@@ -248,6 +254,8 @@ function showFinal(old, block) {
   unwritten.delete(old);
   newDeltas.delete(number(block));
   unformatted.delete(number(block));
+  // While text is selected, an older block must not take the place of this one.
+  old.dataset.rev = block.dataset.rev;
   replace(old, block);
 }
 
