@@ -207,8 +207,12 @@ const unformatted = new Set();
 async function fetchBlocks(wanted) {
   if (!wanted.size) return;
   const ids = [...wanted].slice(0, 100);
-  const fragment = await get(`${page.dataset.entriesUrl}?ids=${ids.join(",")}`);
+  // What changes from now on is wanted again.
   ids.forEach((id) => wanted.delete(id));
+  const fragment = await get(`${page.dataset.entriesUrl}?ids=${ids.join(",")}`).catch((error) => {
+    ids.forEach((id) => wanted.add(id));
+    throw error;
+  });
   [...fragment.children].forEach(show);
   trim();
   tick();
@@ -260,7 +264,8 @@ function showFinal(old, block) {
 }
 
 function showUnfinished(old, block) {
-  if (!isFormatted(block)) return;
+  // A text that has become too long to be formatted gets plain once.
+  if (!isFormatted(block) && !isFormatted(old)) return;
   unlessSelected(old, () => {
     if (!old.isConnected || !("open" in old.dataset)) return;
     unwritten.delete(old);
