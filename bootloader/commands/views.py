@@ -36,7 +36,8 @@ def index(request: HttpRequest) -> HttpResponse:
     """List the commands on a machine, or on all; a POST runs one."""
     services.check_any(request.user)
     place = _place(request)
-    rows = services.commands(place, by=request.user)
+    # The list shows no output, and some is long.
+    rows = services.commands(place, by=request.user).defer("output", "errors", "sealed")
     form = CommandForm(request.POST or None)
     if place is not None and request.method == "POST" and form.is_valid():
         values = form.cleaned_data
@@ -51,7 +52,7 @@ def index(request: HttpRequest) -> HttpResponse:
     form.describe_errors()
     page = Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page"))
     actors.remember(request, [row.actor for row in page])
-    context = {"form": form, "page": page, "place": place, **_links(place)}
+    context = {"form": form, "page": page, "place": place, "list_url": _list_url(place)}
     status = 400 if form.errors else 200
     return render(request, "bootloader/commands.html", context, status=status)
 
@@ -87,7 +88,7 @@ def cancel(request: HttpRequest, command_id: str) -> HttpResponse:
 
 def _facts(request: HttpRequest, command_id: str) -> dict[str, Any]:
     row = services.find(command_id, by=request.user)
-    return {"row": row, **_links(_place_of(row))}
+    return {"row": row, "list_url": _list_url(_place_of(row))}
 
 
 def _place(request: HttpRequest) -> Place | None:
@@ -108,12 +109,9 @@ def _place_of(row: MachineCommand) -> Place | None:
     return row.machine if row.machine and not row.machine.is_gone else None
 
 
-def _links(place: Place | None) -> dict[str, str]:
-    """Return the URL of the list of commands on a machine."""
-    query = ""
-    if isinstance(place, SshHost):
-        query = urlencode({"ssh_host": place.name})
-    elif place is not None:
-        query = urlencode({"machine": place.pk})
-    url = reverse("bootloader:commands")
-    return {"list_url": f"{url}?{query}" if query else "", "query": query}
+def _list_url(place: Place | None) -> str:
+    """Return the URL of the list of commands on a machine; empty without one."""
+    if place is None:
+        return ""
+    query = {"ssh_host": place.name} if isinstance(place, SshHost) else {"machine": place.pk}
+    return f"{reverse('bootloader:commands')}?{urlencode(query)}"

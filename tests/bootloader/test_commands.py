@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connections
+from django.db import connection, connections
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from bootloader.commands import services
 from bootloader.commands.output import MAX_KEPT
@@ -213,6 +214,17 @@ def test_waiting_command_is_cancelled_at_once(
     assert (row.state, row.sealed) == ("cancelled", "")
     with pytest.raises(IllegalMove):
         services.cancel(found["id"], by="tests")
+
+
+def test_list_reads_no_output(operator: Client, machine: Machine) -> None:
+    services.run(machine, "echo listed", by="operator")
+    with CaptureQueriesContext(connection) as queries:
+        page = operator.get(f"/provisioning/commands/?machine={machine.pk}")
+    assert "echo listed" in page.content.decode()
+    read = [each["sql"] for each in queries if "LIMIT" in each["sql"]]
+    rows = [each for each in read if f'"{MachineCommand._meta.db_table}"."command"' in each]
+    assert rows
+    assert not [each for each in rows if '"output"' in each or '"errors"' in each]
 
 
 def test_command_of_a_dead_worker_fails(
