@@ -215,3 +215,18 @@ def test_count_is_in_the_titles_of_all_windows(desk: BrowserContext, stack: Stac
         .filter((each) => each.name.includes("/attention/count")).length"""
     expect(page.locator("#live")).to_have_text("Live")
     assert page.evaluate(asked) == 0
+
+
+def test_answered_row_is_shown_as_done_before_the_page_is_updated(
+    desk: BrowserContext, stack: Stack
+) -> None:
+    stack.manage("shell", "-c", ASK)
+    page = desk.new_page()
+    page.goto(url_of(stack))
+    row = row_of(page, "Which port?").first
+    row.locator("textarea").fill("8080")
+    page.route("**/parts/**", lambda _route: None)  # stays without an answer
+    button_in(row, "Answer").click()
+    expect(row).to_have_class(re.compile(r"\bis-sent\b"))
+    assert row.evaluate("(row) => row.inert")
+    page.close()

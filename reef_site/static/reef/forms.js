@@ -28,6 +28,7 @@ export function sendByScript(area, act) {
     try {
       const { fragment } = await postForm(form, button);
       showProblem(problem);
+      form.dispatchEvent(new Event("reef:sent", { bubbles: true }));
       act(fragment, form);
     } catch (error) {
       showFailure(problem, error);

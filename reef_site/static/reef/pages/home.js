@@ -111,6 +111,14 @@ document.addEventListener("click", (event) => {
   if (button) pressAll(button);
 });
 
+// The row goes with the next update, and is of no use until then.
+document.addEventListener("reef:sent", ({ target }) => {
+  const row = rowOf(target);
+  if (!row) return;
+  row.inert = true;
+  row.classList.add("is-sent");
+});
+
 // -- after updates ---------------------------------------------------------------------------------
 
 document.addEventListener("htmx:afterSwap", () => {
