@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Locator,
+    Page,
+    Route,
+    expect,
+    sync_playwright,
+)
 from redis import Redis
 
 from reef_site.common import events
+from reef_site.common.ids import new_ulid
 from tests.stack import Stack
 from tests.waiting import until
 
@@ -300,23 +310,50 @@ def due(began: float, second: int, number: int) -> float:
 def test_child_beyond_the_page_is_announced_while_its_parent_is_not_visible(
     stack: Stack, page: Page
 ) -> None:
-    add_vm(stack, "full", "vm-4")
+    full = new_ulid()  # a second try finds the VMs of the first
+    add_vm(stack, full, "vm-4")
     for number in range(50):
-        add_vm(stack, f"full-{number}", "full")
+        add_vm(stack, f"{full}-{number}", full)
     expand(page, "vm-4")
-    row(page, "full").scroll_into_view_if_needed()
-    expand(page, "full")
-    row(page, "full-49").scroll_into_view_if_needed()
-    expect(row(page, "full")).not_to_be_in_viewport()
-    key = row(page, "full").get_attribute("data-key")
+    row(page, full).scroll_into_view_if_needed()
+    expand(page, full)
+    row(page, f"{full}-49").scroll_into_view_if_needed()
+    expect(row(page, full)).not_to_be_in_viewport()
+    key = row(page, full).get_attribute("data-key")
     expect(page.locator(f"#more{key}")).to_have_count(0)
-    add_vm(stack, "full-50", "full")
+    add_vm(stack, f"{full}-50", full)
     expect(page.locator(f"#more{key}")).to_contain_text("(1 not shown)")
     page.locator(f"#more{key} a").click()
-    expect(row(page, "full-50")).to_be_visible()
-    add_vm(stack, "full-51", "full")
-    expect(row(page, "full-51")).to_have_count(0)
+    expect(row(page, f"{full}-50")).to_be_visible()
+    add_vm(stack, f"{full}-51", full)
+    expect(row(page, f"{full}-51")).to_have_count(0)
     expect(page.locator(f"#more{key}")).to_contain_text("(1 not shown)")
+
+
+def test_child_added_while_the_rows_beside_its_parent_are_fetched_appears(
+    stack: Stack, page: Page
+) -> None:
+    outer = new_ulid()
+    add_vm(stack, outer, "vm-5")
+    add_vm(stack, f"{outer}-1", outer)
+    expand(page, "vm-5", outer)
+    expect(row(page, f"{outer}-1")).to_be_visible()
+    added: list[str] = []
+
+    def add_another(route: Route) -> None:
+        if not added:
+            added.append(f"{outer}-2")
+            add_vm(stack, added[0], outer)
+        route.continue_()
+
+    key = row(page, "vm-5").get_attribute("data-key")
+    page.route(
+        re.compile(rf"/fleet/.*\b{key}\b.*children|/fleet/.*children.*\b{key}\b"), add_another
+    )
+    add_vm(stack, f"{outer}-beside", "vm-5")
+    expect(row(page, f"{outer}-beside")).to_be_visible()
+    assert added
+    expect(row(page, added[0])).to_be_visible()
 
 
 def test_lists_of_the_admin_need_no_horizontal_scrolling(stack: Stack, page: Page) -> None:

@@ -154,13 +154,16 @@ async function updateChildren(row) {
   const kept = new Set(fresh.map((each) => each.id));
   old.filter((each) => !kept.has(each.id)).forEach(remove);
   let before = row;
-  for (const each of fresh) before = placeChild(each, before, row);
+  const reshaped = new Set();
+  for (const each of fresh) before = placeChild(each, before, row, reshaped);
   paint(row);
   tick();
+  for (const each of reshaped) await updateChildren(each);
 }
 
-// Place a child after `before`; returns the last row of its subtree.
-function placeChild(fresh, before, parent) {
+// Place a child after `before`; returns the last row of its subtree. A child whose own children differ
+// is added to `reshaped`.
+function placeChild(fresh, before, parent, reshaped) {
   let mine = byId(fresh.id);
   if (mine && (isMore(mine) || parentOf(mine) !== parent)) {
     remove(mine);
@@ -168,7 +171,7 @@ function placeChild(fresh, before, parent) {
   }
   if (mine) {
     for (const name of ["aria-setsize", "aria-posinset"]) mine.setAttribute(name, fresh.getAttribute(name));
-    swap(mine, fresh);
+    if (swap(mine, fresh)) reshaped.add(mine);
   } else {
     mine = fresh;
   }
