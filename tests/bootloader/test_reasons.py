@@ -27,6 +27,8 @@ def test_cause_is_taken_from_the_output_of_npm() -> None:
     assert reasons.cause("one\n\ntwo\n") == "one / two"
     assert reasons.cause("") == ""
     assert reasons.cause("no room\nboot failed in step reef: no room\n").count("no room") == 1
+    output = "starting\nlistening\nboot failed in step health: no answer at port 3000\n"
+    assert reasons.cause(output).startswith("boot failed in step health: no answer at port 3000 / ")
     only = "npm error A complete log of this run can be found in: /x-debug-0.log"
     assert reasons.cause(only), "better than nothing"
 

@@ -19,11 +19,16 @@ _AROUND = re.compile(
     re.IGNORECASE,
 )
 _PREFIX = re.compile(r"^npm (error|ERR!)\s*(notarget|[a-z]?\d{3}|network)?\s*")
+# The boot script's last line.
+_FAILED_STEP = "boot failed in "
 _DISK_FULL = re.compile(r"No space left on device|\bENOSPC\b")
 
 
 def cause(output: str, lines: int = 3) -> str:
-    """Return the last output lines that tell the cause, joined into one line."""
+    """Return the last output lines that tell the cause, joined into one line.
+
+    The line with which a boot script ends comes first: texts are cut at their end.
+    """
     if full := _DISK_FULL.search(output):
         where = output[: full.start()].rpartition("\n")[2].strip()
         return f"no space left on the disk: {clip_start(where, 200)}{full[0]}"
@@ -33,4 +38,5 @@ def cause(output: str, lines: int = 3) -> str:
     # Drop lines that a later line repeats.
     rest = [(word, words[at + 1 :]) for at, word in enumerate(words)]
     once = [word for word, later in rest if word and not any(word in each for each in later)]
-    return " / ".join(once[-lines:])
+    last = once[-lines:]
+    return " / ".join(sorted(last, key=lambda line: not line.startswith(_FAILED_STEP)))
