@@ -98,7 +98,8 @@ class SilenceLimits:
         The session's state remembers that, so that the next follower does not say it again.
         """
         noted = session.state.noted_calls
-        wait = "" if overdue else session.waiting_for()
+        # The same whether the model has begun to write or not: that is one call.
+        wait = "" if overdue else session.state.waiting_for()
         new = [each for each in overdue if each.pk not in noted]
         if not new and (overdue or wait == session.state.noted_wait):
             return
