@@ -58,12 +58,14 @@ class ApiGzipMiddleware:
 
 
 class PageGzipMiddleware(GZipMiddleware):
-    """Compress large pages."""
+    """Compress large pages, but none that shows a secret: these answer a POST, or are audited."""
 
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> Any:
         """Called by Django after the view."""
         is_page = response.headers.get("Content-Type", "").startswith(_PAGE)
-        if not (is_page and isinstance(response, HttpResponse)):
+        if not (is_page and request.method == "GET" and isinstance(response, HttpResponse)):
+            return response
+        if routes.shows_secret(request, response.status_code):
             return response
         if len(response.content) < MIN_COMPRESSED:
             return response
