@@ -113,6 +113,7 @@ LONGEST_FILES = (
         "reef_site/test_live_pages_browser",
     ),
     *("lieutenants/test_secrets", "bootloader/test_boot", "wire/test_waits", "chaos/test_upgrade"),
+    "wire/test_mcp",
     *("lieutenants/test_real_agent", "bootloader/test_provision_end_to_end"),
     *("versconfig/test_browser", "bootloader/test_hostile", "lieutenants/test_follower"),
     *("reef_site/test_sign_in_browser", "reef_site/test_edge", "bootloader/test_provision_browser"),
