@@ -27,7 +27,7 @@ __all__ = ["emulator", "emulator_of_the_run"]
 # The last commit before agents were isolated and reef's sockets needed keys.
 EARLIER = "b41268a443f7ba674a8013aefd70e32f5c744a1e"
 WORDS = 900
-RATE = 25
+RATE = 15
 SECRET = "sk-ant-upgraded-0123456789"
 NAMES = ("idle", "working", "paused")
 MEMBER = {
